@@ -1,0 +1,74 @@
+# long-is-more: `make demo` and `make test` are all that a newcomer needs.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PROFILE ?= tiny
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: demo test test-all run batch figures bench lab lint format setup setup-dev clean help
+
+help:
+	@echo "make demo       install and run the whole loop on the profile 'tiny' (about 5 minutes on 2 cores)"
+	@echo "make test       lint, types and all tests that need only Python"
+	@echo "make test-all   make test, then what needs a system package (a browser)"
+	@echo "make run PROFILE=colab-t4   run a profile on this machine"
+	@echo "make figures    redraw figures/ from the committed tables"
+	@echo "make bench      the measured aims that this machine can check"
+	@echo "make lab        open the notebooks in JupyterLab"
+
+# --- installation: a stamp per requirements file, so that a second call installs nothing ---------------------------
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11 ..." if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.runtime: requirements.txt pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet -r requirements.txt
+	$(BIN)/python -m pip install --quiet --no-deps -e .
+	@touch $@
+
+$(VENV)/.dev: requirements-dev.txt requirements-benchmarks.txt $(VENV)/.runtime
+	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
+	@touch $@
+
+setup: $(VENV)/.runtime
+setup-dev: $(VENV)/.dev
+
+# --- the project ---------------------------------------------------------------------------------------------------
+
+demo: setup
+	$(BIN)/python -m nbutils.run tiny
+
+run: setup
+	$(BIN)/python -m nbutils.run $(PROFILE)
+
+lab: setup
+	$(BIN)/jupyter lab notebooks
+
+figures: setup
+	$(BIN)/python -m nbutils.figures
+
+bench: setup-dev
+	$(BIN)/python benchmarks/run.py
+
+# --- checks --------------------------------------------------------------------------------------------------------
+
+lint: setup-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/nbstripout --verify notebooks/*.ipynb
+
+format: setup-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test: lint
+	$(BIN)/python -m pytest -m "not system"
+
+test-all: test
+	$(BIN)/python -m pytest -m system
+
+clean:
+	rm -rf runs .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,209 @@
+"""Aims S1, S2, S3 (selection) and U1 (imports)."""
+
+import ast
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from timing import medians, not_here, peak_megabytes, result
+
+from nbutils import ROOT, data, files, lengths, select
+from nbutils.errors import InputError
+
+K = 1000
+Result = dict[str, Any]
+
+
+# --- Alpaca-52k ----------------------------------------------------------------------------------------------------
+
+
+def _alpaca_responses() -> list[str]:
+    return [row.response for row in data.load_rows("alpaca-52k")]
+
+
+def published_ids() -> Result:
+    """S1: the paper's own selection, to the last id."""
+    what, target = "longest-1k of Alpaca-52k by NLTK words: ids in common with the published selection", "1000 of 1000"
+    try:
+        texts = _alpaca_responses()
+        published = {row.id for row in data.load_rows("alpaca-1k-longest-published")}
+    except InputError as error:
+        return not_here("S1", what, target, error)
+    ids = set(select.longest(texts, K, "nltk_words").tolist())
+    found = len(ids & published)
+    detail = {"library": lengths.library_version("nltk_words"), "punkt": lengths.has_punkt()}
+    return result("S1", what, f"{found} of {len(published)}", target, ids == published, detail)
+
+
+def longest_by_tokens() -> Result:
+    """S2: longest-1k by Llama-2 tokens against tokenising every row, in the official ways there are."""
+    what = "longest-1k by Llama-2 tokens against the transformers fast tokenizer on every row, times faster"
+    target = "same ids, at least 4x"
+    try:
+        texts, tokenizer = _alpaca_responses(), data.llama2_tokenizer()
+    except InputError as error:
+        return not_here("S2", what, target, error)
+    from transformers import PreTrainedTokenizerFast
+
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+    ways = {
+        # A new counter each time: nothing is remembered from an earlier repeat.
+        "ours": lambda: select.longest(texts, K, "tokens", lengths.TokenCounter(tokenizer)),
+        "transformers batch call": lambda: _top(map(len, fast(texts, add_special_tokens=False)["input_ids"])),
+        "encode row by row": lambda: _top(len(tokenizer.encode(text, add_special_tokens=False)) for text in texts),
+        "encode_batch_fast, all cores": lambda: _top(
+            map(len, tokenizer.encode_batch_fast(texts, add_special_tokens=False))
+        ),
+    }
+    seconds, ids = medians(3, ways)
+    same = all(np.array_equal(ids["ours"], other) for other in ids.values())
+    ratios = {name: round(seconds[name] / seconds["ours"], 2) for name in ways if name != "ours"}
+    ratio = ratios["transformers batch call"]
+    detail = {"times faster than": ratios, "seconds": _rounded(seconds), "same ids": same}
+    return result("S2", what, ratio, target, same and ratio >= 4, detail)
+
+
+def _top(counts: Any) -> Any:
+    return select.top_k(np.fromiter(counts, dtype=np.int64), K)
+
+
+def _rounded(seconds: dict[str, float]) -> dict[str, float]:
+    return {name: round(value, 3) for name, value in seconds.items()}
+
+
+# --- a million rows ------------------------------------------------------------------------------------------------
+
+
+def write_synthetic(folder: Path, parts: int, rows_per_part: int = 100_000) -> Path:
+    """Partitioned Parquet with responses of 1 to 60 words, most of them different."""
+    import duckdb
+
+    words = (
+        "array_to_string(list_transform(range(1 + (i * 7919) % 60), lambda x: 'w' || (i * 31 + x * x) % 50021), ' ')"
+    )
+    folder.mkdir(parents=True)
+    with duckdb.connect() as connection:
+        for part in range(parts):
+            numbers = f"range({part * rows_per_part}, {(part + 1) * rows_per_part}) AS t(i)"
+            query = f"SELECT i AS number, 'task ' || i AS instruction, {words} AS output FROM {numbers}"  # noqa: S608
+            connection.execute(f"COPY ({query}) TO '{folder}/part-{part:03}.parquet'")
+    return folder
+
+
+def million_rows_time() -> list[Result]:
+    """S3: time of selecting over the time of reading the column and counting its lengths, by the same engine."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = write_synthetic(Path(scratch) / "rows", parts=10)
+        return [_time_of_selection(folder, measure) for measure in ("chars", "words")]
+
+
+def _time_of_selection(folder: Path, measure: str) -> Result:
+    opened = files.open_records(folder)
+    assert isinstance(opened, files.ParquetFiles)
+    request = select.Request(K, measure)
+    out = folder.parent / "out.parquet"
+    ways = {
+        "read and count": lambda: sum(len(counts) for counts in _lengths_of_column(opened, measure)),
+        "select": lambda: select.longest_of_file(opened, request).n,
+        "whole command": lambda: select.select_file(str(folder), request, out)["rows"],
+    }
+    seconds, rows = medians(5 if measure == "chars" else 3, ways)
+    assert set(rows.values()) == {1_000_000}
+    ratio = round(seconds["select"] / seconds["read and count"], 2)
+    detail = {
+        "seconds": _rounded(seconds),
+        "whole command": round(seconds["whole command"] / seconds["read and count"], 2),
+    }
+    what = f"one million rows in Parquet, {measure}: selecting over reading the column and its lengths"
+    return result("S3", what, ratio, "at most 1.5", ratio <= 1.5, detail)
+
+
+def _lengths_of_column(opened: files.ParquetFiles, measure: str) -> Any:
+    import pyarrow.compute as pc
+
+    for values in opened.column("output"):
+        yield pc.utf8_length(values) if measure == "chars" else lengths.count(values.to_pylist(), measure)
+
+
+def million_rows_memory() -> Result:
+    """S3: peak memory depends on k and not on the rows."""
+    with tempfile.TemporaryDirectory() as scratch:
+        small = write_synthetic(Path(scratch) / "small", parts=1)
+        large = write_synthetic(Path(scratch) / "large", parts=10)
+        text = sum(part.stat().st_size for part in large.iterdir()) / 1e6
+        peaks = {
+            f"{name}, k={k:,}": round(_peak(folder, k))
+            for name, folder in (("100,000 rows", small), ("1,000,000 rows", large))
+            for k in (100, 1000, 10_000)
+        }
+    grown = peaks["1,000,000 rows, k=1,000"] - peaks["100,000 rows, k=1,000"]
+    what = "one million rows in Parquet, words: further peak memory against a tenth of the rows, MB"
+    detail = {"peak MB": peaks, "Parquet MB of the million rows": round(text)}
+    return result("S3", what, grown, "O(k): at most half of the file", grown <= text / 2, detail)
+
+
+def _peak(folder: Path, k: int) -> float:
+    out = folder.parent / f"out-{folder.name}-{k}.parquet"
+    return peak_megabytes("nbutils.select", str(folder), "-k", str(k), "--measure", "words", "-o", str(out))
+
+
+# --- imports -------------------------------------------------------------------------------------------------------
+
+NOTEBOOKS = {
+    "01": ("explore", 2.0),
+    "02": ("select", 2.0),
+    "06": ("judge", 2.0),
+    "07": ("length_bias", 5.0),
+    "09": ("report", 2.0),
+}
+
+_TIMED = """
+import sys, time
+started = time.perf_counter()
+{imports}
+print(time.perf_counter() - started, "torch" in sys.modules)
+"""
+
+
+def import_times() -> list[Result]:
+    """U1: what the notebooks import that need no torch, each in a fresh process."""
+    return [_import_time(number, *wanted) for number, wanted in NOTEBOOKS.items()]
+
+
+def _import_time(number: str, module: str, limit: float) -> Result:
+    what, target = f"import time of notebook {number} ({module}), s; torch not imported", f"at most {limit:g}"
+    if not (ROOT / "nbutils" / f"{module}.py").is_file():
+        return not_here("U1", what, target, "not there yet")
+    command = [sys.executable, "-c", _TIMED.format(imports="\n".join(_imports_of(number, module)))]
+    measured = [subprocess.run(command, capture_output=True, text=True, check=False) for _ in range(5)]
+    if failed := [run.stderr.strip().splitlines()[-1] for run in measured if run.returncode]:
+        return result("U1", what, "-", target, False, failed[0])
+    seconds, torch = zip(*(run.stdout.split()[-2:] for run in measured), strict=True)
+    median = round(statistics.median(map(float, seconds)), 2)
+    return result("U1", what, median, target, median <= limit and "True" not in torch, {"torch": torch[0] == "True"})
+
+
+def _imports_of(number: str, module: str) -> list[str]:
+    """The import statements of a notebook, or its module alone where the notebook is not there yet."""
+    found = [f"import nbutils.{module}"]
+    for path in (ROOT / "notebooks").glob(f"{number}_*.ipynb"):
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+            if cell["cell_type"] == "code":
+                found += _imports_in("".join(cell["source"]))
+    return found
+
+
+def _imports_in(code: str) -> list[str]:
+    try:
+        tree = ast.parse(code)
+    except SyntaxError:  # a cell with a magic
+        return []
+    return [ast.unparse(node) for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+
+
+BENCHMARKS = [published_ids, longest_by_tokens, million_rows_time, million_rows_memory, import_times]

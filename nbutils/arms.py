@@ -1,0 +1,189 @@
+"""Arms: training sets by name, as the paper names them, and the controls that it lacks.
+
+    alpaca-1k-longest               the 1,000 longest responses          alpaca-1k-shortest
+    alpaca-1k-random-7              1,000 at random, sampling seed 7     alpaca-1k-longest-instruction
+    alpaca-random-token-matched-7   as many trained tokens as the 1,000 longest have
+    alpaca-1k-longest-stratified    the longest of every stratum, in proportion
+    alpaca-1k-longest-rewritten     the longest with the responses that stage 03 rewrote
+    alpaca-52k, lima-1k, alpaca-1k-score, alpaca-1k-longest-refined ...   a whole source, as published
+
+`+neftune` at the end is a training setting and leaves the selection as it is.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nbutils import data
+from nbutils.errors import InputError
+from nbutils.rows import Row
+from nbutils.settings import Profile
+from nbutils.topk import check_k, per_row, top_k
+
+POOLS = {"alpaca": "alpaca-52k", "evol": "evol-70k", "openhermes": "openhermes-2.5", "sample": "sample"}
+RULES = ("longest", "shortest", "longest-instruction", "longest-stratified", "random", "random-token-matched")
+DEFAULT_K = 1000
+
+_NAME = re.compile(
+    r"(?P<pool>[a-z]+)(?:-(?P<k>\d+)(?P<thousand>k?))?-(?P<rule>longest-instruction|longest-stratified|longest|shortest"
+    r"|random-token-matched|random)(?:-(?P<number>\d+))?(?P<rewritten>-rewritten)?"
+)
+
+Ids = np.ndarray[Any, np.dtype[np.int64]]
+
+
+class Arm(NamedTuple):
+    """A training set: `rule` over the rows of `pool`, or (`rule` "all") a whole source."""
+
+    name: str
+    pool: str
+    k: int
+    rule: str
+    number: int | None
+    rewritten: bool
+    neftune: bool
+
+    @property
+    def selection(self) -> str:
+        """Name of the selection, without the training setting."""
+        return self.name.removesuffix("+neftune")
+
+
+def parse_arm(name: str) -> Arm:
+    """Read an arm's name. Raises InputError saying what a name looks like."""
+    base = name.removesuffix("+neftune")
+    neftune = base != name
+    if base in data.sources_of("rows"):
+        return Arm(name, base, 0, "all", None, False, neftune)
+    found = _NAME.fullmatch(base)
+    if found is None or found["pool"] not in (*POOLS, "own"):
+        raise InputError(f"unknown arm '{name}': expected a source or a name such as {_examples()}")
+    if (found["number"] is not None) != found["rule"].startswith("random"):
+        raise InputError(f"arm '{name}': a random arm ends in its sampling seed (alpaca-1k-random-7), others do not")
+    k = int(found["k"]) * (1000 if found["thousand"] else 1) if found["k"] else DEFAULT_K
+    number = int(found["number"]) if found["number"] else None
+    return Arm(name, found["pool"], k, found["rule"], number, bool(found["rewritten"]), neftune)
+
+
+def _examples() -> str:
+    return "alpaca-1k-longest, alpaca-1k-random-7, alpaca-random-token-matched-7, lima-1k"
+
+
+def pool_source(arm: Arm, profile: Profile) -> str:
+    """The source (or, for `own`, the file) that an arm is drawn from."""
+    if arm.rule == "all":
+        return arm.pool
+    return profile.dataset if arm.pool == "own" else POOLS[arm.pool]
+
+
+# --- the profile with what is at hand ------------------------------------------------------------------------------
+
+
+def with_data_at_hand(profile: Profile) -> Profile:
+    """The profile itself, or, when its dataset cannot be had, the one that draws its arms from the sample."""
+    if profile.fallback is None or profile.dataset not in data.sources() or data.can_obtain(profile.dataset):
+        return profile
+    judging = profile.judging.model_copy(
+        update={
+            "target": stand_in(profile.judging.target, profile),
+            "baselines": tuple(stand_in(arm, profile) for arm in profile.judging.baselines),
+        }
+    )
+    changes: dict[str, Any] = {"judging": judging, "dataset": profile.fallback.dataset}
+    changes["arms"] = tuple(dict.fromkeys(stand_in(arm, profile) for arm in profile.arms))
+    if profile.refining:
+        refined = {"arm": stand_in(profile.refining.arm, profile)}
+        changes["refining"] = profile.refining.model_copy(update=refined)
+    return profile.model_copy(update=changes)
+
+
+def stand_in(name: str, profile: Profile) -> str:
+    """The arm of the fallback that stands in for an arm: the same rule, over fewer rows of the sample."""
+    arm, fallback = parse_arm(name), profile.fallback
+    if fallback is None or arm.rule == "all":
+        raise InputError(f"arm '{name}' needs its source: run `python -m nbutils.data fetch {arm.pool}`")
+    tail = f"-{arm.number}" if arm.number is not None else ""
+    suffix = ("-rewritten" if arm.rewritten else "") + ("+neftune" if arm.neftune else "")
+    return f"{fallback.dataset}-{fallback.k}-{arm.rule}{tail}{suffix}"
+
+
+def resolve_arm(name: str, profile: Profile, resolved: Profile) -> str:
+    """The arm to run for the name that a caller gave, where the sample may stand in for the dataset."""
+    if resolved is profile or name not in profile.arms:
+        return name
+    return stand_in(name, profile)
+
+
+def data_line(profile: Profile, resolved: Profile) -> str:
+    """One clear line saying which rows a run uses, and under which licence."""
+    entry = data.sources().get(resolved.dataset)
+    rows = f"{entry.rows:,} rows, licence {entry.licence}" if entry else "your own file"
+    if resolved is profile:
+        return f"Data: {resolved.dataset} ({rows})."
+    return (
+        f"Data: {profile.dataset} is not at hand, so the sample of {rows} stands in "
+        f"(`python -m nbutils.data fetch {profile.dataset}` brings the real one)."
+    )
+
+
+# --- drawing -------------------------------------------------------------------------------------------------------
+
+
+Measured = Callable[[list[str]], Ids]
+
+
+def draw(arm: Arm, rows: list[Row], measured: Measured, trained: Measured, turns: str = "sum") -> Ids:
+    """Positions (ascending) of an arm's rows in its pool.
+
+    measured: length of texts under the profile's measure; trained: tokens that a text adds to the loss; turns: the
+    rule for rows of several turns. Raises InputError when the pool has fewer rows than the arm asks for.
+    """
+    if arm.rule == "all":
+        return np.arange(len(rows))
+    check_k(arm.k, len(rows), f"arm '{arm.name}'")
+    if arm.rule == "longest-instruction":
+        return top_k(measured([row.instruction for row in rows]), arm.k)
+    if arm.rule == "random":
+        return np.sort(_shuffled(arm, len(rows))[: arm.k])
+    responses = [row.responses for row in rows]
+    lengths = per_row(responses, turns, measured)
+    if arm.rule == "random-token-matched":
+        return _draw_token_matched(arm, lengths, per_row(responses, "sum", trained))
+    if arm.rule == "longest-stratified":
+        return _draw_stratified(rows, lengths, arm.k)
+    return top_k(-lengths if arm.rule == "shortest" else lengths, arm.k)
+
+
+def _shuffled(arm: Arm, n: int) -> Ids:
+    return np.random.default_rng(arm.number).permutation(n)
+
+
+def _draw_token_matched(arm: Arm, lengths: Ids, tokens: Ids) -> Ids:
+    order = _shuffled(arm, len(tokens))
+    budget = tokens[top_k(lengths, arm.k)].sum()
+    return np.sort(order[: 1 + int(np.abs(np.cumsum(tokens[order]) - budget).argmin())])
+
+
+def _draw_stratified(rows: list[Row], lengths: Ids, k: int) -> Ids:
+    strata = np.array([stratum_of(row) for row in rows])
+    names, sizes = np.unique(strata, return_counts=True)
+    chosen = [
+        np.flatnonzero(strata == name)[top_k(lengths[strata == name], quota)]
+        for name, quota in zip(names, apportion(sizes, k), strict=True)
+    ]
+    return np.sort(np.concatenate(chosen))
+
+
+def stratum_of(row: Row) -> str:
+    """A row's stratum: its category or origin where the dataset has one, else whether it has an input."""
+    return row.stratum or ("with input" if row.input else "without input")
+
+
+def apportion(sizes: Ids, k: int) -> list[int]:
+    """Split k in proportion to sizes by largest remainders (ties to the earlier stratum); never above a size."""
+    quota, remainder = np.divmod(np.asarray(sizes) * k, np.sum(sizes))
+    by_remainder = np.argsort(-remainder, kind="stable")
+    quota[by_remainder[: k - quota.sum()]] += 1
+    return [int(value) for value in quota]

@@ -1,0 +1,48 @@
+"""Which device and number format a model runs in, chosen by what the hardware can do, with the reason."""
+
+from typing import Any, NamedTuple
+
+
+class Precision(NamedTuple):
+    """A choice of device and compute dtype (`torch` name), and why."""
+
+    device: str
+    dtype: str
+    reason: str
+
+    @property
+    def torch_dtype(self) -> Any:
+        """The dtype as torch's own object."""
+        import torch
+
+        return getattr(torch, self.dtype)
+
+
+def choose_precision() -> Precision:
+    """bf16 on Ampere and newer, fp16 on older GPUs, fp32 on a CPU.
+
+    bf16 is judged by compute capability: `torch.cuda.is_bf16_supported()` also counts slow emulation. fp16 on a CPU
+    is some twenty times slower than fp32.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        return Precision("cpu", "float32", "no CUDA device: fp32 on the CPU")
+    major, minor = torch.cuda.get_device_capability()
+    name = torch.cuda.get_device_name()
+    if major >= 8:
+        return Precision("cuda", "bfloat16", f"{name} has bf16 units (compute capability {major}.{minor})")
+    return Precision("cuda", "float16", f"{name} has no bf16 units (compute capability {major}.{minor}): fp16")
+
+
+def peak_memory_gb() -> float:
+    """Highest memory use so far, in GB: of the GPU where there is one, else of the process."""
+    import resource
+    import sys
+
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e9
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e9 if sys.platform == "darwin" else peak / 1e6

@@ -1,0 +1,216 @@
+"""Stage 01: what the datasets are like before anything is trained.
+
+Small tables, as CSV, from every dataset that is at hand: how long responses are, what the longest are like, how far
+other measures and other selections agree with the paper's, and how many tokens each training set would train.
+
+    python -m nbutils.explore PROFILE
+"""
+
+import functools
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from nbutils import arms, artifacts, data, describe, lengths, notebook, select
+from nbutils.artifacts import Manifest, Plan
+from nbutils.describe import PUBLISHED, Counted, Pool, Record
+from nbutils.errors import ArgumentParser, InputError, exits_cleanly
+from nbutils.rows import Row
+from nbutils.settings import Profile, load_profile
+
+DATASETS = (
+    "alpaca-52k",
+    "alpaca-1k-longest-published",
+    "alpaca-1k-longest-refined",
+    "alpaca-1k-score",
+    "lima-1k",
+    "evol-70k",
+    "evol-1k-longest-published",
+    "evol-1k-score",
+    "sample",
+)
+SELECTED_FROM = {
+    "alpaca-52k": ("alpaca-1k-longest-published", "alpaca-1k-score"),
+    "evol-70k": ("evol-1k-longest-published", "evol-1k-score"),
+}
+"""The published selections of a pool, whose rows carry the pool's numbers."""
+
+SMALL = 30_000_000
+
+
+# --- what is at hand -----------------------------------------------------------------------------------------------
+
+
+def pools(profile: Profile) -> dict[str, int]:
+    """Datasets to select from, each with the k of its selections: the profile's own, and the paper's at hand."""
+    at_hand = [name for name in SELECTED_FROM if data.is_at_hand(name)]
+    return {name: _k_of(name, profile) for name in dict.fromkeys([profile.dataset, *at_hand])}
+
+
+def _k_of(pool: str, profile: Profile) -> int:
+    drawn = (arm for arm in map(arms.parse_arm, profile.arms) if arm.rule != "all")
+    return next((arm.k for arm in drawn if arms.pool_source(arm, profile) == pool), arms.DEFAULT_K)
+
+
+def fetch_small(profile: Profile) -> None:
+    """Fetch the small open datasets and tokenizers that are missing, if the profile's own dataset could be had.
+
+    What cannot be fetched is left out: every table holds what is at hand.
+    """
+    if data.is_offline() or profile.dataset == "sample":
+        return
+    for name in (*DATASETS, "llama2-tokenizer", "punkt"):
+        if (data.source(name).bytes or 0) <= SMALL:
+            _fetch_or_say(name)
+
+
+def _fetch_or_say(name: str) -> None:
+    try:
+        data.can_obtain(name)
+    except InputError as error:
+        print(f"left out: {error}")
+
+
+# --- the stage -----------------------------------------------------------------------------------------------------
+
+
+def plan(profile: str | Profile, arm: str = "all", seed: int = 42) -> Plan:
+    """What stage 01 would write. Its only arm is `all`, since it looks at every dataset at hand."""
+    if arm != "all":
+        raise InputError(f"explore looks at all datasets together: its only arm is 'all', not '{arm}'")
+    chosen = arms.with_data_at_hand(load_profile(profile) if isinstance(profile, str) else profile)
+    fetch_small(chosen)
+    selected = pools(chosen)
+    inputs = {name: _fingerprint(name) for name in (*selected, *DATASETS) if _is_there(name)}
+    measures = {"measures": describe.measures_at_hand(), "measures_exact": lengths.has_punkt()}
+    folder = artifacts.stage_folder(chosen.name, "explore", arm, seed)
+    return Plan("explore", chosen.name, arm, seed, folder, {"pools": selected, **measures}, inputs)
+
+
+def run(profile: str | Profile, arm: str = "all", seed: int = 42) -> Manifest:
+    """Write the tables of stage 01: `lengths`, `histograms`, `measures`, `content`, `scores`, `overlaps`, `budget`.
+
+    Takes half a minute to a minute with Alpaca-52k, a second with the sample.
+    """
+    planned = plan(profile, arm, seed)
+    return artifacts.complete(planned, functools.partial(_explore, planned))
+
+
+def _is_there(name: str) -> bool:
+    return name not in data.sources() or data.is_at_hand(name)
+
+
+def _fingerprint(name: str) -> str:
+    return data.fingerprint(name) if name in data.sources() else artifacts.sha256_file(Path(name))
+
+
+def _explore(planned: Plan, folder: Path) -> dict[str, Any]:
+    counted = {name: describe.count_dataset(name) for name in planned.inputs}
+    chosen = [_make_pool(counted, name, k) for name, k in planned.settings["pools"].items()]
+    tables = {f"{name}.csv": list(records) for name, records in _tabulate(counted, chosen).items()}
+    for name, records in tables.items():
+        # No table is better than an empty one: only the published selections carry scores.
+        artifacts.write_csv(folder / name, records) if records else (folder / name).unlink(missing_ok=True)
+    artifacts.write_json(folder / "selections.json", {pool.counted.name: _ids_by_length(pool) for pool in chosen})
+    missing = [name for name in DATASETS if name not in counted]
+    outputs = [*(name for name, records in tables.items() if records), "selections.json"]
+    return {"outputs": outputs, "datasets": list(counted), "not_at_hand": missing}
+
+
+def _make_pool(counted: dict[str, Counted], name: str, k: int) -> Pool:
+    published = [counted[other] for other in SELECTED_FROM.get(name, ()) if other in counted]
+    return describe.make_pool(counted[name], k, published)
+
+
+def _tabulate(counted: dict[str, Counted], pools: list[Pool]) -> dict[str, Iterator[Record]]:
+    unpublished = [pool.longest for pool in pools if PUBLISHED.get(pool.counted.name) not in counted]
+    drawn = [selection for pool in pools for selection in pool.drawn.values()]
+    others = [dataset for dataset in counted.values() if dataset.name not in PUBLISHED.values()]
+    return {
+        "lengths": describe.tabulate_lengths([*counted.values(), *unpublished]),
+        "histograms": describe.tabulate_histograms([*counted.values(), *unpublished]),
+        "measures": describe.tabulate_measures(pools),
+        "content": describe.tabulate_content(pools),
+        "scores": describe.tabulate_scores(counted.values()),
+        "overlaps": describe.tabulate_overlaps(pools),
+        "budget": describe.tabulate_budget([*drawn, *others]),
+    }
+
+
+def _ids_by_length(pool: Pool) -> dict[str, list[int]]:
+    """Ids of every selection, the longest response first."""
+    ordered = {}
+    for name, selection in pool.drawn.items():
+        order = (-selection.lengths["nltk_words"]).argsort(kind="stable")
+        ordered[name] = [selection.rows[i].id for i in order]
+    return ordered
+
+
+# --- looking at rows -----------------------------------------------------------------------------------------------
+
+
+def load_examples(made: Manifest) -> dict[str, list[Row]]:
+    """Rows of every selection that the stage drew, the longest response first, by the selection's name."""
+    examples: dict[str, list[Row]] = {}
+    for pool, selections in json.loads(made.path("selections.json").read_text(encoding="utf-8")).items():
+        by_id = {row.id: row for row in select.load_pool(pool)}
+        examples |= {name: [by_id[i] for i in ids] for name, ids in selections.items()}
+    return examples
+
+
+def show_examples(rows: Sequence[Row], first: int = 1, count: int = 3, characters: int = 600) -> notebook.Table:
+    """A few rows as an escaped table, from the place `first` on (1 is the longest), long texts shortened."""
+    shown = rows[first - 1 : first - 1 + count]
+    words = lengths.count(describe.texts_of(shown), "nltk_words")
+    records = [
+        {
+            "place": place,
+            "row": row.id,
+            "words": int(length),
+            "instruction": notebook.shorten("\n\n".join(filter(None, [row.instruction, row.input])), characters),
+            "response": notebook.shorten("\n".join(row.responses), characters),
+        }
+        for place, (row, length) in enumerate(zip(shown, words, strict=True), start=first)
+    ]
+    return notebook.Table(records)
+
+
+def browse(examples: dict[str, list[Row]]) -> Any:
+    """A menu of selections and a slider through their rows; a plain table where there are no widgets."""
+    if not _has_widgets():
+        return show_examples(next(iter(examples.values())))
+    import ipywidgets
+
+    menu = ipywidgets.Dropdown(options=list(examples), description="selection")
+    slider = ipywidgets.IntSlider(1, 1, max(map(len, examples.values())), description="place", continuous_update=False)
+    return ipywidgets.interactive(
+        lambda selection, place: show_examples(examples[selection], min(place, len(examples[selection])), 1, 4000),
+        selection=menu,
+        place=slider,
+    )
+
+
+def _has_widgets() -> bool:
+    try:
+        import ipywidgets  # noqa: F401
+        from IPython import get_ipython
+    except ImportError:
+        return False
+    return get_ipython() is not None
+
+
+# --- the command ---------------------------------------------------------------------------------------------------
+
+
+@exits_cleanly
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of `python -m nbutils.explore`."""
+    parser = ArgumentParser(prog="python -m nbutils.explore", description="Write the tables of stage 01.")
+    parser.add_argument("profile", help="name of a profile, or path of a TOML file")
+    made = run(parser.parse_args(arguments).profile)
+    print(f"{made.folder}: {', '.join(made.outputs)}; not at hand: {', '.join(made.facts['not_at_hand']) or 'nothing'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""Judges that need no service: a reference judge, and three controls that calibrate the length analysis."""
+
+import hashlib
+from collections.abc import Callable
+
+from nbutils.errors import InputError
+from nbutils.llm import Backend, LocalBackend, OpenAIBackend, Request
+from nbutils.settings import JudgeModel
+
+
+def make_backend(judge: JudgeModel) -> Backend:
+    """The backend of a judge's settings."""
+    return OpenAIBackend(judge) if judge.kind == "openai" else LocalBackend(CONTROLS[judge.kind])
+
+
+def judge_by_reference(request: Request) -> str:
+    """Score both answers by their chrF overlap with the held-out reference answer (sacrebleu), mapped to 1..10."""
+    import sacrebleu
+
+    reference = request.facts["reference"]
+    if not reference:
+        raise InputError("the reference judge needs test prompts with reference answers: choose another judge")
+    overlaps = [sacrebleu.sentence_chrf(answer, [reference]).score for answer in _answers(request)]
+    return " ".join(f"{1 + 9 * overlap / 100:.2f}" for overlap in overlaps) + "\nchrF with the reference answer."
+
+
+def judge_longer(request: Request) -> str:
+    """Prefer the longer answer, whatever it says: a length analysis must unmask this judge."""
+    first, second = map(len, _answers(request))
+    scores = "7 7" if first == second else "8 6" if first > second else "6 8"
+    return f"{scores}\nThe longer answer is better."
+
+
+def judge_first(_: Request) -> str:
+    """Prefer the answer shown first: pure position bias."""
+    return "8 6\nThe first answer is better."
+
+
+def judge_coin(request: Request) -> str:
+    """Toss a coin, the same for the same request: a length analysis must acquit this judge."""
+    heads = hashlib.sha256(request.key.encode()).digest()[0] % 2
+    return ("8 6" if heads else "6 8") + "\nThe coin decided."
+
+
+def _answers(request: Request) -> tuple[str, str]:
+    return request.facts["answer_1"], request.facts["answer_2"]
+
+
+CONTROLS: dict[str, Callable[[Request], str]] = {
+    "reference": judge_by_reference,
+    "longer": judge_longer,
+    "first": judge_first,
+    "coin": judge_coin,
+}

@@ -1,0 +1,101 @@
+"""Loading base models and tokenizers: from the Hub, from a local folder, or the profile's own tiny one."""
+
+from pathlib import Path
+from typing import Any
+
+from nbutils import artifacts, tiny_base
+from nbutils.devices import Precision
+from nbutils.errors import InputError
+from nbutils.settings import Profile
+
+
+def base_location(profile: Profile, seed: int) -> str:
+    """Hub id or folder of the profile's base model; the tiny one is trained first if need be."""
+    if profile.model.base == "tiny":
+        return str(tiny_base.run(profile, seed).folder / "model")
+    return profile.model.base
+
+
+def base_fingerprint(profile: Profile, seed: int) -> str:
+    """What identifies the base model's bytes: the tiny one's hash, or repository and revision."""
+    if profile.model.base == "tiny":
+        return artifacts.upstream(tiny_base.plan(profile, seed))
+    return f"{profile.model.base}@{profile.model.revision}"
+
+
+def load_tokenizer(profile: Profile, seed: int) -> Any:
+    """The base model's tokenizer, with a padding token that is not the end-of-sequence token."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(base_location(profile, seed), **_revision(profile))
+    if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
+        # Padding with EOS would mask the EOS labels, and the model would never learn to stop. The paper pads with
+        # <unk> as well.
+        if tokenizer.unk_token is None:
+            raise InputError(f"{profile.model.base}: its tokenizer has neither a padding nor an unknown token")
+        tokenizer.pad_token = tokenizer.unk_token
+    return tokenizer
+
+
+def load_base(profile: Profile, seed: int, precision: Precision, quantised: bool, trains: bool) -> Any:
+    """The base model, in NF4 with double quantisation when `quantised`.
+
+    trains: gradients or a merge will follow. On CPUs with AVX512-BF16 bitsandbytes 0.50 repacks NF4 weights in place
+    at the first forward in eval mode, which silently corrupts both; such a model then keeps the plain layout.
+    """
+    from transformers import AutoModelForCausalLM
+
+    model: Any
+    options: dict[str, Any] = {"dtype": precision.torch_dtype, **_revision(profile)}
+    if quantised:
+        options["quantization_config"] = _nf4(precision)
+        options["device_map"] = {"": precision.device}
+    try:
+        model = AutoModelForCausalLM.from_pretrained(base_location(profile, seed), **options)
+    except OSError as error:
+        raise InputError(f"base model {profile.model.base}: {str(error).splitlines()[0]}") from None
+    if quantised and trains:
+        keep_plain_layout(model)
+    return model if quantised else model.to(precision.device)
+
+
+def keep_plain_layout(model: Any) -> None:
+    """Forbid the in-place repacking of NF4 weights on AVX512-BF16 CPUs (see `load_base`)."""
+    import bitsandbytes
+
+    for module in model.modules():
+        if isinstance(module, bitsandbytes.nn.Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+
+
+def load_tuned(profile: Profile, seed: int, precision: Precision, folder: Path) -> Any:
+    """A fine-tuned model for generation: the base with its adapter, or the full model that training wrote."""
+    if profile.training.method == "full":
+        from transformers import AutoModelForCausalLM
+
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=precision.torch_dtype)
+        return model.to(precision.device).eval()
+    from peft import PeftModel
+
+    quantised = profile.training.method == "qlora"
+    base = load_base(profile, seed, precision, quantised, trains=False)
+    return PeftModel.from_pretrained(base, folder).eval()
+
+
+def _nf4(precision: Precision) -> Any:
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=precision.torch_dtype,
+    )
+
+
+def _revision(profile: Profile) -> dict[str, str]:
+    return (
+        {}
+        if profile.model.base == "tiny" or Path(profile.model.base).is_dir()
+        else {"revision": profile.model.revision}
+    )

@@ -1,0 +1,149 @@
+"""The exact strings that a model is trained on and asked with, and which of their tokens are trained.
+
+Style `plain` is ours: one template for training and generation. Style `paper` is the official repository's: three
+different formats, whose sentences are read at run time from the pinned released files and never typed in here.
+"""
+
+import functools
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from nbutils import data, rows
+from nbutils.errors import InputError
+from nbutils.files import read_bytes, read_records
+from nbutils.rows import EvalPrompt, Row
+
+IGNORED = -100
+"""Label of a token that adds nothing to the loss (PyTorch's convention)."""
+
+STYLES = ("plain", "paper")
+
+
+class Prompt(NamedTuple):
+    """Everything before the response: `text`, in the style named, for `train` or `generate`."""
+
+    text: str
+    style: str
+    use: str
+
+
+class Example(NamedTuple):
+    """One tokenised training example; `labels` are the ids where they are trained and IGNORED elsewhere."""
+
+    input_ids: list[int]
+    labels: list[int]
+    is_truncated: bool
+
+    @property
+    def trained(self) -> int:
+        """Tokens that add to the loss."""
+        return sum(label != IGNORED for label in self.labels)
+
+
+def render(row: Row | EvalPrompt, style: str = "plain", use: str = "train") -> Prompt:
+    """The string before the response, for a training row or a test prompt.
+
+    style: `plain` (the same in training and generation) or `paper` (official repository: training wraps a flattened
+    Alpaca prompt as Vicuna v1.1 does; the five test sets and AlpacaEval use the bare Alpaca prompt with CRLF line
+    ends; MT-Bench the Vicuna wrapper around the raw question). Raises InputError for an unknown style.
+    """
+    if style == "plain":
+        return Prompt(_plain(row), style, use)
+    if style != "paper":
+        raise InputError(f"unknown prompt style '{style}': choose one of {', '.join(STYLES)}")
+    if use == "train":
+        return Prompt(_vicuna(_flattened(row)), style, use)
+    if isinstance(row, EvalPrompt) and row.test_set == "mt-bench":
+        return Prompt(_vicuna(row.instruction), style, use)
+    return Prompt(_alpaca_crlf(row), style, use)
+
+
+def _plain(row: Row | EvalPrompt) -> str:
+    parts = [row.system] if isinstance(row, Row) and row.system else []
+    for question, answer in row.history if isinstance(row, Row) else ():
+        parts += [f"### Task\n{question}", f"### Answer\n{answer}"]
+    parts.append(f"### Task\n{row.instruction}")
+    parts += [f"### Input\n{row.input}"] if row.input else []
+    return "\n\n".join([*parts, "### Answer\n"])
+
+
+def response_text(row: Row, style: str) -> str:
+    """The response as it follows the prompt: Vicuna's wrapper puts a space before it."""
+    return " " + row.response if style == "paper" else row.response
+
+
+# --- the official formats ------------------------------------------------------------------------------------------
+
+
+def _flattened(row: Row | EvalPrompt) -> str:
+    given = f" ### Input: {row.input}" if row.input else ""
+    return f"{_preamble(bool(row.input))} ### Instruction: {row.instruction}{given}"
+
+
+def _alpaca_crlf(row: Row | EvalPrompt) -> str:
+    # The official LIMA prompts are one-element lists put through an f-string, brackets and all.
+    from_lima = isinstance(row, EvalPrompt) and row.test_set == "lima"
+    instruction = str([row.instruction]) if from_lima else row.instruction
+    given = f"### Input:\n{row.input}\r\n\r\n" if row.input else ""
+    return f"{_preamble(bool(row.input))}\r\n\r\n### Instruction:\r\n{instruction}\r\n\r\n{given}### Response:"
+
+
+def _vicuna(message: str) -> str:
+    return f"{_vicuna_sentence()} USER: {message} ASSISTANT:"
+
+
+@functools.cache
+def _preamble(with_input: bool) -> str:
+    """Alpaca's opening sentences, with or without an input, as the released training rows carry them."""
+    for path in data.obtain("alpaca-1k-longest-published"):
+        for record in read_records(path):
+            preamble, _, given = rows.split_alpaca_prompt(record["conversations"][0]["value"])
+            if bool(given) == with_input:
+                return preamble.strip()
+    raise InputError("the released rows hold no such prompt: fetch alpaca-1k-longest-published again")
+
+
+@functools.cache
+def _vicuna_sentence() -> str:
+    """The system sentence of Vicuna v1.1 in the paper's copy of FastChat's conversation.py."""
+    text = read_bytes(data.obtain("paper-conversation")[0]).decode()
+    found = re.search(r'name="vicuna_v1\.1",\s*system(?:_message)?=((?:\s*"[^"]*")+)', text)
+    if found is None:
+        raise InputError("paper-conversation: no template named vicuna_v1.1: fetch it again")
+    return "".join(re.findall(r'"([^"]*)"', found.group(1)))
+
+
+# --- tokens --------------------------------------------------------------------------------------------------------
+
+
+def encode(row: Row, tokenizer: Any, style: str, max_length: int) -> Example:
+    """Tokenise a training example: prompt masked, response and end-of-sequence trained, cut at `max_length` tokens.
+
+    Prompt and response are tokenised apart, so that the border between masked and trained is exact. A response that
+    is cut keeps no end-of-sequence token: the model must not learn to stop in the middle.
+    """
+    before = tokenizer(render(row, style).text, add_special_tokens=False)["input_ids"]
+    after = tokenizer(response_text(row, style), add_special_tokens=False)["input_ids"]
+    start = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
+    ids = [*start, *before, *after, tokenizer.eos_token_id]
+    labels = [*[IGNORED] * (len(start) + len(before)), *after, tokenizer.eos_token_id]
+    return Example(ids[:max_length], labels[:max_length], len(ids) > max_length)
+
+
+def encode_prompt(prompt: EvalPrompt, tokenizer: Any, style: str) -> list[int]:
+    """Token ids that a model is asked with."""
+    start = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
+    return start + list(tokenizer(render(prompt, style, "generate").text, add_special_tokens=False)["input_ids"])
+
+
+def check_examples(examples: Sequence[Example], eos: int) -> None:
+    """Assert on every example that something is trained and, unless it was cut, that its last label is EOS.
+
+    Raises InputError with the example's number. This is what a mask that silently drops a row's loss would break.
+    """
+    for number, example in enumerate(examples):
+        if example.trained == 0:
+            raise InputError(f"training row {number}: no trained token within max_length: raise it or drop the row")
+        if not example.is_truncated and example.labels[-1] != eos:
+            raise InputError(f"training row {number}: its end-of-sequence token is not trained")

@@ -1,0 +1,290 @@
+"""One schema for training rows, one for test prompts, and the forms in which the world keeps them.
+
+A record of a file becomes a `Row` by one of the forms: `alpaca` (instruction, input, output), `sharegpt`
+(conversations with from and value) or `messages` (role and content). A test set's record becomes an `EvalPrompt`.
+"""
+
+# ruff: noqa: ARG001, ARG005 (all converters share one signature)
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+from nbutils.errors import InputError
+
+FORMS = ("alpaca", "sharegpt", "messages")
+RESPONSE_FIELDS = ("output", "response", "completion", "answer")
+ASSISTANTS = ("gpt", "assistant", "model", "bot", "chatgpt")
+USERS = ("human", "user")
+
+
+class Row(NamedTuple):
+    """One training example. `id` is the number of its row in `source`, and stays with it from end to end."""
+
+    id: int
+    source: str
+    instruction: str
+    input: str
+    response: str
+    score: float | None = None
+    history: tuple[tuple[str, str], ...] = ()
+    system: str = ""
+    stratum: str = ""
+
+    @property
+    def responses(self) -> list[str]:
+        """Every assistant turn, the last one last."""
+        return [answer for _, answer in self.history] + [self.response]
+
+
+class EvalPrompt(NamedTuple):
+    """One prompt of a test set; `turns` holds MT-Bench's second question, `reference` an answer if there is one."""
+
+    id: str
+    test_set: str
+    instruction: str
+    input: str = ""
+    reference: str = ""
+    category: str = ""
+    turns: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """The question as a person would put it: instruction, then the input on lines of its own."""
+        return f"{self.instruction}\n\n{self.input}" if self.input else self.instruction
+
+
+def row_from_json(record: Mapping[str, Any]) -> Row:
+    """Read back a row that `row._asdict()` wrote."""
+    history = tuple((question, answer) for question, answer in record.get("history", ()))
+    return Row(**{**record, "history": history})
+
+
+# --- forms of training rows ----------------------------------------------------------------------------------------
+
+
+def detect_form(record: Mapping[str, Any]) -> str:
+    """The form of a record, by its keys. Raises InputError naming the keys that were looked for."""
+    if isinstance(record.get("conversations"), list):
+        return "sharegpt"
+    if isinstance(record.get("messages"), list):
+        return "messages"
+    if any(field in record for field in RESPONSE_FIELDS):
+        return "alpaca"
+    found = ", ".join(map(repr, list(record)[:8])) or "none"
+    raise InputError(
+        f"no response field: expected one of {', '.join(RESPONSE_FIELDS)}, 'conversations' or 'messages', "
+        f"found {found}; name another field with --field"
+    )
+
+
+def responses_of(record: Mapping[str, Any], form: str, field: str | None = None) -> list[str]:
+    """The assistant turns of a record, in order. Raises InputError when there is none or one is not text."""
+    if form == "alpaca":
+        return [_text(record, field or _response_field(record))]
+    turns = [text for role, text in _turns(record, form) if role in ASSISTANTS]
+    if not turns:
+        raise InputError(f"no assistant turn in '{_turns_key(form)}'")
+    return turns
+
+
+def to_row(record: Mapping[str, Any], number: int, source: str, form: str | None = None) -> Row:
+    """Read a record as the row `number` of a source."""
+    form = form or detect_form(record)
+    if form == "alpaca":
+        response = _text(record, _response_field(record))
+        asked = _optional(record, "instruction"), _optional(record, "input")
+        return Row(number, source, *asked, response, _score(record), stratum=_stratum(record))
+    return _row_of_turns(record, number, source, form)
+
+
+def _row_of_turns(record: Mapping[str, Any], number: int, source: str, form: str) -> Row:
+    turns = _turns(record, form)
+    system = "\n".join(text for role, text in turns if role == "system")
+    pairs = _pair_turns([turn for turn in turns if turn[0] != "system"])
+    *history, (question, answer) = pairs
+    return Row(number, source, question, "", answer, _score(record), tuple(history), system, _stratum(record))
+
+
+def _pair_turns(turns: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    questions: list[str] = []
+    pairs: list[tuple[str, str]] = []
+    for role, text in turns:
+        if role in ASSISTANTS:
+            pairs.append(("\n\n".join(questions), text))
+            questions = []
+        else:
+            questions.append(text)
+    if not pairs:
+        raise InputError("a conversation without an assistant turn")
+    return pairs
+
+
+def _turns(record: Mapping[str, Any], form: str) -> list[tuple[str, str]]:
+    key = _turns_key(form)
+    turns = record.get(key)
+    if not isinstance(turns, list):
+        raise InputError(f"no list '{key}' of turns")
+    return [_turn(turn, key) for turn in turns]
+
+
+def _turn(turn: Any, key: str) -> tuple[str, str]:
+    if not isinstance(turn, Mapping):
+        raise InputError(f"a turn in '{key}' is not an object")
+    role = turn.get("from", turn.get("role"))
+    text = turn.get("value", turn.get("content"))
+    if not isinstance(role, str) or not isinstance(text, str):
+        raise InputError(f"a turn in '{key}' lacks its role or its text")
+    return role.lower(), text
+
+
+def _turns_key(form: str) -> str:
+    return "conversations" if form == "sharegpt" else "messages"
+
+
+def _response_field(record: Mapping[str, Any]) -> str:
+    return next((field for field in RESPONSE_FIELDS if field in record), RESPONSE_FIELDS[0])
+
+
+def _text(record: Mapping[str, Any], field: str) -> str:
+    value = record.get(field)
+    if not isinstance(value, str):
+        state = f"is {type(value).__name__}, not text" if field in record else "is missing"
+        raise InputError(f"the response field '{field}' {state}")
+    return value
+
+
+def _optional(record: Mapping[str, Any], field: str) -> str:
+    return str(record.get(field) or "")
+
+
+def _stratum(record: Mapping[str, Any]) -> str:
+    return str(record.get("category") or record.get("source") or "")
+
+
+def _score(record: Mapping[str, Any]) -> float | None:
+    score = record.get("score")
+    return float(score) if isinstance(score, int | float) and not isinstance(score, bool) else None
+
+
+# --- the paper's released files ------------------------------------------------------------------------------------
+
+_INSTRUCTION, _INPUT = "### Instruction: ", " ### Input: "
+
+
+def split_alpaca_prompt(prompt: str) -> tuple[str, str, str]:
+    """Cut a flattened Alpaca prompt into preamble, instruction and input ("" where it has none).
+
+    The released files write prompt and input on one line (paper's repository, data/alpaca). Only the longer preamble,
+    which speaks of an input, is followed by one.
+    """
+    preamble, found, rest = prompt.partition(_INSTRUCTION)
+    if not found:
+        raise InputError(f"no '{_INSTRUCTION.strip()}' in a released prompt: {prompt[:60]!r}")
+    if " input " in preamble:
+        instruction, _, given = rest.partition(_INPUT)
+        return preamble, instruction, given
+    return preamble, rest, ""
+
+
+def released_row(record: Mapping[str, Any], number: int, source: str) -> Row:
+    """Read a row of the paper's repository: FastChat turns around a flattened Alpaca prompt, id `identity_<row>`."""
+    (_, prompt), (_, response) = _turns(record, "sharegpt")[:2]
+    _, instruction, given = split_alpaca_prompt(prompt)
+    source_row = int(str(record["id"]).removeprefix("identity_"))
+    return Row(source_row, source, instruction, given, response, _score(record))
+
+
+def lima_row(record: Mapping[str, Any], number: int, source: str) -> Row:
+    """Read a row of GAIR/lima: `conversations` is a flat list of turns, user first."""
+    turns = record["conversations"]
+    pairs = list(zip(turns[0::2], turns[1::2], strict=False))
+    *history, (question, answer) = pairs
+    stratum = str(record.get("source") or "")
+    return Row(number, source, question, "", answer, history=tuple(history), stratum=stratum)
+
+
+ROW_FORMS: dict[str, Callable[[Mapping[str, Any], int, str], Row]] = {
+    "released": released_row,
+    "lima": lima_row,
+    "alpaca": lambda record, number, source: to_row(record, number, source, "alpaca"),
+    "sharegpt": lambda record, number, source: to_row(record, number, source, "sharegpt"),
+}
+
+
+# --- test sets -----------------------------------------------------------------------------------------------------
+
+
+def _self_instruct(record: Mapping[str, Any], number: int) -> EvalPrompt:
+    instance = record["instances"][0]
+    return EvalPrompt(record["id"], "", record["instruction"], instance["input"], instance.get("output", ""))
+
+
+def _lima_test(record: Mapping[str, Any], number: int) -> EvalPrompt:
+    # A one-element list; the official scripts format the list itself, which puts its brackets into the prompt.
+    return EvalPrompt(f"lima_{number}", "", record["conversations"][0])
+
+
+def _wizardlm(record: Mapping[str, Any], number: int) -> EvalPrompt:
+    return EvalPrompt(f"wizardlm_{record['idx']}", "", record["Instruction"], category=record["Skill"])
+
+
+def _vicuna(record: Mapping[str, Any], number: int) -> EvalPrompt:
+    return EvalPrompt(f"vicuna_{record['question_id']}", "", record["text"], category=record["category"])
+
+
+def _mt_bench(record: Mapping[str, Any], number: int) -> EvalPrompt:
+    first, *more = record["turns"]
+    return EvalPrompt(f"mt_bench_{record['question_id']}", "", first, "", "", record["category"], tuple(more))
+
+
+def _alpaca_eval(record: Mapping[str, Any], number: int) -> EvalPrompt:
+    return EvalPrompt(f"alpaca_eval_{number}", "", record["instruction"], category=record["dataset"])
+
+
+def _own_prompt(record: Mapping[str, Any], number: int) -> EvalPrompt:
+    known = {key: record[key] for key in ("input", "reference", "category") if record.get(key)}
+    instruction = record.get("instruction") or record.get("prompt")
+    if not isinstance(instruction, str):
+        raise InputError("a test prompt needs the text field 'instruction' or 'prompt'")
+    return EvalPrompt(str(record.get("id", number)), "", instruction, **known)
+
+
+PROMPT_FORMS: dict[str, Callable[[Mapping[str, Any], int], EvalPrompt]] = {
+    "koala": lambda record, number: EvalPrompt(record["id"], "", record["prompt"]),
+    "lima": _lima_test,
+    "sinstruct": _self_instruct,
+    "vicuna": _vicuna,
+    "wizardlm": _wizardlm,
+    "mt-bench": _mt_bench,
+    "alpaca-eval": _alpaca_eval,
+    "own": _own_prompt,
+}
+
+
+def to_prompts(records: Iterable[Mapping[str, Any]], form: str, test_set: str) -> list[EvalPrompt]:
+    """Read the records of a test set. Raises InputError with the row's number for a record of another form."""
+    prompts = []
+    for number, record in enumerate(records):
+        try:
+            prompts.append(PROMPT_FORMS[form](record, number)._replace(test_set=test_set))
+        except (KeyError, IndexError, TypeError, InputError) as error:
+            raise InputError(f"{test_set}: row {number}: not a prompt of the form '{form}' ({error!s})") from None
+    return prompts
+
+
+def first_verb(instruction: str) -> str:
+    """First word of an instruction in lower case: the verb, in most of them ("write", "generate", ...)."""
+    found = re.search(r"[A-Za-z]+", instruction)
+    return found.group().lower() if found else ""
+
+
+def same_content(left: Row, right: Row) -> bool:
+    """Whether two rows say the same, whatever source and score they carry."""
+    return (left.instruction, left.input, left.response) == (right.instruction, right.input, right.response)
+
+
+def json_line(row: Row) -> str:
+    """A row as one line of JSON, the same for equal rows."""
+    return json.dumps(row._asdict(), ensure_ascii=False, sort_keys=True)

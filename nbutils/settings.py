@@ -1,0 +1,208 @@
+"""Profiles: one TOML file per way of running, read into typed, frozen objects that refuse unknown keys.
+
+`load_profile("tiny")` reads `profiles/tiny.toml`; a path to any other TOML file works as well. Every number's unit and
+source stands beside it in the TOML file.
+"""
+
+import json
+import os
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from nbutils import ROOT
+from nbutils.errors import InputError
+
+Measure = Literal["nltk_words", "words", "chars", "bytes", "tokens"]
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Model(_Settings):
+    """The base model: a Hub id or a local folder, or `tiny` for the one that is trained on the spot."""
+
+    base: str
+    revision: str = "main"
+    licence: str
+    gated: bool = False
+
+
+class TinyBase(_Settings):
+    """Shape and budget of the model that the profile `tiny` trains for itself."""
+
+    vocabulary: int = 4096
+    hidden: int = Field(192, multiple_of=32)
+    layers: int = 4
+    heads: int = 6
+    rows: int = 6000
+    steps: int = Field(300, gt=0)
+    batch: int = Field(8, gt=0)
+    learning_rate: float = 3e-3
+    max_length: int = 256
+
+
+class Selection(_Settings):
+    """How the arms are drawn: the length measure, and the rule for answers of several turns."""
+
+    measure: Measure = "nltk_words"
+    turns: Literal["sum", "mean", "first", "last"] = "sum"
+
+
+class Fallback(_Settings):
+    """What stands in when the profile's dataset is not at hand: a pool and the size of its arms."""
+
+    dataset: str
+    k: int = Field(gt=0)
+
+
+class Training(_Settings):
+    """Fine-tuning of one arm."""
+
+    method: Literal["qlora", "lora", "full"]
+    epochs: float = Field(gt=0)
+    learning_rate: float = Field(gt=0)
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    warmup_ratio: float = Field(0.0, ge=0, lt=1)
+    examples_per_step: int = Field(128, gt=0)
+    micro_batch: int = Field(1, gt=0)
+    max_length: int = Field(2048, gt=0)
+    max_rows: int | None = Field(None, gt=0)
+    weight_decay: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.999
+    max_grad_norm: float = 1.0
+    optimizer: str = "adamw_torch"
+    lora_rank: int = Field(16, gt=0)
+    lora_alpha: int = Field(16, gt=0)
+    lora_dropout: float = Field(0.0, ge=0, lt=1)
+    neftune_alpha: float | None = Field(None, gt=0)
+    gradient_checkpointing: bool = False
+    save_steps: int = Field(50, gt=0)
+    prompt_style: Literal["plain", "paper"] = "plain"
+
+
+class Generation(_Settings):
+    """Answers of one arm on the test sets. Greedy unless a temperature is given."""
+
+    test_sets: tuple[str, ...]
+    max_new_tokens: int = Field(512, gt=0)
+    batch_size: int = Field(16, gt=0)
+    max_prompts: int | None = Field(None, gt=0)
+    temperature: float = Field(0.0, ge=0)
+    prompt_style: Literal["plain", "paper"] = "plain"
+
+
+class JudgeModel(_Settings):
+    """One judge: an OpenAI-compatible endpoint, or one of the judges that need no service."""
+
+    name: str
+    kind: Literal["openai", "reference", "longer", "first", "coin"]
+    model: str = ""
+    base_url: str | None = None
+    key_variable: str = "OPENAI_API_KEY"
+    max_tokens: int = Field(512, gt=0)
+    concurrency: int = Field(8, gt=0)
+
+    @model_validator(mode="after")
+    def _endpoint_has_model(self) -> "JudgeModel":
+        if self.kind == "openai" and not self.model:
+            raise ValueError("a judge of kind 'openai' needs 'model'")
+        return self
+
+
+class Judging(_Settings):
+    """Who is compared with whom, and by which judges."""
+
+    target: str
+    baselines: tuple[str, ...]
+    judges: tuple[JudgeModel, ...]
+    rule: Literal["exact", "paper"] = "exact"
+
+
+class Refining(_Settings):
+    """Introspective rewriting of a selection's responses; without an endpoint a scripted stand-in answers."""
+
+    arm: str
+    rows: int | None = Field(None, gt=0)
+    refiner: JudgeModel | None = None
+    max_tokens: int = Field(2048, gt=0)
+
+
+class Capabilities(_Settings):
+    """Tasks of lm-evaluation-harness; `folder` adds task files of one's own (relative to the repository)."""
+
+    tasks: tuple[str, ...]
+    folder: str | None = None
+    limit: int | None = Field(None, gt=0)
+    batch_size: int = Field(8, gt=0)
+
+
+class Profile(_Settings):
+    """One way of running the whole reproduction."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    summary: str
+    note: str = ""
+    dataset: str
+    arms: tuple[str, ...] = Field(min_length=1)
+    seeds: tuple[int, ...] = Field((42,), min_length=1)
+    model: Model
+    tiny_base: TinyBase | None = None
+    selection: Selection = Selection()
+    fallback: Fallback | None = None
+    training: Training
+    generation: Generation
+    judging: Judging
+    refining: Refining | None = None
+    capabilities: Capabilities | None = None
+
+    @model_validator(mode="after")
+    def _parts_agree(self) -> "Profile":
+        named = {self.judging.target, *self.judging.baselines}
+        if unknown := sorted(named - set(self.arms)):
+            raise ValueError(f"judging names arms that the profile does not have: {', '.join(unknown)}")
+        if (self.model.base == "tiny") != (self.tiny_base is not None):
+            raise ValueError("model.base = 'tiny' and the table [tiny_base] go together")
+        return self
+
+
+def profile_names() -> list[str]:
+    """Names of the profiles that ship with the project."""
+    return sorted(path.stem for path in (ROOT / "profiles").glob("*.toml"))
+
+
+def load_profile(name: str | os.PathLike[str]) -> Profile:
+    """Read a profile by its name, or by the path of a TOML file.
+
+    Raises InputError, naming file and key, for a missing file, TOML that does not parse, an unknown or missing key,
+    or a value of the wrong kind.
+    """
+    path = _profile_path(name)
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        # By way of JSON, where pydantic is strict about text and numbers and still takes a list for a tuple.
+        return Profile.model_validate_json(json.dumps(table, default=str), strict=True)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not valid TOML: {error}") from None
+    except ValidationError as error:
+        raise InputError(f"{path}: {_first_problem(error)}") from None
+
+
+def _profile_path(name: str | os.PathLike[str]) -> Path:
+    given = Path(name)
+    path = given if given.suffix == ".toml" else ROOT / "profiles" / f"{name}.toml"
+    if not path.is_file():
+        raise InputError(f"no profile '{name}': choose one of {', '.join(profile_names())}, or give a .toml file")
+    return path
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem: Any = error.errors()[0]
+    key = ".".join(str(part) for part in problem["loc"]) or "profile"
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key '{key}': remove it or correct its spelling"
+    return f"key '{key}': {problem['msg'].removeprefix('Value error, ')}"

@@ -1,0 +1,394 @@
+"""Every measure against hand-checked values and against brute force."""
+
+import json
+import string
+
+import nltk
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
+
+from nbutils import lengths, select
+from nbutils.errors import InputError
+
+PUBLISHED_IDS = "b6691885e9c956494c44d574f60ed34147780fba56335f86e0d9d263f8190d33"
+CORPUS = (
+    "The quick brown fox jumps over the lazy dog. The dog, being lazy, does not mind!",
+    "Write a function f(x) that returns x * 2;  then test it: f(21) == 42.",
+    "It's the 3rd time - the the the then there these; over and over again.",
+)
+SPACE = lengths.TokenCounter.SPACE
+
+
+# --- tokenizers made here ------------------------------------------------------------------------------------------
+
+
+def _like_llama(entries=(), merges=(), **options):
+    """A small tokenizer built as Llama-2's is, with further vocabulary entries and merges."""
+    normalizer = normalizers.Sequence([normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)])
+    learner = Tokenizer(models.BPE(unk_token="<unk>"))
+    learner.normalizer = normalizer
+    learner.pre_tokenizer = pre_tokenizers.Split(SPACE, "merged_with_next")
+    alphabet = [*string.printable.replace(" ", "").replace("\r", ""), SPACE]
+    learner.train_from_iterator(
+        CORPUS, trainers.BpeTrainer(vocab_size=230, initial_alphabet=alphabet, special_tokens=["<unk>", "<s>", "</s>"])
+    )
+    learned = json.loads(learner.to_str())["model"]
+    byte_entries = [f"<0x{byte:02X}>" for byte in range(256)] if options.get("byte_fallback", True) else []
+    names = dict.fromkeys([*learned["vocab"], *byte_entries, *entries])
+    rules = [tuple(merge) for merge in learned["merges"]] + list(merges)
+    model = {"unk_token": "<unk>", "fuse_unk": True, "byte_fallback": True} | options
+    made = Tokenizer(models.BPE({name: i for i, name in enumerate(names)}, rules, **model))
+    made.normalizer = normalizer
+    made.add_special_tokens(["<unk>", "<s>", "</s>"])
+    return made
+
+
+def _byte_level():
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    made.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet))
+    return made
+
+
+def _word_piece():
+    made = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    made.normalizer = normalizers.BertNormalizer()
+    made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    made.train_from_iterator(CORPUS, trainers.WordPieceTrainer(vocab_size=150, special_tokens=["[UNK]"]))
+    return made
+
+
+def _metaspace():
+    made = _like_llama()
+    made.normalizer = None
+    made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    return made
+
+
+def _other_normalizer():
+    made = _like_llama()
+    made.normalizer = normalizers.Sequence([normalizers.Lowercase(), made.normalizer])
+    return made
+
+
+def _added_with_space():
+    made = _like_llama()
+    made.add_tokens([AddedToken("the dog", normalized=False), AddedToken("  ", normalized=False)])
+    return made
+
+
+UNFIT = {
+    "an entry crosses a space": lambda: _like_llama(["e" + SPACE], [("e", SPACE)]),
+    "an entry joins words": lambda: _like_llama([SPACE + "t", "o" + SPACE + "t"], [("o", SPACE + "t")]),
+    "an entry joins a letter and a byte": lambda: _like_llama(["x<0x0D>"], [("x", "<0x0D>")]),
+    "byte-level BPE": _byte_level,
+    "WordPiece": _word_piece,
+    "no byte fallback": lambda: _like_llama(byte_fallback=False),
+    "whole entries without merges": lambda: _like_llama([SPACE + "zebra"], ignore_merges=True),
+    "Metaspace instead of the normaliser": _metaspace,
+    "another normaliser": _other_normalizer,
+    "an added token with a space": _added_with_space,
+    "a split as pre-tokenizer": lambda: _with_split(_like_llama()),
+}
+
+
+def _with_split(made):
+    made.pre_tokenizer = pre_tokenizers.Split(Regex("[0-9]"), "isolated")
+    return made
+
+
+def _brute_force(tokenizer, texts):
+    return [len(tokenizer.encode(text, add_special_tokens=False).ids) for text in texts]
+
+
+def _forget_memo(counter):
+    counter._counts.clear()
+    return counter
+
+
+# --- texts ---------------------------------------------------------------------------------------------------------
+
+PIECES = (
+    *" ".join(CORPUS).split(), " ", "  ", "   ", "\t", "\n", "\n\n", "\r\n", "\0", "\x1b[0m", "\x7f", "\x85", "\u00a0",
+    "\u2028", "\u200b", "\u3000", SPACE, SPACE * 3, "</s>", "<s>", "<unk>", "<0x0A>", "[UNK]", "é", "e\u0301", "ß", "ﬁ",
+    "🎉", "👩‍👩‍👧", "漢字", "。", "한국어", "العربية", "\ufeff", "\U0010ffff", "supercalifragilistic" * 30, "x" * 300,
+    "cannot", "can't", '"', "''", "``", "...", "--", "U.S.", "Mr.", "gonna", "the dog", "a.b", "--->", "</s", "0x0A>",
+)  # fmt: skip
+any_text = st.one_of(
+    st.lists(st.sampled_from(PIECES), max_size=12).map("".join),
+    st.lists(st.sampled_from(PIECES), max_size=12).map(" ".join),
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=30),
+    st.text(" aT\t" + SPACE, max_size=12),
+)
+texts_of_any_kind = st.lists(any_text, max_size=8)
+thorough = settings(max_examples=150, deadline=None)
+
+SMALL = _like_llama()
+SMALL_COUNTER = lengths.TokenCounter(SMALL)
+
+
+# --- values --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("measure", "text", "expected"),
+    [
+        ("words", "", 0),
+        ("words", "  one\ttwo\n three ", 3),
+        ("words", "a\u00a0b\u3000c", 3),
+        ("chars", "", 0),
+        ("chars", "naïve 🎉", 7),
+        ("chars", "👩‍👩‍👧", 5),
+        ("chars", "e\u0301\0", 3),
+        ("bytes", "", 0),
+        ("bytes", "naïve 🎉", 11),
+        ("bytes", "漢字", 6),
+        ("bytes", "\ud800", 3),
+    ],
+)
+def test_value(measure, text, expected):
+    counted = lengths.count([text], measure)
+    assert counted.tolist() == [expected]
+    assert counted.dtype == np.int64
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", 0),
+        (" \n\t ", 0),
+        ("Hello.", 2),  # Hello .
+        ("I can't; you cannot.", 8),  # I ca n't ; you can not .
+        ('She said "no" -- twice.', 8),  # She said `` no '' -- twice .
+        ("$3.88 in 5%...", 6),  # $ 3.88 in 5 % ...
+        ("漢字 漢字", 2),
+        ("One. Two. Three", 5),
+    ],
+)
+def test_nltk_words_value(text, expected):
+    assert lengths.count([text], "nltk_words").tolist() == [expected]
+
+
+def test_no_texts():
+    for measure in ("nltk_words", "words", "chars", "bytes"):
+        assert lengths.count([], measure).shape == (0,)
+    assert SMALL_COUNTER.count([]).shape == (0,)
+    assert SMALL_COUNTER.upper_bound([]).shape == (0,)
+
+
+def test_nltk_words_is_nltks_own_word_tokenize(mirror, monkeypatch):
+    monkeypatch.setattr(nltk.data, "path", [str(mirror / "nltk_data")])
+    texts = [
+        "Mr. Smith paid $3.88, e.g. in the U.S. He left.",
+        'No. 5 is alive! Is it? "Yes." Dr. Who can\'t say.',
+        *CORPUS,
+    ]
+    assert lengths.count(texts, "nltk_words").tolist() == [len(nltk.word_tokenize(text)) for text in texts]
+
+
+def test_unknown_measure_is_refused_by_name():
+    with pytest.raises(InputError, match=r"unknown measure 'letters'.*nltk_words, words, chars, bytes, tokens"):
+        lengths.count(["a"], "letters")
+
+
+def test_library_version_names_what_defines_the_measure():
+    assert lengths.library_version("nltk_words") == f"nltk {nltk.__version__}"
+    assert lengths.library_version("tokens").startswith("tokenizers 0.")
+    assert lengths.library_version("chars") == "python"
+
+
+# --- nltk_words ----------------------------------------------------------------------------------------------------
+
+
+@thorough
+@given(texts_of_any_kind)
+def test_nltk_words_never_exceed_their_bound(texts):
+    assert (lengths.upper_bound(texts, "nltk_words") >= lengths.count(texts, "nltk_words")).all()
+
+
+def test_without_punkt_the_measure_says_how_far_it_is_off(no_data):
+    assert not lengths.has_punkt()
+    with pytest.warns(UserWarning, match="nltk_words is approximate.*585 of 52,002 counts and 0 of the 1,000"):
+        lengths.count(["One. Two."], "nltk_words")
+
+
+def test_punkt_is_found_in_the_mirror_and_gives_the_trained_splitter(mirror):
+    assert lengths.has_punkt()
+    split_sentences, _ = lengths.nltk_tokenizers()
+    assert len(split_sentences("Dr. Who met Prof. Smith. They left.")) == 2
+
+
+# --- tokens --------------------------------------------------------------------------------------------------------
+
+
+def test_the_small_tokenizer_is_counted_by_words():
+    assert SMALL_COUNTER.is_exact_by_words
+    learned = [name for name in SMALL.get_vocab() if name.startswith(SPACE) and len(name) > 2]
+    assert len(learned) > 5, "it has learned whole words, else the property would be tested on letters alone"
+
+
+@thorough
+@given(texts_of_any_kind)
+def test_tokens_equal_brute_force(texts):
+    assert SMALL_COUNTER.count(texts).tolist() == _brute_force(SMALL, texts)
+
+
+@thorough
+@given(texts_of_any_kind)
+def test_tokens_never_exceed_their_bound(texts):
+    expected = np.array(_brute_force(SMALL, texts), dtype=np.int64)
+    assert (_forget_memo(SMALL_COUNTER).upper_bound(texts) >= expected).all()
+
+
+def test_rare_words_are_bounded_by_their_bytes(monkeypatch):
+    monkeypatch.setattr(lengths.TokenCounter, "FREQUENT", 1)
+    counter = lengths.TokenCounter(SMALL)
+    # "the" is the most frequent word and counted exactly (1 token); "fox" has at most its 3 bytes and a space.
+    assert counter.upper_bound(["the the fox"]).tolist() == [1 + 1 + 4]
+    assert counter.count(["the the fox"]).tolist() == _brute_force(SMALL, ["the the fox"])
+
+
+def test_the_memo_of_words_stays_small(monkeypatch):
+    monkeypatch.setattr(lengths.TokenCounter, "REMEMBERED", 50)
+    counter = lengths.TokenCounter(SMALL)
+    for start in range(0, 1000, 20):
+        texts = [f"word{number} the" for number in range(start, start + 20)]
+        assert counter.count(texts).tolist() == _brute_force(SMALL, texts)
+    assert len(counter._counts) <= 50 + 21
+
+
+def test_llama2_tokens_equal_brute_force(llama2):
+    counter = lengths.token_counter(llama2)
+    assert counter.is_exact_by_words
+
+    @thorough
+    @given(texts_of_any_kind)
+    def check(texts):
+        expected = _brute_force(llama2, texts)
+        assert counter.count(texts).tolist() == expected
+        assert (_forget_memo(counter).upper_bound(texts) >= np.array(expected, dtype=np.int64)).all()
+
+    check()
+
+
+@pytest.mark.parametrize("name", UNFIT)
+def test_a_tokenizer_without_the_property_is_counted_whole(name):
+    made = UNFIT[name]()
+    counter = lengths.TokenCounter(made)
+    assert not counter.is_exact_by_words
+    assert counter.upper_bound(["the dog"]) is None
+    _check_against_brute_force(made, counter)
+
+
+def _check_against_brute_force(made, counter):
+    @settings(max_examples=25, deadline=None)
+    @given(texts_of_any_kind)
+    def check(texts):
+        assert counter.count(texts).tolist() == _brute_force(made, texts)
+
+    check()
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("an entry crosses a space", "ze q"),
+        ("an entry joins words", "fo tz"),
+        ("whole entries without merges", "x zebra"),
+        ("an added token with a space", "see the dog run"),
+    ],
+)
+def test_counting_these_by_words_would_be_wrong(name, text):
+    """The fallback above is needed: the sum over the words differs from the count of the whole."""
+    made = UNFIT[name]()
+    by_words = Tokenizer(made.model)
+    total = sum(len(by_words.encode(SPACE + word, add_special_tokens=False).ids) for word in text.split(" "))
+    assert total != len(made.encode(text, add_special_tokens=False).ids)
+
+
+def test_padding_and_truncation_left_on_do_not_change_the_count():
+    made = _like_llama()
+    made.enable_padding(length=64)
+    made.enable_truncation(max_length=3)
+    texts = ["the quick brown fox jumps over the lazy dog", "a", ""]
+    assert lengths.TokenCounter(made).count(texts).tolist() == _brute_force(SMALL, texts)
+    assert made.truncation and made.padding, "the caller's tokenizer stays as it was"
+
+
+def test_a_transformers_tokenizer_counts_as_the_one_it_wraps():
+    from transformers import PreTrainedTokenizerFast
+
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=SMALL, bos_token="<s>")
+    texts = ["the dog", "", "漢字 </s>"]
+    assert lengths.count(texts, "tokens", wrapped).tolist() == _brute_force(SMALL, texts)
+
+
+def test_lone_surrogates_are_refused_with_their_text():
+    for count in (SMALL_COUNTER.count, SMALL_COUNTER.upper_bound):
+        with pytest.raises(InputError, match="text 1 holds a lone surrogate"):
+            count(["fine", "not \ud800 fine"])
+
+
+def test_one_counter_per_tokenizer():
+    assert lengths.token_counter(SMALL) is lengths.token_counter(SMALL)
+    assert lengths.token_counter(SMALL_COUNTER) is SMALL_COUNTER
+
+
+@pytest.mark.parametrize(
+    ("text", "pieces"),
+    [
+        ("", []),
+        ("a b", ["a", "b"]),
+        (" a", [SPACE + "a"]),
+        ("a  b ", ["a", SPACE + "b", ""]),
+        ("  ", [SPACE * 2]),
+        ("a\tb\nc", ["a\tb\nc"]),
+    ],
+)
+def test_split_words(text, pieces):
+    assert lengths.split_words(text) == pieces
+
+
+# --- Alpaca-52k ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_published_selection_to_the_last_id(alpaca, alpaca_words):
+    assert alpaca_words.mean() == pytest.approx(51.3826, abs=1e-4)
+    assert (int(np.median(alpaca_words)), alpaca_words.min(), alpaca_words.max()) == (37, 0, 823)
+    ids = select.top_k(alpaca_words, 1000)
+    assert select.ids_sha256(ids) == PUBLISHED_IDS
+    kept = alpaca_words[ids]
+    assert (kept.min(), (kept == 192).sum(), (alpaca_words == 192).sum()) == (192, 2, 15)
+    assert kept.mean() == pytest.approx(256.8, abs=0.05)
+
+
+@pytest.mark.slow
+def test_the_bound_finds_the_same_ids_as_counting_all(alpaca):
+    kept = select.Longest(1000)
+    select.add_texts(kept, [row.response for row in alpaca], 0, "nltk_words")
+    assert select.ids_sha256(kept.ids) == PUBLISHED_IDS
+    assert (kept.n, kept.threshold, kept.ties) == (52_002, 192, (15, 2))
+
+
+@pytest.mark.slow
+def test_llama2_tokens_of_alpaca(alpaca, llama2):
+    texts = [row.response for row in alpaca]
+    whole = np.array([len(encoding) for encoding in llama2.encode_batch_fast(texts, add_special_tokens=False)])
+    counter = lengths.TokenCounter(llama2)
+    assert (counter.upper_bound(texts) >= whole).all()
+    assert (counter.count(texts) == whole).all()
+    assert whole.mean() == pytest.approx(64.5, abs=0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:nltk_words is approximate")
+def test_what_an_untrained_punkt_costs(alpaca, alpaca_words, no_data):
+    approximate = lengths.count([row.response for row in alpaca], "nltk_words")
+    kept = set(select.top_k(approximate, 1000))
+    cost = {"rows": int((approximate != alpaca_words).sum()), "ids": len(kept - set(select.top_k(alpaca_words, 1000)))}
+    assert cost == lengths.UNTRAINED_PUNKT_COST
