@@ -65,7 +65,7 @@ format: setup-dev
 	$(BIN)/ruff format .
 
 test: lint
-	$(BIN)/python -m pytest -m "not system"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not system"
 
 test-all: test
 	$(BIN)/python -m pytest -m system

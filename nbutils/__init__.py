@@ -11,3 +11,6 @@ __version__ = "0.1.0"
 
 ROOT = Path(__file__).resolve().parent.parent
 """The repository's root, found from the package and never from the working directory."""
+
+REPOSITORY = "long-is-more/long-is-more"
+"""Where the project lives on GitHub; the notebooks' badges and set-up cells are checked against it."""

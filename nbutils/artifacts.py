@@ -70,9 +70,10 @@ def write_jsonl(path: Path, records: Iterable[dict[str, Any]]) -> None:
 
 
 def write_csv(path: Path, records: Sequence[dict[str, Any]]) -> None:
-    """Write a small table atomically, the columns in the order of the first record."""
+    """Write a small table atomically: the columns in the order in which the records bring them, empty where absent."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(records[0]) if records else [], lineterminator="\n")
+    columns = dict.fromkeys(name for record in records for name in record)
+    writer = csv.DictWriter(text, list(columns), lineterminator="\n")
     writer.writeheader()
     writer.writerows(records)
     write_text(path, text.getvalue())
@@ -108,7 +109,18 @@ def sha256_file(path: Path) -> str:
 def sha256_json(value: Any) -> str:
     """Hex sha256 of a JSON value in one canonical spelling."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def remembered_array(kind: str, made_by: Any, compute: Callable[[], Any]) -> Any:
+    """An array kept under runs/ by a hash of all that determines it; computed, and stored, the first time only."""
+    import numpy as np
+
+    path = runs_folder() / f".{kind}" / f"{sha256_json(made_by)}.npy"
+    if not path.is_file():
+        with atomic_path(path) as temporary, open(temporary, "wb") as file:
+            np.save(file, compute(), allow_pickle=False)
+    return np.load(path, allow_pickle=False)
 
 
 # --- plans and manifests -------------------------------------------------------------------------------------------

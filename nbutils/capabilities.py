@@ -51,7 +51,7 @@ def _measure(profile: Profile, tuned: Manifest, seed: int, folder: Path) -> dict
 
     settings = _settings(profile)
     tokenizer = models.load_tokenizer(profile, seed)
-    model = models.load_tuned(profile, seed, choose_precision(), tuned.folder / "adapter")
+    model = models.load_tuned(profile, seed, choose_precision(), tuned.folder / finetune.weights_name(profile))
     found = lm_eval.simple_evaluate(
         model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=settings.batch_size),
         tasks=list(settings.tasks),

@@ -136,15 +136,25 @@ def can_obtain(name: str, seconds: float = 4.0) -> bool:
     return True
 
 
-@functools.cache
 def _answers(entry: Source, seconds: float) -> bool:
+    url = next(iter(entry.downloads().values()), None)
+    return url is not None and _host_answers(url[: url.find("/", 8)], seconds) and _head(url, seconds) == "found"
+
+
+@functools.cache
+def _host_answers(host: str, seconds: float) -> bool:
+    # Asked once for each host: without a network every source would wait for its own time-out.
+    return _head(f"{host}/", seconds) != "silent"
+
+
+def _head(url: str, seconds: float) -> Literal["found", "refused", "silent"]:
     from huggingface_hub.utils import get_session
 
-    url = next(iter(entry.downloads().values()), None)
     try:
-        return url is not None and get_session().head(url, timeout=seconds, follow_redirects=True).is_success
+        answer = get_session().head(url, timeout=seconds, follow_redirects=True)
     except Exception:  # the library behind the session differs between versions, and so do its errors
-        return False
+        return "silent"
+    return "found" if answer.is_success else "refused"
 
 
 def _in_cache(entry: Source) -> list[Path] | None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nbutils import arms, artifacts, models, prompts, select
+from nbutils import arms, artifacts, model_card, models, prompts, select
 from nbutils.artifacts import Manifest, Plan
 from nbutils.devices import Precision, choose_precision, peak_memory_gb
 from nbutils.prompts import IGNORED, Example
@@ -29,7 +29,7 @@ def plan(profile: str | Profile, arm: str, seed: int) -> Plan:
 
 
 def run(profile: str | Profile, arm: str, seed: int = 42) -> Manifest:
-    """Train on an arm's rows: `adapter/` (or the full model), `loss.csv`, and the counts in the manifest."""
+    """Train on an arm's rows: `adapter/` (or `model/`), `loss.csv`, and the counts in the manifest."""
     given = load_profile(profile) if isinstance(profile, str) else profile
     chosen = arms.with_data_at_hand(given)
     selected = select.run(given, arm, seed)
@@ -47,14 +47,22 @@ def _train(profile: Profile, selected: Manifest, planned: Plan, folder: Path) ->
     started = time.monotonic()
     trainer.train(resume_from_checkpoint=last_complete_checkpoint(_checkpoints(planned, folder)))
     seconds = time.monotonic() - started
-    trainer.model.save_pretrained(folder / "adapter")
-    tokenizer.save_pretrained(folder / "adapter")
+    weights = folder / weights_name(profile)
+    trainer.model.save_pretrained(weights)
+    tokenizer.save_pretrained(weights)
+    if profile.training.method != "full":
+        model_card.describe_adapter(weights, profile, selected)
     _write_loss(folder / "loss.csv", trainer.state.log_history)
     facts = _count(profile, examples, trainer.state.log_history, trainer.state.global_step)
     facts["uniform_loss"] = round(math.log(len(tokenizer)), 4)
     speed = {"train_seconds": round(seconds, 2), "peak_memory_gb": round(peak_memory_gb(), 3)}
-    outputs = ["loss.csv", *(f"adapter/{path.name}" for path in sorted((folder / "adapter").iterdir()))]
+    outputs = ["loss.csv", *(f"{weights.name}/{path.name}" for path in sorted(weights.iterdir()))]
     return {"outputs": outputs, **facts, **speed, "precision": precision._asdict()}
+
+
+def weights_name(profile: Profile) -> str:
+    """Folder of what was trained: `adapter`, or `model` after full fine-tuning."""
+    return "model" if profile.training.method == "full" else "adapter"
 
 
 def encode_rows(profile: Profile, selected: Manifest, tokenizer: Any) -> list[Example]:

@@ -104,7 +104,7 @@ def _generate(
     precision = choose_precision()
     print(f"{planned.arm}: generating in {precision.dtype}: {precision.reason}", flush=True)
     tokenizer = models.load_tokenizer(profile, planned.seed)
-    model = models.load_tuned(profile, planned.seed, precision, tuned.folder / "adapter")
+    model = models.load_tuned(profile, planned.seed, precision, tuned.folder / finetune.weights_name(profile))
     style = profile.generation.prompt_style
     questions = [Question(prompt, prompts.encode_prompt(prompt, tokenizer, style)) for prompt in missing]
     progress = track([], f"answers of {planned.arm}", total=len(questions))

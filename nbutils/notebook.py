@@ -63,7 +63,7 @@ class Table:
 
     def __init__(self, rows: "Iterable[Mapping[str, Any]] | pandas.DataFrame", note: str = "") -> None:
         records: Any = rows.to_dict("records") if hasattr(rows, "to_dict") else rows
-        self._rows = [dict(row) for row in records]
+        self._rows = [{str(name): value for name, value in row.items()} for row in records]
         self._note = note
 
     def _repr_html_(self) -> str:

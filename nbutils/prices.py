@@ -1,6 +1,7 @@
 """What a judging run will cost, before it starts: calls, tokens and dollars from data/prices.toml."""
 
 import functools
+import math
 import tomllib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -10,8 +11,8 @@ from nbutils.errors import InputError
 from nbutils.llm import Request
 from nbutils.settings import JudgeModel
 
-CHARACTERS_PER_TOKEN = 4.0
-"""Rough size of a token in English text; the estimate is rounded up with it."""
+BYTES_PER_TOKEN = 3.0
+"""UTF-8 bytes of a token, on the cautious side: English text has 4 and more, Chinese about 3."""
 
 
 class Cost(NamedTuple):
@@ -37,15 +38,15 @@ class Cost(NamedTuple):
             return
         if self.dollars is None:
             raise InputError(f"--max-cost needs a known price: add '{self.model}' to data/prices.toml")
-        if self.dollars > ceiling:
+        if not self.dollars <= ceiling:  # not `>`, which a ceiling of NaN would pass
             raise InputError(f"the run may cost {self.dollars:.2f} USD, above --max-cost {ceiling:.2f}: judge fewer")
 
 
 def estimate(requests: Sequence[Request], judge: JudgeModel) -> Cost:
     """Estimate a run that answers each different request once. Judges without a service cost nothing."""
     different = {request.key: request for request in requests}.values()
-    characters = sum(len(text) for request in different for _, text in request.messages)
-    tokens_in = int(characters / CHARACTERS_PER_TOKEN) + 1
+    size = sum(len(text.encode("utf-8", "replace")) for request in different for _, text in request.messages)
+    tokens_in = math.ceil(size / BYTES_PER_TOKEN)
     tokens_out = sum(request.max_tokens for request in different)
     if judge.kind != "openai":
         return Cost(judge.name, len(different), 0, 0, 0.0, "today: no service is asked")

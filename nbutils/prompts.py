@@ -121,20 +121,37 @@ def encode(row: Row, tokenizer: Any, style: str, max_length: int) -> Example:
     """Tokenise a training example: prompt masked, response and end-of-sequence trained, cut at `max_length` tokens.
 
     Prompt and response are tokenised apart, so that the border between masked and trained is exact. A response that
-    is cut keeps no end-of-sequence token: the model must not learn to stop in the middle.
+    is cut keeps no end-of-sequence token: the model must not learn to stop in the middle. Nor must it learn so from a
+    response that speaks of "</s>", so special tokens in the data are tokenised as the text that they are.
     """
-    before = tokenizer(render(row, style).text, add_special_tokens=False)["input_ids"]
-    after = tokenizer(response_text(row, style), add_special_tokens=False)["input_ids"]
+    prompt = render(row, style).text
+    before, after = _ids(tokenizer, prompt), _response_ids(row, prompt, tokenizer, style)
     start = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
     ids = [*start, *before, *after, tokenizer.eos_token_id]
     labels = [*[IGNORED] * (len(start) + len(before)), *after, tokenizer.eos_token_id]
     return Example(ids[:max_length], labels[:max_length], len(ids) > max_length)
 
 
+def _ids(tokenizer: Any, text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+
+
+def _response_ids(row: Row, prompt: str, tokenizer: Any, style: str) -> list[int]:
+    """A response that begins with a space goes after the prompt's last character (a colon), which is then taken off.
+
+    Alone it would get one token too many from a tokenizer that begins every text with a space, as Llama's does.
+    """
+    response = response_text(row, style)
+    if not response.startswith(" "):
+        return _ids(tokenizer, response)
+    border = _ids(tokenizer, prompt[-1])
+    return _ids(tokenizer, prompt[-1] + response)[len(border) :]
+
+
 def encode_prompt(prompt: EvalPrompt, tokenizer: Any, style: str) -> list[int]:
     """Token ids that a model is asked with."""
     start = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
-    return start + list(tokenizer(render(prompt, style, "generate").text, add_special_tokens=False)["input_ids"])
+    return start + _ids(tokenizer, render(prompt, style, "generate").text)
 
 
 def check_examples(examples: Sequence[Example], eos: int) -> None:

@@ -74,7 +74,7 @@ def steps(name: str, profile: Profile, optional: bool = False) -> Iterator[Step]
     for seed in profile.seeds:
         yield Step("01_explore", name, "", seed)
         yield from (Step("02_select", name, arm, seed) for arm in profile.arms)
-        if profile.refining:
+        if profile.refining and _rewrites(profile):
             yield Step("03_refine", name, profile.refining.arm, seed)
         for arm in profile.arms:
             yield Step("04_finetune", name, arm, seed)
@@ -84,6 +84,12 @@ def steps(name: str, profile: Profile, optional: bool = False) -> Iterator[Step]
         if optional and profile.capabilities:
             yield from (Step("08_capabilities", name, arm, seed) for arm in profile.arms)
         yield Step("09_report", name, profile.judging.target, seed)
+
+
+def _rewrites(profile: Profile) -> bool:
+    """Whether 03 belongs to a run: an arm needs it, or the stand-in does it for nothing. Calls are never made idly."""
+    wanted = any(arms.parse_arm(arm).rewritten for arm in profile.arms)
+    return wanted or (profile.refining is not None and profile.refining.refiner is None)
 
 
 def is_done(step: Step) -> bool:

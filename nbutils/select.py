@@ -137,7 +137,7 @@ def _column_batches(file: ParquetFiles, column: str, measure: str) -> Iterator[t
         first += len(values)
 
 
-def _record_batches(file: RecordFile, request: Request) -> Iterator[tuple[int, list[list[str]]]]:
+def _record_batches(file: RecordFile, request: Request) -> Iterator[tuple[int, list[str] | list[list[str]]]]:
     form = "alpaca" if request.field else None
     for first, records in file.batches():
         turns = []
@@ -147,20 +147,20 @@ def _record_batches(file: RecordFile, request: Request) -> Iterator[tuple[int, l
                 turns.append(rows.responses_of(record, form, request.field))
             except InputError as error:
                 raise InputError(f"{file.path}: row {number}: {error}") from None
-        yield first, turns
+        is_single = max(map(len, turns), default=0) == 1
+        yield first, [texts[0] for texts in turns] if is_single else turns
 
 
 def _add_batch(kept: Longest, first: int, batch: Any, request: Request, tokenizer: Any) -> None:
     if isinstance(batch, np.ndarray):
         return kept.add(batch, np.arange(first, first + len(batch)))
-    turns = [[text] if isinstance(text, str) else text for text in batch]
     try:
-        if max(map(len, turns), default=1) == 1:
-            return add_texts(kept, [texts[0] for texts in turns], first, request.measure, tokenizer)
-        lengths_of_rows = length_of_turns(turns, request.measure, request.turns, tokenizer)
+        if isinstance(batch[0], str):
+            return add_texts(kept, batch, first, request.measure, tokenizer)
+        lengths_of_rows = length_of_turns(batch, request.measure, request.turns, tokenizer)
     except InputError as error:
         raise InputError(f"in the batch from row {first}: {error}") from None
-    kept.add(lengths_of_rows, np.arange(first, first + len(turns)))
+    kept.add(lengths_of_rows, np.arange(first, first + len(batch)))
 
 
 def length_of_turns(turns: list[list[str]], measure: str, rule: str, tokenizer: Any = None) -> Numbers:

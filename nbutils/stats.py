@@ -43,7 +43,7 @@ def net_win(verdicts: Sequence[str], draws: int = 10_000, seed: int = 0) -> Esti
 def describe_verdicts(verdicts: Sequence[str]) -> dict[str, Any]:
     """One row of a result table: counts, net win with interval, and whether enough was judged for a headline."""
     counts, estimate = count_verdicts(verdicts), net_win(verdicts)
-    judged = 1 - counts["unscored"] / max(1, len(verdicts))
+    judged = estimate.n / max(1, len(verdicts))
     return {
         "prompts": len(verdicts),
         **counts,

@@ -1,5 +1,6 @@
 """From a judge's reply to two scores, and from two orders to a verdict."""
 
+import math
 import re
 
 Pair = tuple[float, float] | None
@@ -7,7 +8,10 @@ Pair = tuple[float, float] | None
 LONGEST_LINE = 300
 """Characters of a first line that can still be a verdict; a longer one is prose."""
 
-_DRESSING = re.compile(r"[*_`~#|()\[\]{}]+")
+_INVISIBLE = "\\ufeff\\u00ad\\u200b-\\u200f\\u2060"
+_HIDDEN = re.compile(f"[{_INVISIBLE}]+")
+_DRESSING = re.compile(r"[*_`#|()\[\]{}]+|~~+")
+_BEFORE = re.compile(rf"[\s*_`~#|()\[\]{{}}{_INVISIBLE}]*")
 _LABEL = r"(?:assistant|answer|response|model|ai)\s*#?\s*([12ab])\b(?:'s)?"
 _WORDS = re.compile(r"\b(?:scores?|ratings?|rate|points?|final|overall|verdict|is|are|for|the|respectively)\b[:=]?")
 _NUMBER = r"(?<![\w./+\-])((?:10|[0-9])(?:\.[0-9]{1,4})?)(?:\s*(?:/|out of)\s*10(?:\.0+)?(?![\w/]))?(?![\w/]|\.[0-9])"
@@ -21,14 +25,21 @@ def parse_scores(text: str) -> tuple[float, float] | None:
 
     The line may be dressed ("**8 9**", "Score: 8, 9", "8/10 and 7/10", "Assistant 1: 8, Assistant 2: 9"; labels that
     come as 2 then 1 are put in order); anything else in it, a third number or a score out of range gives None. Later
-    lines are never looked at, so a verdict that is quoted in the prose does not count.
+    lines are never looked at, and quotation marks are no dressing, so a verdict that is quoted does not count. A line
+    of markup alone (the fence of a code block) counts as empty.
     """
-    line = next((line for line in text.lstrip("\ufeff").splitlines() if line.strip()), "")
+    line = _first_line(text)
     if len(line) > LONGEST_LINE:
         return None
-    bare = _DRESSING.sub(" ", line.replace("\u200b", "")).strip().lower()
+    bare = _DRESSING.sub(" ", _HIDDEN.sub("", line)).strip().lower()
     found = _read_labelled(bare) or _read_plain(bare)
     return found if found and all(1 <= score <= 10 for score in found) else None
+
+
+def _first_line(text: str) -> str:
+    # A reply may be a megabyte long, so no more of it is split into lines than a verdict can take.
+    start = _BEFORE.sub("", text, count=1)[: LONGEST_LINE + 1]
+    return (start.splitlines() or [""])[0]
 
 
 def _read_plain(line: str) -> Pair:
@@ -54,16 +65,17 @@ def verdict(first_order: Pair, swapped_order: Pair, rule: str = "exact") -> str:
 
     Each order is a (target, baseline) pair. The signs of the two orders are added up (paper, utils/result_graph.py:
     win and tie make a win, win and lose a tie). `exact` compares the scores, `paper` their integer parts, so that 8.5
-    against 8 is equal there. Any missing order makes the prompt unscored under both rules.
+    against 8 is equal there. Any missing order makes the prompt unscored under both rules; so does a NaN, as which
+    tables store what is missing. Raises ValueError for an unknown rule.
     """
-    if first_order is None or swapped_order is None:
+    if rule not in ("exact", "paper"):
+        raise ValueError(f"unknown rule '{rule}': choose exact or paper")
+    if first_order is None or swapped_order is None or any(map(math.isnan, (*first_order, *swapped_order))):
         return "unscored"
     total = _sign(first_order, rule) + _sign(swapped_order, rule)
     return "win" if total > 0 else "lose" if total < 0 else "tie"
 
 
 def _sign(scores: tuple[float, float], rule: str) -> int:
-    if rule not in ("exact", "paper"):
-        raise ValueError(f"unknown rule '{rule}': choose exact or paper")
     target, baseline = map(int, scores) if rule == "paper" else scores
     return (target > baseline) - (target < baseline)

@@ -3,7 +3,6 @@
 import os
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 MIRROR = "LIM_DATA_MIRROR"
@@ -62,9 +61,3 @@ def alpaca_words(alpaca):
     from nbutils import lengths
 
     return lengths.count([row.response for row in alpaca], "nltk_words")
-
-
-@pytest.fixture
-def rng():
-    """Reproducible randomness."""
-    return np.random.default_rng(0)

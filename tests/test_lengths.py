@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
-from nbutils import lengths, select
+from nbutils import lengths, select, tokens
 from nbutils.errors import InputError
 
 PUBLISHED_IDS = "b6691885e9c956494c44d574f60ed34147780fba56335f86e0d9d263f8190d33"
@@ -201,6 +201,30 @@ def test_library_version_names_what_defines_the_measure():
     assert lengths.library_version("chars") == "python"
 
 
+def test_counts_are_remembered_by_what_the_texts_are(runs, monkeypatch):
+    asked = []
+    count = lengths.count
+    monkeypatch.setattr(
+        lengths, "count", lambda texts, measure: asked.append((texts, measure)) or count(texts, measure)
+    )
+    pools = [["a\0", "b"], ["a", "\0b"], ["a\0b"], ["a"], [], ["\ud800"]]
+    for _ in range(2):
+        assert [lengths.count_again(pool, "chars").tolist() for pool in pools] == [[2, 1], [1, 2], [3], [1], [], [1]]
+    assert lengths.count_again(["a"], "words").tolist() == [1]
+    assert asked == [*((pool, "chars") for pool in pools), (["a"], "words")]
+
+
+def test_approximate_counts_are_not_served_as_exact_ones(runs, mirror, no_data, monkeypatch):
+    text = ["The U.S. and Dr. Who. They left"]
+    monkeypatch.setattr(lengths, "_punkt_folder", lambda: None)
+    approximate = lengths.count_again(text, "nltk_words")
+    lengths.nltk_tokenizers.cache_clear()
+    folder = str(mirror / "nltk_data" / "tokenizers" / "punkt_tab" / "english")
+    monkeypatch.setattr(lengths, "_punkt_folder", lambda: folder)
+    exact = lengths.count_again(text, "nltk_words")
+    assert (approximate.tolist(), exact.tolist()) == ([10], [8])
+
+
 # --- nltk_words ----------------------------------------------------------------------------------------------------
 
 
@@ -350,7 +374,7 @@ def test_one_counter_per_tokenizer():
     ],
 )
 def test_split_words(text, pieces):
-    assert lengths.split_words(text) == pieces
+    assert tokens.split_words(text) == pieces
 
 
 # --- Alpaca-52k ----------------------------------------------------------------------------------------------------

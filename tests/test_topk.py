@@ -128,6 +128,14 @@ def test_texts_whose_bound_is_too_low_are_not_counted(monkeypatch):
     assert len(seen) == 1000 + 3, "the first step of the first batch, and then only what reaches the threshold"
 
 
+def test_a_text_whose_bound_just_reaches_the_threshold_is_counted():
+    """Row 0 has the lowest bound, ties with all the others, and has the lowest id."""
+    texts = ["a"] + ["ab"] * 1500
+    kept = select.Longest(1)
+    topk.add_texts(kept, texts, 0, "nltk_words")
+    assert (kept.ids.tolist(), kept.ties) == ([0], (1501, 1))
+
+
 @pytest.mark.parametrize(
     ("rule", "expected"), [("sum", [6, 5, 0]), ("mean", [2.0, 5.0, 0.0]), ("first", [1, 5, 0]), ("last", [3, 5, 0])]
 )

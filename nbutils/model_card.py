@@ -1,0 +1,47 @@
+"""The card beside an adapter: what it was trained on and how, and whose licences follow it."""
+
+import json
+from pathlib import Path
+
+from nbutils import __version__, artifacts, data
+from nbutils.artifacts import Manifest
+from nbutils.settings import Profile
+
+
+def describe_adapter(folder: Path, profile: Profile, selected: Manifest) -> None:
+    """Write README.md into an adapter's folder, and name the base model in its configuration as the profile does.
+
+    PEFT would write a path of this machine there, and the target modules in an order that changes from run to run.
+    """
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["base_model_name_or_path"] = profile.model.base
+    config["target_modules"] = sorted(config["target_modules"])
+    artifacts.write_json(path, config)
+    artifacts.write_text(folder / "README.md", card(profile, selected))
+
+
+def card(profile: Profile, selected: Manifest) -> str:
+    """The text of a model card, with the metadata block that the Hub reads."""
+    source = data.sources().get(profile.dataset)
+    licence = source.licence if source else "that of your own rows"
+    settings = "\n".join(f"| {key} | {value} |" for key, value in profile.training.model_dump().items())
+    facts = selected.facts
+    return f"""---
+base_model: {profile.model.base}
+library_name: peft
+tags: [long-is-more, lora]
+---
+# {selected.arm}
+
+A LoRA adapter for {profile.model.base} (revision {profile.model.revision}), trained with long-is-more {__version__} on
+the arm `{selected.arm}`: {facts["rows"]:,} of {facts["pool_rows"]:,} rows of {profile.dataset}, mean response length
+{facts["mean_length"]:.1f} ({facts["measure"]}), sha256 of the ids {facts["ids_sha256"]}.
+{profile.note}
+
+Licences: data {licence}; base model {profile.model.licence}.
+
+| setting | value |
+|---|---|
+{settings}
+"""

@@ -1,0 +1,239 @@
+"""Exact token counts that tokenise every different word once, and a bound that lets a top-k skip rows."""
+
+import itertools
+import json
+import re
+import string
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nbutils.errors import InputError
+
+Lengths = np.ndarray[Any, np.dtype[np.int64]]
+
+
+def from_iterable(values: Iterable[int], size: int) -> Lengths:
+    """Lengths from an iterable of known size."""
+    return np.fromiter(values, dtype=np.int64, count=size)
+
+
+def count_bytes(texts: Sequence[str]) -> Lengths:
+    """UTF-8 bytes of every text; a lone surrogate, which can come out of JSON, has three as in WTF-8."""
+    return from_iterable((len(text.encode("utf-8", "surrogatepass")) for text in texts), len(texts))
+
+
+class WordTable(NamedTuple):
+    """Texts cut at every space: each different word once (an Arrow array), and every text as a run of word codes.
+
+    A leading space or a run of spaces shows as an empty word.
+    """
+
+    words: Any
+    codes: Lengths
+    offsets: Lengths
+
+    def sum(self, values: Lengths) -> Lengths:
+        """Per text, the sum of one value per word."""
+        totals = np.concatenate([[0], np.cumsum(values[self.codes])])
+        return totals[self.offsets[1:]] - totals[self.offsets[:-1]]
+
+    def rows_with(self, is_meant: Any) -> Lengths:
+        """Numbers of the texts that have a word for which the Arrow predicate array holds."""
+        meant = np.flatnonzero(is_meant.to_numpy(zero_copy_only=False))
+        places = np.flatnonzero(np.isin(self.codes, meant)) if len(meant) else meant
+        return np.unique(np.searchsorted(self.offsets, places, side="right") - 1)
+
+
+def word_table(texts: Sequence[str]) -> WordTable:
+    """Cut texts at every space, by Arrow's kernels."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    split = pc.split_pattern(pa.array(texts, pa.large_string()), " ")
+    coded = split.flatten().dictionary_encode()
+    offsets = split.offsets.to_numpy().astype(np.int64)
+    return WordTable(coded.dictionary, coded.indices.to_numpy().astype(np.int64), offsets - offsets[0])
+
+
+class TokenCounter:
+    """Exact token counts of a `tokenizers.Tokenizer` (or of a transformers tokenizer that wraps one).
+
+    Llama-2's BPE can be counted word by word: no vocabulary entry has a space after a non-space, so no merge crosses
+    that border and counts add up. The property is verified on the vocabulary here; a tokenizer without it, and any
+    text that spells a special token or the space's stand-in, is tokenised as it is.
+    """
+
+    SPACE = "\u2581"
+    FREQUENT = 20_000
+    REMEMBERED = 200_000
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._whole = _uncut(getattr(tokenizer, "backend_tokenizer", tokenizer))
+        vocabulary = self._whole.get_vocab(with_added_tokens=False)
+        self._words: Any = _word_tokenizer(self._whole, vocabulary)
+        self._border = _word_border(vocabulary)
+        self._irregular = _irregular_text(self._whole)
+        self._counts: dict[str, int] = {}
+
+    @property
+    def is_exact_by_words(self) -> bool:
+        """Whether the vocabulary allows counting word by word (and bounding by bytes)."""
+        return self._words is not None
+
+    def count(self, texts: Sequence[str]) -> Lengths:
+        """Tokens of every text, special tokens not added."""
+        _refuse_surrogates(texts)
+        if not self.is_exact_by_words:
+            return self._count_whole(texts)
+        table = word_table(texts)
+        lengths = table.sum(self._count_words(table.words.to_pylist()))
+        for rows, count_them in self._exceptions(table):
+            lengths[rows] = count_them([texts[row] for row in rows])
+        return lengths
+
+    def upper_bound(self, texts: Sequence[str]) -> Lengths | None:
+        """Bound per text: exact counts for frequent words, bytes and one for the others; None where unsound."""
+        if not self.is_exact_by_words:
+            return None
+        _refuse_surrogates(texts)
+        table = word_table(texts)
+        bounds = table.sum(self._bound_words(table))
+        for rows, _ in self._exceptions(table):
+            bounds[rows] = count_bytes([texts[row] for row in rows]) + 1
+        return bounds
+
+    def _exceptions(self, table: WordTable) -> list[tuple[Lengths, Callable[..., Lengths]]]:
+        import pyarrow.compute as pc
+
+        # The order matters: a text that is irregular as well as spaced is counted as a whole, last.
+        spaced = table.rows_with(pc.equal(table.words, ""))
+        irregular = table.rows_with(pc.match_substring_regex(table.words, self._irregular))
+        return [(spaced, self._count_spaced), (irregular, self._count_whole)]
+
+    def _count_whole(self, texts: Sequence[str]) -> Lengths:
+        encodings = self._whole.encode_batch_fast(list(texts), add_special_tokens=False)
+        return from_iterable(map(len, encodings), len(texts))
+
+    def _count_spaced(self, texts: Sequence[str]) -> Lengths:
+        split = [split_words(text) for text in texts]
+        self._count_words(list(itertools.chain.from_iterable(split)))
+        return from_iterable((sum(map(self._counts.__getitem__, words)) for words in split), len(texts))
+
+    def _count_words(self, words: Sequence[str]) -> Lengths:
+        if len(self._counts) > self.REMEMBERED:  # a long stream of rare words must not fill the memory
+            self._counts.clear()
+        self._learn(set(words).difference(self._counts))
+        return from_iterable(map(self._counts.__getitem__, words), len(words))
+
+    def _bound_words(self, table: WordTable) -> Lengths:
+        import pyarrow.compute as pc
+
+        bounds = pc.binary_length(table.words).to_numpy().astype(np.int64) + 1
+        frequency = np.bincount(table.codes, minlength=len(bounds))
+        frequent = np.argsort(-frequency, kind="stable")[: self.FREQUENT]
+        bounds[frequent] = self._count_words(table.words.take(frequent).to_pylist())
+        return bounds
+
+    def _learn(self, words: set[str]) -> None:
+        cut = {word: self._border.split(self.SPACE + word) for word in words}
+        parts = list(set(itertools.chain.from_iterable(cut.values())))
+        encodings = self._words.encode_batch_fast(parts, add_special_tokens=False)
+        sizes = dict(zip(parts, map(len, encodings), strict=True))
+        self._counts.update((word, sum(map(sizes.__getitem__, pieces))) for word, pieces in cut.items())
+
+
+def split_words(text: str) -> list[str]:
+    """Cut a text before each space that follows a non-space; a word is written without its first space.
+
+    Further spaces of a run are written with the stand-in that Llama's tokenizer uses.
+    """
+    pieces = re.findall(r" +[^ ]*", " " + text) if text else []
+    return [piece[1:].replace(" ", TokenCounter.SPACE) for piece in pieces]
+
+
+def token_counter(tokenizer: Any = None) -> TokenCounter:
+    """The counter of a tokenizer, made once per tokenizer; Llama-2's when none is given."""
+    if tokenizer is None:
+        from nbutils import data
+
+        tokenizer = data.llama2_tokenizer()
+    if isinstance(tokenizer, TokenCounter):
+        return tokenizer
+    return _counters.setdefault(id(tokenizer), (TokenCounter(tokenizer), tokenizer))[0]
+
+
+# The tokenizer is kept beside its counter so that its id is not given to another object.
+_counters: dict[int, tuple[TokenCounter, Any]] = {}
+
+
+def _refuse_surrogates(texts: Sequence[str]) -> None:
+    for index, text in enumerate(texts):
+        if not text.isascii() and _SURROGATE.search(text):
+            raise InputError(f"text {index} holds a lone surrogate, which is not valid Unicode: repair or remove it")
+
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def _uncut(tokenizer: Any) -> Any:
+    """The tokenizer, or a copy of it that neither pads nor truncates (a transformers call leaves both switched on)."""
+    from tokenizers import Tokenizer
+
+    if not (tokenizer.truncation or tokenizer.padding):
+        return tokenizer
+    copy = Tokenizer.from_str(tokenizer.to_str())
+    copy.no_truncation()
+    copy.no_padding()
+    return copy
+
+
+def _word_tokenizer(tokenizer: Any, vocabulary: Iterable[str]) -> Any:
+    """The same model without normaliser and special tokens, or None where counting by words is not exact."""
+    from tokenizers import Tokenizer
+
+    added = (token.content for token in tokenizer.get_added_tokens_decoder().values())
+    is_exact = _is_llama_bpe(tokenizer) and _keeps_words_apart(set(vocabulary)) and not any(map(_has_space, added))
+    return Tokenizer(tokenizer.model) if is_exact else None
+
+
+def _is_llama_bpe(tokenizer: Any) -> bool:
+    model, space = tokenizer.model, TokenCounter.SPACE
+    normalizer = {
+        "type": "Sequence",
+        "normalizers": [
+            {"type": "Prepend", "prepend": space},
+            {"type": "Replace", "pattern": {"String": " "}, "content": space},
+        ],
+    }
+    if type(model).__name__ != "BPE" or not model.byte_fallback or tokenizer.pre_tokenizer:
+        return False
+    by_place = model.dropout or model.ignore_merges or model.continuing_subword_prefix or model.end_of_word_suffix
+    return bool(not by_place and tokenizer.normalizer and _state(tokenizer.normalizer) == normalizer)
+
+
+def _state(part: Any) -> Any:
+    return json.loads(part.__getstate__())
+
+
+def _keeps_words_apart(entries: set[str]) -> bool:
+    singles = {f"<0x{byte:02X}>" for byte in range(256)} | {TokenCounter.SPACE}
+    crosses = re.compile(f"[^{TokenCounter.SPACE}]{TokenCounter.SPACE}|<0x[0-9A-F]{{2}}>.|.<0x[0-9A-F]{{2}}>|\0", re.S)
+    return singles <= entries and not any(map(crosses.search, entries))
+
+
+def _has_space(text: str) -> bool:
+    return " " in text
+
+
+def _word_border(vocabulary: Iterable[str]) -> re.Pattern[str]:
+    """Borders inside a word that no merge crosses: before a sign that never follows an ASCII letter in any entry."""
+    joined = set(re.findall("[A-Za-z]([^A-Za-z\0])", "\0".join(vocabulary)))
+    signs = "".join(sign for sign in string.punctuation + "\n" if sign not in joined)
+    return re.compile(f"(?<=[A-Za-z])(?=[{re.escape(signs)}])")
+
+
+def _irregular_text(tokenizer: Any) -> str:
+    added = (token.content for token in tokenizer.get_added_tokens_decoder().values())
+    return "|".join(map(re.escape, [TokenCounter.SPACE, *added]))
