@@ -5,11 +5,14 @@ Failures are recorded and never cached: the next run asks again.
 """
 
 import asyncio
+import contextlib
 import json
 import os
+import re
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -20,7 +23,12 @@ from nbutils.progress import track
 from nbutils.settings import JudgeModel
 
 ATTEMPTS = 5
-FATAL_STATUS = (400, 401, 403, 404)
+TIMEOUT_SECONDS = 120
+FATAL_STATUS = (400, 401, 402, 403, 404)
+PASSING_STATUS = (408, 409, 429)
+
+_ONE_REQUEST = re.compile("context|too long|longer than|content.?(filter|policy|management)", re.IGNORECASE)
+"""What servers say with status 400 when they refuse this one text and would answer another."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +66,10 @@ class Backend(Protocol):
         """Answer one request; raise StopAskingError when going on is pointless."""
         ...
 
+    async def close(self) -> None:
+        """Let go of connections; a later request opens them anew."""
+        ...
+
 
 class StopAskingError(InputError):
     """An error that every further call would meet as well: a wrong key, no quota, a server that is not there."""
@@ -67,12 +79,22 @@ class StopAskingError(InputError):
 
 
 class Ledger:
-    """Answers on disk, in SQLite with a write-ahead log, safe for several processes."""
+    """Answers on disk, in SQLite with a write-ahead log, safe for several processes.
+
+    Raises InputError for a path that cannot hold one.
+    """
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
+        try:
+            self._open()
+        except (OSError, sqlite3.Error) as error:
+            raise InputError(f"{path}: cannot be used as a ledger ({error}): choose another folder") from None
+
+    def _open(self) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
         # In a notebook the client runs in a second thread while the first one waits for it: one at a time uses this.
-        self._connection = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
+        self._connection = sqlite3.connect(self._path, timeout=60, isolation_level=None, check_same_thread=False)
         self._connection.execute("PRAGMA journal_mode = WAL")
         self._connection.execute("PRAGMA synchronous = NORMAL")
         self._connection.execute(
@@ -91,12 +113,18 @@ class Ledger:
         return found
 
     def write(self, request: Request, reply: Reply) -> None:
-        """Store an answer, or note a failure."""
+        """Store an answer, or note a failure. Raises StopAskingError when the disk takes it no more."""
+        try:
+            self._insert(request, reply)
+        except sqlite3.Error as error:
+            raise StopAskingError(f"{self._path}: cannot be written ({error}): what was answered is kept") from None
+
+    def _insert(self, request: Request, reply: Reply) -> None:
         if reply.text is None:
             entry = (request.key, request.model, reply.error, time.time())
             self._connection.execute("INSERT INTO failures VALUES (?, ?, ?, ?)", entry)
             return
-        asked = json.dumps(asdict(request), ensure_ascii=False)
+        asked = json.dumps(asdict(request))
         row = (request.key, request.model, asked, reply.text, reply.tokens_in, reply.tokens_out, time.time())
         self._connection.execute("INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?, ?, ?, ?)", row)
 
@@ -108,8 +136,8 @@ class Ledger:
 def ask_all(requests: Sequence[Request], backend: Backend, ledger: Ledger, label: str) -> list[Reply]:
     """Answer every request, each different one at most once, from the ledger where it is there.
 
-    The replies are in the order of the requests; a failed call is a Reply with an error. Raises StopAskingError at the first
-    error that all further calls would meet; what was answered until then is in the ledger.
+    The replies are in the order of the requests; a failed call is a Reply with an error. Raises StopAskingError at the
+    first error that all further calls would meet; what was answered until then is in the ledger.
     """
     different = {request.key: request for request in requests}
     known = ledger.find(list(different))
@@ -119,50 +147,59 @@ def ask_all(requests: Sequence[Request], backend: Backend, ledger: Ledger, label
     return [replies[request.key] for request in requests]
 
 
-def _run(work: Any) -> Any:
+def unanswered(requests: Sequence[Request], path: Path) -> list[Request]:
+    """The requests that a run would have to ask: all different ones but those in the ledger at `path`."""
+    different = {request.key: request for request in requests}
+    if not path.is_file():
+        return list(different.values())
+    with contextlib.closing(Ledger(path)) as ledger:
+        known = ledger.find(list(different))
+    return [request for key, request in different.items() if key not in known]
+
+
+def _run(work: Coroutine[Any, Any, Any]) -> Any:
     """Run a coroutine to its end, also inside a notebook, whose thread has an event loop of its own."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
         return asyncio.run(work)
-    from concurrent.futures import ThreadPoolExecutor
-
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(asyncio.run, work).result()
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(work)
+    with contextlib.closing(loop), ThreadPoolExecutor(1) as pool:
+        try:
+            return pool.submit(loop.run_until_complete, task).result()
+        except KeyboardInterrupt:
+            # The notebook's stop button: without this the thread would go on asking, and paying, unseen.
+            loop.call_soon_threadsafe(task.cancel)
+            raise
 
 
 async def _ask_missing(requests: Sequence[Request], backend: Backend, ledger: Ledger, label: str) -> dict[str, Reply]:
-    gate, replies, answered = asyncio.Semaphore(backend.concurrency), {}, []
+    gate, replies = asyncio.Semaphore(backend.concurrency), {}
     progress = track([], label, total=len(requests))
 
     async def ask(request: Request) -> None:
         async with gate:
             replies[request.key] = reply = await backend.complete(request)
-        answered.append((request, reply))
+            # Written down at once, so that a kill costs no more than the calls in flight.
+            ledger.write(request, reply)
         progress.update()
 
-    async def keep_books() -> None:
-        while True:
-            _write_down(ledger, answered)
-            await asyncio.sleep(0.02)
-
-    books = asyncio.create_task(keep_books())
     try:
         async with asyncio.TaskGroup() as group:
             for request in requests:
                 group.create_task(ask(request))
-    except* StopAskingError as stopped:
-        raise stopped.exceptions[0] from None
+    except ExceptionGroup as group:
+        raise _first_input_error(group) from None
     finally:
-        books.cancel()
-        _write_down(ledger, answered)
+        await backend.close()
         progress.close()
     return replies
 
 
-def _write_down(ledger: Ledger, answered: list[tuple[Request, Reply]]) -> None:
-    while answered:
-        ledger.write(*answered.pop(0))
+def _first_input_error(group: ExceptionGroup[Exception]) -> Exception:
+    stopping = group.subgroup(InputError)
+    return stopping.exceptions[0] if stopping else group
 
 
 # --- an OpenAI-compatible endpoint ---------------------------------------------------------------------------------
@@ -172,11 +209,10 @@ class OpenAIBackend:
     """Any OpenAI-compatible server: base URL and model from the settings, the key from the environment only."""
 
     def __init__(self, judge: JudgeModel) -> None:
-        from openai import AsyncOpenAI
-
         self.concurrency = judge.concurrency
-        self._judge = judge
-        self._client = AsyncOpenAI(api_key=read_key(judge), base_url=judge.base_url, max_retries=0, timeout=120)
+        self._judge, self._key = judge, read_key(judge)
+        self._client: Any = None
+        self._has_answered = False
 
     async def complete(self, request: Request) -> Reply:
         """Ask the endpoint, with a bounded number of attempts that honour Retry-After."""
@@ -185,25 +221,53 @@ class OpenAIBackend:
         retrying = tenacity.AsyncRetrying(
             stop=tenacity.stop_after_attempt(ATTEMPTS),
             wait=_wait,
-            retry=tenacity.retry_if_exception(_is_passing),
+            retry=tenacity.retry_if_exception(self._is_passing),
             reraise=True,
         )
         try:
             return await retrying(self._ask, request)
         except Exception as error:
-            _stop_if_final(error, self._judge)
-            return Reply(None, f"{type(error).__name__}: {error}"[:500])
+            said = self._without_key(f"{type(error).__name__}: {error}")
+            _stop_if_final(error, self._judge, said)
+            return Reply(None, said)
+
+    async def close(self) -> None:
+        """Close the connections: they belong to the event loop that is about to end."""
+        if self._client is not None:
+            await self._client.close()
+            self._client = None
 
     async def _ask(self, request: Request) -> Reply:
-        messages: Any = [{"role": role, "content": content} for role, content in request.messages]
-        answer = await self._client.chat.completions.create(
+        messages: Any = [{"role": role, "content": _writable(content)} for role, content in request.messages]
+        answer = await self._connected().chat.completions.create(
             model=request.model, messages=messages, max_tokens=request.max_tokens, temperature=request.temperature
         )
-        if not getattr(answer, "choices", None) or not answer.choices[0].message.content:
+        self._has_answered = True
+        if not getattr(answer, "choices", None) or not (message := answer.choices[0].message) or not message.content:
             return Reply(None, "the endpoint returned no text")
         usage = answer.usage
-        counts = (usage.prompt_tokens, usage.completion_tokens) if usage else (0, 0)
-        return Reply(answer.choices[0].message.content, None, *counts)
+        counts = (usage.prompt_tokens or 0, usage.completion_tokens or 0) if usage else (0, 0)
+        return Reply(_writable(message.content), None, *counts)
+
+    def _connected(self) -> Any:
+        if self._client is None:
+            from openai import AsyncOpenAI
+
+            self._client = AsyncOpenAI(
+                api_key=self._key, base_url=self._judge.base_url, max_retries=0, timeout=TIMEOUT_SECONDS
+            )
+        return self._client
+
+    def _is_passing(self, error: BaseException) -> bool:
+        """Whether another attempt may succeed. A server that was never there will not come."""
+        status = getattr(error, "status_code", None)
+        if status is None:
+            return _is_connection_error(error) and (self._has_answered or not _is_refused(error))
+        return (status in PASSING_STATUS or status >= 500) and "insufficient_quota" not in str(error)
+
+    def _without_key(self, text: str) -> str:
+        # Servers quote the key that they refuse.
+        return text.replace(self._key, f"[{self._judge.key_variable}]")[:500]
 
 
 def read_key(judge: JudgeModel) -> str:
@@ -227,10 +291,19 @@ def _colab_secret(name: str) -> str | None:
         return None
 
 
-def _is_passing(error: BaseException) -> bool:
-    status = getattr(error, "status_code", None)
-    quota = "insufficient_quota" in str(error)
-    return not quota and (status is None or status in (408, 409, 429) or status >= 500)
+def _writable(text: str) -> str:
+    """The text with halves of surrogate pairs, which neither a network nor a database takes, replaced by "?"."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def _is_connection_error(error: BaseException) -> bool:
+    import openai
+
+    return isinstance(error, openai.APIConnectionError)
+
+
+def _is_refused(error: BaseException) -> bool:
+    return _is_connection_error(error) and type(error.__cause__).__name__ == "ConnectError"
 
 
 def _wait(state: Any) -> float:
@@ -240,17 +313,16 @@ def _wait(state: Any) -> float:
     return min(float(given), 120.0) if given.replace(".", "", 1).isdigit() else min(0.5 * 2**state.attempt_number, 30)
 
 
-def _stop_if_final(error: Exception, judge: JudgeModel) -> None:
+def _stop_if_final(error: Exception, judge: JudgeModel, said: str) -> None:
     status, where = getattr(error, "status_code", None), judge.base_url or "the default endpoint"
     if status in (401, 403):
         raise StopAskingError(f"{where} refuses the key in {judge.key_variable} (HTTP {status}): correct it") from None
-    if status in FATAL_STATUS:
-        raise StopAskingError(
-            f"{where} refuses the request (HTTP {status}): check model '{judge.model}' and base_url"
-        ) from None
-    if "insufficient_quota" in str(error):
+    if status == 402 or "insufficient_quota" in str(error):
         raise StopAskingError(f"{where}: the quota of the key in {judge.key_variable} is used up") from None
-    if type(error).__name__ == "APIConnectionError":
+    if status in FATAL_STATUS and not _ONE_REQUEST.search(str(error)):
+        mend = f"check model '{judge.model}' and base_url"
+        raise StopAskingError(f"{where} refuses the request ({said}): {mend}") from None
+    if _is_refused(error):
         raise StopAskingError(f"{where} cannot be reached: is the server running and base_url right?") from None
 
 
@@ -268,3 +340,6 @@ class LocalBackend:
     async def complete(self, request: Request) -> Reply:
         """Answer at once."""
         return Reply(self._answer(request))
+
+    async def close(self) -> None:
+        """There is nothing to let go of."""

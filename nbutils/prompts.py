@@ -137,15 +137,12 @@ def _ids(tokenizer: Any, text: str) -> list[int]:
 
 
 def _response_ids(row: Row, prompt: str, tokenizer: Any, style: str) -> list[int]:
-    """A response that begins with a space goes after the prompt's last character (a colon), which is then taken off.
-
-    Alone it would get one token too many from a tokenizer that begins every text with a space, as Llama's does.
-    """
+    # Llama's tokenizer begins every text with a space: alone, " Yes" would become one token more than it is behind the
+    # colon of "ASSISTANT:". So the colon goes along and is taken off again.
     response = response_text(row, style)
-    if not response.startswith(" "):
-        return _ids(tokenizer, response)
-    border = _ids(tokenizer, prompt[-1])
-    return _ids(tokenizer, prompt[-1] + response)[len(border) :]
+    border, both = _ids(tokenizer, prompt[-1]), _ids(tokenizer, prompt[-1] + response)
+    is_apart = style == "paper" and both[: len(border)] == border
+    return both[len(border) :] if is_apart else _ids(tokenizer, response)
 
 
 def encode_prompt(prompt: EvalPrompt, tokenizer: Any, style: str) -> list[int]:
