@@ -19,7 +19,7 @@ import numpy as np
 from nbutils import data
 from nbutils.errors import InputError
 from nbutils.rows import Row
-from nbutils.settings import Profile
+from nbutils.settings import Profile, load_profile
 from nbutils.topk import check_k, per_row, top_k
 
 POOLS = {"alpaca": "alpaca-52k", "evol": "evol-70k", "openhermes": "openhermes-2.5", "sample": "sample"}
@@ -79,6 +79,18 @@ def pool_source(arm: Arm, profile: Profile) -> str:
 
 
 # --- the profile with what is at hand ------------------------------------------------------------------------------
+
+
+def load(profile: str | Profile) -> Profile:
+    """A profile by name or path, or as it is."""
+    return profile if isinstance(profile, Profile) else load_profile(profile)
+
+
+def prepare(profile: str | Profile, arm: str | None = None) -> tuple[Profile, str]:
+    """The profile with what is at hand, and the name of the arm to run in it (the judging's target by default)."""
+    given = load(profile)
+    chosen = with_data_at_hand(given)
+    return chosen, resolve_arm(arm or given.judging.target, given, chosen)
 
 
 def with_data_at_hand(profile: Profile) -> Profile:

@@ -9,14 +9,12 @@ from nbutils import ROOT, arms, artifacts, finetune, models
 from nbutils.artifacts import Manifest, Plan
 from nbutils.devices import choose_precision
 from nbutils.errors import InputError
-from nbutils.settings import Capabilities, Profile, load_profile
+from nbutils.settings import Capabilities, Profile
 
 
 def plan(profile: str | Profile, arm: str, seed: int) -> Plan:
     """What stage 08 would measure."""
-    given = load_profile(profile) if isinstance(profile, str) else profile
-    chosen = arms.with_data_at_hand(given)
-    name = arms.resolve_arm(arm, given, chosen)
+    chosen, name = arms.prepare(profile, arm)
     settings = _settings(chosen)
     inputs = {"finetune": artifacts.upstream(finetune.plan(chosen, name, seed)), "tasks": _hash_tasks(settings)}
     folder = artifacts.stage_folder(chosen.name, "capabilities", name, seed)
@@ -25,12 +23,11 @@ def plan(profile: str | Profile, arm: str, seed: int) -> Plan:
 
 def run(profile: str | Profile, arm: str, seed: int = 42) -> Manifest:
     """Measure the profile's tasks on an arm: `capabilities.csv` with each metric and its standard error."""
-    given = load_profile(profile) if isinstance(profile, str) else profile
-    chosen = arms.with_data_at_hand(given)
+    chosen, name = arms.prepare(profile, arm)
     if importlib.util.find_spec("lm_eval") is None:
         raise InputError("stage 08 needs lm-evaluation-harness: pip install -r requirements-benchmarks.txt")
-    tuned = finetune.run(given, arm, seed)
-    return artifacts.complete(plan(given, arm, seed), functools.partial(_measure, chosen, tuned, seed))
+    tuned = finetune.run(chosen, name, seed)
+    return artifacts.complete(plan(chosen, name, seed), functools.partial(_measure, chosen, tuned, seed))
 
 
 def _settings(profile: Profile) -> Capabilities:

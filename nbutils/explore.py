@@ -17,7 +17,7 @@ from nbutils.artifacts import Manifest, Plan
 from nbutils.describe import PUBLISHED, Counted, Pool, Record
 from nbutils.errors import ArgumentParser, InputError, exits_cleanly
 from nbutils.rows import Row
-from nbutils.settings import Profile, load_profile
+from nbutils.settings import Profile
 
 DATASETS = (
     "alpaca-52k",
@@ -79,7 +79,7 @@ def plan(profile: str | Profile, arm: str = "all", seed: int = 42) -> Plan:
     """What stage 01 would write. Its only arm is `all`, since it looks at every dataset at hand."""
     if arm != "all":
         raise InputError(f"explore looks at all datasets together: its only arm is 'all', not '{arm}'")
-    chosen = arms.with_data_at_hand(load_profile(profile) if isinstance(profile, str) else profile)
+    chosen = arms.with_data_at_hand(arms.load(profile))
     fetch_small(chosen)
     selected = pools(chosen)
     inputs = {name: _fingerprint(name) for name in (*selected, *DATASETS) if _is_there(name)}

@@ -12,14 +12,12 @@ from nbutils import arms, artifacts, model_card, models, prompts, select
 from nbutils.artifacts import Manifest, Plan
 from nbutils.devices import Precision, choose_precision, peak_memory_gb
 from nbutils.prompts import IGNORED, Example
-from nbutils.settings import Profile, load_profile
+from nbutils.settings import Profile
 
 
 def plan(profile: str | Profile, arm: str, seed: int) -> Plan:
     """What stage 04 would train for an arm."""
-    given = load_profile(profile) if isinstance(profile, str) else profile
-    chosen = arms.with_data_at_hand(given)
-    name = arms.resolve_arm(arm, given, chosen)
+    chosen, name = arms.prepare(profile, arm)
     inputs = {
         "select": artifacts.upstream(select.plan(chosen, name, seed)),
         "base": models.base_fingerprint(chosen, seed),
@@ -30,11 +28,10 @@ def plan(profile: str | Profile, arm: str, seed: int) -> Plan:
 
 def run(profile: str | Profile, arm: str, seed: int = 42) -> Manifest:
     """Train on an arm's rows: `adapter/` (or `model/`), `loss.csv`, and the counts in the manifest."""
-    given = load_profile(profile) if isinstance(profile, str) else profile
-    chosen = arms.with_data_at_hand(given)
-    selected = select.run(given, arm, seed)
+    chosen, name = arms.prepare(profile, arm)
+    selected = select.run(chosen, name, seed)
     models.base_location(chosen, seed)
-    planned = plan(given, arm, seed)
+    planned = plan(chosen, name, seed)
     return artifacts.complete(planned, functools.partial(_train, chosen, selected, planned))
 
 

@@ -11,7 +11,7 @@ from nbutils.artifacts import Manifest, Plan
 from nbutils.devices import choose_precision
 from nbutils.progress import track
 from nbutils.rows import EvalPrompt
-from nbutils.settings import Generation, Profile, load_profile
+from nbutils.settings import Generation, Profile
 
 
 class Question(NamedTuple):
@@ -23,9 +23,7 @@ class Question(NamedTuple):
 
 def plan(profile: str | Profile, arm: str, seed: int) -> Plan:
     """What stage 05 would answer with an arm's model."""
-    given = load_profile(profile) if isinstance(profile, str) else profile
-    chosen = arms.with_data_at_hand(given)
-    name = arms.resolve_arm(arm, given, chosen)
+    chosen, name = arms.prepare(profile, arm)
     inputs = {"finetune": artifacts.upstream(finetune.plan(chosen, name, seed))}
     inputs |= {f"test set {test_set}": fingerprint_test_set(test_set) for test_set in chosen.generation.test_sets}
     folder = artifacts.stage_folder(chosen.name, "generate", name, seed)
@@ -41,10 +39,9 @@ def fingerprint_test_set(name: str) -> str:
 
 def run(profile: str | Profile, arm: str, seed: int = 42) -> Manifest:
     """Answer the profile's test sets: `answers.jsonl` (design: one object a prompt, in the test sets' order)."""
-    given = load_profile(profile) if isinstance(profile, str) else profile
-    chosen = arms.with_data_at_hand(given)
-    tuned = finetune.run(given, arm, seed)
-    planned = plan(given, arm, seed)
+    chosen, name = arms.prepare(profile, arm)
+    tuned = finetune.run(chosen, name, seed)
+    planned = plan(chosen, name, seed)
     return artifacts.complete(planned, functools.partial(_answer_all, chosen, tuned, planned))
 
 

@@ -6,19 +6,18 @@
 ANSWERS_A is the target, ANSWERS_B the baseline. Re-running continues: what was answered is in DIR/ledger.sqlite.
 """
 
-import argparse
+import contextlib
 import functools
 import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nbutils import arms, artifacts, data, generate, judges, lengths, llm, prices, stats
+from nbutils import arms, artifacts, data, generate, judges, lengths, llm, stats
 from nbutils.artifacts import Manifest, Plan
-from nbutils.errors import InputError, exits_cleanly
-from nbutils.files import open_records
+from nbutils.errors import InputError
 from nbutils.llm import Ledger, Reply, Request
-from nbutils.settings import JudgeModel, Profile, load_profile
+from nbutils.settings import JudgeModel, Profile
 from nbutils.verdicts import parse_scores, verdict
 
 __all__ = ["parse_scores", "verdict"]
@@ -183,9 +182,7 @@ def inconsistency(judgments: Iterable[dict[str, Any]]) -> float:
 
 def plan(profile: str | Profile, arm: str, seed: int) -> Plan:
     """What stage 06 would judge: an arm's answers against those of every baseline, by every judge."""
-    given = load_profile(profile) if isinstance(profile, str) else profile
-    chosen = arms.with_data_at_hand(given)
-    name = arms.resolve_arm(arm, given, chosen)
+    chosen, name = arms.prepare(profile, arm)
     sides = dict.fromkeys((name, *chosen.judging.baselines))
     inputs = {f"answers {side}": artifacts.upstream(generate.plan(chosen, side, seed)) for side in sides}
     folder = artifacts.stage_folder(chosen.name, "judge", name, seed)
@@ -195,9 +192,7 @@ def plan(profile: str | Profile, arm: str, seed: int) -> Plan:
 
 def run(profile: str | Profile, arm: str | None = None, seed: int = 42) -> Manifest:
     """Judge an arm (the profile's target by default) against every baseline: `judgments.jsonl`, `summary.csv`."""
-    given = load_profile(profile) if isinstance(profile, str) else profile
-    chosen = arms.with_data_at_hand(given)
-    name = arms.resolve_arm(arm or given.judging.target, given, chosen)
+    chosen, name = arms.prepare(profile, arm)
     answers = {side: generate.run(chosen, side, seed) for side in dict.fromkeys((name, *chosen.judging.baselines))}
     planned = plan(chosen, name, seed)
     return artifacts.complete(planned, functools.partial(_judge_all, chosen, name, answers))
@@ -209,15 +204,14 @@ def load_judgments(manifest: Manifest) -> list[dict[str, Any]]:
 
 
 def _judge_all(profile: Profile, name: str, answers: dict[str, Manifest], folder: Path) -> dict[str, Any]:
-    ledger = Ledger(artifacts.runs_folder() / profile.name / "ledger.sqlite")
     mine = generate.load_answers(answers[name])
-    references = _references({answer["test_set"] for answer in mine})
+    references = load_references(profile.generation.test_sets)
     judgments = []
-    for baseline in profile.judging.baselines:
-        pairs = match_answers(mine, generate.load_answers(answers[baseline]), references)
-        for judge in profile.judging.judges:
-            judgments += judge_pairs(pairs, judge, ledger)
-    ledger.close()
+    with contextlib.closing(Ledger(artifacts.runs_folder() / profile.name / "ledger.sqlite")) as ledger:
+        for baseline in profile.judging.baselines:
+            pairs = match_answers(mine, generate.load_answers(answers[baseline]), references)
+            for judge in profile.judging.judges:
+                judgments += judge_pairs(pairs, judge, ledger)
     return write_judgments(folder, judgments)
 
 
@@ -230,7 +224,8 @@ def write_judgments(folder: Path, judgments: Sequence[dict[str, Any]]) -> dict[s
     return {"outputs": ["judgments.jsonl", "summary.csv"], "asked": len(judgments), **calls}
 
 
-def _references(test_sets: Iterable[str]) -> dict[tuple[str, str], str]:
+def load_references(test_sets: Iterable[str]) -> dict[tuple[str, str], str]:
+    """Reference answers of test sets by (test set, prompt id), "" where a prompt has none."""
     found = (prompt for name in test_sets for prompt in data.load_prompts(name))
     return {(prompt.test_set, prompt.id): prompt.reference for prompt in found}
 
@@ -238,11 +233,17 @@ def _references(test_sets: Iterable[str]) -> dict[tuple[str, str], str]:
 def match_answers(
     mine: Sequence[dict[str, Any]], theirs: Sequence[dict[str, Any]], references: dict[tuple[str, str], str]
 ) -> list[Pair]:
-    """Pair the answers to the same prompt. Raises InputError where the two files share no prompt."""
+    """Pair the answers to the same prompt.
+
+    Raises InputError where the two sides share no prompt, or give one id to two different prompts.
+    """
     other = {(answer["test_set"], answer["id"]): answer for answer in theirs}
     shared = [answer for answer in mine if (answer["test_set"], answer["id"]) in other]
     if not shared:
         raise InputError("the two answer files share no prompt (test_set and id): they answer different test sets")
+    for answer in shared:
+        if answer["prompt"].strip() != other[answer["test_set"], answer["id"]]["prompt"].strip():
+            raise InputError(f"prompt '{answer['id']}' is not the same text on both sides: match the ids")
     return [_pair(answer, other[answer["test_set"], answer["id"]], references) for answer in shared]
 
 
@@ -255,106 +256,11 @@ def _pair(mine: dict[str, Any], theirs: dict[str, Any], references: dict[tuple[s
 # --- the command ---------------------------------------------------------------------------------------------------
 
 
-def read_answers(path: Path) -> list[dict[str, Any]]:
-    """Read an answer file of anybody's making; raises InputError naming the row and the missing or faulty key."""
-    answers: list[dict[str, Any]] = []
-    for first, records in open_records(path).batches():
-        answers += [_checked_answer(path, number, record) for number, record in enumerate(records, first)]
-    keys = [(answer["test_set"], answer["id"]) for answer in answers]
-    if doubled := next((key for key in keys if keys.count(key) > 1), None) if len(set(keys)) < len(keys) else None:
-        raise InputError(f"{path}: prompt '{doubled[1]}' of '{doubled[0]}' is answered twice: keep one answer")
-    if not answers:
-        raise InputError(f"{path}: no answers")
-    return answers
-
-
-def _checked_answer(path: Path, number: int, record: dict[str, Any]) -> dict[str, Any]:
-    answer = {"test_set": "", "arm": path.stem, **record}
-    for key in ("id", "prompt", "response"):
-        if key not in answer:
-            raise InputError(f"{path}: row {number}: no '{key}': an answer needs id, prompt and response")
-    answer["id"] = str(answer["id"])
-    for key in ("prompt", "response", "test_set", "arm"):
-        if not isinstance(answer[key], str):
-            raise InputError(f"{path}: row {number}: '{key}' is {type(answer[key]).__name__}, not text")
-    return answer
-
-
-def judge_files(mine: Path, theirs: Path, judge: JudgeModel, out: Path, references: Path | None) -> dict[str, Any]:
-    """Judge two answer files into a folder; re-running continues. Returns the counts."""
-    pairs = pairs_of_files(mine, theirs, judge, references)
-    ledger = Ledger(out / "ledger.sqlite")
-    judgments = judge_pairs(pairs, judge, ledger)
-    ledger.close()
-    return write_judgments(out, judgments)
-
-
-def pairs_of_files(mine: Path, theirs: Path, judge: JudgeModel, references: Path | None) -> list[Pair]:
-    """Read and match two answer files, with reference answers where the judge needs them."""
-    target, baseline = read_answers(mine), read_answers(theirs)
-    known = _own_references(references) if references else {}
-    if judge.kind == "reference" and not references:
-        known = _references({answer["test_set"] for answer in target} & {"sample", *data.sources_of("prompts")})
-    pairs = match_answers(target, baseline, known)
-    if judge.kind == "reference" and (without := [pair.id for pair in pairs if not pair.reference]):
-        raise InputError(f"no reference answer for prompt '{without[0]}': give --references, or choose another judge")
-    return pairs
-
-
-def _own_references(path: Path) -> dict[tuple[str, str], str]:
-    prompts = data.load_prompts(str(path))
-    return {(prompt.test_set, prompt.id): prompt.reference for prompt in prompts} | {
-        ("", prompt.id): prompt.reference for prompt in prompts
-    }
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m nbutils.judge", description="Judge two answer files, both orders.")
-    parser.add_argument("answers_a", metavar="ANSWERS_A", type=Path, help="answers of the target (JSONL)")
-    parser.add_argument("answers_b", metavar="ANSWERS_B", type=Path, help="answers of the baseline (JSONL)")
-    controls = ", ".join(judges.CONTROLS)
-    parser.add_argument("--judge", required=True, help=f"{controls}, or the model name of an endpoint")
-    parser.add_argument("--base-url", help="OpenAI-compatible endpoint (default: the openai package's own)")
-    parser.add_argument("--key-variable", default="OPENAI_API_KEY", help="environment variable that holds the key")
-    parser.add_argument("--concurrency", type=int, default=8, help="calls in flight (default 8)")
-    parser.add_argument("--references", type=Path, help="prompts with reference answers, for --judge reference")
-    parser.add_argument("-o", "--out", type=Path, required=True, help="folder for judgments.jsonl and summary.csv")
-    parser.add_argument("--dry-run", action="store_true", help="say calls, tokens and price, and ask nobody")
-    parser.add_argument("--max-cost", type=float, metavar="USD", help="refuse to start above this price")
-    return parser
-
-
-def _judge_of(given: argparse.Namespace) -> JudgeModel:
-    if given.judge in judges.CONTROLS:
-        return JudgeModel(name=given.judge, kind=given.judge)
-    if given.concurrency < 1:
-        raise InputError(f"--concurrency {given.concurrency}: at least one call must be in flight")
-    return JudgeModel(
-        name=given.judge,
-        kind="openai",
-        model=given.judge,
-        base_url=given.base_url,
-        key_variable=given.key_variable,
-        concurrency=given.concurrency,
-    )
-
-
-@exits_cleanly
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point of `python -m nbutils.judge`."""
-    given = _parser().parse_args(arguments)
-    judge = _judge_of(given)
-    pairs = pairs_of_files(given.answers_a, given.answers_b, judge, given.references)
-    requests = [build_request(pair, order, judge) for pair in pairs for order in ORDERS]
-    cost = prices.estimate(requests, judge)
-    if given.dry_run:
-        return print(cost.describe())
-    cost.check_ceiling(given.max_cost)
-    facts = judge_files(given.answers_a, given.answers_b, judge, given.out, given.references)
-    print(f"{given.out}: {', '.join(f'{key} {value}' for key, value in facts.items() if key != 'outputs')}")
-    for row in summarise(artifacts.read_jsonl(given.out / "judgments.jsonl"))[:2]:
-        shares = f"win {row['win']}, tie {row['tie']}, lose {row['lose']}, unscored {row['unscored']}"
-        print(f"rule {row['rule']}: {shares}; net win {row['net_win']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]")
+    """Entry point of `python -m nbutils.judge`; the command itself is in nbutils/judge_files.py."""
+    from nbutils import judge_files
+
+    judge_files.main(arguments)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ JUDGMENTS is a JSON-lines or Parquet file with one row per order: id, preference
 len_arm, len_baseline, and where there are several of them test_set, arm, baseline, judge, order.
 """
 
-import argparse
 import functools
 import itertools
 import math
@@ -18,12 +17,13 @@ import numpy as np
 
 from nbutils import arms, artifacts, data, judge
 from nbutils.artifacts import Manifest, Plan
-from nbutils.errors import InputError, exits_cleanly
+from nbutils.errors import ArgumentParser, InputError, exits_cleanly
 from nbutils.files import open_records
-from nbutils.settings import Profile, load_profile
+from nbutils.length_control import Numbers, length_controlled_win_rate, mean_with_interval
+from nbutils.settings import Profile
 from nbutils.stats import Estimate
 
-Numbers = np.ndarray[Any, np.dtype[np.float64]]
+__all__ = ["length_controlled_win_rate", "mean_with_interval"]
 
 MATCHED = 0.10
 """Answers whose lengths differ by less than this share of the longer one count as equally long."""
@@ -50,100 +50,6 @@ class Items(NamedTuple):
         return np.log(np.maximum(self.len_arm, 1)) - np.log(np.maximum(self.len_baseline, 1))
 
 
-# --- estimators ----------------------------------------------------------------------------------------------------
-
-
-def length_controlled_win_rate(
-    preference: Sequence[float] | Numbers,
-    len_model: Sequence[float] | Numbers,
-    len_baseline: Sequence[float] | Numbers,
-    difficulty: Sequence[float] | Numbers | None = None,
-    clusters: Sequence[Any] | None = None,
-) -> Estimate:
-    """Win rate in 0..1 that would remain if both answers had the same length, with its 95% interval.
-
-    In the manner of length-controlled AlpacaEval (Dubois et al., 2404.04475): a logistic model of the preference on
-    tanh of the standardised length difference and, where given, the instruction's difficulty, read off at length
-    difference 0 and averaged over the items. Fractional preferences are allowed. Two pseudo-items of half weight with
-    preference 1/2 keep the fit finite when length separates the verdicts. Robust (or, with `clusters`, cluster-robust)
-    standard errors, delta method on the logit scale. All arguments have shape (n,); NaN preferences are left out.
-    Raises InputError for unequal lengths, preferences outside 0..1 or fewer than 3 items.
-    """
-    y, delta, more, groups = _checked_items(preference, len_model, len_baseline, difficulty, clusters)
-    if np.all(y == y[0]) and y[0] in (0.0, 1.0):
-        return Estimate(float(y[0]), float(y[0]), float(y[0]), len(y), "all items agree")
-    design = np.column_stack([np.ones(len(y)), _standardise(delta), *([more] if more is not None else [])])
-    fitted = _fit_logistic(y, design, groups)
-    at_zero = design.copy()
-    at_zero[:, 1] = 0.0
-    value, low, high = _predict_mean(fitted, at_zero)
-    return Estimate(value, low, high, len(y), "logistic in tanh(length difference), read off at 0")
-
-
-def _checked_items(
-    preference: Any, len_model: Any, len_baseline: Any, difficulty: Any, clusters: Any
-) -> tuple[Numbers, Numbers, Numbers | None, Any]:
-    y = np.asarray(preference, dtype=float)
-    columns = {"len_model": len_model, "len_baseline": len_baseline, "difficulty": difficulty, "clusters": clusters}
-    for name, column in columns.items():
-        if column is not None and len(column) != len(y):
-            raise InputError(f"{name} has {len(column)} items, preference has {len(y)}: they must match")
-    use = ~np.isnan(y)
-    if use.sum() < 3:
-        raise InputError(f"{int(use.sum())} judged items: a length-controlled rate needs at least 3")
-    if np.any((y[use] < 0) | (y[use] > 1)):
-        raise InputError("preferences must lie between 0 and 1")
-    delta = np.asarray(len_model, dtype=float) - np.asarray(len_baseline, dtype=float)
-    more = None if difficulty is None else np.asarray(difficulty, dtype=float)[use]
-    groups = None if clusters is None else np.unique(np.asarray(clusters), return_inverse=True)[1][use]
-    return y[use], delta[use], more, groups
-
-
-def _standardise(delta: Numbers) -> Numbers:
-    # Divided by its spread and not centred: 0 has to stay "equally long".
-    spread = delta.std()
-    return np.tanh(delta / spread) if spread > 0 else np.zeros_like(delta)
-
-
-def _fit_logistic(y: Numbers, design: Numbers, groups: Any) -> Any:
-    from statsmodels.genmod.families import Binomial
-    from statsmodels.genmod.generalized_linear_model import GLM
-
-    pseudo = np.zeros((2, design.shape[1]))
-    pseudo[:, 0], pseudo[:, 1] = 1.0, (1.0, -1.0)
-    weights = np.append(np.ones(len(y)), [0.5, 0.5])
-    # A column without spread (all lengths equal) would make the design singular.
-    used = [0, *(i for i in range(1, design.shape[1]) if np.ptp(design[:, i]) > 0)]
-    stacked = np.vstack([design, pseudo])[:, used]
-    model = GLM(np.append(y, [0.5, 0.5]), stacked, family=Binomial(), freq_weights=weights)
-    if groups is None:
-        robust = model.fit(cov_type="HC0")
-    else:
-        all_groups = np.append(groups, [groups.max() + 1, groups.max() + 2])
-        robust = model.fit(cov_type="cluster", cov_kwds={"groups": all_groups})
-    return robust.params, robust.cov_params(), used
-
-
-def _predict_mean(fitted: Any, design: Numbers) -> tuple[float, float, float]:
-    coefficients, covariance, used = fitted
-    probability = 1 / (1 + np.exp(-design[:, used] @ coefficients))
-    value = float(probability.mean())
-    gradient = (probability * (1 - probability)) @ design[:, used] / len(probability)
-    error = float(np.sqrt(gradient @ covariance @ gradient))
-    logit, scale = math.log(value / (1 - value)), error / (value * (1 - value))
-    low, high = (1 / (1 + math.exp(-(logit + z * scale))) for z in (-1.96, 1.96))
-    return value, low, high
-
-
-def mean_with_interval(values: Numbers) -> Estimate:
-    """Mean of preferences with a normal 95% interval over prompts, cut to 0..1."""
-    if len(values) == 0:
-        return Estimate(math.nan, math.nan, math.nan, 0, "no item")
-    value = float(values.mean())
-    margin = 1.96 * float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else 1.0
-    return Estimate(value, max(0.0, value - margin), min(1.0, value + margin), len(values), "mean over prompts")
-
-
 # --- a judgments file ----------------------------------------------------------------------------------------------
 
 
@@ -157,17 +63,33 @@ def read_judgments(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+_OPTIONAL = {"test_set": "", "arm": "arm", "baseline": "baseline", "judge": "judge", "order": "arm_first"}
+
+
 def _checked_judgment(path: Path, number: int, record: dict[str, Any]) -> dict[str, Any]:
-    row = {"test_set": "", "arm": "arm", "baseline": "baseline", "judge": "judge", "order": "arm_first", **record}
+    row = _OPTIONAL | {key: value for key, value in record.items() if key not in _OPTIONAL or value is not None}
     for key in ("id", "preference", "len_arm", "len_baseline"):
         if key not in row:
             raise InputError(f"{path}: row {number}: no '{key}': id, preference, len_arm and len_baseline are needed")
-    for key in ("preference", "len_arm", "len_baseline"):
-        if not _is_number(row[key]) and not (key == "preference" and row[key] is None):
-            raise InputError(f"{path}: row {number}: '{key}' is {row[key]!r}, not a number")
-    if _is_number(row["preference"]) and not 0 <= row["preference"] <= 1:
-        raise InputError(f"{path}: row {number}: preference {row['preference']} is outside 0..1")
+    for key in ("id", *_OPTIONAL):
+        if not isinstance(row[key], str | int | float):
+            raise InputError(f"{path}: row {number}: '{key}' is {row[key]!r}, neither text nor a number")
+    is_judged = row.get("status") not in ("unparsed", "failed")
+    row["preference"] = _checked_preference(row["preference"], f"{path}: row {number}: ") if is_judged else None
+    for key in ("len_arm", "len_baseline"):
+        if not _is_number(row[key]) or row[key] < 0:
+            raise InputError(f"{path}: row {number}: '{key}' is {row[key]!r}, not a length")
     return row
+
+
+def _checked_preference(value: Any, place: str) -> float | None:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None  # tables write what is missing as NaN
+    if not _is_number(value):
+        raise InputError(f"{place}'preference' is {value!r}, not a number")
+    if not 0 <= value <= 1:
+        raise InputError(f"{place}preference {value} is outside 0..1")
+    return float(value)
 
 
 def _is_number(value: Any) -> bool:
@@ -183,21 +105,26 @@ def comparisons(rows: Iterable[dict[str, Any]]) -> dict[tuple[str, str, str], li
 
 
 def to_items(rows: Iterable[dict[str, Any]]) -> Items:
-    """One item per prompt: the mean preference over its judged orders, and what the order alone did to it."""
-    prompts: dict[tuple[str, str], dict[str, Any]] = {}
+    """One item per prompt: the mean preference over its judged orders, and what the order alone did to it.
+
+    An order that was judged several times (or a file that does not name its orders) counts by its mean.
+    """
+    sizes: dict[tuple[Any, Any], tuple[float, float]] = {}
+    judged: dict[tuple[Any, Any], dict[Any, list[float]]] = {}
     for row in rows:
         if row["preference"] is not None:
-            item = prompts.setdefault((row["test_set"], row["id"]), {"lengths": (row["len_arm"], row["len_baseline"])})
-            item[row["order"]] = row["preference"]
-    found = [_item(item) for item in prompts.values()]
+            key = row["test_set"], row["id"]
+            sizes.setdefault(key, (row["len_arm"], row["len_baseline"]))
+            judged.setdefault(key, {}).setdefault(row["order"], []).append(row["preference"])
+    found = [_item(orders, *sizes[key]) for key, orders in judged.items()]
     return Items(*np.array(found, dtype=float).reshape(len(found), 4).T)
 
 
-def _item(item: dict[str, Any]) -> tuple[float, float, float, float]:
-    given = [item[order] for order in judge.ORDERS if order in item]
-    both = len(given) == len(judge.ORDERS)
-    position = (item["arm_first"] - item["baseline_first"]) / 2 if both else math.nan
-    return sum(given) / len(given), *item["lengths"], position
+def _item(orders: dict[Any, list[float]], len_arm: float, len_baseline: float) -> tuple[float, float, float, float]:
+    means = {order: sum(given) / len(given) for order, given in orders.items()}
+    both = set(judge.ORDERS) <= set(means)
+    position = (means["arm_first"] - means["baseline_first"]) / 2 if both else math.nan
+    return sum(means.values()) / len(means), len_arm, len_baseline, position
 
 
 def analyse(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -313,9 +240,7 @@ def _cherry_orders(record: dict[str, Any]) -> list[dict[str, Any]]:
 
 def plan(profile: str | Profile, arm: str | None = None, seed: int = 42) -> Plan:
     """What stage 07 would analyse: an arm's judgments."""
-    given = load_profile(profile) if isinstance(profile, str) else profile
-    chosen = arms.with_data_at_hand(given)
-    name = arms.resolve_arm(arm or given.judging.target, given, chosen)
+    chosen, name = arms.prepare(profile, arm)
     inputs = {"judge": artifacts.upstream(judge.plan(chosen, name, seed))}
     folder = artifacts.stage_folder(chosen.name, "length_bias", name, seed)
     return Plan("length_bias", chosen.name, name, seed, folder, {"matched": MATCHED, "bins": BIN_EDGES}, inputs)
@@ -323,9 +248,9 @@ def plan(profile: str | Profile, arm: str | None = None, seed: int = 42) -> Plan
 
 def run(profile: str | Profile, arm: str | None = None, seed: int = 42) -> Manifest:
     """Analyse an arm's judgments: `length_bias.csv`, one row per judge and baseline, and `bins.csv`."""
-    given = load_profile(profile) if isinstance(profile, str) else profile
-    judged = judge.run(given, arm, seed)
-    return artifacts.complete(plan(given, arm, seed), functools.partial(_analyse_all, judged))
+    chosen, name = arms.prepare(profile, arm)
+    judged = judge.run(chosen, name, seed)
+    return artifacts.complete(plan(chosen, name, seed), functools.partial(_analyse_all, judged))
 
 
 def _analyse_all(judged: Manifest, folder: Path) -> dict[str, Any]:
@@ -367,7 +292,7 @@ def _interval(row: dict[str, Any], name: str) -> str:
 @exits_cleanly
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of `python -m nbutils.length_bias`."""
-    parser = argparse.ArgumentParser(prog="python -m nbutils.length_bias", description="Length analysis of judgments.")
+    parser = ArgumentParser(prog="python -m nbutils.length_bias", description="Length analysis of judgments.")
     parser.add_argument("judgments", metavar="JUDGMENTS", type=Path, help="JSON lines or Parquet, one row per order")
     parser.add_argument("-o", "--out", type=Path, help="also write the table as CSV")
     given = parser.parse_args(arguments)

@@ -16,7 +16,7 @@ from nbutils.artifacts import Manifest, Plan
 from nbutils.errors import InputError
 from nbutils.llm import Ledger, LocalBackend, OpenAIBackend, Request
 from nbutils.rows import Row
-from nbutils.settings import Profile, Refining, load_profile
+from nbutils.settings import Profile, Refining
 
 OPEN, CLOSE = "[Better Answer]", "[End]"
 
@@ -30,19 +30,19 @@ _TASK = (
 STAND_IN = "scripted stand-in"
 
 
-def describe(settings: Refining) -> str:
-    """One line that says who rewrites."""
+def describe(profile: str | Profile) -> str:
+    """One line that says who rewrites how many rows."""
+    settings = _settings(arms.load(profile))
+    rows = f"{settings.rows:,}" if settings.rows else "all"
     if settings.refiner is None:
-        return f"No endpoint is set, so a {STAND_IN} rewrites {settings.rows or 'all'} rows: it improves nothing."
-    return f"{settings.refiner.model} rewrites {settings.rows or 'all'} rows."
+        return f"No endpoint is set, so a {STAND_IN} rewrites {rows} rows: it improves nothing."
+    return f"{settings.refiner.model} rewrites {rows} rows."
 
 
 def plan(profile: str | Profile, arm: str | None = None, seed: int = 42) -> Plan:
     """What stage 03 would rewrite."""
-    given = load_profile(profile) if isinstance(profile, str) else profile
-    chosen = arms.with_data_at_hand(given)
+    chosen, name = _prepare(profile, arm)
     settings = _settings(chosen)
-    name = arms.resolve_arm(arm, given, chosen) if arm else settings.arm
     inputs = {"select": artifacts.upstream(select.plan(chosen, name, seed))}
     made_of = {**settings.model_dump(), "prompt": artifacts.sha256_json([_SYSTEM, _TASK])}
     folder = artifacts.stage_folder(chosen.name, "refine", name, seed)
@@ -51,11 +51,9 @@ def plan(profile: str | Profile, arm: str | None = None, seed: int = 42) -> Plan
 
 def run(profile: str | Profile, arm: str | None = None, seed: int = 42) -> Manifest:
     """Rewrite an arm's responses: `refined.jsonl`, one object a row with both versions and what became of it."""
-    given = load_profile(profile) if isinstance(profile, str) else profile
-    chosen = arms.with_data_at_hand(given)
-    planned_name = arms.resolve_arm(arm, given, chosen) if arm else _settings(chosen).arm
-    selected = select.run(chosen, planned_name, seed)
-    return artifacts.complete(plan(given, arm, seed), functools.partial(_refine, chosen, selected))
+    chosen, name = _prepare(profile, arm)
+    selected = select.run(chosen, name, seed)
+    return artifacts.complete(plan(chosen, name, seed), functools.partial(_refine, chosen, selected))
 
 
 def rewritten_rows(profile: Profile, arm: str, seed: int, rows: Sequence[Row]) -> list[Row]:
@@ -67,6 +65,11 @@ def rewritten_rows(profile: Profile, arm: str, seed: int, rows: Sequence[Row]) -
 def load_refined(manifest: Manifest) -> list[dict[str, Any]]:
     """The records that a finished rewriting holds."""
     return artifacts.read_jsonl(manifest.path("refined.jsonl"))
+
+
+def _prepare(profile: str | Profile, arm: str | None) -> tuple[Profile, str]:
+    given = arms.load(profile)
+    return arms.prepare(given, arm or _settings(given).arm)
 
 
 def _settings(profile: Profile) -> Refining:

@@ -27,7 +27,7 @@ from nbutils import (
 )
 from nbutils.artifacts import Manifest, Plan
 from nbutils.errors import InputError
-from nbutils.settings import Profile, load_profile
+from nbutils.settings import Profile
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,9 +38,7 @@ PAIRS_SHOWN = 1100
 
 def plan(profile: str | Profile, arm: str | None = None, seed: int = 42) -> Plan:
     """What stage 09 would report: every stage's result for every arm of the profile."""
-    given = load_profile(profile) if isinstance(profile, str) else profile
-    chosen = arms.with_data_at_hand(given)
-    name = arms.resolve_arm(arm or given.judging.target, given, chosen)
+    chosen, name = arms.prepare(profile, arm)
     inputs = {label: artifacts.upstream(part) for label, part in _parts(chosen, name, seed).items()}
     folder = artifacts.stage_folder(chosen.name, "report", name, seed)
     settings = {"template": artifacts.sha256_file(TEMPLATE), "note": chosen.note}
@@ -49,9 +47,8 @@ def plan(profile: str | Profile, arm: str | None = None, seed: int = 42) -> Plan
 
 def run(profile: str | Profile, arm: str | None = None, seed: int = 42) -> Manifest:
     """Write `report.html`. Raises InputError where a result that it would show is missing or stale."""
-    given = load_profile(profile) if isinstance(profile, str) else profile
-    chosen = arms.with_data_at_hand(given)
-    planned = plan(given, arm, seed)
+    chosen, name = arms.prepare(profile, arm)
+    planned = plan(chosen, name, seed)
     refuse_stale(planned)
     return artifacts.complete(planned, functools.partial(_write, chosen, planned))
 

@@ -22,7 +22,7 @@ from nbutils.artifacts import Manifest, Plan
 from nbutils.errors import ArgumentParser, InputError, exits_cleanly
 from nbutils.files import HubDataset, ParquetFiles, RecordFile, open_records, refuse_other_form
 from nbutils.progress import track
-from nbutils.settings import Profile, load_profile
+from nbutils.settings import Profile
 from nbutils.topk import Longest, Numbers, add_texts, check_k, longest, per_row, top_k
 
 __all__ = ["Longest", "Request", "length_of_turns", "longest", "main", "run", "select_file", "top_k"]
@@ -207,9 +207,8 @@ def ids_sha256(ids: Iterable[int]) -> str:
 
 def plan(profile: str | Profile, arm: str, seed: int) -> Plan:
     """What stage 02 would write for an arm."""
-    given = load_profile(profile) if isinstance(profile, str) else profile
-    chosen = arms.with_data_at_hand(given)
-    parsed = arms.parse_arm(arms.resolve_arm(arm, given, chosen))
+    chosen, resolved = arms.prepare(profile, arm)
+    parsed = arms.parse_arm(resolved)
     name = arms.pool_source(parsed, chosen)
     inputs = {name: data.fingerprint(name) if name in data.sources() else artifacts.sha256_file(Path(name))}
     settings = {**chosen.selection.model_dump(), "measures_exact": lengths.has_punkt()}
@@ -224,9 +223,9 @@ def plan(profile: str | Profile, arm: str, seed: int) -> Plan:
 
 def run(profile: str | Profile, arm: str, seed: int = 42) -> Manifest:
     """Select an arm's rows: `rows.jsonl`, and in the manifest threshold, ties and the hashes of ids and source."""
-    given = load_profile(profile) if isinstance(profile, str) else profile
-    planned = plan(given, arm, seed)
-    return artifacts.complete(planned, functools.partial(_select, arms.with_data_at_hand(given), planned))
+    chosen, name = arms.prepare(profile, arm)
+    planned = plan(chosen, name, seed)
+    return artifacts.complete(planned, functools.partial(_select, chosen, planned))
 
 
 def load_arm(manifest: Manifest) -> list[rows.Row]:

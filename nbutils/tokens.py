@@ -4,7 +4,7 @@ import itertools
 import json
 import re
 import string
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -66,7 +66,7 @@ class TokenCounter:
     """
 
     SPACE = "\u2581"
-    FREQUENT = 20_000
+    FREQUENT = 30_000
     REMEMBERED = 200_000
 
     def __init__(self, tokenizer: Any) -> None:
@@ -89,8 +89,10 @@ class TokenCounter:
             return self._count_whole(texts)
         table = word_table(texts)
         lengths = table.sum(self._count_words(table.words.to_pylist()))
-        for rows, count_them in self._exceptions(table):
-            lengths[rows] = count_them([texts[row] for row in rows])
+        spaced, irregular = self._exceptions(table)
+        lengths[spaced] = self._count_spaced([texts[row] for row in spaced])
+        # After the others: a text can be irregular as well as spaced.
+        lengths[irregular] = self._count_whole([texts[row] for row in irregular])
         return lengths
 
     def upper_bound(self, texts: Sequence[str]) -> Lengths | None:
@@ -100,17 +102,17 @@ class TokenCounter:
         _refuse_surrogates(texts)
         table = word_table(texts)
         bounds = table.sum(self._bound_words(table))
-        for rows, _ in self._exceptions(table):
-            bounds[rows] = count_bytes([texts[row] for row in rows]) + 1
+        spaced, irregular = self._exceptions(table)
+        bounds[spaced] = self._bound_spaced([texts[row] for row in spaced])
+        bounds[irregular] = count_bytes([texts[row] for row in irregular]) + 1
         return bounds
 
-    def _exceptions(self, table: WordTable) -> list[tuple[Lengths, Callable[..., Lengths]]]:
+    def _exceptions(self, table: WordTable) -> tuple[Lengths, Lengths]:
+        """Numbers of the texts with a run of spaces, and of those that only the whole tokenizer can count."""
         import pyarrow.compute as pc
 
-        # The order matters: a text that is irregular as well as spaced is counted as a whole, last.
         spaced = table.rows_with(pc.equal(table.words, ""))
-        irregular = table.rows_with(pc.match_substring_regex(table.words, self._irregular))
-        return [(spaced, self._count_spaced), (irregular, self._count_whole)]
+        return spaced, table.rows_with(pc.match_substring_regex(table.words, self._irregular))
 
     def _count_whole(self, texts: Sequence[str]) -> Lengths:
         encodings = self._whole.encode_batch_fast(list(texts), add_special_tokens=False)
@@ -120,6 +122,13 @@ class TokenCounter:
         split = [split_words(text) for text in texts]
         self._count_words(list(itertools.chain.from_iterable(split)))
         return from_iterable((sum(map(self._counts.__getitem__, words)) for words in split), len(texts))
+
+    def _bound_spaced(self, texts: Sequence[str]) -> Lengths:
+        def bound(word: str) -> int:
+            # The stand-in for a space has three bytes and is one token at most.
+            return self._counts.get(word) or len(word.encode()) - 2 * word.count(self.SPACE) + 1
+
+        return from_iterable((sum(map(bound, split_words(text))) for text in texts), len(texts))
 
     def _count_words(self, words: Sequence[str]) -> Lengths:
         if len(self._counts) > self.REMEMBERED:  # a long stream of rare words must not fill the memory
@@ -137,7 +146,8 @@ class TokenCounter:
         return bounds
 
     def _learn(self, words: set[str]) -> None:
-        cut = {word: self._border.split(self.SPACE + word) for word in words}
+        # Most words are letters only and have no border inside.
+        cut = {word: [self.SPACE + word] if word.isalpha() else self._border.split(self.SPACE + word) for word in words}
         parts = list(set(itertools.chain.from_iterable(cut.values())))
         encodings = self._words.encode_batch_fast(parts, add_special_tokens=False)
         sizes = dict(zip(parts, map(len, encodings), strict=True))
