@@ -23,18 +23,21 @@ def draw_verdicts(results: Table, note: str = "") -> "Figure":
     rows = [row for row in results if row["test_set"] == "all" and row["rule"] == "exact"]
     with plt.rc_context(style.STYLE):
         title = f"How often {style.name_of(rows[0]['arm'])} wins, by judge"
-        axes = style.make_page(0.42 * len(rows) + 0.4, title, _CAPTION, note, left=2.6)
+        axes = style.make_page(0.42 * len(rows) + 0.4, title, _CAPTION, note, _LABELS, 0.4, 0.45)
         left = [0.0] * len(rows)
         for name, colour in VERDICT_COLOURS.items():
             widths = [100 * int(row[name]) / max(1, int(row["prompts"])) for row in rows]
             bars = axes.barh(range(len(rows)), widths, left=left, color=colour, height=0.62)
-            labels = [f"{name} {width:.0f}" if width >= 9 else "" for width in widths]
+            labels = [f"{name} {width:.0f}" if width >= 12 else "" for width in widths]
             axes.bar_label(bars, labels, label_type="center", color=style.INK if name == "tie" else "white", size=9)
             left = [start + width for start, width in zip(left, widths, strict=True)]
         style.label_rows(axes, [_name(row) for row in rows])
         axes.set(xlim=(0, 100), ylim=(len(rows) - 0.5, -0.5), xlabel="share of prompts, %")
     return style.page_of(axes)
 
+
+_LABELS = 3.2
+"""Inches for names such as "reference, against alpaca-random-token-matched-7"."""
 
 _CAPTION = "Verdicts of both orders together, rule 'exact'. The judges longer, first and coin are controls."
 
@@ -52,7 +55,9 @@ def draw_control(biases: Table, note: str = "") -> "Figure":
 
     with plt.rc_context(style.STYLE):
         caption = "Win rate with 95% interval: as judged (blue), at equal answer length (red) where that is identified."
-        axes = style.make_page(0.5 * len(biases) + 0.4, "Does the preference outlive the control?", caption, note, 2.6)
+        axes = style.make_page(
+            0.5 * len(biases) + 0.4, "Does the preference outlive the control?", caption, note, _LABELS, 0.4, 0.45
+        )
         axes.axvline(0.5, color=style.FAINT, linewidth=1)
         _draw_rates(axes, biases, "win_rate", style.BLUE, -0.13)
         _draw_rates(axes, biases, "length_controlled", style.VERMILION, 0.13)

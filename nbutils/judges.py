@@ -3,8 +3,9 @@
 import hashlib
 from collections.abc import Callable
 
+from nbutils.endpoint import OpenAIBackend
 from nbutils.errors import InputError
-from nbutils.llm import Backend, LocalBackend, OpenAIBackend, Request
+from nbutils.llm import Backend, LocalBackend, Request
 from nbutils.settings import JudgeModel
 
 

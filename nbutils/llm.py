@@ -1,14 +1,12 @@
-"""The one door to every language-model call: a ledger that pays once, an asynchronous client, bounded retries.
+"""The one door to every language-model call: a ledger that pays once, and many calls in flight.
 
 Every request is keyed by a hash of all that determines its answer and written down as soon as the answer comes.
-Failures are recorded and never cached: the next run asks again.
+Failures are recorded and never cached: the next run asks again. The endpoints themselves are in nbutils/endpoint.py.
 """
 
 import asyncio
 import contextlib
 import json
-import os
-import re
 import sqlite3
 import time
 from collections.abc import Callable, Coroutine, Sequence
@@ -20,15 +18,6 @@ from typing import Any, NamedTuple, Protocol
 from nbutils.artifacts import sha256_json
 from nbutils.errors import InputError
 from nbutils.progress import track
-from nbutils.settings import JudgeModel
-
-ATTEMPTS = 5
-TIMEOUT_SECONDS = 120
-FATAL_STATUS = (400, 401, 402, 403, 404)
-PASSING_STATUS = (408, 409, 429)
-
-_ONE_REQUEST = re.compile("context|too long|longer than|content.?(filter|policy|management)", re.IGNORECASE)
-"""What servers say with status 400 when they refuse this one text and would answer another."""
 
 
 @dataclass(frozen=True)
@@ -200,130 +189,6 @@ async def _ask_missing(requests: Sequence[Request], backend: Backend, ledger: Le
 def _first_input_error(group: ExceptionGroup[Exception]) -> Exception:
     stopping = group.subgroup(InputError)
     return stopping.exceptions[0] if stopping else group
-
-
-# --- an OpenAI-compatible endpoint ---------------------------------------------------------------------------------
-
-
-class OpenAIBackend:
-    """Any OpenAI-compatible server: base URL and model from the settings, the key from the environment only."""
-
-    def __init__(self, judge: JudgeModel) -> None:
-        self.concurrency = judge.concurrency
-        self._judge, self._key = judge, read_key(judge)
-        self._client: Any = None
-        self._has_answered = False
-
-    async def complete(self, request: Request) -> Reply:
-        """Ask the endpoint, with a bounded number of attempts that honour Retry-After."""
-        import tenacity
-
-        retrying = tenacity.AsyncRetrying(
-            stop=tenacity.stop_after_attempt(ATTEMPTS),
-            wait=_wait,
-            retry=tenacity.retry_if_exception(self._is_passing),
-            reraise=True,
-        )
-        try:
-            return await retrying(self._ask, request)
-        except Exception as error:
-            said = self._without_key(f"{type(error).__name__}: {error}")
-            _stop_if_final(error, self._judge, said)
-            return Reply(None, said)
-
-    async def close(self) -> None:
-        """Close the connections: they belong to the event loop that is about to end."""
-        if self._client is not None:
-            await self._client.close()
-            self._client = None
-
-    async def _ask(self, request: Request) -> Reply:
-        messages: Any = [{"role": role, "content": _writable(content)} for role, content in request.messages]
-        answer = await self._connected().chat.completions.create(
-            model=request.model, messages=messages, max_tokens=request.max_tokens, temperature=request.temperature
-        )
-        self._has_answered = True
-        if not getattr(answer, "choices", None) or not (message := answer.choices[0].message) or not message.content:
-            return Reply(None, "the endpoint returned no text")
-        usage = answer.usage
-        counts = (usage.prompt_tokens or 0, usage.completion_tokens or 0) if usage else (0, 0)
-        return Reply(_writable(message.content), None, *counts)
-
-    def _connected(self) -> Any:
-        if self._client is None:
-            from openai import AsyncOpenAI
-
-            self._client = AsyncOpenAI(
-                api_key=self._key, base_url=self._judge.base_url, max_retries=0, timeout=TIMEOUT_SECONDS
-            )
-        return self._client
-
-    def _is_passing(self, error: BaseException) -> bool:
-        """Whether another attempt may succeed. A server that was never there will not come."""
-        status = getattr(error, "status_code", None)
-        if status is None:
-            return _is_connection_error(error) and (self._has_answered or not _is_refused(error))
-        return (status in PASSING_STATUS or status >= 500) and "insufficient_quota" not in str(error)
-
-    def _without_key(self, text: str) -> str:
-        # Servers quote the key that they refuse.
-        return text.replace(self._key, f"[{self._judge.key_variable}]")[:500]
-
-
-def read_key(judge: JudgeModel) -> str:
-    """The key of an endpoint, from the environment variable that the settings name, or from Colab's secrets."""
-    key = os.environ.get(judge.key_variable) or _colab_secret(judge.key_variable)
-    if key:
-        return key
-    if judge.base_url and any(host in judge.base_url for host in ("localhost", "127.0.0.1", "[::1]")):
-        return "no-key"
-    raise InputError(f"judge '{judge.name}' needs a key: set the environment variable {judge.key_variable}")
-
-
-def _colab_secret(name: str) -> str | None:
-    try:
-        from google.colab import userdata
-    except ImportError:
-        return None
-    try:
-        return str(userdata.get(name))
-    except (userdata.SecretNotFoundError, userdata.NotebookAccessError):
-        return None
-
-
-def _writable(text: str) -> str:
-    """The text with halves of surrogate pairs, which neither a network nor a database takes, replaced by "?"."""
-    return text.encode("utf-8", "replace").decode()
-
-
-def _is_connection_error(error: BaseException) -> bool:
-    import openai
-
-    return isinstance(error, openai.APIConnectionError)
-
-
-def _is_refused(error: BaseException) -> bool:
-    return _is_connection_error(error) and type(error.__cause__).__name__ == "ConnectError"
-
-
-def _wait(state: Any) -> float:
-    error = state.outcome.exception()
-    headers = getattr(getattr(error, "response", None), "headers", {})
-    given = headers.get("retry-after", "")
-    return min(float(given), 120.0) if given.replace(".", "", 1).isdigit() else min(0.5 * 2**state.attempt_number, 30)
-
-
-def _stop_if_final(error: Exception, judge: JudgeModel, said: str) -> None:
-    status, where = getattr(error, "status_code", None), judge.base_url or "the default endpoint"
-    if status in (401, 403):
-        raise StopAskingError(f"{where} refuses the key in {judge.key_variable} (HTTP {status}): correct it") from None
-    if status == 402 or "insufficient_quota" in str(error):
-        raise StopAskingError(f"{where}: the quota of the key in {judge.key_variable} is used up") from None
-    if status in FATAL_STATUS and not _ONE_REQUEST.search(str(error)):
-        mend = f"check model '{judge.model}' and base_url"
-        raise StopAskingError(f"{where} refuses the request ({said}): {mend}") from None
-    if _is_refused(error):
-        raise StopAskingError(f"{where} cannot be reached: is the server running and base_url right?") from None
 
 
 # --- without a service ---------------------------------------------------------------------------------------------

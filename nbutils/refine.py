@@ -13,8 +13,9 @@ from typing import Any
 
 from nbutils import arms, artifacts, lengths, llm, select
 from nbutils.artifacts import Manifest, Plan
+from nbutils.endpoint import OpenAIBackend
 from nbutils.errors import InputError
-from nbutils.llm import Ledger, LocalBackend, OpenAIBackend, Request
+from nbutils.llm import Ledger, LocalBackend, Request
 from nbutils.rows import Row
 from nbutils.settings import Profile, Refining
 

@@ -114,7 +114,16 @@ def render(profile: Profile, planned: Plan, found: dict[str, Manifest]) -> str:
         pairs=collect_pairs(judged, found, planned.arm)[:PAIRS_SHOWN],
         manifests=found,
         git=artifacts.git_revision(),
+        rate=format_rate,
     )
+
+
+def format_rate(row: dict[str, str], name: str) -> str:
+    """A rate with its interval, or that it cannot be estimated."""
+    if not row[name]:
+        return "cannot be estimated"
+    value, low, high = (float(row[column]) for column in (name, f"{name}_low", f"{name}_high"))
+    return f"{value:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def read_table(path: Path) -> list[dict[str, str]]:

@@ -31,6 +31,13 @@ from nbutils.artifacts import Plan
 from nbutils.errors import InputError, exits_cleanly
 from nbutils.settings import Profile, load_profile
 
+PAPERMILL: dict[str, Any] = {
+    "kernel_name": "python3",
+    "progress_bar": False,
+    # The kernel listens on this machine alone; its warning that it does so unencrypted would fill the log.
+    "extra_arguments": ["--IPKernelApp.log_level=40"],
+}
+
 STAGES: dict[str, Any] = {
     "01_explore": explore,
     "02_select": select,
@@ -106,7 +113,7 @@ def execute(step: Step) -> None:
     step.output.parent.mkdir(parents=True, exist_ok=True)
     part = step.output.with_suffix(".part.ipynb")
     try:
-        papermill.execute_notebook(source, part, step.parameters, kernel_name="python3", progress_bar=False)
+        papermill.execute_notebook(source, part, step.parameters, **PAPERMILL)
     except papermill.PapermillExecutionError as error:
         failed = step.output.with_suffix(".failed.ipynb")
         part.replace(failed)

@@ -27,7 +27,7 @@ def count_bytes(texts: Sequence[str]) -> Lengths:
 class WordTable(NamedTuple):
     """Texts cut at every space: each different word once (an Arrow array), and every text as a run of word codes.
 
-    A leading space or a run of spaces shows as an empty word.
+    A leading space or a run of spaces shows as an empty word. The words themselves can be texts of such a table.
     """
 
     words: Any
@@ -47,11 +47,12 @@ class WordTable(NamedTuple):
 
 
 def word_table(texts: Sequence[str]) -> WordTable:
-    """Cut texts at every space, by Arrow's kernels."""
+    """Cut texts (a sequence or an Arrow array) at every space, by Arrow's kernels."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    split = pc.split_pattern(pa.array(texts, pa.large_string()), " ")
+    array = texts if isinstance(texts, pa.Array) else pa.array(texts, pa.large_string())
+    split = pc.split_pattern(array, " ")
     coded = split.flatten().dictionary_encode()
     offsets = split.offsets.to_numpy().astype(np.int64)
     return WordTable(coded.dictionary, coded.indices.to_numpy().astype(np.int64), offsets - offsets[0])
@@ -66,7 +67,7 @@ class TokenCounter:
     """
 
     SPACE = "\u2581"
-    FREQUENT = 30_000
+    FREQUENT = 20_000
     REMEMBERED = 200_000
 
     def __init__(self, tokenizer: Any) -> None:
@@ -88,7 +89,8 @@ class TokenCounter:
         if not self.is_exact_by_words:
             return self._count_whole(texts)
         table = word_table(texts)
-        lengths = table.sum(self._count_words(table.words.to_pylist()))
+        pieces = self._cut(table.words)
+        lengths = table.sum(pieces.sum(self._count_pieces(pieces.words.to_pylist())))
         spaced, irregular = self._exceptions(table)
         lengths[spaced] = self._count_spaced([texts[row] for row in spaced])
         # After the others: a text can be irregular as well as spaced.
@@ -96,7 +98,7 @@ class TokenCounter:
         return lengths
 
     def upper_bound(self, texts: Sequence[str]) -> Lengths | None:
-        """Bound per text: exact counts for frequent words, bytes and one for the others; None where unsound."""
+        """Bound per text: exact counts for frequent pieces, bytes for the others; None where unsound."""
         if not self.is_exact_by_words:
             return None
         _refuse_surrogates(texts)
@@ -120,47 +122,55 @@ class TokenCounter:
 
     def _count_spaced(self, texts: Sequence[str]) -> Lengths:
         split = [split_words(text) for text in texts]
-        self._count_words(list(itertools.chain.from_iterable(split)))
+        self._count_pieces(list(itertools.chain.from_iterable(split)))
         return from_iterable((sum(map(self._counts.__getitem__, words)) for words in split), len(texts))
 
     def _bound_spaced(self, texts: Sequence[str]) -> Lengths:
         def bound(word: str) -> int:
             # The stand-in for a space has three bytes and is one token at most.
-            return self._counts.get(word) or len(word.encode()) - 2 * word.count(self.SPACE) + 1
+            return self._counts.get(word) or len(word.encode()) - 2 * word.count(self.SPACE)
 
         return from_iterable((sum(map(bound, split_words(text))) for text in texts), len(texts))
-
-    def _count_words(self, words: Sequence[str]) -> Lengths:
-        if len(self._counts) > self.REMEMBERED:  # a long stream of rare words must not fill the memory
-            self._counts.clear()
-        self._learn(set(words).difference(self._counts))
-        return from_iterable(map(self._counts.__getitem__, words), len(words))
 
     def _bound_words(self, table: WordTable) -> Lengths:
         import pyarrow.compute as pc
 
-        bounds = pc.binary_length(table.words).to_numpy().astype(np.int64) + 1
-        frequency = np.bincount(table.codes, minlength=len(bounds))
-        frequent = np.argsort(-frequency, kind="stable")[: self.FREQUENT]
-        bounds[frequent] = self._count_words(table.words.take(frequent).to_pylist())
-        return bounds
+        pieces = self._cut(table.words)
+        starts_word = pc.starts_with(pieces.words, self.SPACE).to_numpy(zero_copy_only=False)
+        bounds = pc.binary_length(pieces.words).to_numpy().astype(np.int64) - 2 * starts_word
+        frequent = self._frequent(table, pieces)
+        bounds[frequent] = self._count_pieces(pieces.words.take(frequent).to_pylist())
+        return pieces.sum(bounds)
 
-    def _learn(self, words: set[str]) -> None:
-        # Most words are letters only and have no border inside.
-        cut = {word: [self.SPACE + word] if word.isalpha() else self._border.split(self.SPACE + word) for word in words}
-        parts = list(set(itertools.chain.from_iterable(cut.values())))
-        encodings = self._words.encode_batch_fast(parts, add_special_tokens=False)
-        sizes = dict(zip(parts, map(len, encodings), strict=True))
-        self._counts.update((word, sum(map(sizes.__getitem__, pieces))) for word, pieces in cut.items())
+    def _frequent(self, table: WordTable, pieces: WordTable) -> Lengths:
+        """Codes of the pieces that the texts hold most often."""
+        of_words = np.bincount(table.codes, minlength=len(table.words))
+        of_pieces = np.bincount(pieces.codes, weights=np.repeat(of_words, np.diff(pieces.offsets)))
+        return np.argsort(-of_pieces, kind="stable")[: self.FREQUENT]
+
+    def _cut(self, words: Any) -> WordTable:
+        """Each word, with the stand-in for its space before it, cut at the borders inside it."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        space, nothing = pa.scalar(self.SPACE, words.type), pa.scalar("", words.type)
+        marked = pc.binary_join_element_wise(space, words, nothing)
+        return word_table(pc.replace_substring_regex(marked, self._border, r"\1 \2") if self._border else marked)
+
+    def _count_pieces(self, pieces: Sequence[str]) -> Lengths:
+        if len(self._counts) > self.REMEMBERED:  # a long stream of rare words must not fill the memory
+            self._counts.clear()
+        new = list(set(pieces).difference(self._counts))
+        self._counts.update(
+            zip(new, map(len, self._words.encode_batch_fast(new, add_special_tokens=False)), strict=True)
+        )
+        return from_iterable(map(self._counts.__getitem__, pieces), len(pieces))
 
 
 def split_words(text: str) -> list[str]:
-    """Cut a text before each space that follows a non-space; a word is written without its first space.
-
-    Further spaces of a run are written with the stand-in that Llama's tokenizer uses.
-    """
+    """Cut a text before each space that follows a non-space; spaces are written with Llama's stand-in."""
     pieces = re.findall(r" +[^ ]*", " " + text) if text else []
-    return [piece[1:].replace(" ", TokenCounter.SPACE) for piece in pieces]
+    return [piece.replace(" ", TokenCounter.SPACE) for piece in pieces]
 
 
 def token_counter(tokenizer: Any = None) -> TokenCounter:
@@ -237,11 +247,14 @@ def _has_space(text: str) -> bool:
     return " " in text
 
 
-def _word_border(vocabulary: Iterable[str]) -> re.Pattern[str]:
-    """Borders inside a word that no merge crosses: before a sign that never follows an ASCII letter in any entry."""
+def _word_border(vocabulary: Iterable[str]) -> str:
+    """Regular expression of the borders inside a word that no merge crosses; "" where there are none.
+
+    They lie between an ASCII letter and a sign that never follows an ASCII letter in any entry.
+    """
     joined = set(re.findall("[A-Za-z]([^A-Za-z\0])", "\0".join(vocabulary)))
     signs = "".join(sign for sign in string.punctuation + "\n" if sign not in joined)
-    return re.compile(f"(?<=[A-Za-z])(?=[{re.escape(signs)}])")
+    return f"([A-Za-z])([{re.escape(signs)}])" if signs else ""
 
 
 def _irregular_text(tokenizer: Any) -> str:

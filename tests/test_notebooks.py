@@ -194,6 +194,28 @@ def test_a_stale_result_is_not_reported(finished, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+def test_what_a_model_writes_is_escaped_in_the_report(finished, tmp_path, monkeypatch):
+    from nbutils import report
+
+    folder, _ = finished
+    for key, value in offline(tmp_path).items():
+        monkeypatch.setenv(key, value)
+    shutil.copytree(folder / "tiny", tmp_path / "tiny")
+    answered = run.STAGES["05_generate"].run("tiny", ARMS[1], 42)
+    answers = artifacts.read_jsonl(answered.path("answers.jsonl"))
+    answers[0]["response"] = "</div><script>alert(1)</script><img src=x onerror=alert(2)>"
+    artifacts.write_jsonl(answered.path("answers.jsonl"), answers)
+    stored = json.loads(answered.path("manifest.json").read_text(encoding="utf-8"))
+    stored["outputs"]["answers.jsonl"] = artifacts.sha256_file(answered.path("answers.jsonl"))
+    artifacts.write_json(answered.path("manifest.json"), stored)
+    run.STAGES["07_length_bias"].run("tiny")
+    text = report.run("tiny").path("report.html").read_text(encoding="utf-8")
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+    assert "<script" not in text
+    assert "onerror=alert(2)>" not in text
+
+
+@pytest.mark.slow
 def test_a_failed_notebook_keeps_its_traceback(tmp_path, monkeypatch):
     for key, value in offline(tmp_path).items():
         monkeypatch.setenv(key, value)
