@@ -132,8 +132,11 @@ def can_obtain(name: str, seconds: float = 4.0) -> bool:
         return True
     if is_offline() or not _answers(source(name), seconds):
         return False
-    fetch(name)
-    return True
+    try:
+        return bool(fetch(name))
+    except InputError as error:
+        print(f"{name} was left out: {error}", flush=True)
+        return False
 
 
 def _answers(entry: Source, seconds: float) -> bool:

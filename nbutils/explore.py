@@ -62,14 +62,7 @@ def fetch_small(profile: Profile) -> None:
         return
     for name in (*DATASETS, "llama2-tokenizer", "punkt"):
         if (data.source(name).bytes or 0) <= SMALL:
-            _fetch_or_say(name)
-
-
-def _fetch_or_say(name: str) -> None:
-    try:
-        data.can_obtain(name)
-    except InputError as error:
-        print(f"left out: {error}")
+            data.can_obtain(name)
 
 
 # --- the stage -----------------------------------------------------------------------------------------------------
@@ -80,7 +73,6 @@ def plan(profile: str | Profile, arm: str = "all", seed: int = 42) -> Plan:
     if arm != "all":
         raise InputError(f"explore looks at all datasets together: its only arm is 'all', not '{arm}'")
     chosen = arms.with_data_at_hand(arms.load(profile))
-    fetch_small(chosen)
     selected = pools(chosen)
     inputs = {name: _fingerprint(name) for name in (*selected, *DATASETS) if _is_there(name)}
     measures = {"measures": describe.measures_at_hand(), "measures_exact": lengths.has_punkt()}
@@ -93,7 +85,9 @@ def run(profile: str | Profile, arm: str = "all", seed: int = 42) -> Manifest:
 
     Takes half a minute to a minute with Alpaca-52k, a second with the sample.
     """
-    planned = plan(profile, arm, seed)
+    chosen = arms.with_data_at_hand(arms.load(profile))
+    fetch_small(chosen)
+    planned = plan(chosen, arm, seed)
     return artifacts.complete(planned, functools.partial(_explore, planned))
 
 

@@ -1,6 +1,7 @@
 """Estimators of stage 07: the win rate at equal length, and means of preferences with intervals."""
 
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -89,6 +90,7 @@ def _standardise(column: Numbers) -> Numbers:
 def _fit_logistic(y: Numbers, design: Numbers, groups: Any) -> Any:
     from statsmodels.genmod.families import Binomial
     from statsmodels.genmod.generalized_linear_model import GLM
+    from statsmodels.tools.sm_exceptions import PerfectSeparationWarning
 
     pseudo = _pseudo_items(design.shape[1])
     weights = np.append(np.ones(len(y)), np.full(len(pseudo), 0.5))
@@ -96,7 +98,10 @@ def _fit_logistic(y: Numbers, design: Numbers, groups: Any) -> Any:
     # A column without spread (all lengths equal) would make the design singular.
     used = [0, *(i for i in range(1, design.shape[1]) if np.ptp(design[:, i]) > 0)]
     stacked = np.vstack([design, pseudo])[:, used]
-    fitted = GLM(preferences, stacked, family=Binomial(), freq_weights=weights).fit()
+    with warnings.catch_warnings():
+        # It may suspect separation where a length-only judge is; the pseudo-items keep the fit finite.
+        warnings.simplefilter("ignore", PerfectSeparationWarning)
+        fitted = GLM(preferences, stacked, family=Binomial(), freq_weights=weights).fit()
     own = np.arange(len(y)) if groups is None else groups
     clusters = np.append(own, own.max() + 1 + np.arange(len(pseudo)))
     return fitted.params, _sandwich(stacked, preferences, fitted.fittedvalues, weights, clusters), used

@@ -6,7 +6,6 @@ A notebook whose stage is fresh is skipped, so a second call is quick and an int
 notebooks are kept in runs/<profile>/notebooks.
 """
 
-import argparse
 import os
 import time
 from collections.abc import Iterator
@@ -28,7 +27,7 @@ from nbutils import (
     select,
 )
 from nbutils.artifacts import Plan
-from nbutils.errors import InputError, exits_cleanly
+from nbutils.errors import ArgumentParser, InputError, exits_cleanly
 from nbutils.settings import Profile, load_profile
 
 PAPERMILL: dict[str, Any] = {
@@ -154,7 +153,7 @@ def _run_step(step: Step) -> None:
 @exits_cleanly
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of `python -m nbutils.run`."""
-    parser = argparse.ArgumentParser(prog="python -m nbutils.run", description="Run a profile, notebook by notebook.")
+    parser = ArgumentParser(prog="python -m nbutils.run", description="Run a profile, notebook by notebook.")
     parser.add_argument("profile", help="name of a profile, or a TOML file")
     parser.add_argument("--offline", action="store_true", help="ask no network: cache, mirror or the sample only")
     parser.add_argument("--all", action="store_true", help="also the optional stage 08")

@@ -1,0 +1,108 @@
+"""What every notebook shares: tables that escape what they show, and checks that stop a run."""
+
+import math
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from nbutils import notebook
+from nbutils.errors import InputError
+from nbutils.notebook import Table, check, shorten, side_by_side
+
+NASTY = '<script>alert("x")</script>&amp;'
+
+
+def test_a_table_escapes_names_cells_and_note():
+    shown = Table([{f"<b>{NASTY}": NASTY}], note=f"<i>{NASTY}")._repr_html_()
+    tags = set(re.findall(r"</?([a-z]+)", shown))
+    assert tags == {"table", "thead", "tbody", "tr", "th", "td", "p", "em"}
+    assert shown.count("&lt;script&gt;alert(&quot;x&quot;)&lt;/script&gt;&amp;amp;") == 3
+
+
+def test_a_table_in_html():
+    assert Table([{"a": 1, "b": "x\ny"}])._repr_html_() == (
+        "<table><thead><tr><th>a</th><th>b</th></tr></thead><tbody><tr>"
+        '<td style="text-align:right;vertical-align:top">1</td>'
+        '<td style="text-align:left;vertical-align:top">x<br>y</td></tr></tbody></table>'
+    )
+
+
+def test_a_table_as_text():
+    table = Table([{"name": "long", "n": 1000, "rate": 0.12345}, {"name": "x", "more": True}], note="All of it.")
+    assert repr(table).splitlines() == [
+        "name  n      rate    more",
+        "long  1,000  0.1235",
+        "x                    yes",
+        "All of it.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (None, ""),
+        (math.nan, ""),
+        (np.float64("nan"), ""),
+        (pd.NaT, ""),
+        (True, "yes"),
+        (False, "no"),
+        (0, "0"),
+        (52002, "52,002"),
+        (0.5, "0.5"),
+        (np.float64(1234.5678), "1,235"),
+        ("", ""),
+        ("1 < 2", "1 < 2"),
+    ],
+)
+def test_how_values_are_shown(value, shown):
+    assert repr(Table([{"v": value, "end": "|"}])).splitlines()[1].split("|")[0].strip() == shown
+
+
+def test_a_pandas_table_with_numbers_for_names():
+    frame = pd.DataFrame({0: [1, 2], "<x>": [None, "<y>"]})
+    shown = Table(frame)
+    assert "<th>0</th><th>&lt;x&gt;</th>" in shown._repr_html_()
+    assert "<y>" not in shown._repr_html_()
+    assert repr(shown).splitlines()[0].split() == ["0", "<x>"]
+
+
+def test_an_empty_table():
+    assert Table([])._repr_html_() == "<table><thead><tr></tr></thead><tbody></tbody></table>"
+    assert repr(Table([], note="Nothing yet.")).strip() == "Nothing yet."
+
+
+def test_a_check_prints_or_raises(capsys):
+    check("all rows are there", True)
+    check("the sum", np.bool_(True), seen=3)
+    assert capsys.readouterr().out == "ok: all rows are there\nok: the sum (3)\n"
+    with pytest.raises(AssertionError, match=r"^expected: no row is lost \(12\)$"):
+        check("no row is lost", False, 12)
+    with pytest.raises(AssertionError, match=r"^expected: the sum$"):
+        check("the sum", np.bool_(False))
+    assert capsys.readouterr().out == ""
+
+
+def test_shortening():
+    assert shorten("abc", 3) == "abc"
+    assert shorten("abcd  efgh", 6) == "abcd … (10 characters)"
+    assert shorten("x" * 2000) == "x" * 300 + " … (2,000 characters)"
+
+
+def test_side_by_side_shortens_texts_only():
+    shown = repr(side_by_side([{"id": 12345, "text": "y" * 400}]))
+    assert "12,345" in shown and "y" * 301 not in shown and "(400 characters)" in shown
+
+
+def test_a_notebooks_beginning(capsys, no_data):
+    profile = notebook.begin("tiny")
+    first, second, third = capsys.readouterr().out.splitlines()
+    assert re.match(r"long-is-more \S+ · Python 3\.\d+\.\d+ · .*papermill \d", first)
+    assert second.startswith("Profile tiny: ")
+    assert "sample" in third and profile.dataset == "sample"
+
+
+def test_an_unknown_profile():
+    with pytest.raises(InputError, match="no profile 'none'"):
+        notebook.begin("none")
