@@ -152,7 +152,7 @@ def encode_prompt(prompt: EvalPrompt, tokenizer: Any, style: str) -> list[int]:
 
 
 def check_examples(examples: Sequence[Example], eos: int) -> None:
-    """Assert on every example that something is trained and, unless it was cut, that its last label is EOS.
+    """Assert on every example that something is trained, and EOS as the last label (unless it was cut) and no other.
 
     Raises InputError with the example's number. This is what a mask that silently drops a row's loss would break.
     """
@@ -161,3 +161,5 @@ def check_examples(examples: Sequence[Example], eos: int) -> None:
             raise InputError(f"training row {number}: no trained token within max_length: raise it or drop the row")
         if not example.is_truncated and example.labels[-1] != eos:
             raise InputError(f"training row {number}: its end-of-sequence token is not trained")
+        if eos in example.labels[:-1]:
+            raise InputError(f"training row {number}: an end of sequence in the middle would be trained")

@@ -330,12 +330,18 @@ def test_an_error_that_all_calls_would_meet_stops_the_run(ledger, answer, expect
         serving(lambda number, question: answer if number else "the first is answered") as server,
         pytest.raises(StopAskingError) as stopped,
     ):
-        ask(server, ledger, *texts, concurrency=2)
+        ask(server, ledger, *texts, concurrency=1)
     assert expected in str(stopped.value) and server.url in str(stopped.value)
     assert CANARY not in "".join(traceback.format_exception(stopped.value))
-    assert len(server.asked) <= 4, "no more than what was in flight"
+    assert len(server.asked) == 2, "the first refusal is the last call"
     assert time.monotonic() - started < 5
     assert count(ledger, "replies") == 1, "what was answered and paid for is kept"
+
+
+def test_of_several_calls_in_flight_the_first_refusal_stops_all(ledger):
+    with serving(lambda number, question: refusal(401, "no")) as server, pytest.raises(StopAskingError, match="401"):
+        ask(server, ledger, *map(str, range(200)), concurrency=4)
+    assert len(server.asked) <= 8
 
 
 def unused_port():
@@ -444,6 +450,7 @@ def wait_until(condition, seconds=20.0):
         time.sleep(0.002)
 
 
+@pytest.mark.slow
 def test_after_kill_9_at_most_the_calls_in_flight_are_paid_again(tmp_path):
     n, kills, in_flight = 90, (15, 40), 8
 

@@ -136,7 +136,7 @@ def test_a_profile_without_refining(runs, no_data):
     ],
 )
 def test_who_rewrites(options, expected):
-    assert refine.describe(Refining(arm="a", **options)) == expected
+    assert refine.describe(profile_with(**options)) == expected
 
 
 def test_records_are_json(runs, no_data):
