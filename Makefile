@@ -9,7 +9,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 .PHONY: demo test test-all run batch figures bench lab lint format setup setup-dev clean help
 
 help:
-	@echo "make demo       install and run the whole loop on the profile 'tiny' (about 5 minutes on 2 cores)"
+	@echo "make demo       install and run the whole loop on the profile 'tiny' (about 4 minutes on 2 cores)"
 	@echo "make test       lint, types and all tests that need only Python"
 	@echo "make test-all   make test, then what needs a system package (a browser)"
 	@echo "make run PROFILE=colab-t4   run a profile on this machine"
@@ -58,7 +58,7 @@ lint: setup-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/nbstripout --verify notebooks/*.ipynb
+	$(BIN)/nbstripout --keep-id --verify notebooks/*.ipynb
 
 format: setup-dev
 	$(BIN)/ruff check --fix .
