@@ -9,7 +9,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 .PHONY: demo test test-all run batch figures bench lab lint format setup setup-dev clean help
 
 help:
-	@echo "make demo       install and run the whole loop on the profile 'tiny' (about 4 minutes on 2 cores)"
+	@echo "make demo       install and run the whole loop on the profile 'tiny' (three to four minutes on 2 cores)"
 	@echo "make test       lint, types and all tests that need only Python"
 	@echo "make test-all   make test, then what needs a system package (a browser)"
 	@echo "make run PROFILE=colab-t4   run a profile on this machine"

@@ -188,6 +188,8 @@ def fetch(name: str) -> list[Path]:
     entry = source(name)
     if not entry.downloads():
         raise InputError(f"source '{name}' is part of the repository: there is nothing to fetch")
+    if is_offline():
+        raise InputError(f"source '{name}' cannot be fetched: LIM_OFFLINE forbids asking the network, unset it")
     downloads.download_all(entry, cache_folder() / name)
     return _in_cache(entry) or []
 

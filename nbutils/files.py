@@ -7,6 +7,7 @@ keeps the file's own form, order and every field.
 import contextlib
 import itertools
 import json
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -63,6 +64,8 @@ def open_records(path: Path, split: str = "train") -> RecordFile:
         return _open_folder(path, split)
     if not path.is_file():
         raise InputError(f"{path}: no such file")
+    if path.suffix in (".csv", ".tsv", ".xlsx"):
+        raise InputError(f"{path}: {path.suffix} is not read: convert it to JSON lines or Parquet")
     start = beginning(path)
     if start.startswith(b"PAR1") and path.suffix == ".gz":
         raise InputError(f"{path}: Parquet packed once more by gzip: unpack it first")
@@ -209,6 +212,8 @@ class HubDataset:
     def __init__(self, name: str, split: str = "train") -> None:
         import datasets
 
+        if os.environ.get("LIM_OFFLINE", "") not in ("", "0") and not Path(name).exists():
+            raise InputError(f"{name}: no such file, and LIM_OFFLINE forbids asking the Hub")
         self.path = Path(name)
         try:
             self._data: Any = datasets.load_dataset(name, split=split)

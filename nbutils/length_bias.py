@@ -273,12 +273,19 @@ def print_analysis(table: Sequence[dict[str, Any]]) -> None:
     """Print a length analysis, a few lines for each comparison."""
     for row in table:
         print(f"{row['arm']} against {row['baseline']}, judged by {row['judge']}: {row['prompts']} prompts")
+        if row["unjudged"]:
+            print(f"  {row['unjudged']} of {row['calls']} calls gave no score and are left out")
         if "win_rate" not in row:
             print(f"  {row['finding']}")
             continue
         print(f"  mean length {row['mean_len_arm']} against {row['mean_len_baseline']}")
         for name in ("win_rate", "length_controlled", "length_matched"):
-            print(f"  {name.replace('_', ' '):18} {_interval(row, name)}")
+            count = (
+                f" ({row['length_matched_prompts']} prompts)"
+                if name == "length_matched" and row[name] is not None
+                else ""
+            )
+            print(f"  {name.replace('_', ' '):18} {_interval(row, name)}{count}")
         print(f"  longer preferred   {row['longer_preferred']:.3f}; a length-only judge {row['length_only_judge']:.3f}")
         print(f"  finding: {row['finding']}")
 

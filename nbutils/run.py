@@ -17,6 +17,7 @@ from nbutils import (
     arms,
     artifacts,
     capabilities,
+    data,
     explore,
     finetune,
     generate,
@@ -67,7 +68,7 @@ class Step(NamedTuple):
     def output(self) -> Path:
         """Where the executed notebook is kept."""
         name = "-".join(part for part in (self.notebook, self.arm, f"seed-{self.seed}") if part)
-        return artifacts.runs_folder() / Path(self.profile).stem / "notebooks" / f"{name}.ipynb"
+        return artifacts.runs_folder() / load_profile(self.profile).name / "notebooks" / f"{name}.ipynb"
 
     def plan(self) -> Plan:
         """The plan of the stage behind the notebook."""
@@ -130,9 +131,23 @@ def refuse_unknown(notebook: Path, parameters: dict[str, Any]) -> None:
         raise InputError(f"{notebook.name}: unknown parameter '{unknown[0]}': it takes {', '.join(known)}")
 
 
+def check_inputs(profile: Profile) -> None:
+    """Refuse a dataset, arm or test set that does not exist before anything runs, not after hours of training."""
+    if profile.dataset not in data.sources() and not Path(profile.dataset).is_file():
+        raise InputError(f"profile '{profile.name}': dataset '{profile.dataset}' is neither a source nor a file")
+    for arm in profile.arms:
+        arms.parse_arm(arm)
+    for name in profile.generation.test_sets:
+        known = name == "sample" or name in data.sources_of("prompts") or Path(name).is_file()
+        if not known:
+            choices = ", ".join(["sample", *data.sources_of("prompts")])
+            raise InputError(f"profile '{profile.name}': unknown test set '{name}': a .jsonl file, or one of {choices}")
+
+
 def run_profile(name: str, optional: bool = False) -> Path:
     """Execute all steps that are not done and return the path of the last report."""
     given = load_profile(name)
+    check_inputs(given)
     profile = arms.with_data_at_hand(given)
     print(arms.data_line(given, profile), flush=True)
     for step in steps(name, profile, optional):

@@ -99,6 +99,8 @@ def _load_tokenizer(given: str | None) -> Any:
     if given is None:
         return data.llama2_tokenizer()
     path = Path(given) / "tokenizer.json" if Path(given).is_dir() else Path(given)
+    if not path.is_file() and (path.suffix == ".json" or data.is_offline()):
+        raise InputError(f"{given}: no such file: give a tokenizer.json, or a Hub name when there is a network")
     try:
         return Tokenizer.from_file(str(path)) if path.is_file() else Tokenizer.from_pretrained(given)
     except Exception as error:

@@ -67,6 +67,25 @@ def test_a_misspelt_parameter_is_refused():
         run.refuse_unknown(ROOT / "notebooks" / "02_select.ipynb", {"profile": "tiny", "arms": "x"})
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "complaint"),
+    [
+        ("dataset", "nosuch.jsonl", "dataset 'nosuch.jsonl' is neither a source nor a file"),
+        ("arms", ("alpaca-1k-longst",), "unknown arm 'alpaca-1k-longst'"),
+        ("generation", settings.Generation(test_sets=("nope",)), "unknown test set 'nope'"),
+    ],
+)
+def test_what_does_not_exist_is_refused_before_anything_runs(key, value, complaint):
+    profile = settings.load_profile("tiny").model_copy(update={key: value})
+    with pytest.raises(select.InputError, match=complaint):
+        run.check_inputs(profile)
+
+
+def test_fetching_offline_is_refused_at_once(no_data):
+    with pytest.raises(select.InputError, match="LIM_OFFLINE forbids asking the network"):
+        run.data.fetch("alpaca-52k")
+
+
 def test_steps_run_the_stages_in_order():
     profile = settings.load_profile("tiny")
     order = [step.notebook for step in run.steps("tiny", profile, optional=True)]
