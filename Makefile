@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PROFILE ?= tiny
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test test-all run batch figures bench lab lint format setup setup-dev clean help
+.PHONY: demo test test-all run figures bench lab lint format setup setup-dev clean help
 
 help:
 	@echo "make demo       install and run the whole loop on the profile 'tiny' (three to four minutes on 2 cores)"
