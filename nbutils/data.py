@@ -20,7 +20,7 @@ from nbutils import ROOT, downloads, published, rows
 from nbutils.artifacts import atomic_path, sha256_json
 from nbutils.downloads import UNVERIFIED
 from nbutils.errors import ArgumentParser, InputError, exits_cleanly
-from nbutils.files import read_bytes, read_records
+from nbutils.files import is_offline, read_bytes, read_records
 from nbutils.rows import EvalPrompt, Row
 
 if TYPE_CHECKING:
@@ -87,11 +87,6 @@ def sources_of(kind: str) -> list[str]:
 def cache_folder() -> Path:
     """Where downloads are kept: `LIM_DATA_CACHE`, else `data/cache/` in the repository."""
     return Path(os.environ.get("LIM_DATA_CACHE") or ROOT / "data" / "cache")
-
-
-def is_offline() -> bool:
-    """Whether `LIM_OFFLINE` (or `--offline`) forbids asking the network."""
-    return os.environ.get("LIM_OFFLINE", "") not in ("", "0")
 
 
 def locate(name: str) -> list[Path] | None:

@@ -204,6 +204,11 @@ def _rows_per_batch(metadata: Any) -> int:
 # --- a dataset of the Hub ------------------------------------------------------------------------------------------
 
 
+def is_offline() -> bool:
+    """Whether `LIM_OFFLINE` (or `--offline`) forbids asking the network."""
+    return os.environ.get("LIM_OFFLINE", "") not in ("", "0")
+
+
 class HubDataset:
     """A dataset of the Hugging Face Hub (or a local folder in the same layout), read by the datasets library."""
 
@@ -212,7 +217,7 @@ class HubDataset:
     def __init__(self, name: str, split: str = "train") -> None:
         import datasets
 
-        if os.environ.get("LIM_OFFLINE", "") not in ("", "0") and not Path(name).exists():
+        if is_offline() and not Path(name).exists():
             raise InputError(f"{name}: no such file, and LIM_OFFLINE forbids asking the Hub")
         self.path = Path(name)
         try:
