@@ -1,5 +1,6 @@
 """Which device and number format a model runs in, chosen by what the hardware can do, with the reason."""
 
+import os
 from typing import Any, NamedTuple
 
 
@@ -16,6 +17,11 @@ class Precision(NamedTuple):
         import torch
 
         return getattr(torch, self.dtype)
+
+    @property
+    def local_device(self) -> str:
+        """The device of this process, where a launcher has started one for each GPU of the machine."""
+        return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if self.device == "cuda" else self.device
 
 
 def choose_precision() -> Precision:

@@ -1,18 +1,30 @@
-"""Stage 04: fine-tune the base model on one arm, by TRL's SFTTrainer with a PEFT adapter over an NF4 base."""
+"""Stage 04: fine-tune the base model on one arm, by TRL's SFTTrainer with a PEFT adapter over an NF4 base.
+
+python -m nbutils.finetune PROFILE ARM                      one process
+accelerate launch -m nbutils.finetune PROFILE ARM           one process a GPU, on one machine or several
+"""
 
 import functools
-import json
 import math
+import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from nbutils import arms, artifacts, model_card, models, prompts, select
+from nbutils import arms, artifacts, estimate, model_card, models, packing, prompts, select
 from nbutils.artifacts import Manifest, Plan
 from nbutils.devices import Precision, choose_precision, peak_memory_gb
-from nbutils.prompts import IGNORED, Example
-from nbutils.settings import Profile
+from nbutils.errors import ArgumentParser, InputError, exits_cleanly
+from nbutils.prompts import Example
+from nbutils.settings import Profile, Training
+
+
+class Encoded(NamedTuple):
+    """An arm's tokenised rows, and how many were dropped because nothing of their response fits."""
+
+    examples: list[Example]
+    dropped: int
 
 
 def plan(profile: str | Profile, arm: str, seed: int) -> Plan:
@@ -23,38 +35,72 @@ def plan(profile: str | Profile, arm: str, seed: int) -> Plan:
         "base": models.base_fingerprint(chosen, seed),
     }
     folder = artifacts.stage_folder(chosen.name, "finetune", name, seed)
-    return Plan("finetune", chosen.name, name, seed, folder, chosen.training.model_dump(), inputs, version=2)
+    return Plan("finetune", chosen.name, name, seed, folder, chosen.training.model_dump(), inputs, version=3)
 
 
 def run(profile: str | Profile, arm: str, seed: int = 42) -> Manifest:
-    """Train on an arm's rows: `adapter/` (or `model/`), `loss.csv`, and the counts in the manifest."""
+    """Train on an arm's rows: `adapter/` (or `model/`), `loss.csv`, `samples.jsonl`, and counts in the manifest."""
     chosen, name = arms.prepare(profile, arm)
+    if models.processes() > 1:
+        return _run_together(chosen, name, seed)
     selected = select.run(chosen, name, seed)
     models.base_location(chosen, seed)
     planned = plan(chosen, name, seed)
-    return artifacts.complete(planned, functools.partial(_train, chosen, selected, planned))
+    manifest = artifacts.complete(planned, functools.partial(_train, chosen, selected, planned))
+    _drop_checkpoints(planned)
+    return manifest
+
+
+def _run_together(profile: Profile, arm: str, seed: int) -> Manifest:
+    """As `run`, in one of several processes: the first one prepares, keeps the lock and writes; all of them train."""
+    from accelerate import PartialState
+
+    state = PartialState(cpu=choose_precision().device == "cpu")
+    with state.main_process_first():
+        selected = select.run(profile, arm, seed)
+        models.base_location(profile, seed)
+    planned = plan(profile, arm, seed)
+    is_fresh = artifacts.fresh_manifest(planned) is not None
+    state.wait_for_everyone()
+    if state.is_main_process:
+        artifacts.complete(planned, functools.partial(_train, profile, selected, planned))
+        _drop_checkpoints(planned)
+    elif not is_fresh:
+        _train(profile, selected, planned, planned.folder)
+    state.wait_for_everyone()
+    manifest = artifacts.fresh_manifest(planned)
+    if manifest is None:
+        raise InputError(f"{planned.folder}: the first process wrote no result there: all machines must share runs/")
+    return manifest
 
 
 def _train(profile: Profile, selected: Manifest, planned: Plan, folder: Path) -> dict[str, Any]:
     precision = choose_precision()
     print(f"{planned.arm}: {profile.training.method} in {precision.dtype}: {precision.reason}", flush=True)
     tokenizer = models.load_tokenizer(profile, planned.seed)
-    examples = encode_rows(profile, selected, tokenizer)
-    trainer = _make_trainer(profile, planned, precision, tokenizer, examples, folder)
-    started = time.monotonic()
-    trainer.train(resume_from_checkpoint=last_complete_checkpoint(_checkpoints(planned, folder)))
-    seconds = time.monotonic() - started
+    encoded = encode_rows(profile, selected, tokenizer)
+    steps = plan_steps(profile.training, len(encoded.examples), planned.seed)
+    expected = estimate.check_fit(profile, planned.seed, precision, steps, encoded.examples)
+    trainer = make_trainer(profile, planned, precision, tokenizer, encoded.examples, steps, folder)
+    seconds = _fit(trainer, folder, planned)
     weights = folder / weights_name(profile)
-    trainer.model.save_pretrained(weights)
-    tokenizer.save_pretrained(weights)
-    if profile.training.method != "full":
-        model_card.describe_adapter(weights, profile, selected)
-    _write_loss(folder / "loss.csv", trainer.state.log_history)
-    facts = _count(profile, examples, trainer.state.log_history, trainer.state.global_step)
-    facts["uniform_loss"] = round(math.log(len(tokenizer)), 4)
-    speed = {"train_seconds": round(seconds, 2), "peak_memory_gb": round(peak_memory_gb(), 3)}
+    _save(trainer, tokenizer, weights)
+    if not trainer.is_world_process_zero():
+        return {}
+    _conclude(profile, selected, weights, trainer, tokenizer)
+    epochs = _write_curve(folder, trainer, steps, len(encoded.examples))
     outputs = ["loss.csv", *(f"{weights.name}/{path.name}" for path in sorted(weights.iterdir()))]
-    return {"outputs": outputs, **facts, **speed, "precision": precision._asdict()}
+    outputs += ["samples.jsonl"] * (folder / "samples.jsonl").is_file()
+    counted = _count(profile, encoded, trainer.state)
+    speed = {"train_seconds": round(seconds, 2), "peak_memory_gb": round(peak_memory_gb(), 3)}
+    guess = {"estimated_gb": round(expected.bytes / 1e9, 3), "estimated_seconds": round(expected.seconds, 1)}
+    facts = {**counted, "epochs": epochs, "uniform_loss": round(math.log(len(tokenizer)), 4), **speed, **guess}
+    return {"outputs": outputs, **facts, "precision": precision._asdict(), "processes": models.processes()}
+
+
+def plan_steps(settings: Training, rows: int, seed: int) -> list[Any]:
+    """Row numbers of every optimizer step (see `packing.plan_steps`)."""
+    return packing.plan_steps(rows, settings.examples_per_step, settings.epochs, settings.epoch_end, seed)
 
 
 def weights_name(profile: Profile) -> str:
@@ -62,40 +108,64 @@ def weights_name(profile: Profile) -> str:
     return "model" if profile.training.method == "full" else "adapter"
 
 
-def encode_rows(profile: Profile, selected: Manifest, tokenizer: Any) -> list[Example]:
-    """Tokenise an arm's rows (all, or the profile's first `max_rows`) and assert that each of them is trained on."""
+def encode_rows(profile: Profile, selected: Manifest, tokenizer: Any) -> Encoded:
+    """Tokenise an arm's rows (all, or the profile's first `max_rows`) and assert that each of them is trained on.
+
+    A row whose prompt alone fills `max_length` has nothing left to train on: it is dropped and counted.
+    """
     settings = profile.training
     rows = select.load_arm(selected)[: settings.max_rows]
-    style = settings.prompt_style
-    examples = [prompts.encode(row, tokenizer, style, settings.max_length) for row in rows]
+    examples = [prompts.encode(row, tokenizer, settings.prompt_style, settings.max_length) for row in rows]
     usable = [example for example in examples if example.trained]
+    if not usable:
+        raise InputError(f"{selected.arm}: no row has a trained token within {settings.max_length}: raise max_length")
     prompts.check_examples(usable, tokenizer.eos_token_id)
-    return usable
+    return Encoded(usable, len(examples) - len(usable))
 
 
-def _make_trainer(
-    profile: Profile, planned: Plan, precision: Precision, tokenizer: Any, examples: Sequence[Example], folder: Path
+# --- the trainer ---------------------------------------------------------------------------------------------------
+
+
+def make_trainer(
+    profile: Profile,
+    planned: Plan,
+    precision: Precision,
+    tokenizer: Any,
+    examples: Sequence[Example],
+    steps: Sequence[Any],
+    folder: Path,
 ) -> Any:
-    from trl import SFTTrainer
+    """The trainer for a plan, with the base model loaded and nothing trained yet."""
+    from transformers import PrinterCallback
+
+    from nbutils.checkpoints import CheckpointSeal
+    from nbutils.packed_trainer import EmbeddingNoise, PackedTrainer
+    from nbutils.training_log import Progress, SampleAnswers, epochs_after
 
     settings = profile.training
-    base = models.load_base(profile, planned.seed, precision, settings.method == "qlora", trains=True)
-    trainer = SFTTrainer(
-        model=base,
-        args=_arguments(profile, planned, precision, len(examples), folder),
+    trainer = PackedTrainer(
+        model=models.load_base(profile, planned.seed, precision, settings.method == "qlora", trains=True),
+        args=_arguments(settings, planned, precision, len(steps), folder),
         train_dataset=_dataset(examples),
         processing_class=tokenizer,
-        data_collator=functools.partial(collate, pad=tokenizer.pad_token_id),
-        peft_config=None if settings.method == "full" else _lora(profile),
+        peft_config=None if settings.method == "full" else _lora(settings),
+        steps=steps,
+        settings=settings,
     )
-    _use_fp32_adapters(trainer.model)
+    if arms.parse_arm(planned.arm).neftune:
+        trainer.noise = EmbeddingNoise(trainer.model, settings, _neftune_alpha(settings, planned.arm))
+    epochs = epochs_after(steps, len(examples))
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(CheckpointSeal())
+    trainer.add_callback(Progress(trainer, planned.arm))
+    if not trainer.is_fsdp_enabled:
+        trainer.add_callback(SampleAnswers(folder / "samples.jsonl", tokenizer, settings, epochs))
     return trainer
 
 
-def _lora(profile: Profile) -> Any:
+def _lora(settings: Training) -> Any:
     from peft import LoraConfig
 
-    settings = profile.training
     return LoraConfig(
         r=settings.lora_rank,
         lora_alpha=settings.lora_alpha,
@@ -105,23 +175,19 @@ def _lora(profile: Profile) -> Any:
     )
 
 
-def _use_fp32_adapters(model: Any) -> None:
-    # TRL casts every adapter to bf16, which has too few digits for AdamW's small steps and crashes fp16 on a T4.
-    for weight in model.parameters():
-        if weight.requires_grad:
-            weight.data = weight.data.float()
+def _neftune_alpha(settings: Training, arm: str) -> float:
+    if settings.neftune_alpha is None:
+        raise InputError(f"arm '{arm}' asks for NEFTune: set training.neftune_alpha in the profile")
+    return settings.neftune_alpha
 
 
-def _arguments(profile: Profile, planned: Plan, precision: Precision, rows: int, folder: Path) -> Any:
+def _arguments(settings: Training, planned: Plan, precision: Precision, steps: int, folder: Path) -> Any:
     from trl import SFTConfig
 
-    settings = profile.training
-    steps = math.ceil(rows / settings.examples_per_step) * settings.epochs
-    return SFTConfig(
-        output_dir=str(_checkpoints(planned, folder)),
-        num_train_epochs=settings.epochs,
-        per_device_train_batch_size=min(settings.micro_batch, settings.examples_per_step),
-        gradient_accumulation_steps=max(1, settings.examples_per_step // settings.micro_batch),
+    arguments = SFTConfig(
+        output_dir=str(checkpoint_folder(planned, folder)),
+        max_steps=steps,
+        per_device_train_batch_size=1,
         learning_rate=settings.learning_rate,
         lr_scheduler_type=settings.schedule,
         warmup_steps=math.ceil(settings.warmup_ratio * steps),
@@ -130,80 +196,114 @@ def _arguments(profile: Profile, planned: Plan, precision: Precision, rows: int,
         adam_beta2=settings.beta2,
         max_grad_norm=settings.max_grad_norm,
         optim=settings.optimizer,
-        neftune_noise_alpha=settings.neftune_alpha if arms.parse_arm(planned.arm).neftune else None,
         gradient_checkpointing=settings.gradient_checkpointing,
         bf16=precision.dtype == "bfloat16",
         fp16=precision.dtype == "float16",
+        use_cpu=precision.device == "cpu",
+        ddp_backend="gloo" if precision.device == "cpu" and models.processes() > 1 else None,
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},
         remove_unused_columns=False,
-        dataloader_pin_memory=precision.device == "cuda",
         logging_steps=1,
+        logging_nan_inf_filter=False,
         save_steps=settings.save_steps,
         save_total_limit=2,
         report_to="none",
         seed=planned.seed,
         disable_tqdm=True,
     )
+    # Several GPUs in one process would be driven by torch's DataParallel, which splits rows: launch processes instead.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
 
 
 def _dataset(examples: Sequence[Example]) -> Any:
     from datasets import Dataset
 
-    ids, labels = [example.input_ids for example in examples], [example.labels for example in examples]
-    return Dataset.from_dict({"input_ids": ids, "labels": labels})
+    return Dataset.from_list([example._asdict() for example in examples])
 
 
-def collate(batch: Sequence[dict[str, list[int]]], pad: int) -> dict[str, Any]:
-    """Pad a batch on the right; padding is masked in attention and in the loss."""
-    import torch
+def _fit(trainer: Any, folder: Path, planned: Plan) -> float:
+    """Train, from the last whole checkpoint where there is one; returns the seconds that it took."""
+    from nbutils.checkpoints import last_complete_checkpoint
 
-    longest = max(len(item["input_ids"]) for item in batch)
-
-    def padded(key: str, fill: int) -> Any:
-        return torch.tensor([list(item[key]) + [fill] * (longest - len(item[key])) for item in batch])
-
-    mask = torch.tensor([[1] * len(item["input_ids"]) + [0] * (longest - len(item["input_ids"])) for item in batch])
-    return {"input_ids": padded("input_ids", pad), "labels": padded("labels", IGNORED), "attention_mask": mask}
-
-
-# --- checkpoints and counts ----------------------------------------------------------------------------------------
+    found = last_complete_checkpoint(checkpoint_folder(planned, folder))
+    if found:
+        print(f"{planned.arm}: continuing from {found.name}", flush=True)
+    started = time.monotonic()
+    trainer.train(resume_from_checkpoint=str(found) if found else None)
+    return time.monotonic() - started
 
 
-def _checkpoints(planned: Plan, folder: Path) -> Path:
-    # Named by the plan, so that a run with other settings never continues from these.
+def checkpoint_folder(planned: Plan, folder: Path) -> Path:
+    """Where a plan's checkpoints lie; a run with other settings has another key and never continues from these."""
     return folder / f".checkpoints-{planned.key[:12]}"
 
 
-def last_complete_checkpoint(folder: Path) -> str | None:
-    """The newest checkpoint whose last-written file is whole; a half-written one is passed over."""
-    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
-    return next((str(path) for path in found if _is_complete(path)), None)
+def _drop_checkpoints(planned: Plan) -> None:
+    # Only behind a written manifest: until then they are all there is of a run.
+    for folder in planned.folder.glob(".checkpoints-*"):
+        shutil.rmtree(folder)
 
 
-def _is_complete(checkpoint: Path) -> bool:
-    try:
-        return "global_step" in json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
+# --- what remains --------------------------------------------------------------------------------------------------
 
 
-def _count(profile: Profile, examples: Sequence[Example], log: list[dict[str, Any]], steps: int) -> dict[str, Any]:
-    # The loss of single steps is noisy: the first and the last quarter of them are averaged.
-    losses = [float(entry["loss"]) for entry in log if "loss" in entry]
-    quarter = max(1, len(losses) // 4)
+def _save(trainer: Any, tokenizer: Any, weights: Path) -> None:
+    if trainer.is_fsdp_enabled:
+        # Sharded weights are gathered by all processes together.
+        trainer.save_model(str(weights))
+        (weights / "training_args.bin").unlink(missing_ok=True)
+    elif trainer.is_world_process_zero():
+        trainer.model.save_pretrained(weights)
+    if trainer.is_world_process_zero():
+        tokenizer.save_pretrained(weights)
+
+
+def _conclude(profile: Profile, selected: Manifest, weights: Path, trainer: Any, tokenizer: Any) -> None:
+    models.check_saved_tokenizer(weights, tokenizer)
+    if profile.training.method != "full":
+        models.check_saved_adapter(weights, trainer.model)
+        model_card.describe_adapter(weights, profile, selected)
+
+
+def _write_curve(folder: Path, trainer: Any, steps: Sequence[Any], rows: int) -> float:
+    from nbutils.training_log import epochs_after, loss_table
+
+    epochs = epochs_after(steps, rows)
+    artifacts.write_csv(folder / "loss.csv", loss_table(trainer.state.log_history, epochs))
+    return round(float(epochs[-1]), 4)
+
+
+def _count(profile: Profile, encoded: Encoded, state: Any) -> dict[str, Any]:
+    from nbutils.training_log import summarise_loss
+
+    examples = encoded.examples
     return {
         "method": profile.training.method,
         "rows": len(examples),
+        "dropped_rows": encoded.dropped,
         "truncated_rows": sum(example.is_truncated for example in examples),
+        "tokens_per_epoch": sum(len(example.input_ids) for example in examples),
         "trained_tokens_per_epoch": sum(example.trained for example in examples),
-        "optimizer_steps": steps,
-        "first_loss": sum(losses[:quarter]) / quarter,
-        "last_loss": sum(losses[-quarter:]) / quarter,
+        "optimizer_steps": state.global_step,
+        **summarise_loss(state.log_history),
     }
 
 
-def _write_loss(path: Path, log: list[dict[str, Any]]) -> None:
-    entries = [entry for entry in log if "loss" in entry]
-    lines = [f"{entry['step']},{entry['epoch']:.4f},{float(entry['loss']):.6f}" for entry in entries]
-    artifacts.write_text(path, "\n".join(["step,epoch,loss", *lines]) + "\n")
+@exits_cleanly
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of `python -m nbutils.finetune`."""
+    parser = ArgumentParser(
+        prog="python -m nbutils.finetune", description="Fine-tune a profile's base model on an arm."
+    )
+    parser.add_argument("profile", metavar="PROFILE", help="a profile's name, or a TOML file")
+    parser.add_argument("arm", metavar="ARM", nargs="?", help="default: the profile's judging target")
+    parser.add_argument("--seed", type=int, default=42)
+    given = parser.parse_args(arguments)
+    manifest = run(given.profile, given.arm, given.seed)
+    print(f"{manifest.facts['optimizer_steps']} steps, loss {manifest.facts['last_loss']:.3f}: {manifest.folder}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,5 +1,6 @@
 """Loading base models and tokenizers: from the Hub, from a local folder, or the profile's own tiny one."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,16 @@ def load_tokenizer(profile: Profile, seed: int) -> Any:
     return tokenizer
 
 
+def load_config(profile: Profile, seed: int) -> Any:
+    """The base model's configuration, without its weights."""
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(base_location(profile, seed), **_revision(profile))
+    except (OSError, ValueError) as error:
+        raise InputError(f"base model {profile.model.base}: {str(error).splitlines()[0]}") from None
+
+
 def load_base(profile: Profile, seed: int, precision: Precision, quantised: bool, trains: bool) -> Any:
     """The base model, in NF4 with double quantisation when `quantised`.
 
@@ -46,17 +57,20 @@ def load_base(profile: Profile, seed: int, precision: Precision, quantised: bool
     from transformers import AutoModelForCausalLM
 
     model: Any
-    options: dict[str, Any] = {"dtype": precision.torch_dtype, **_revision(profile)}
+    # Weights that are trained themselves are kept in fp32, as in the paper's run under bf16 autocast.
+    is_trained_itself = trains and profile.training.method == "full"
+    options: dict[str, Any] = {"dtype": "float32" if is_trained_itself else precision.torch_dtype, **_revision(profile)}
+    options["attn_implementation"] = profile.model.attention
     if quantised:
         options["quantization_config"] = _nf4(precision)
-        options["device_map"] = {"": precision.device}
+        options["device_map"] = {"": precision.local_device}
     try:
         model = AutoModelForCausalLM.from_pretrained(base_location(profile, seed), **options)
     except OSError as error:
         raise InputError(f"base model {profile.model.base}: {str(error).splitlines()[0]}") from None
     if quantised and trains:
         keep_plain_layout(model)
-    return model if quantised else model.to(precision.device)
+    return model if quantised else model.to(precision.local_device)
 
 
 def keep_plain_layout(model: Any) -> None:
@@ -80,6 +94,37 @@ def load_tuned(profile: Profile, seed: int, precision: Precision, folder: Path) 
     quantised = profile.training.method == "qlora"
     base = load_base(profile, seed, precision, quantised, trains=False)
     return PeftModel.from_pretrained(base, folder).eval()
+
+
+def processes() -> int:
+    """How many processes train together, as their launcher says."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+# --- checks --------------------------------------------------------------------------------------------------------
+
+
+def check_saved_tokenizer(folder: Path, tokenizer: Any) -> None:
+    """Read a saved tokenizer again and assert its end of sequence, its padding and that the two still differ."""
+    from transformers import AutoTokenizer
+
+    saved = AutoTokenizer.from_pretrained(folder)
+    if saved.pad_token_id == saved.eos_token_id:
+        raise InputError(f"{folder}: its tokenizer pads with the end-of-sequence token: training would mask it")
+    for name in ("eos_token_id", "pad_token_id", "bos_token_id"):
+        if getattr(saved, name) != getattr(tokenizer, name):
+            raise InputError(f"{folder}: {name} was {getattr(tokenizer, name)} and is {getattr(saved, name)}")
+
+
+def check_saved_adapter(folder: Path, model: Any) -> None:
+    """Assert that every trained tensor of an adapter is on disk, number for number."""
+    import torch
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    saved, trained = load_file(folder / "adapter_model.safetensors"), get_peft_model_state_dict(model)
+    if unlike := [name for name in trained if not torch.equal(saved.get(name, torch.empty(0)), trained[name].cpu())]:
+        raise InputError(f"{folder}: the saved adapter differs from the trained one, first in {unlike[0]}: train again")
 
 
 def _nf4(precision: Precision) -> Any:

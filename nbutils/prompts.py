@@ -161,5 +161,7 @@ def check_examples(examples: Sequence[Example], eos: int) -> None:
             raise InputError(f"training row {number}: no trained token within max_length: raise it or drop the row")
         if not example.is_truncated and example.labels[-1] != eos:
             raise InputError(f"training row {number}: its end-of-sequence token is not trained")
+        if example.labels[0] != IGNORED:
+            raise InputError(f"training row {number}: its first token would be trained, and nothing predicts it")
         if eos in example.labels[:-1]:
             raise InputError(f"training row {number}: an end of sequence in the middle would be trained")

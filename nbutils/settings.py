@@ -29,6 +29,7 @@ class Model(_Settings):
     revision: str = "main"
     licence: str
     gated: bool = False
+    attention: Literal["sdpa", "eager", "flash_attention_2", "flex_attention"] = "sdpa"
 
 
 class TinyBase(_Settings):
@@ -60,7 +61,13 @@ class Fallback(_Settings):
 
 
 class Training(_Settings):
-    """Fine-tuning of one arm."""
+    """Fine-tuning of one arm.
+
+    `epoch_end`, `loss_weighting` and `neftune_scale` are explained where they act: `packing.plan_steps`,
+    `packing.token_weights`, `packed_trainer.EmbeddingNoise`. A forward pass takes one flat row of at most
+    `tokens_per_row` tokens (default: `max_length`). After every epoch `sample_prompts` prompts are answered with at
+    most `sample_tokens` tokens.
+    """
 
     method: Literal["qlora", "lora", "full"]
     epochs: float = Field(gt=0)
@@ -68,8 +75,10 @@ class Training(_Settings):
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     warmup_ratio: float = Field(0.0, ge=0, lt=1)
     examples_per_step: int = Field(128, gt=0)
-    micro_batch: int = Field(1, gt=0)
+    epoch_end: Literal["carry", "short"] = "carry"
+    loss_weighting: Literal["token", "example", "paper"] = "example"
     max_length: int = Field(2048, gt=0)
+    tokens_per_row: int | None = Field(None, gt=0)
     max_rows: int | None = Field(None, gt=0)
     weight_decay: float = 0.0
     beta1: float = 0.9
@@ -80,8 +89,11 @@ class Training(_Settings):
     lora_alpha: int = Field(16, gt=0)
     lora_dropout: float = Field(0.0, ge=0, lt=1)
     neftune_alpha: float | None = Field(None, gt=0)
+    neftune_scale: Literal["padded", "example"] = "padded"
     gradient_checkpointing: bool = False
     save_steps: int = Field(50, gt=0)
+    sample_prompts: int = Field(3, ge=0)
+    sample_tokens: int = Field(128, gt=0)
     prompt_style: Literal["plain", "paper"] = "plain"
 
 

@@ -1,47 +1,267 @@
-"""Batches, checkpoints and the adapter's form; training itself runs in test_notebooks.py."""
+"""Fine-tuning as a stage: on small real models, with kills, adversarial rows and several number formats."""
 
 import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from trainable_models import make_tokenizer, profile_on, save_model
 
-from nbutils import finetune, model_card, models, settings
+from nbutils import artifacts, checkpoints, finetune, model_card, models, settings, training_log
 from nbutils.artifacts import Manifest
 from nbutils.devices import Precision
-from nbutils.prompts import IGNORED
+from nbutils.errors import InputError
+from nbutils.rows import Row
+
+# --- checkpoints ---------------------------------------------------------------------------------------------------
 
 
-def test_collate_pads_on_the_right_and_masks_the_padding():
-    batch = [{"input_ids": [1, 5, 6], "labels": [IGNORED, 5, 6]}, {"input_ids": [1, 7], "labels": [IGNORED, 7]}]
-    made = finetune.collate(batch, pad=9)
-    assert made["input_ids"].tolist() == [[1, 5, 6], [1, 7, 9]]
-    assert made["labels"].tolist() == [[IGNORED, 5, 6], [IGNORED, 7, IGNORED]]
-    assert made["attention_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
-
-
-def write_checkpoint(folder, step, state):
-    (folder / f"checkpoint-{step}").mkdir(parents=True)
-    if state is not None:
-        (folder / f"checkpoint-{step}" / "trainer_state.json").write_text(state, encoding="utf-8")
+def write_checkpoint(folder, step, sealed=True):
+    checkpoint = folder / f"checkpoint-{step}"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "optimizer.pt").write_bytes(b"x" * 100)
+    (checkpoint / "trainer_state.json").write_text(json.dumps({"global_step": step}), encoding="utf-8")
+    if sealed:
+        checkpoints.seal(checkpoint)
+    return checkpoint
 
 
 def test_the_newest_whole_checkpoint_is_taken(tmp_path):
-    write_checkpoint(tmp_path, 9, json.dumps({"global_step": 9}))
-    write_checkpoint(tmp_path, 10, json.dumps({"global_step": 10}))
-    write_checkpoint(tmp_path, 100, '{"global_step": 10')
-    write_checkpoint(tmp_path, 110, None)
-    assert finetune.last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
+    write_checkpoint(tmp_path, 9)
+    whole = write_checkpoint(tmp_path, 10)
+    (write_checkpoint(tmp_path, 100) / "optimizer.pt").write_bytes(b"x" * 99)
+    (write_checkpoint(tmp_path, 105) / "trainer_state.json").unlink()
+    (write_checkpoint(tmp_path, 107) / "complete.json").write_text('{"optimizer.pt": 1', encoding="utf-8")
+    write_checkpoint(tmp_path, 110, sealed=False)
+    assert checkpoints.last_complete_checkpoint(tmp_path) == whole
 
 
 def test_no_checkpoint_means_a_fresh_start(tmp_path):
-    assert finetune.last_complete_checkpoint(tmp_path / "missing") is None
+    assert checkpoints.last_complete_checkpoint(tmp_path / "missing") is None
 
 
-def test_loss_table_holds_every_logged_step(tmp_path):
-    log = [{"step": 1, "epoch": 0.5, "loss": "2.5"}, {"step": 2, "epoch": 1.0, "loss": 2.25}, {"train_runtime": 1}]
-    finetune._write_loss(tmp_path / "loss.csv", log)
-    lines = (tmp_path / "loss.csv").read_text(encoding="utf-8").splitlines()
-    assert lines == ["step,epoch,loss", "1,0.5000,2.500000", "2,1.0000,2.250000"]
+def test_the_loss_table_holds_every_logged_step():
+    facts = {"learning_rate": "0.1", "grad_norm": "0.25"}
+    log = [{"step": 1, "loss": "2.5", **facts}, {"step": 2, "loss": 2.25, **facts}, {"train_runtime": 1}]
+    epochs = training_log.epochs_after([np.arange(4), np.arange(4)], rows=5)
+    table = training_log.loss_table(log, epochs)
+    assert [(row["step"], row["epoch"], row["loss"]) for row in table] == [(1, 0.8, 2.5), (2, 1.6, 2.25)]
+    assert training_log.summarise_loss(log) == {"first_loss": 2.5, "last_loss": 2.25}
+
+
+# --- the stage -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return save_model(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def finished(base, tmp_path_factory):
+    """One finished run on the small model, and the folder it wrote to."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LIM_RUNS", str(tmp_path_factory.mktemp("runs")))
+        yield finetune.run(profile_on(base), "sample-24-longest", 42)
+
+
+def loss_of(manifest):
+    return manifest.path("loss.csv").read_text(encoding="utf-8")
+
+
+def test_a_run_leaves_weights_curve_samples_and_counts(finished):
+    facts = finished.facts
+    assert (facts["rows"], facts["optimizer_steps"], facts["epochs"], facts["dropped_rows"]) == (24, 8, 2.0, 0)
+    assert facts["precision"]["dtype"] == "float32"
+    assert len(loss_of(finished).splitlines()) == 9
+    samples = artifacts.read_jsonl(finished.path("samples.jsonl"))
+    assert [record["step"] for record in samples] == [0, 4, 8]
+    assert all(record["n_tokens"] <= 4 for record in samples)
+    assert not list(finished.folder.glob(".checkpoints-*"))
+    assert "adapter/adapter_model.safetensors" in finished.outputs
+
+
+def test_training_lowers_the_loss(finished):
+    assert finished.facts["last_loss"] < finished.facts["first_loss"]
+
+
+def test_a_second_run_has_the_same_bytes(finished, base, runs):
+    again = finetune.run(profile_on(base), "sample-24-longest", 42)
+    assert loss_of(again) == loss_of(finished)
+    assert again.outputs == finished.outputs
+    other = finetune.run(profile_on(base), "sample-24-longest", 43)
+    assert loss_of(other) != loss_of(finished)
+
+
+def test_noise_is_added_by_a_neftune_arm_alone_and_needs_its_alpha(finished, base, runs):
+    with pytest.raises(InputError, match=r"set training\.neftune_alpha"):
+        finetune.run(profile_on(base), "sample-24-longest+neftune", 42)
+    noisy = finetune.run(profile_on(base, {"neftune_alpha": 5.0}), "sample-24-longest+neftune", 42)
+    assert loss_of(noisy) != loss_of(finished)
+    assert noisy.facts["first_loss"] == pytest.approx(finished.facts["first_loss"], rel=0.2)
+
+
+def test_full_fine_tuning_writes_a_model_that_loads(base, runs):
+    from transformers import AutoModelForCausalLM
+
+    manifest = finetune.run(profile_on(base, {"method": "full", "learning_rate": 1e-3}), "sample-24-longest", 42)
+    before, after = (AutoModelForCausalLM.from_pretrained(place) for place in (base, manifest.folder / "model"))
+    assert after.dtype == torch.float32
+    changed = [not torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True)]
+    assert all(changed)
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run(base, runs):
+    with pytest.raises(InputError, match=r"loss is nan at step \d+: lower training\.learning_rate"):
+        finetune.run(profile_on(base, {"learning_rate": 1e30, "max_grad_norm": 0.0}), "sample-24-longest", 42)
+
+
+KILLED = """
+import sys
+sys.path.insert(0, {tests!r})
+from trainable_models import profile_on
+from nbutils import finetune
+finetune.run(profile_on({base!r}, {training!r}), "sample-24-longest", 42)
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_run_continues_on_the_same_curve(base, tmp_path, monkeypatch):
+    training = {"lora_dropout": 0.2, "epochs": 1.5}
+    script = KILLED.format(tests=str(Path(__file__).parent), base=str(base), training=training)
+    kills = kill_at_each_save(script, tmp_path / "broken")
+    assert kills == 3
+    monkeypatch.setenv("LIM_RUNS", str(tmp_path / "whole"))
+    whole = finetune.run(profile_on(base, training), "sample-24-longest", 42)
+    (found,) = (tmp_path / "broken").glob("*/finetune/*/seed-42")
+    assert (found / "loss.csv").read_text() == loss_of(whole)
+    weights = "adapter/adapter_model.safetensors"
+    assert (found / weights).read_bytes() == whole.path(weights).read_bytes()
+
+
+def kill_at_each_save(script, runs):
+    """Run until it finishes, each time killed soon after a new checkpoint's folder appears, whole or not."""
+    command, env = [sys.executable, "-c", script], {**os.environ, "LIM_RUNS": str(runs)}
+    seen, kills = set(), 0
+    while True:
+        running = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while running.poll() is None and not (new := set(runs.rglob("checkpoint-*")) - seen):
+            time.sleep(0.002)
+        if running.poll() is not None:
+            assert running.returncode == 0
+            return kills
+        seen |= new
+        time.sleep(0.01 * kills)
+        running.send_signal(signal.SIGKILL)
+        running.wait()
+        kills += 1
+
+
+# --- adversarial rows ----------------------------------------------------------------------------------------------
+
+
+def encoded_rows(rows, monkeypatch, base, **training):
+    profile = profile_on(base, {"max_rows": None, "max_length": 64, **training})
+    monkeypatch.setattr(finetune.select, "load_arm", lambda _: rows)
+    tokenizer = models.load_tokenizer(profile, 42)
+    return finetune.encode_rows(profile, Manifest(*[""] * 5, *[{}] * 5, "", 0, "", Path()), tokenizer), tokenizer
+
+
+def test_rows_that_cannot_be_trained_are_dropped_and_counted(monkeypatch, base):
+    empty, long, shut = (
+        Row(0, "own", "say", "", ""),
+        Row(1, "own", "say", "", "a " * 200),
+        Row(2, "own", "x " * 200, "", "yes"),
+    )
+    encoded, tokenizer = encoded_rows([empty, long, shut], monkeypatch, base)
+    assert encoded.dropped == 1
+    first, second = encoded.examples
+    assert first.labels[-1] == tokenizer.eos_token_id
+    assert first.trained == 1
+    assert second.is_truncated
+    assert len(second.input_ids) == 64
+    assert tokenizer.eos_token_id not in second.labels
+
+
+def test_special_tokens_in_a_response_are_text(monkeypatch, base):
+    encoded, tokenizer = encoded_rows([Row(0, "own", "end </s> it", "", "so </s><s><pad> it ends")], monkeypatch, base)
+    (example,) = encoded.examples
+    specials = {tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id}
+    assert [token for token in example.input_ids if token in specials] == [
+        tokenizer.bos_token_id,
+        tokenizer.eos_token_id,
+    ]
+    assert example.labels.count(tokenizer.eos_token_id) == 1
+
+
+def test_an_arm_of_which_nothing_fits_is_refused(monkeypatch, base):
+    with pytest.raises(InputError, match="no row has a trained token within 8: raise max_length"):
+        encoded_rows([Row(0, "own", "a long instruction", "", "yes")], monkeypatch, base, max_length=8)
+
+
+def test_padding_with_the_end_of_sequence_is_undone(base, tmp_path):
+    folder = tmp_path / "padded"
+    shutil.copytree(base, folder)
+    tokenizer = make_tokenizer()
+    tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.save_pretrained(folder)
+    loaded = models.load_tokenizer(profile_on(folder), 42)
+    assert loaded.pad_token_id != loaded.eos_token_id
+    with pytest.raises(InputError, match="pads with the end-of-sequence token"):
+        models.check_saved_tokenizer(folder, loaded)
+
+
+def test_a_saved_adapter_that_differs_is_noticed(finished, base):
+    model = models.load_tuned(profile_on(base), 42, Precision("cpu", "float32", ""), finished.folder / "adapter")
+    models.check_saved_adapter(finished.folder / "adapter", model)
+    for weight in model.parameters():
+        weight.data += 1e-6
+    with pytest.raises(InputError, match="the saved adapter differs from the trained one"):
+        models.check_saved_adapter(finished.folder / "adapter", model)
+
+
+# --- number formats ------------------------------------------------------------------------------------------------
+
+
+class DtypesSeen(TorchDispatchMode):
+    """Collects the dtype of every tensor that any operation makes."""
+
+    def __init__(self):
+        super().__init__()
+        self.dtypes = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        for each in made if isinstance(made, tuple | list) else [made]:
+            if isinstance(each, torch.Tensor):
+                self.dtypes.add(each.dtype)
+        return made
+
+
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+def test_a_step_in_fp16_makes_no_bf16_tensor(method, base, runs, monkeypatch):
+    """What a T4 needs, with the same code on the CPU: TRL alone would have cast the adapters to bf16."""
+    seen, fit = DtypesSeen(), finetune._fit
+
+    def fit_watched(*arguments):
+        with seen:
+            return fit(*arguments)
+
+    monkeypatch.setattr(finetune, "choose_precision", lambda: Precision("cpu", "float16", "test"))
+    monkeypatch.setattr(finetune, "_fit", fit_watched)
+    profile = profile_on(base, {"method": method, "max_rows": 2, "examples_per_step": 2, "epochs": 1})
+    manifest = finetune.run(profile, "sample-24-longest", 42)
+    assert manifest.facts["precision"]["dtype"] == "float16"
+    assert torch.float16 in seen.dtypes
+    assert torch.bfloat16 not in seen.dtypes
 
 
 def test_full_fine_tuning_keeps_its_weights_apart_from_adapters():
