@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import selection
+import training
 
 from nbutils import artifacts
 
-BENCHMARKS: list[Callable[[], Any]] = [*selection.BENCHMARKS]
+BENCHMARKS: list[Callable[[], Any]] = [*selection.BENCHMARKS, *training.BENCHMARKS]
 RESULTS = Path(__file__).with_name("results.json")
 
 

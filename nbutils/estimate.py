@@ -71,7 +71,8 @@ def check_fit(
 ) -> Estimate:
     """Print the estimate beside what the device has. Raises InputError, with the mend, where it cannot fit."""
     made = estimate(read_shape(profile, seed), profile, precision, steps, examples)
-    available = available_bytes(precision)
+    # Sharded weights are spread over the processes; activations are not.
+    available = available_bytes(precision) * (models.processes() if models.is_sharded() else 1)
     print(f"estimate: {made}; {precision.device} has {_size(available)} free", flush=True)
     if made.bytes - made.parts["activations"] > available:
         raise InputError(f"{profile.name}: {made}, but {precision.device} has {_size(available)}: {_mend(profile)}")
@@ -125,17 +126,19 @@ def estimate(
 
 
 def count_flops(shape: Shape, profile: Profile, lengths: Sequence[int]) -> float:
-    """Operations of a run over examples of these token counts: 2 per weight and token and direction, and attention.
+    """Operations of a run over examples of these token counts: 2 per weight and token and pass, and attention.
 
-    A frozen weight needs no gradient of its own (2 passes instead of 3); recomputation adds a forward pass.
+    A frozen weight takes two passes, a trained one three; recomputation adds a forward pass. Attention is counted in
+    full, as a masked product executes it; kernels that skip what is masked do about half of it. All of a row's tokens
+    are taken to go through the output layer, of which only the trained ones do.
     """
     settings = profile.training
-    passes = (3 if settings.method == "full" else 2) + settings.gradient_checkpointing
-    adapters = 0 if settings.method == "full" else 3 * shape.lora_per_rank * settings.lora_rank
+    passes, recomputed = (3 if settings.method == "full" else 2), int(settings.gradient_checkpointing)
+    adapters = 0 if settings.method == "full" else (3 + recomputed) * shape.lora_per_rank * settings.lora_rank
     tokens = float(sum(lengths))
-    attention = 4 * shape.layers * shape.hidden * sum(float(length) ** 2 for length in lengths) / 2
-    head = shape.vocabulary * shape.hidden
-    return 2 * tokens * (passes * (shape.linear + head) + adapters) + attention * (3 + settings.gradient_checkpointing)
+    head = passes * shape.vocabulary * shape.hidden
+    attention = 4 * shape.layers * shape.hidden * sum(float(length) ** 2 for length in lengths)
+    return 2 * tokens * ((passes + recomputed) * shape.linear + head + adapters) + attention * (3 + recomputed)
 
 
 def _memory(shape: Shape, profile: Profile, precision: Precision, examples: Sequence[Example]) -> dict[str, float]:
@@ -160,15 +163,18 @@ def _memory(shape: Shape, profile: Profile, precision: Precision, examples: Sequ
 def activation_bytes(shape: Shape, profile: Profile, width: int) -> float:
     """Bytes kept for the backward pass per token; `width` is that of the compute dtype.
 
-    A Llama layer keeps about 10 vectors of its width and 4 of its inner width, and the norms another 2 in fp32; each
-    adapter keeps its own copy of its input (7 a layer), and a mask with dropout. With recomputation one vector a
-    layer remains, and one layer's worth at a time. The test compares this with what autograd really keeps.
+    What a Llama layer keeps, counted in vectors of its width and of its inner width: queries, keys, values, their
+    rotations, the attention's output and the norms' inputs (fp32), and three products of the gated layer. Weights
+    that are trained need their inputs as well. Each of seven adapters keeps a copy of its input, and with dropout a
+    mask. With recomputation one vector a layer remains, and one layer's worth at a time. The tests compare this with
+    what autograd really keeps.
     """
     settings, hidden, inner = profile.training, shape.hidden, shape.intermediate
-    layer = width * (10 * hidden + 4 * inner) + 4 * 2 * hidden
-    if settings.method != "full":
-        copies = 2 if settings.lora_dropout else 1
-        layer += width * copies * (6 * hidden + inner)
+    if settings.method == "full":
+        layer = width * (10 * hidden + 4 * inner) + 4 * 4 * hidden
+    else:
+        per_input = width + (4 if settings.lora_dropout else 0)
+        layer = width * (8 * hidden + 3 * inner) + 4 * 2 * hidden + per_input * (6 * hidden + inner)
     kept = width * hidden
     return shape.layers * kept + layer if settings.gradient_checkpointing else shape.layers * layer
 

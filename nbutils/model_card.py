@@ -22,7 +22,7 @@ def describe_adapter(folder: Path, profile: Profile, selected: Manifest) -> None
 
 
 def card(profile: Profile, selected: Manifest) -> str:
-    """The text of a model card, with the metadata block that the Hub reads."""
+    """The text of an adapter's card, with the metadata block that the Hub reads."""
     source = data.sources().get(profile.dataset)
     licence = source.licence if source else "that of your own rows"
     settings = "\n".join(f"| {key} | {value} |" for key, value in profile.training.model_dump().items())
@@ -34,9 +34,10 @@ tags: [long-is-more, lora]
 ---
 # {selected.arm}
 
-A LoRA adapter for {profile.model.base} (revision {profile.model.revision}), trained with long-is-more {__version__} on
-the arm `{selected.arm}`: {facts["rows"]:,} of {facts["pool_rows"]:,} rows of {profile.dataset}, mean response length
-{facts["mean_length"]:.1f} ({facts["measure"]}), sha256 of the ids {facts["ids_sha256"]}.
+A LoRA adapter for {profile.model.base} (revision {profile.model.revision}), trained with long-is-more {__version__},
+{_library_versions()}, on the arm `{selected.arm}`: {facts["rows"]:,} of {facts["pool_rows"]:,} rows of
+{profile.dataset}, mean response length {facts["mean_length"]:.1f} ({facts["measure"]}), sha256 of the ids
+{facts["ids_sha256"]}.
 {profile.note}
 
 Licences: data {licence}; base model {profile.model.licence}.
@@ -45,3 +46,17 @@ Licences: data {licence}; base model {profile.model.licence}.
 |---|---|
 {settings}
 """
+
+
+def _library_versions() -> str:
+    versions = artifacts.installed_versions()
+    return ", ".join(
+        f"{name} {versions[name]}" for name in ("torch", "transformers", "peft", "trl") if name in versions
+    )
+
+
+def merged_card(tuned: Manifest) -> str:
+    """The text of a merged model's card: the adapter's, under another kind of model."""
+    text = tuned.path("adapter/README.md").read_text(encoding="utf-8")
+    text = text.replace("library_name: peft", "library_name: transformers").replace(", lora]", ", merged]")
+    return text.replace("A LoRA adapter for", "A LoRA adapter merged into")

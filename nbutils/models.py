@@ -60,17 +60,26 @@ def load_base(profile: Profile, seed: int, precision: Precision, quantised: bool
     # Weights that are trained themselves are kept in fp32, as in the paper's run under bf16 autocast.
     is_trained_itself = trains and profile.training.method == "full"
     options: dict[str, Any] = {"dtype": "float32" if is_trained_itself else precision.torch_dtype, **_revision(profile)}
-    options["attn_implementation"] = profile.model.attention
+    options["attn_implementation"] = _attention(profile, trains)
     if quantised:
         options["quantization_config"] = _nf4(precision)
-        options["device_map"] = {"": precision.local_device}
+        # FSDP puts the weights where they belong by itself.
+        options |= {} if is_sharded() else {"device_map": {"": precision.local_device}}
     try:
         model = AutoModelForCausalLM.from_pretrained(base_location(profile, seed), **options)
     except OSError as error:
         raise InputError(f"base model {profile.model.base}: {str(error).splitlines()[0]}") from None
     if quantised and trains:
         keep_plain_layout(model)
-    return model if quantised else model.to(precision.local_device)
+    return model if quantised or is_sharded() else model.to(precision.local_device)
+
+
+def _attention(profile: Profile, trains: bool) -> str:
+    if not trains or profile.model.attention != "sdpa":
+        return profile.model.attention
+    from nbutils import packed_attention
+
+    return packed_attention.register()
 
 
 def keep_plain_layout(model: Any) -> None:
@@ -99,6 +108,11 @@ def load_tuned(profile: Profile, seed: int, precision: Precision, folder: Path) 
 def processes() -> int:
     """How many processes train together, as their launcher says."""
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_sharded() -> bool:
+    """Whether the launcher has asked for FSDP."""
+    return os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
 
 
 # --- checks --------------------------------------------------------------------------------------------------------
@@ -135,6 +149,8 @@ def _nf4(precision: Precision) -> Any:
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=precision.torch_dtype,
+        # FSDP shards tensors of one floating dtype only; elsewhere the packed bytes are kept as bytes.
+        bnb_4bit_quant_storage=precision.torch_dtype if is_sharded() else None,
     )
 
 

@@ -1,8 +1,8 @@
 """TRL's SFTTrainer over flat, unpadded rows: one batch of the data loader is one whole optimizer step.
 
-Imported late, because TRL alone takes seconds to import. Attention stays inside each example because `position_ids`
-begin anew with every example and no attention mask is given: transformers then builds a block-diagonal mask for SDPA,
-eager and flex attention, and calls FlashAttention with the examples' borders.
+Imported late, because TRL alone takes seconds to import. Attention stays inside each example on every backend: by
+`packed_attention` in the place of SDPA; and because `position_ids` begin anew with every example and no mask is given,
+transformers builds a block-diagonal mask for eager and flex attention and hands the borders to FlashAttention.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import DataLoader
 from trl import SFTTrainer
 
-from nbutils import packing
+from nbutils import packed_attention, packing
 from nbutils.errors import InputError
 from nbutils.prompts import IGNORED, Example
 from nbutils.settings import Training
@@ -41,9 +41,10 @@ class StepCollator:
         return {"rows": rows[self.process :: self.processes], "tokens": sum(lengths)}
 
 
-def flatten(examples: Sequence[Example], weights: np.ndarray) -> dict[str, torch.Tensor]:
+def flatten(examples: Sequence[Example], weights: np.ndarray) -> dict[str, Any]:
     """Examples end to end, as a batch of one row.
 
+    `block_lengths`: tokens of each example.
     `input_ids`, `position_ids`, `lengths` (of the example that each token belongs to): shape (1, tokens). `sources`:
     the positions whose next token is trained; `targets`, `weights`: that token and what it adds to the loss.
     """
@@ -52,6 +53,7 @@ def flatten(examples: Sequence[Example], weights: np.ndarray) -> dict[str, torch
     trained = np.flatnonzero(labels != IGNORED)
     owner = np.repeat(np.arange(len(examples)), lengths)
     return {
+        "block_lengths": lengths,
         "input_ids": torch.tensor([[token for example in examples for token in example.input_ids]]),
         "position_ids": torch.tensor([[position for length in lengths for position in range(length)]]),
         "lengths": torch.from_numpy(np.repeat(lengths, lengths))[None],
@@ -61,7 +63,7 @@ def flatten(examples: Sequence[Example], weights: np.ndarray) -> dict[str, torch
     }
 
 
-def weighted_loss(model: Any, row: dict[str, torch.Tensor]) -> torch.Tensor:
+def weighted_loss(model: Any, row: dict[str, Any]) -> torch.Tensor:
     """What a flat row adds to its step's loss: the weighted sum of its trained tokens' cross-entropies.
 
     Only positions that predict a trained token go through the output layer.
@@ -71,9 +73,15 @@ def weighted_loss(model: Any, row: dict[str, torch.Tensor]) -> torch.Tensor:
         position_ids=row["position_ids"],
         use_cache=False,
         logits_to_keep=row["sources"],
+        **({"block_lengths": row["block_lengths"]} if splits_attention(model) else {}),
     )
     losses = torch.nn.functional.cross_entropy(output.logits[0].float(), row["targets"], reduction="none")
     return losses @ row["weights"]
+
+
+def splits_attention(model: Any) -> bool:
+    """Whether a model (or what a launcher has wrapped it in) attends by `packed_attention`."""
+    return getattr(model, "module", model).config._attn_implementation == packed_attention.NAME
 
 
 class PackedTrainer(SFTTrainer):
@@ -109,7 +117,7 @@ class PackedTrainer(SFTTrainer):
         self.tokens_seen += inputs["tokens"]
         return total
 
-    def _loss(self, model: Any, row: dict[str, torch.Tensor]) -> torch.Tensor:
+    def _loss(self, model: Any, row: dict[str, Any]) -> torch.Tensor:
         try:
             return weighted_loss(model, row)
         except torch.OutOfMemoryError:

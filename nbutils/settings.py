@@ -36,7 +36,7 @@ class TinyBase(_Settings):
     """Shape and budget of the model that the profile `tiny` trains for itself."""
 
     vocabulary: int = 4096
-    hidden: int = Field(192, multiple_of=32)
+    hidden: int = Field(192, multiple_of=64)
     layers: int = 4
     heads: int = 6
     rows: int = 6000

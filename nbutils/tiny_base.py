@@ -102,7 +102,7 @@ def _config(shape: TinyBase, tokenizer: Any) -> Any:
     return LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=shape.hidden,
-        intermediate_size=shape.hidden * 3 - shape.hidden * 3 % 32,
+        intermediate_size=shape.hidden * 3,
         num_hidden_layers=shape.layers,
         num_attention_heads=shape.heads,
         num_key_value_heads=shape.heads,
@@ -116,7 +116,8 @@ def _config(shape: TinyBase, tokenizer: Any) -> Any:
 
 def _blocks(rows: list[Row], tokenizer: Any, length: int) -> list[dict[str, list[int]]]:
     """Cut the running text of all rows into blocks, as in ordinary pre-training."""
-    encoded = tokenizer([_text(row) for row in rows], add_special_tokens=False)["input_ids"]
+    texts = [_text(row) for row in rows]
+    encoded = tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
     stream = [token for ids in encoded for token in (tokenizer.bos_token_id, *ids, tokenizer.eos_token_id)]
     whole = len(stream) - len(stream) % length
     return [{"input_ids": stream[i : i + length], "labels": stream[i : i + length]} for i in range(0, whole, length)]

@@ -277,7 +277,7 @@ def test_the_card_names_data_licence_and_no_path(tmp_path):
     model_card.describe_adapter(tmp_path, settings.load_profile("tiny"), selected)
     assert json.loads((tmp_path / "adapter_config.json").read_text())["target_modules"] == ["k_proj", "v_proj"]
     card = (tmp_path / "README.md").read_text(encoding="utf-8")
-    assert "1,000 of 52,002 rows of alpaca-52k" in card
+    assert "1,000 of 52,002 rows of\nalpaca-52k" in card
     assert "data CC BY-NC 4.0" in card
     assert str(tmp_path) not in card + (tmp_path / "adapter_config.json").read_text()
 

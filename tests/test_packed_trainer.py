@@ -5,7 +5,7 @@ import pytest
 import torch
 from trainable_models import save_model
 
-from nbutils import packed_trainer, settings
+from nbutils import packed_attention, packed_trainer, settings
 from nbutils.packed_trainer import EmbeddingNoise, StepCollator, flatten, weighted_loss
 from nbutils.prompts import IGNORED, Example
 
@@ -27,7 +27,8 @@ def tuned(request, tmp_path_factory):
     from transformers import AutoModelForCausalLM
 
     folder = save_model(tmp_path_factory.mktemp("model"), request.param)
-    model = get_peft_model(AutoModelForCausalLM.from_pretrained(folder), LoraConfig(r=4, target_modules="all-linear"))
+    base = AutoModelForCausalLM.from_pretrained(folder, attn_implementation=packed_attention.register())
+    model = get_peft_model(base, LoraConfig(r=4, target_modules="all-linear"))
     for name, weight in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.2)
@@ -46,8 +47,13 @@ def relative_difference(one, other):
     return ((one - other).norm() / other.norm()).item()
 
 
+ATTENTIONS = [packed_attention.NAME, "sdpa", "eager"]
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
 @pytest.mark.parametrize("weighting", ["token", "example", "paper"])
-def test_packed_equals_one_by_one(tuned, weighting):
+def test_packed_equals_one_by_one(tuned, weighting, attention):
+    tuned.get_base_model().set_attn_implementation(attention)
     examples = examples_of([40, 12, 75, 30, 9, 61])
     weights = packed_trainer.packing.token_weights([example.trained for example in examples], weighting)
     one_by_one = [flatten([example], weights[[i]]) for i, example in enumerate(examples)]
@@ -60,7 +66,7 @@ def test_packed_equals_one_by_one(tuned, weighting):
     assert relative_difference(gradient, gradient_alone) < 1e-5
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("attention", ATTENTIONS)
 def test_no_token_attends_across_examples(tuned, attention):
     tuned.get_base_model().set_attn_implementation(attention)
     first, second = examples_of([20, 30])
@@ -69,7 +75,7 @@ def test_no_token_attends_across_examples(tuned, attention):
     assert torch.equal(*logits)
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("attention", ATTENTIONS)
 def test_without_the_mask_a_token_would_attend_across_examples(tuned, attention):
     tuned.get_base_model().set_attn_implementation(attention)
     first, second = examples_of([20, 30])
@@ -80,20 +86,28 @@ def test_without_the_mask_a_token_would_attend_across_examples(tuned, attention)
 
 def logits_of_last(model, examples, one_block=False):
     row = flatten(examples, np.ones(len(examples)))
-    positions = torch.arange(row["input_ids"].numel())[None] if one_block else row["position_ids"]
+    row = unmask(row) if one_block else row
+    blocks = {"block_lengths": row["block_lengths"]} if packed_trainer.splits_attention(model) else {}
     with torch.no_grad():
-        output = model(input_ids=row["input_ids"], position_ids=positions, use_cache=False)
+        output = model(input_ids=row["input_ids"], position_ids=row["position_ids"], use_cache=False, **blocks)
     return output.logits[0, -len(examples[-1].input_ids) :]
 
 
-def test_gradients_without_the_mask_are_far_off(tuned):
+def unmask(row):
+    """The row with its examples' borders taken away."""
+    tokens = row["input_ids"].numel()
+    return {**row, "position_ids": torch.arange(tokens)[None], "block_lengths": [tokens]}
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_gradients_without_the_mask_are_far_off(tuned, attention):
     """What the equality above would look like if attention crossed the examples' borders."""
+    tuned.get_base_model().set_attn_implementation(attention)
     examples = examples_of([40, 12, 75])
     weights = packed_trainer.packing.token_weights([example.trained for example in examples], "example")
     row = flatten(examples, weights)
-    open_row = {**row, "position_ids": torch.arange(row["input_ids"].numel())[None]}
     _, gradient = loss_and_gradients(tuned, [row])
-    _, crossed = loss_and_gradients(tuned, [open_row])
+    _, crossed = loss_and_gradients(tuned, [unmask(row)])
     assert relative_difference(crossed, gradient) > 0.01
 
 

@@ -81,7 +81,7 @@ def test_a_profile_of_ones_own_by_path(tmp_path):
         ("lora_rank = 16", "lora_rank = 16.5", "key 'training.lora_rank': Input should be a valid integer"),
         ("seeds = [42]", "seeds = 42", "key 'seeds': Input should be"),
         ("seeds = [42]", "seeds = []", "key 'seeds': "),
-        ("hidden = 64", "hidden = 65", "key 'tiny_base.hidden': Input should be a multiple of 32"),
+        ("hidden = 64", "hidden = 65", "key 'tiny_base.hidden': Input should be a multiple of 64"),
         ('measure = "nltk_words"', 'measure = "letters"', "key 'selection.measure': Input should be 'nltk_words'"),
         ('dataset = "alpaca-52k"\n', "", "key 'dataset': Field required"),
         ('method = "qlora"\n', "", "key 'training.method': Field required"),

@@ -1,0 +1,73 @@
+"""A merged model says what base and adapter say apart; uploading is off until asked for."""
+
+import pytest
+import torch
+from trainable_models import profile_on, save_model
+
+from nbutils import finetune, merge, models
+from nbutils.devices import Precision
+from nbutils.errors import InputError
+
+CPU = Precision("cpu", "float32", "")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return save_model(tmp_path_factory.mktemp("base"))
+
+
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+def test_a_merged_model_is_the_base_with_its_adapter(method, base, runs):
+    from transformers import AutoModelForCausalLM
+
+    profile = profile_on(base, {"method": method, "learning_rate": 0.02})
+    merged = merge.run(profile, "sample-24-longest", 42)
+    tuned = models.load_tuned(profile, 42, CPU, finetune.run(profile, "sample-24-longest", 42).folder / "adapter")
+    alone = models.load_base(profile, 42, CPU, method == "qlora", trains=False).eval()
+    loaded = AutoModelForCausalLM.from_pretrained(merged.folder / "model").eval()
+    ids = torch.arange(5, 60)[None]
+    with torch.no_grad():
+        ours, theirs, before = (model(input_ids=ids).logits.float() for model in (loaded, tuned, alone))
+    # On CPUs with bf16 products a model in four bits that only generates computes in bf16: hence the tolerance.
+    assert (ours - theirs).abs().max() < (0.05 if method == "qlora" else 1e-4)
+    assert (before - theirs).abs().max() > 0.2
+    assert merged.facts["largest_difference"] < 1e-4
+    card = (merged.folder / "model" / "README.md").read_text(encoding="utf-8")
+    assert "library_name: transformers" in card
+    assert "A LoRA adapter merged into" in card
+
+
+def test_a_fully_trained_model_has_nothing_to_merge(base, runs):
+    with pytest.raises(InputError, match="trains all weights: finetune/sample-24-longest holds a whole model"):
+        merge.run(profile_on(base, {"method": "full"}), "sample-24-longest", 42)
+
+
+def test_a_merge_that_changes_the_model_is_not_saved(base, runs, monkeypatch):
+    monkeypatch.setattr(merge, "TOLERANCE", -1.0)
+    with pytest.raises(InputError, match="off the adapter's: not saved"):
+        merge.run(profile_on(base), "sample-24-longest", 42)
+    assert not list(runs.rglob("merge/**/model"))
+
+
+def test_uploading_needs_a_token(tmp_path, monkeypatch):
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    with pytest.raises(InputError, match="no Hub token: set HF_TOKEN"):
+        merge.push(tmp_path, "me/model")
+
+
+def test_a_model_is_uploaded_as_a_private_repository(tmp_path, monkeypatch):
+    import huggingface_hub
+
+    calls = []
+    monkeypatch.setenv("HF_TOKEN", "hf_test")
+    monkeypatch.setattr(
+        huggingface_hub.HfApi,
+        "create_repo",
+        lambda self, name, **options: calls.append((name, options)) or "https://huggingface.co/me/model",
+    )
+    monkeypatch.setattr(huggingface_hub.HfApi, "upload_folder", lambda self, **options: calls.append(options))
+    assert merge.push(tmp_path, "me/model") == "https://huggingface.co/me/model"
+    assert calls == [
+        ("me/model", {"private": True, "exist_ok": True}),
+        {"repo_id": "me/model", "folder_path": tmp_path},
+    ]
