@@ -7,7 +7,9 @@
     alpaca-1k-longest-rewritten     the longest with the responses that stage 03 rewrote
     alpaca-52k, lima-1k, alpaca-1k-score, alpaca-1k-longest-refined ...   a whole source, as published
 
-`+neftune` at the end is a training setting and leaves the selection as it is.
+What follows a `+` leaves the selection as it is. Training: `+neftune` adds noise to the embeddings, `+epochs3` trains
+for three epochs. Generation, with the same trained model: `+min150` bans the end of sequence for the first 150 tokens
+(paper, section 5, Figure 6a), `+asklong` asks for long answers (Figure 6b), `+max2048` caps the answers there.
 """
 
 import re
@@ -31,11 +33,16 @@ _NAME = re.compile(
     r"|random-token-matched|random)(?:-(?P<number>\d+))?(?P<rewritten>-rewritten)?"
 )
 
+_SUFFIXES = re.compile(
+    r"(?P<training>(?:\+neftune)?(?:\+epochs(?P<epochs>[1-9]\d*))?)"
+    r"(?P<variant>(?:\+min(?P<min_tokens>[1-9]\d*))?(?P<asks_for_length>\+asklong)?(?:\+max(?P<max_tokens>[1-9]\d*))?)"
+)
+
 Ids = np.ndarray[Any, np.dtype[np.int64]]
 
 
 class Arm(NamedTuple):
-    """A training set: `rule` over the rows of `pool`, or (`rule` "all") a whole source."""
+    """A training set: `rule` over the rows of `pool`, or (`rule` "all") a whole source; `suffixes` say the rest."""
 
     name: str
     pool: str
@@ -43,20 +50,41 @@ class Arm(NamedTuple):
     rule: str
     number: int | None
     rewritten: bool
-    neftune: bool
+    suffixes: "Suffixes"
 
     @property
     def selection(self) -> str:
-        """Name of the selection, without the training setting."""
-        return self.name.removesuffix("+neftune")
+        """Name of the selection alone."""
+        return self.name.partition("+")[0]
+
+    @property
+    def trained(self) -> str:
+        """Name of the trained model: the selection with its training settings."""
+        return self.selection + self.suffixes.training
+
+
+class Suffixes(NamedTuple):
+    """What an arm's name says behind its selection: `training` and `variant` as written, and their values."""
+
+    training: str = ""
+    epochs: int | None = None
+    variant: str = ""
+    min_tokens: int | None = None
+    asks_for_length: bool = False
+    max_tokens: int | None = None
+
+    @property
+    def neftune(self) -> bool:
+        """Whether training adds noise to the embeddings."""
+        return "+neftune" in self.training
 
 
 def parse_arm(name: str) -> Arm:
     """Read an arm's name. Raises InputError saying what a name looks like."""
-    base = name.removesuffix("+neftune")
-    neftune = base != name
+    base, plus, rest = name.partition("+")
+    suffixes = _parse_suffixes(name, plus + rest)
     if base in data.sources_of("rows"):
-        return Arm(name, base, 0, "all", None, False, neftune)
+        return Arm(name, base, 0, "all", None, False, suffixes)
     found = _NAME.fullmatch(base)
     if found is None or found["pool"] not in (*POOLS, "own"):
         raise InputError(f"unknown arm '{name}': expected a source or a name such as {_examples()}")
@@ -64,7 +92,17 @@ def parse_arm(name: str) -> Arm:
         raise InputError(f"arm '{name}': a random arm ends in its sampling seed (alpaca-1k-random-7), others do not")
     k = int(found["k"]) * (1000 if found["thousand"] else 1) if found["k"] else DEFAULT_K
     number = int(found["number"]) if found["number"] else None
-    return Arm(name, found["pool"], k, found["rule"], number, bool(found["rewritten"]), neftune)
+    return Arm(name, found["pool"], k, found["rule"], number, bool(found["rewritten"]), suffixes)
+
+
+def _parse_suffixes(name: str, text: str) -> Suffixes:
+    found = _SUFFIXES.fullmatch(text)
+    if found is None:
+        known = "+neftune, +epochs3, +min150, +asklong, +max2048"
+        raise InputError(f"unknown arm '{name}': expected {_examples()}, then any of {known} in this order")
+    numbers = {key: int(found[key]) if found[key] else None for key in ("epochs", "min_tokens", "max_tokens")}
+    asks = bool(found["asks_for_length"])
+    return Suffixes(training=found["training"], variant=found["variant"], asks_for_length=asks, **numbers)
 
 
 def _examples() -> str:
@@ -117,7 +155,7 @@ def stand_in(name: str, profile: Profile) -> str:
     if fallback is None or arm.rule == "all":
         raise InputError(f"arm '{name}' needs its source: run `python -m nbutils.data fetch {arm.pool}`")
     tail = f"-{arm.number}" if arm.number is not None else ""
-    suffix = ("-rewritten" if arm.rewritten else "") + ("+neftune" if arm.neftune else "")
+    suffix = ("-rewritten" if arm.rewritten else "") + arm.suffixes.training + arm.suffixes.variant
     return f"{fallback.dataset}-{fallback.k}-{arm.rule}{tail}{suffix}"
 
 

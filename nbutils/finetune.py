@@ -29,7 +29,7 @@ class Encoded(NamedTuple):
 
 def plan(profile: str | Profile, arm: str, seed: int) -> Plan:
     """What stage 04 would train for an arm."""
-    chosen, name = arms.prepare(profile, arm)
+    chosen, name = _prepare(profile, arm)
     inputs = {
         "select": artifacts.upstream(select.plan(chosen, name, seed)),
         "base": models.base_fingerprint(chosen, seed),
@@ -38,9 +38,18 @@ def plan(profile: str | Profile, arm: str, seed: int) -> Plan:
     return Plan("finetune", chosen.name, name, seed, folder, chosen.training.model_dump(), inputs, version=3)
 
 
+def _prepare(profile: str | Profile, arm: str) -> tuple[Profile, str]:
+    """The profile with what is at hand and an arm's own epochs, and the name of the model that the arm stands for."""
+    chosen, name = arms.prepare(profile, arm)
+    parsed = arms.parse_arm(name)
+    changes = {"epochs": float(parsed.suffixes.epochs)} if parsed.suffixes.epochs else {}
+    training = chosen.training.model_copy(update=changes)
+    return chosen.model_copy(update={"training": training}), parsed.trained
+
+
 def run(profile: str | Profile, arm: str, seed: int = 42) -> Manifest:
     """Train on an arm's rows: `adapter/` (or `model/`), `loss.csv`, `samples.jsonl`, and counts in the manifest."""
-    chosen, name = arms.prepare(profile, arm)
+    chosen, name = _prepare(profile, arm)
     if models.processes() > 1:
         return _run_together(chosen, name, seed)
     selected = select.run(chosen, name, seed)
@@ -152,7 +161,7 @@ def make_trainer(
         steps=steps,
         settings=settings,
     )
-    if arms.parse_arm(planned.arm).neftune:
+    if arms.parse_arm(planned.arm).suffixes.neftune:
         trainer.noise = EmbeddingNoise(trainer.model, settings, _neftune_alpha(settings, planned.arm))
     epochs = epochs_after(steps, len(examples))
     trainer.remove_callback(PrinterCallback)

@@ -29,25 +29,42 @@ def _draw(name, rows, turns="sum"):
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("alpaca-1k-longest", ("alpaca", 1000, "longest", None, False, False)),
-        ("alpaca-1k-shortest", ("alpaca", 1000, "shortest", None, False, False)),
-        ("alpaca-250-longest", ("alpaca", 250, "longest", None, False, False)),
-        ("evol-9k-longest", ("evol", 9000, "longest", None, False, False)),
-        ("alpaca-1k-random-7", ("alpaca", 1000, "random", 7, False, False)),
-        ("alpaca-random-token-matched-7", ("alpaca", 1000, "random-token-matched", 7, False, False)),
-        ("alpaca-1k-longest-instruction", ("alpaca", 1000, "longest-instruction", None, False, False)),
-        ("alpaca-1k-longest-stratified", ("alpaca", 1000, "longest-stratified", None, False, False)),
-        ("alpaca-1k-longest-rewritten", ("alpaca", 1000, "longest", None, True, False)),
-        ("own-12-longest+neftune", ("own", 12, "longest", None, False, True)),
-        ("alpaca-52k", ("alpaca-52k", 0, "all", None, False, False)),
-        ("lima-1k+neftune", ("lima-1k", 0, "all", None, False, True)),
-        ("alpaca-1k-longest-refined", ("alpaca-1k-longest-refined", 0, "all", None, False, False)),
+        ("alpaca-1k-longest", ("alpaca", 1000, "longest", None, False)),
+        ("alpaca-1k-shortest", ("alpaca", 1000, "shortest", None, False)),
+        ("alpaca-250-longest", ("alpaca", 250, "longest", None, False)),
+        ("evol-9k-longest", ("evol", 9000, "longest", None, False)),
+        ("alpaca-1k-random-7", ("alpaca", 1000, "random", 7, False)),
+        ("alpaca-random-token-matched-7", ("alpaca", 1000, "random-token-matched", 7, False)),
+        ("alpaca-1k-longest-instruction", ("alpaca", 1000, "longest-instruction", None, False)),
+        ("alpaca-1k-longest-stratified", ("alpaca", 1000, "longest-stratified", None, False)),
+        ("alpaca-1k-longest-rewritten", ("alpaca", 1000, "longest", None, True)),
+        ("own-12-longest+neftune", ("own", 12, "longest", None, False)),
+        ("alpaca-52k", ("alpaca-52k", 0, "all", None, False)),
+        ("lima-1k+neftune", ("lima-1k", 0, "all", None, False)),
+        ("alpaca-1k-longest-refined", ("alpaca-1k-longest-refined", 0, "all", None, False)),
     ],
 )
 def test_names(name, expected):
     arm = arms.parse_arm(name)
-    assert (arm.name, *arm[1:]) == (name, *expected)
+    assert tuple(arm[:6]) == (name, *expected)
     assert arm.selection == name.removesuffix("+neftune")
+    assert arm.suffixes.neftune == name.endswith("+neftune")
+
+
+def test_what_follows_a_plus_is_training_or_generation():
+    arm = arms.parse_arm("lima-1k+neftune+epochs3+min150+asklong+max2048")
+    assert (arm.selection, arm.trained) == ("lima-1k", "lima-1k+neftune+epochs3")
+    assert arm.suffixes == ("+neftune+epochs3", 3, "+min150+asklong+max2048", 150, True, 2048)
+    assert arms.parse_arm("alpaca-52k+min150").trained == "alpaca-52k"
+    assert arms.parse_arm("alpaca-52k").suffixes == arms.Suffixes()
+
+
+@pytest.mark.parametrize(
+    "suffix", ["+", "+other", "+min0", "+min150+neftune", "+asklong+asklong", "+max", "+epochs1.5"]
+)
+def test_unknown_suffixes_are_refused_with_those_that_there_are(suffix):
+    with pytest.raises(InputError, match=r"unknown arm 'lima-1k.*then any of \+neftune, \+epochs3, \+min150"):
+        arms.parse_arm("lima-1k" + suffix)
 
 
 @pytest.mark.parametrize(
@@ -172,6 +189,7 @@ def test_apportion_values():
         ("alpaca-random-token-matched-3", "sample-60-random-token-matched-3"),
         ("alpaca-1k-longest-rewritten", "sample-60-longest-rewritten"),
         ("alpaca-1k-longest+neftune", "sample-60-longest+neftune"),
+        ("alpaca-1k-random-7+epochs3+min150", "sample-60-random-7+epochs3+min150"),
     ],
 )
 def test_stand_ins(name, expected):
