@@ -145,13 +145,15 @@ def make_trainer(
     folder: Path,
 ) -> Any:
     """The trainer for a plan, with the base model loaded and nothing trained yet."""
-    from transformers import PrinterCallback
+    from transformers import PrinterCallback, set_seed
 
     from nbutils.checkpoints import CheckpointSeal
     from nbutils.packed_trainer import EmbeddingNoise, PackedTrainer
     from nbutils.training_log import Progress, SampleAnswers, epochs_after
 
     settings = profile.training
+    # TRL makes the adapters, whose first matrix is random, before the trainer sets its seed.
+    set_seed(planned.seed)
     trainer = PackedTrainer(
         model=models.load_base(profile, planned.seed, precision, settings.method == "qlora", trains=True),
         args=_arguments(settings, planned, precision, len(steps), folder),
