@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nbutils import arms, artifacts, estimate, model_card, models, packing, prompts, select
+from nbutils import arms, artifacts, estimate, hub, model_card, models, packing, prompts, select
 from nbutils.artifacts import Manifest, Plan
 from nbutils.devices import Precision, choose_precision, peak_memory_gb
 from nbutils.errors import ArgumentParser, InputError, exits_cleanly
@@ -311,9 +311,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("profile", metavar="PROFILE", help="a profile's name, or a TOML file")
     parser.add_argument("arm", metavar="ARM", nargs="?", help="default: the profile's judging target")
     parser.add_argument("--seed", type=int, default=42)
+    parser.add_argument("--push-to", metavar="OWNER/NAME", help="upload the weights to the Hub (a private repository)")
     given = parser.parse_args(arguments)
     manifest = run(given.profile, given.arm, given.seed)
-    print(f"{manifest.facts['optimizer_steps']} steps, loss {manifest.facts['last_loss']:.3f}: {manifest.folder}")
+    weights = manifest.path("model" if manifest.facts["method"] == "full" else "adapter")
+    print(f"{manifest.facts['optimizer_steps']} steps, loss {manifest.facts['last_loss']:.3f}: {weights}")
+    if given.push_to:
+        print(f"uploaded: {hub.push(weights, given.push_to)}")
 
 
 if __name__ == "__main__":

@@ -8,11 +8,10 @@ original 16-bit weights would make another model.
 """
 
 import functools
-import os
 from pathlib import Path
 from typing import Any
 
-from nbutils import arms, artifacts, finetune, model_card, models, prompts
+from nbutils import arms, artifacts, finetune, hub, model_card, models, prompts
 from nbutils.artifacts import Manifest, Plan
 from nbutils.data import load_prompts
 from nbutils.devices import choose_precision
@@ -77,18 +76,6 @@ def _probabilities(model: Any, tokenizer: Any, profile: Profile) -> Any:
         return model(input_ids=torch.tensor([ids], device=model.device)).logits[0].float().softmax(-1).cpu()
 
 
-def push(folder: Path, repository: str) -> str:
-    """Upload a model folder to the Hub as a private repository, with the token of the environment; its address."""
-    from huggingface_hub import HfApi
-
-    api = HfApi()
-    if not (os.environ.get("HF_TOKEN") or api.token):
-        raise InputError("no Hub token: set HF_TOKEN or log in with `hf auth login`")
-    address = api.create_repo(repository, private=True, exist_ok=True)
-    api.upload_folder(repo_id=repository, folder_path=folder)
-    return str(address)
-
-
 @exits_cleanly
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of `python -m nbutils.merge`."""
@@ -101,7 +88,7 @@ def main(arguments: list[str] | None = None) -> None:
     manifest = run(given.profile, given.arm, given.seed)
     print(f"{manifest.path('model')}: probabilities within {manifest.facts['largest_difference']} of the adapter's")
     if given.push_to:
-        print(f"uploaded: {push(manifest.path('model'), given.push_to)}")
+        print(f"uploaded: {hub.push(manifest.path('model'), given.push_to)}")
 
 
 if __name__ == "__main__":

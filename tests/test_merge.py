@@ -1,4 +1,4 @@
-"""A merged model says what base and adapter say apart; uploading is off until asked for."""
+"""A merged model says what base and adapter say apart."""
 
 import pytest
 import torch
@@ -47,27 +47,3 @@ def test_a_merge_that_changes_the_model_is_not_saved(base, runs, monkeypatch):
     with pytest.raises(InputError, match="off the adapter's: not saved"):
         merge.run(profile_on(base), "sample-24-longest", 42)
     assert not list(runs.rglob("merge/**/model"))
-
-
-def test_uploading_needs_a_token(tmp_path, monkeypatch):
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    with pytest.raises(InputError, match="no Hub token: set HF_TOKEN"):
-        merge.push(tmp_path, "me/model")
-
-
-def test_a_model_is_uploaded_as_a_private_repository(tmp_path, monkeypatch):
-    import huggingface_hub
-
-    calls = []
-    monkeypatch.setenv("HF_TOKEN", "hf_test")
-    monkeypatch.setattr(
-        huggingface_hub.HfApi,
-        "create_repo",
-        lambda self, name, **options: calls.append((name, options)) or "https://huggingface.co/me/model",
-    )
-    monkeypatch.setattr(huggingface_hub.HfApi, "upload_folder", lambda self, **options: calls.append(options))
-    assert merge.push(tmp_path, "me/model") == "https://huggingface.co/me/model"
-    assert calls == [
-        ("me/model", {"private": True, "exist_ok": True}),
-        {"repo_id": "me/model", "folder_path": tmp_path},
-    ]
