@@ -11,12 +11,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import judging
 import selection
 import training
 
 from nbutils import artifacts
 
-BENCHMARKS: list[Callable[[], Any]] = [*selection.BENCHMARKS, *training.BENCHMARKS]
+BENCHMARKS: list[Callable[[], Any]] = [
+    *selection.BENCHMARKS,
+    *training.BENCHMARKS,
+    *judging.BENCHMARKS,
+   
+]
 RESULTS = Path(__file__).with_name("results.json")
 
 

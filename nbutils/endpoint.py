@@ -1,97 +1,204 @@
-"""Any OpenAI-compatible endpoint: bounded retries, and errors told apart by whether going on makes sense."""
+"""Any OpenAI-compatible endpoint: many calls in flight, bounded retries, errors told apart by whether going on helps.
 
+The key comes from the environment or from Colab's secrets and is in no settings, error, log or ledger.
+"""
+
+import asyncio
 import os
 import re
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
+from pydantic import SecretStr
+
+from nbutils.chat_format import BadAnswerError, build_body, read_completion
+from nbutils.endpoint_errors import (
+    LONGEST_WAIT_SECONDS,
+    is_about_one_request,
+    is_busy,
+    is_passing,
+    is_unreachable,
+    retry_after,
+    why_to_stop,
+)
 from nbutils.errors import InputError
-from nbutils.llm import Reply, Request, StopAskingError
+from nbutils.limits import LONGEST_BACKOFF_SECONDS, Call, Throttle
+from nbutils.llm import Record, Reply, Request, StopAskingError
+from nbutils.prices import Budget, most_tokens
 from nbutils.settings import JudgeModel
 
-ATTEMPTS = 5
-TIMEOUT_SECONDS = 120
-FATAL_STATUS = (400, 401, 402, 403, 404)
-PASSING_STATUS = (408, 409, 429)
-THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
+REFUSALS = 20
+"""How often one call may be told "too many requests" before it counts as failed."""
 
-_ONE_REQUEST = re.compile("context|too long|longer than|content.?(filter|policy|management)", re.IGNORECASE)
-"""What servers say with status 400 when they refuse this one text and would answer another."""
+OUTAGE = 10
+"""Calls lost one after the other, none answered between them: then the run stops."""
+
+THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
+NO_KEY = "no-key"
+DEFAULT_URL = "https://api.openai.com/v1"
 
 
 class OpenAIBackend:
-    """Any OpenAI-compatible server: base URL and model from the settings, the key from the environment only."""
+    """Any OpenAI-compatible server: base URL, model and limits from the settings, the key from the environment only."""
 
     def __init__(self, judge: JudgeModel) -> None:
-        self.concurrency = judge.concurrency
-        self._judge, self._key = judge, read_key(judge)
-        self._client: Any = None
-        self._has_answered = False
+        self._judge, self._key = judge, SecretStr(read_key(judge))
+        self._budget = Budget(judge)
+        self._has_answered, self._lost = False, 0
 
-    async def complete(self, request: Request) -> Reply:
-        """Ask the endpoint, with a bounded number of attempts that honour Retry-After."""
+    async def answer(self, requests: Sequence[Request], record: Record) -> None:
+        """Ask for everything, as many calls at once as the settings and the endpoint allow."""
+        client, throttle = connect(self._judge, self._key), Throttle(self._judge, self._budget)
+        self._lost = 0
+
+        async def ask(request: Request) -> None:
+            reply = await self._complete(client, throttle, request)
+            record.keep(request, reply)
+            self._stop_in_an_outage(reply)
+
+        try:
+            await throttle.run(requests, ask)
+        finally:
+            await client.close()
+
+    async def _complete(self, client: Any, throttle: Throttle, request: Request) -> Reply:
+        """One request with a bounded number of attempts."""
         import tenacity
+        from openai import OpenAIError
 
         retrying = tenacity.AsyncRetrying(
-            stop=tenacity.stop_after_attempt(ATTEMPTS),
+            stop=_Attempts(self._judge.attempts),
             wait=_wait,
-            retry=tenacity.retry_if_exception(self._is_passing),
+            retry=tenacity.retry_if_exception(lambda error: not throttle.closed and self._may_pass(error)),
             reraise=True,
         )
         try:
-            return await retrying(self._ask, request)
-        except Exception as error:
-            said = self._without_key(f"{type(error).__name__}: {error}")
-            _stop_if_final(error, self._judge, said)
-            return Reply(None, said)
+            return await retrying(self._attempt, client, throttle, request)
+        except (OpenAIError, BadAnswerError) as error:
+            said = without_key(f"{type(error).__name__}: {error}", self._key, self._judge)[:500]
+            why = why_to_stop(error, self._judge, said)
+            self._lost += not is_about_one_request(error)
+        if why:
+            raise StopAskingError(why)
+        return Reply(None, said)
 
-    async def close(self) -> None:
-        """Close the connections: they belong to the event loop that is about to end."""
-        if self._client is not None:
-            await self._client.close()
-            self._client = None
+    async def _attempt(self, client: Any, throttle: Throttle, request: Request) -> Reply:
+        from openai import OpenAIError
 
-    async def _ask(self, request: Request) -> Reply:
-        messages: Any = [{"role": role, "content": _writable(content)} for role, content in request.messages]
-        answer = await self._connected().chat.completions.create(
-            model=request.model, messages=messages, max_tokens=request.max_tokens, temperature=request.temperature
-        )
+        async with throttle.slot(request) as call:
+            try:
+                reply = await self._ask(client, request)
+            except (OpenAIError, BadAnswerError) as error:
+                self._note_failure(throttle, call, error)
+                raise
+            has_counts = reply.tokens_in + reply.tokens_out > 0
+            call.tokens = (reply.tokens_in, reply.tokens_out) if has_counts else most_tokens(request)
+            throttle.answered(call)
+            self._lost = 0
+            return reply
+
+    async def _ask(self, client: Any, request: Request) -> Reply:
+        try:
+            # A time-out of our own: the client's starts anew with every byte of an answer that comes in drips.
+            async with asyncio.timeout(self._judge.timeout):
+                answer = await post_chat(client, build_body(request, self._judge.limit_name))
+        except TimeoutError:
+            raise BadAnswerError(f"no complete answer within {self._judge.timeout:g} seconds") from None
+        reply = read_completion(answer.content, answer.response.headers.get("content-type", ""))
         self._has_answered = True
-        if not getattr(answer, "choices", None) or not (message := answer.choices[0].message) or not message.content:
-            return Reply(None, "the endpoint returned no text")
-        usage = answer.usage
-        counts = (usage.prompt_tokens or 0, usage.completion_tokens or 0) if usage else (0, 0)
-        return Reply(_writable(message.content), None, *counts)
+        return reply._replace(
+            text=reply.text and without_key(reply.text, self._key, self._judge),
+            error=reply.error and without_key(reply.error, self._key, self._judge),
+        )
 
-    def _connected(self) -> Any:
-        if self._client is None:
-            from openai import AsyncOpenAI
+    def _note_failure(self, throttle: Throttle, call: Call, error: Exception) -> None:
+        if is_busy(error):
+            throttle.refused(call, retry_after(error))
+        if not hasattr(error, "status_code") and not is_unreachable(error):
+            call.tokens = most_tokens(call.request)  # it may have been answered, and billed, before it was lost
 
-            self._client = AsyncOpenAI(
-                api_key=self._key, base_url=self._judge.base_url, max_retries=0, timeout=TIMEOUT_SECONDS
-            )
-        return self._client
-
-    def _is_passing(self, error: BaseException) -> bool:
+    def _may_pass(self, error: BaseException) -> bool:
         """Whether another attempt may succeed. A server that was never there will not come."""
-        status = getattr(error, "status_code", None)
-        if status is None:
-            return _is_connection_error(error) and (self._has_answered or not _is_refused(error))
-        return (status in PASSING_STATUS or status >= 500) and not _is_quota_used_up(error)
+        if (retry_after(error) or 0) > LONGEST_WAIT_SECONDS:
+            return False
+        return is_passing(error) and (self._has_answered or not is_unreachable(error))
 
-    def _without_key(self, text: str) -> str:
-        # Servers quote the key that they refuse.
-        return text.replace(self._key, f"[{self._judge.key_variable}]")[:500]
+    def _stop_in_an_outage(self, reply: Reply) -> None:
+        if self._lost >= OUTAGE:
+            where = self._judge.base_url or "the default endpoint"
+            raise StopAskingError(f"{where}: the last {OUTAGE} calls failed ({reply.error}): run again when it works")
+
+
+class _Attempts:
+    """When one call is given up: faults and refusals are counted apart, since a refusal costs nothing but time."""
+
+    def __init__(self, faults: int) -> None:
+        self._faults, self._refusals = faults, REFUSALS
+
+    def __call__(self, state: Any) -> bool:
+        if is_busy(state.outcome.exception()):
+            self._refusals -= 1
+        else:
+            self._faults -= 1
+        return min(self._faults, self._refusals) <= 0
+
+
+def _wait(state: Any) -> float:
+    """Seconds until the next attempt; after a refusal the throttle makes everybody wait."""
+    error = state.outcome.exception()
+    if is_busy(error):
+        return 0.0
+    return retry_after(error) or min(2.0 ** (state.attempt_number - 1), LONGEST_BACKOFF_SECONDS)
+
+
+# --- the connection and its key ------------------------------------------------------------------------------------
+
+
+def connect(judge: JudgeModel, key: SecretStr) -> Any:
+    """A client of the openai package, for one event loop. Close it at the end."""
+    from openai import AsyncOpenAI
+
+    return AsyncOpenAI(
+        api_key=key.get_secret_value(),
+        base_url=judge.base_url or DEFAULT_URL,
+        max_retries=0,
+        timeout=judge.timeout,
+        # On a connection that is used again, an answer that comes twice is taken for the answer to the next question.
+        default_headers={"Connection": "close"},
+    )
+
+
+async def post_chat(client: Any, body: dict[str, Any]) -> Any:
+    """The answer as it came: `content` in bytes and `response`. Raises the errors of the openai package.
+
+    `chat.completions.create` would walk through the types of the request and the answer, at a third more CPU a call,
+    and take anything for a completion.
+    """
+    from openai import HttpxBinaryResponseContent
+
+    return await client.post("/chat/completions", body=body, cast_to=HttpxBinaryResponseContent)
 
 
 def read_key(judge: JudgeModel) -> str:
-    """The key of an endpoint, from the environment variable that the settings name, or from Colab's secrets."""
-    key = os.environ.get(judge.key_variable) or _colab_secret(judge.key_variable)
-    if key:
-        return key
-    if urlsplit(judge.base_url or "").hostname in THIS_MACHINE:
-        return "no-key"
-    raise InputError(f"judge '{judge.name}' needs a key: set the environment variable {judge.key_variable}")
+    """The key of an endpoint, from the environment variable that the settings name, or from Colab's secrets.
+
+    A server on this machine needs none. Raises InputError where a key is missing or cannot be one.
+    """
+    key = (os.environ.get(judge.key_variable) or _colab_secret(judge.key_variable) or "").strip()
+    if not key and urlsplit(judge.base_url or "").hostname in THIS_MACHINE:
+        return NO_KEY
+    if not key:
+        raise InputError(f"judge '{judge.name}' needs a key: set the environment variable {judge.key_variable}")
+    if not re.fullmatch("[!-~]+", key):
+        raise InputError(f"the key in {judge.key_variable} holds a space or a foreign character: copy it anew")
+    return key
+
+
+def without_key(text: str, key: SecretStr, judge: JudgeModel) -> str:
+    """The text without the key, which servers quote when they refuse it."""
+    secret = key.get_secret_value()
+    return text if secret == NO_KEY else text.replace(secret, f"[{judge.key_variable}]")
 
 
 def _colab_secret(name: str) -> str | None:
@@ -101,49 +208,5 @@ def _colab_secret(name: str) -> str | None:
         return None
     try:
         return str(userdata.get(name))
-    except (userdata.SecretNotFoundError, userdata.NotebookAccessError):
+    except (userdata.SecretNotFoundError, userdata.NotebookAccessError, userdata.TimeoutException):
         return None
-
-
-def _writable(text: str) -> str:
-    """The text with halves of surrogate pairs, which neither a network nor a database takes, replaced by "?"."""
-    return text.encode("utf-8", "replace").decode()
-
-
-def _is_connection_error(error: BaseException) -> bool:
-    import openai
-
-    return isinstance(error, openai.APIConnectionError)
-
-
-def _is_refused(error: BaseException) -> bool:
-    return _is_connection_error(error) and type(error.__cause__).__name__ == "ConnectError"
-
-
-def _is_quota_used_up(error: BaseException) -> bool:
-    return getattr(error, "status_code", None) == 402 or "insufficient_quota" in _all_said(error)
-
-
-def _all_said(error: BaseException) -> str:
-    # The text of an error of the openai package holds the server's message only, and not its code and type.
-    return " ".join(str(part) for part in (error, getattr(error, "code", ""), getattr(error, "type", "")))
-
-
-def _wait(state: Any) -> float:
-    error = state.outcome.exception()
-    headers = getattr(getattr(error, "response", None), "headers", {})
-    given = headers.get("retry-after", "")
-    return min(float(given), 120.0) if given.replace(".", "", 1).isdigit() else min(0.5 * 2**state.attempt_number, 30)
-
-
-def _stop_if_final(error: Exception, judge: JudgeModel, said: str) -> None:
-    status, where = getattr(error, "status_code", None), judge.base_url or "the default endpoint"
-    if status in (401, 403):
-        raise StopAskingError(f"{where} refuses the key in {judge.key_variable} (HTTP {status}): correct it") from None
-    if _is_quota_used_up(error):
-        raise StopAskingError(f"{where}: the quota of the key in {judge.key_variable} is used up") from None
-    if status in FATAL_STATUS and not (status == 400 and _ONE_REQUEST.search(_all_said(error))):
-        mend = f"check model '{judge.model}' and base_url"
-        raise StopAskingError(f"{where} refuses the request ({said}): {mend}") from None
-    if _is_refused(error):
-        raise StopAskingError(f"{where} cannot be reached: is the server running and base_url right?") from None

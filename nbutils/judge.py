@@ -65,10 +65,10 @@ def build_request(pair: Pair, order: str, judge: JudgeModel) -> Request:
     marker = _marker(pair.prompt, first, second)
     fenced = [("Request", pair.prompt), ("Answer 1", first), ("Answer 2", second)]
     body = "\n\n".join(f"{title}:\n<<{marker}>>\n{text}\n<</{marker}>>" for title, text in fenced)
-    facts = {} if judge.kind == "openai" else _facts(pair, first, second)
+    facts = {} if judge.kind in ("openai", "transformers") else _facts(pair, first, second)
     messages = (("system", _SYSTEM), ("user", f"{body}\n\n{_TASK}"))
-    endpoint = judge.base_url or judge.kind
-    return Request(endpoint, judge.model or judge.name, messages, judge.max_tokens, facts=facts)
+    service, model = judges.service_of(judge), judge.model or judge.name
+    return Request(service, model, messages, judge.max_tokens, judge.temperature, facts)
 
 
 def _facts(pair: Pair, first: str, second: str) -> dict[str, str]:

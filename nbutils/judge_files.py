@@ -85,15 +85,38 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("answers_a", metavar="ANSWERS_A", type=Path, help="answers of the target (JSONL)")
     parser.add_argument("answers_b", metavar="ANSWERS_B", type=Path, help="answers of the baseline (JSONL)")
     controls = ", ".join(judges.CONTROLS)
-    parser.add_argument("--judge", required=True, help=f"{controls}, or the model name of an endpoint")
-    parser.add_argument("--base-url", help="OpenAI-compatible endpoint (default: the openai package's own)")
-    parser.add_argument("--key-variable", default="OPENAI_API_KEY", help="environment variable that holds the key")
-    parser.add_argument("--concurrency", type=int, default=8, help="calls in flight (default 8)")
+    parser.add_argument("--judge", required=True, help=f"{controls}, the model name of an endpoint, or --local")
+    _add_endpoint(parser)
+    parser.add_argument(
+        "--local", action="store_true", help="--judge is a model folder, or a Hub model with --revision"
+    )
+    parser.add_argument("--revision", help="commit hash of a local judge from the Hub")
+    parser.add_argument("--batch-size", type=int, default=8, help="prompts that a local judge answers at once (8)")
     parser.add_argument("--references", type=Path, help="prompts with reference answers, for --judge reference")
     parser.add_argument("-o", "--out", type=Path, required=True, help="folder for judgments.jsonl and summary.csv")
     parser.add_argument("--dry-run", action="store_true", help="say calls, tokens and price, and ask nobody")
-    parser.add_argument("--max-cost", type=float, metavar="USD", help="refuse to start above this price")
+    parser.add_argument("--max-cost", type=float, metavar="USD", help="stop before this much is spent")
     return parser
+
+
+def _add_endpoint(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--base-url", help="OpenAI-compatible endpoint (default: OpenAI's own)")
+    parser.add_argument("--key-variable", default="OPENAI_API_KEY", help="environment variable that holds the key")
+    parser.add_argument("--concurrency", type=int, default=8, help="calls in flight (default 8)")
+    parser.add_argument("--requests-per-minute", type=int, metavar="N", help="the endpoint's allowance")
+    parser.add_argument("--tokens-per-minute", type=int, metavar="N", help="the endpoint's allowance, in and out")
+    parser.add_argument("--timeout", type=float, default=120.0, metavar="SECONDS", help="for one attempt (default 120)")
+    parser.add_argument("--max-tokens", type=int, default=512, metavar="N", help="of a judge's reply (default 512)")
+    parser.add_argument("--temperature", type=float, default=0.0, help="default 0; some models allow 1 only")
+    limits = ("max_tokens", "max_completion_tokens")
+    parser.add_argument("--limit-name", choices=limits, default=limits[0], help="what newer models call max_tokens")
+    parser.add_argument("--batch", action="store_true", help="ask by the Batch API: cheaper, done within a day")
+    for name in ("--api-key", "--key", "--token"):
+        parser.add_argument(name, type=_refuse_key, help=argparse.SUPPRESS)
+
+
+def _refuse_key(_: str) -> None:
+    raise argparse.ArgumentTypeError("a key is never given as an option: set it as an environment variable")
 
 
 def _judge_of(given: argparse.Namespace) -> JudgeModel:
@@ -101,13 +124,10 @@ def _judge_of(given: argparse.Namespace) -> JudgeModel:
         return JudgeModel(name=given.judge, kind=given.judge)
     if given.concurrency < 1:
         raise InputError(f"--concurrency {given.concurrency}: at least one call must be in flight")
-    return JudgeModel(
-        name=given.judge,
-        kind="openai",
-        model=given.judge,
-        base_url=given.base_url,
-        key_variable=given.key_variable,
-        concurrency=given.concurrency,
+    same = set(JudgeModel.model_fields) & set(vars(given))
+    kind = "transformers" if given.local else "openai"
+    return JudgeModel.build(
+        name=given.judge, kind=kind, model=given.judge, **{key: getattr(given, key) for key in same}
     )
 
 
@@ -128,7 +148,8 @@ def main(arguments: list[str] | None = None) -> None:
     cost = _cost(pairs, judging, given.out)
     if given.dry_run:
         return print(cost.describe())
-    cost.check_ceiling(given.max_cost)
+    if warning := cost.check_ceiling(given.max_cost):
+        print(warning)
     facts = judge_files(pairs, judging, given.out)
     print(f"{given.out}: {', '.join(f'{key} {value}' for key, value in facts.items() if key != 'outputs')}")
     for row in judge.summarise(artifacts.read_jsonl(given.out / "judgments.jsonl"))[:2]:

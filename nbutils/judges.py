@@ -1,17 +1,29 @@
-"""Judges that need no service: a reference judge, and three controls that calibrate the length analysis."""
+"""Who judges: an endpoint, a model on this machine, or a judge that needs neither.
+
+The latter are a reference judge, and three controls that calibrate the length analysis.
+"""
 
 import hashlib
 from collections.abc import Callable
 
+from nbutils.batch_api import BatchBackend
 from nbutils.endpoint import OpenAIBackend
 from nbutils.errors import InputError
 from nbutils.llm import Backend, LocalBackend, Request
+from nbutils.local_judge import TransformersBackend, identify
 from nbutils.settings import JudgeModel
 
 
 def make_backend(judge: JudgeModel) -> Backend:
     """The backend of a judge's settings."""
-    return OpenAIBackend(judge) if judge.kind == "openai" else LocalBackend(CONTROLS[judge.kind])
+    if judge.kind == "openai":
+        return BatchBackend(judge) if judge.batch else OpenAIBackend(judge)
+    return TransformersBackend(judge) if judge.kind == "transformers" else LocalBackend(CONTROLS[judge.kind])
+
+
+def service_of(judge: JudgeModel) -> str:
+    """Who answers, as far as it determines the answers: the endpoint, or what identifies a model on this machine."""
+    return identify(judge) if judge.kind == "transformers" else judge.base_url or judge.kind
 
 
 def judge_by_reference(request: Request) -> str:

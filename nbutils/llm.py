@@ -1,19 +1,25 @@
-"""The one door to every language-model call: a ledger that pays once, and many calls in flight.
+"""The one door to every language-model call: a ledger that pays once, whoever answers.
 
 Every request is keyed by a hash of all that determines its answer and written down as soon as the answer comes.
-Failures are recorded and never cached: the next run asks again. The endpoints themselves are in nbutils/endpoint.py.
+Failures are recorded and never cached: the next run asks again. Who answers is a `Backend`: an endpoint
+(nbutils/endpoint.py), its Batch API (nbutils/batch_api.py), a model on this machine (nbutils/local_judge.py), or a
+plain function (`LocalBackend`).
 """
 
 import asyncio
 import contextlib
+import functools
 import json
 import sqlite3
+import sys
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
+
+from filelock import FileLock, Timeout
 
 from nbutils.artifacts import sha256_json
 from nbutils.errors import InputError
@@ -31,7 +37,7 @@ class Request:
     temperature: float = 0.0
     facts: dict[str, Any] = field(default_factory=dict)
 
-    @property
+    @functools.cached_property
     def key(self) -> str:
         """Hash of everything that determines the answer."""
         return sha256_json(asdict(self))
@@ -47,16 +53,13 @@ class Reply(NamedTuple):
 
 
 class Backend(Protocol):
-    """Something that answers a request."""
+    """Something that answers requests."""
 
-    concurrency: int
+    async def answer(self, requests: Sequence[Request], record: "Record") -> None:
+        """Answer the requests in any order and hand each reply to `record` as soon as it is there.
 
-    async def complete(self, request: Request) -> Reply:
-        """Answer one request; raise StopAskingError when going on is pointless."""
-        ...
-
-    async def close(self) -> None:
-        """Let go of connections; a later request opens them anew."""
+        Raises StopAskingError when going on is pointless; what was handed over until then is kept.
+        """
         ...
 
 
@@ -91,6 +94,9 @@ class Ledger:
             "tokens_in INTEGER, tokens_out INTEGER, at REAL)"
         )
         self._connection.execute("CREATE TABLE IF NOT EXISTS failures (key TEXT, model TEXT, error TEXT, at REAL)")
+        self._connection.execute(
+            "CREATE TABLE IF NOT EXISTS batches (token TEXT PRIMARY KEY, service TEXT, requests TEXT, id TEXT, at REAL)"
+        )
 
     def find(self, keys: Sequence[str]) -> dict[str, str]:
         """Stored answers of the given keys."""
@@ -98,28 +104,68 @@ class Ledger:
         for first in range(0, len(keys), 500):
             part = list(keys[first : first + 500])
             marks = ",".join("?" * len(part))
-            found.update(self._connection.execute(f"SELECT key, reply FROM replies WHERE key IN ({marks})", part))  # noqa: S608
+            found.update(self.execute(f"SELECT key, reply FROM replies WHERE key IN ({marks})", part))  # noqa: S608
         return found
 
     def write(self, request: Request, reply: Reply) -> None:
         """Store an answer, or note a failure. Raises StopAskingError when the disk takes it no more."""
-        try:
-            self._insert(request, reply)
-        except sqlite3.Error as error:
-            raise StopAskingError(f"{self._path}: cannot be written ({error}): what was answered is kept") from None
-
-    def _insert(self, request: Request, reply: Reply) -> None:
         if reply.text is None:
             entry = (request.key, request.model, reply.error, time.time())
-            self._connection.execute("INSERT INTO failures VALUES (?, ?, ?, ?)", entry)
+            self.execute("INSERT INTO failures VALUES (?, ?, ?, ?)", entry)
             return
         asked = json.dumps(asdict(request))
         row = (request.key, request.model, asked, reply.text, reply.tokens_in, reply.tokens_out, time.time())
-        self._connection.execute("INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+        self.execute("INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+
+    def execute(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Run one statement and return its rows; it is on disk, safe from a kill, when this returns."""
+        try:
+            return self._connection.execute(statement, values).fetchall()
+        except sqlite3.Error as error:
+            raise StopAskingError(f"{self._path}: cannot be written ({error}): what was answered is kept") from None
+
+    @contextlib.contextmanager
+    def asking(self, request: Request) -> Iterator[None]:
+        """Let one process at a time ask a service through this ledger, so that two do not pay for the same answers.
+
+        The operating system takes the lock from a process that is killed.
+        """
+        service = sha256_json([request.endpoint, request.model])[:12]
+        lock = FileLock(self._path.with_name(f".{self._path.name}.{service}.lock"))
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            print(f"another process is asking {request.model} with {self._path}: waiting for it", file=sys.stderr)
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
 
     def close(self) -> None:
         """Close the database."""
         self._connection.close()
+
+
+# --- asking --------------------------------------------------------------------------------------------------------
+
+
+class Record:
+    """What one run of asking has brought so far. Every reply is on disk before anything else happens with it."""
+
+    def __init__(self, ledger: Ledger, label: str, total: int) -> None:
+        self.ledger, self.replies = ledger, dict[str, Reply]()
+        self._progress = track([], label, total=total)
+
+    def keep(self, request: Request, reply: Reply) -> None:
+        """Write a reply down. Raises StopAskingError when the disk takes it no more."""
+        self.ledger.write(request, reply)
+        self.replies[request.key] = reply
+        self._progress.update()
+
+    def close(self) -> None:
+        """End the progress bar."""
+        self._progress.close()
 
 
 def ask_all(requests: Sequence[Request], backend: Backend, ledger: Ledger, label: str) -> list[Reply]:
@@ -129,10 +175,13 @@ def ask_all(requests: Sequence[Request], backend: Backend, ledger: Ledger, label
     first error that all further calls would meet; what was answered until then is in the ledger.
     """
     different = {request.key: request for request in requests}
-    known = ledger.find(list(different))
-    missing = [request for key, request in different.items() if key not in known]
-    fresh = _run(_ask_missing(missing, backend, ledger, label)) if missing else {}
-    replies = {key: Reply(text) for key, text in known.items()} | fresh
+    replies = _known(different, ledger)
+    if len(replies) < len(different):
+        with ledger.asking(requests[0]):
+            # Whoever asked until now may have brought what was missing.
+            replies = _known(different, ledger)
+            missing = [request for key, request in different.items() if key not in replies]
+            replies |= _run(_ask(missing, backend, ledger, label))
     return [replies[request.key] for request in requests]
 
 
@@ -144,6 +193,17 @@ def unanswered(requests: Sequence[Request], path: Path) -> list[Request]:
     with contextlib.closing(Ledger(path)) as ledger:
         known = ledger.find(list(different))
     return [request for key, request in different.items() if key not in known]
+
+
+def _known(keys: Iterable[str], ledger: Ledger) -> dict[str, Reply]:
+    return {key: Reply(text) for key, text in ledger.find(list(keys)).items()}
+
+
+async def _ask(requests: Sequence[Request], backend: Backend, ledger: Ledger, label: str) -> dict[str, Reply]:
+    with contextlib.closing(Record(ledger, label, len(requests))) as record:
+        if requests:
+            await backend.answer(requests, record)
+    return record.replies
 
 
 def _run(work: Coroutine[Any, Any, Any]) -> Any:
@@ -163,48 +223,17 @@ def _run(work: Coroutine[Any, Any, Any]) -> Any:
             raise
 
 
-async def _ask_missing(requests: Sequence[Request], backend: Backend, ledger: Ledger, label: str) -> dict[str, Reply]:
-    gate, replies = asyncio.Semaphore(backend.concurrency), {}
-    progress = track([], label, total=len(requests))
-
-    async def ask(request: Request) -> None:
-        async with gate:
-            replies[request.key] = reply = await backend.complete(request)
-            # Written down at once, so that a kill costs no more than the calls in flight.
-            ledger.write(request, reply)
-        progress.update()
-
-    try:
-        async with asyncio.TaskGroup() as group:
-            for request in requests:
-                group.create_task(ask(request))
-    except ExceptionGroup as group:
-        raise _first_input_error(group) from None
-    finally:
-        await backend.close()
-        progress.close()
-    return replies
-
-
-def _first_input_error(group: ExceptionGroup[Exception]) -> Exception:
-    stopping = group.subgroup(InputError)
-    return stopping.exceptions[0] if stopping else group
-
-
 # --- without a service ---------------------------------------------------------------------------------------------
 
 
 class LocalBackend:
     """A judge or refiner that is a plain function of the request: same client, same ledger, no service."""
 
-    concurrency = 1
-
     def __init__(self, answer: Callable[[Request], str]) -> None:
         self._answer = answer
 
-    async def complete(self, request: Request) -> Reply:
-        """Answer at once."""
-        return Reply(self._answer(request))
-
-    async def close(self) -> None:
-        """There is nothing to let go of."""
+    async def answer(self, requests: Sequence[Request], record: Record) -> None:
+        """Answer one after the other."""
+        for request in requests:
+            record.keep(request, Reply(self._answer(request)))
+            await asyncio.sleep(0)  # where a notebook's stop button reaches us

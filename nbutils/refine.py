@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nbutils import arms, artifacts, lengths, llm, select
+from nbutils import arms, artifacts, judges, lengths, llm, select
 from nbutils.artifacts import Manifest, Plan
-from nbutils.endpoint import OpenAIBackend
 from nbutils.errors import InputError
 from nbutils.llm import Ledger, LocalBackend, Request
 from nbutils.rows import Row
@@ -82,7 +81,7 @@ def _settings(profile: Profile) -> Refining:
 def _refine(profile: Profile, selected: Manifest, folder: Path) -> dict[str, Any]:
     settings = _settings(profile)
     rows = select.load_arm(selected)[: settings.rows]
-    backend = OpenAIBackend(settings.refiner) if settings.refiner else LocalBackend(rewrite_by_script)
+    backend = judges.make_backend(settings.refiner) if settings.refiner else LocalBackend(rewrite_by_script)
     ledger = Ledger(artifacts.runs_folder() / profile.name / "ledger.sqlite")
     replies = llm.ask_all([build_request(row, settings) for row in rows], backend, ledger, "rewriting")
     ledger.close()
@@ -100,8 +99,11 @@ def build_request(row: Row, settings: Refining) -> Request:
     given = f"\n\nInput:\n{row.input}" if row.input else ""
     body = f"Request:\n{row.instruction}{given}\n\nAnswer:\n{row.response}\n\n{_TASK}"
     facts = {} if settings.refiner else {"response": row.response}
-    model, endpoint = _name(settings), (settings.refiner and settings.refiner.base_url) or "default"
-    return Request(endpoint, model, (("system", _SYSTEM), ("user", body)), settings.max_tokens, facts=facts)
+    service, temperature = "default", 0.0
+    if settings.refiner:
+        service, temperature = judges.service_of(settings.refiner), settings.refiner.temperature
+    messages = (("system", _SYSTEM), ("user", body))
+    return Request(service, _name(settings), messages, settings.max_tokens, temperature, facts)
 
 
 def rewrite_by_script(request: Request) -> str:

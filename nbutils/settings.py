@@ -6,16 +6,21 @@ source stands beside it in the TOML file.
 
 import json
 import os
+import re
 import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from nbutils import ROOT
 from nbutils.errors import InputError
 
 Measure = Literal["nltk_words", "words", "chars", "bytes", "tokens"]
+
+
+_LIKE_A_KEY = re.compile(r"(?<![A-Za-z0-9])(sk|pk|rk|gsk|hf|xai|nvapi|pplx|r8|ghp|AIza)[-_]?[A-Za-z0-9_-]{16,}")
+"""Beginnings of the keys that well-known services give out."""
 
 
 class _Settings(BaseModel):
@@ -98,31 +103,117 @@ class Training(_Settings):
 
 
 class Generation(_Settings):
-    """Answers of one arm on the test sets. Greedy unless a temperature is given."""
+    """Answers of one arm on the test sets. Greedy unless a temperature is given.
+
+    `backend` writes them: transformers here (`engine`: `slots` of nbutils/decode.py, or transformers' own
+    `continuous` batching), vLLM in a process of its own (`vllm_python`: the interpreter that has it), or an
+    OpenAI-compatible `server` (its `model` may hold `{arm}`; `send` says whether prompts go as token ids or as text).
+    `batch_size` rows are written at once, and no more than `batch_tokens` of them fit into the cache. `context` in
+    tokens defaults to the model's own. Length controls: the end of sequence is banned for `min_new_tokens`, and
+    `length_prompt` is put behind every instruction; an arm's name may set both (nbutils/generate.py: `+min150`,
+    `+asklong`).
+    """
 
     test_sets: tuple[str, ...]
+    backend: Literal["transformers", "vllm", "openai"] = "transformers"
+    engine: Literal["slots", "continuous"] = "slots"
     max_new_tokens: int = Field(512, gt=0)
+    min_new_tokens: int = Field(0, ge=0)
+    length_prompt: str = ""
+    context: int | None = Field(None, gt=1)
     batch_size: int = Field(16, gt=0)
+    batch_tokens: int = Field(32768, gt=0)
     max_prompts: int | None = Field(None, gt=0)
-    temperature: float = Field(0.0, ge=0)
+    temperature: float = Field(0.0, ge=0, allow_inf_nan=False)
     prompt_style: Literal["plain", "paper"] = "plain"
+    vllm_python: str | None = None
+    server: "JudgeModel | None" = None
+    send: Literal["tokens", "text"] = "tokens"
+
+    @model_validator(mode="after")
+    def _parts_agree(self) -> "Generation":
+        if self.min_new_tokens > self.max_new_tokens:
+            raise ValueError("'min_new_tokens' is above 'max_new_tokens'")
+        if self.backend == "vllm" and not self.vllm_python:
+            raise ValueError("backend 'vllm' needs 'vllm_python', the interpreter of an environment that has vLLM")
+        if self.backend == "openai" and (self.server is None or self.server.kind != "openai"):
+            raise ValueError("backend 'openai' needs 'server' with name, kind = 'openai', model and base_url")
+        if self.engine == "continuous" and (self.temperature or self.min_new_tokens):
+            raise ValueError("engine 'continuous' is greedy and knows no 'min_new_tokens': use engine 'slots'")
+        return self
+
+    def changed(self, where: str, **fields: Any) -> "Generation":
+        """These settings with some fields changed; raises InputError, naming `where`, for values that do not fit."""
+        try:
+            return Generation.model_validate(self.model_dump() | fields)
+        except ValidationError as error:
+            raise InputError(f"{where}: {_first_problem(error)}") from None
 
 
 class JudgeModel(_Settings):
-    """One judge: an OpenAI-compatible endpoint, or one of the judges that need no service."""
+    """One judge: an OpenAI-compatible endpoint, a model on this machine, or one of the judges that need neither.
+
+    The key of an endpoint comes from the environment variable (or Colab secret) that `key_variable` names, and from
+    nowhere else: whatever looks like a key is refused here. `revision` pins a local judge from the Hub to a commit.
+    Units: `timeout` in seconds for one attempt, `max_cost` in US dollars for one run.
+    """
+
+    model_config = ConfigDict(hide_input_in_errors=True)
 
     name: str
-    kind: Literal["openai", "reference", "longer", "first", "coin"]
+    kind: Literal["openai", "transformers", "reference", "longer", "first", "coin"]
     model: str = ""
+    revision: str | None = Field(None, pattern="^[0-9a-f]{40}$")
     base_url: str | None = None
     key_variable: str = "OPENAI_API_KEY"
     max_tokens: int = Field(512, gt=0)
+    limit_name: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    temperature: float = Field(0.0, ge=0)
     concurrency: int = Field(8, gt=0)
+    requests_per_minute: int | None = Field(None, gt=0)
+    tokens_per_minute: int | None = Field(None, gt=0)
+    timeout: float = Field(120.0, gt=0)
+    attempts: int = Field(5, gt=0)
+    max_cost: float | None = Field(None, ge=0, allow_inf_nan=False)
+    batch: bool = False
+    batch_size: int = Field(8, gt=0)
+
+    @classmethod
+    def build(cls, **fields: Any) -> "JudgeModel":
+        """A judge from command-line values; raises InputError with one line."""
+        try:
+            return cls(**fields)
+        except ValidationError as error:
+            raise InputError(_first_problem(error)) from None
+
+    @field_validator("name", "model", "base_url", "key_variable")
+    @classmethod
+    def _is_no_key(cls, text: str | None) -> str | None:
+        if text and _LIKE_A_KEY.search(text):
+            raise ValueError("this looks like a key: set it as an environment variable and give the variable's name")
+        return text
+
+    @field_validator("key_variable")
+    @classmethod
+    def _names_a_variable(cls, text: str) -> str:
+        if not re.fullmatch("[A-Z][A-Z0-9_]{0,63}", text):
+            raise ValueError("give the name of an environment variable in capitals, not the key itself")
+        return text
+
+    @field_validator("base_url")
+    @classmethod
+    def _is_plain_url(cls, url: str | None) -> str | None:
+        if url is None:
+            return None
+        if not re.fullmatch(r"https?://([\w.-]+|\[[0-9a-fA-F:.]+\])(:[1-9]\d{0,4})?(/[\w./~%:+-]*)?", url):
+            # What was given is not shown: people put passwords and keys into addresses.
+            raise ValueError("a base_url looks like https://host/v1: with scheme, without spaces, password or '?'")
+        return url
 
     @model_validator(mode="after")
     def _endpoint_has_model(self) -> "JudgeModel":
-        if self.kind == "openai" and not self.model:
-            raise ValueError("a judge of kind 'openai' needs 'model'")
+        if self.kind in ("openai", "transformers") and not self.model:
+            raise ValueError(f"a judge of kind '{self.kind}' needs 'model'")
         return self
 
 

@@ -3,17 +3,23 @@
 import contextlib
 import json
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import NamedTuple
 
 
 class Answer(NamedTuple):
-    """What the server sends; a `body` that is not bytes is sent as JSON, and None closes the connection unanswered."""
+    """What the server sends; a `body` that is not bytes is sent as JSON, and None closes the connection unanswered.
+
+    drip: seconds between one byte and the next. copies: how often the whole answer is written.
+    """
 
     body: object
     status: int = 200
     headers: tuple[tuple[str, str], ...] = ()
     kind: str = "application/json"
+    drip: float = 0.0
+    copies: int = 1
 
 
 def completion(text, **changed):
@@ -87,12 +93,21 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         content = answer.body if isinstance(answer.body, bytes) else json.dumps(answer.body).encode()
+        for _ in range(answer.copies):
+            self._send(answer, content)
+        self.server.chat.done()
+
+    def _send(self, answer, content):
         self.send_response(answer.status)
         for name, value in (("Content-Type", answer.kind), ("Content-Length", str(len(content))), *answer.headers):
             self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(content)
-        self.server.chat.done()
+        if not answer.drip:
+            self.wfile.write(content)
+            return
+        for byte in content:
+            self.wfile.write(bytes([byte]))
+            time.sleep(answer.drip)
 
     def log_message(self, *arguments):
         pass

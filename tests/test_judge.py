@@ -417,7 +417,8 @@ def test_a_dry_run_asks_nobody(files, tmp_path, capsys):
     status, printed, errors = run(capsys, *files, *options, "--dry-run")
     assert (status, errors) == (0, [])
     assert re.fullmatch(
-        r"6 calls, about [\d,]+ tokens in and at most 3,072 out; at most 0\.00 USD at the prices of \S+\n", printed
+        r"6 calls, about [\d,]+ tokens in and at most 3,072 out; at most 0\.00 USD at the prices of \S+; about 4 s.*\n",
+        printed,
     )
     assert not out.exists()
 
@@ -434,7 +435,7 @@ def test_a_dry_run_counts_only_what_is_still_to_be_paid(files, tmp_path, capsys)
     ("model", "ceiling", "expected"),
     [
         ("unheard-of", "1", "--max-cost needs a known price: add 'unheard-of' to data/prices.toml"),
-        ("gpt-4o", "0.001", "above --max-cost 0.00: judge fewer"),
+        ("gpt-4o", "0.001", "0.0000 USD of --max-cost 0.0010 are spent and the next call may cost 0.00"),
         ("gpt-4o", "nan", "--max-cost nan: give an amount in dollars"),
         ("gpt-4o", "-1", "--max-cost -1.0: give an amount in dollars"),
         ("gpt-4o", "inf", "--max-cost inf: give an amount in dollars"),
@@ -444,9 +445,43 @@ def test_a_dry_run_counts_only_what_is_still_to_be_paid(files, tmp_path, capsys)
 def test_max_cost_refuses(files, tmp_path, capsys, model, ceiling, expected):
     with serving(lambda number, question: "8 7") as server:
         options = ("--judge", model, "--base-url", server.url, "-o", tmp_path / "out", "--max-cost", ceiling)
-        status, printed, errors = run(capsys, *files, *options)
-    assert (status, printed, len(errors), server.asked) == (2, "", 1, [])
+        status, _, errors = run(capsys, *files, *options)
+    assert (status, len(errors), server.asked) == (2, 1, [])
     assert errors[0].startswith("error: ") and expected in errors[0]
+
+
+def test_max_cost_stops_a_run_and_the_next_one_goes_on(files, tmp_path, capsys):
+    answer = Answer(completion("8 7", usage={"prompt_tokens": 500, "completion_tokens": 300}))  # 0.00425 USD
+    with serving(lambda number, question: answer) as server:
+        options = ("--judge", "gpt-4o", "--base-url", server.url, "-o", tmp_path / "out", "--concurrency", "1")
+        status, printed, errors = run(capsys, *files, *options, "--max-cost", "0.012")
+        assert (status, len(errors)) == (2, 1)
+        assert re.fullmatch(r"the run may cost up to 0\.0\d USD: it stops before it has spent 0\.01\n", printed)
+        assert "0.0085 USD of --max-cost 0.0120 are spent and the next call may cost 0.006" in errors[0]
+        assert len(server.asked) == 2
+        assert run(capsys, *files, *options, "--max-cost", "1")[0] == 0
+        assert len(server.asked) == 6
+
+
+CANARY = "sk-canary-0123456789abcd"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--api-key", CANARY),
+        ("--key", "x-canary"),
+        ("--key-variable", CANARY),
+        ("--base-url", "https://host/v1?key=canary"),
+        ("--base-url", "localhost:1/canary"),
+        ("--judge", CANARY),
+    ],
+)
+def test_keys_and_bad_addresses_among_the_options_are_refused_and_not_repeated(files, tmp_path, capsys, options):
+    status, printed, errors = run(capsys, *files, "--judge", "m", *options, "-o", tmp_path / "out")
+    assert (status, printed, len(errors)) == (2, "", 1)
+    assert "canary" not in errors[0]
+    assert not (tmp_path / "out").exists()
 
 
 def test_max_cost_allows_what_is_cheap_enough(files, tmp_path, capsys):
