@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import generation
 import judging
 import selection
 import training
@@ -21,7 +22,7 @@ BENCHMARKS: list[Callable[[], Any]] = [
     *selection.BENCHMARKS,
     *training.BENCHMARKS,
     *judging.BENCHMARKS,
-   
+    *generation.BENCHMARKS,
 ]
 RESULTS = Path(__file__).with_name("results.json")
 

@@ -1,33 +1,31 @@
 """Stage 05: answers of one arm on the test sets, written as they come."""
 
 import functools
-import itertools
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from nbutils import arms, artifacts, data, finetune, models, prompts
+from nbutils import answer_backends, arms, artifacts, data, finetune, models, questions
+from nbutils.answer_backends import Completion, Job
 from nbutils.artifacts import Manifest, Plan
-from nbutils.devices import choose_precision
+from nbutils.errors import InputError
 from nbutils.progress import track
+from nbutils.questions import Question
 from nbutils.rows import EvalPrompt
 from nbutils.settings import Generation, Profile
 
-
-class Question(NamedTuple):
-    """A test prompt with the token ids that the model is asked with."""
-
-    prompt: EvalPrompt
-    ids: list[int]
+Answer = dict[str, Any]
 
 
 def plan(profile: str | Profile, arm: str, seed: int) -> Plan:
-    """What stage 05 would answer with an arm's model."""
+    """What stage 05 would answer with an arm's model, or with a variant of it (see nbutils/questions.py)."""
     chosen, name = arms.prepare(profile, arm)
+    settings = questions.vary(chosen.generation, name)
     inputs = {"finetune": artifacts.upstream(finetune.plan(chosen, name, seed))}
-    inputs |= {f"test set {test_set}": fingerprint_test_set(test_set) for test_set in chosen.generation.test_sets}
+    inputs |= {f"test set {test_set}": fingerprint_test_set(test_set) for test_set in settings.test_sets}
     folder = artifacts.stage_folder(chosen.name, "generate", name, seed)
-    return Plan("generate", chosen.name, name, seed, folder, chosen.generation.model_dump(), inputs)
+    return Plan("generate", chosen.name, name, seed, folder, settings.model_dump(), inputs, version=2)
 
 
 def fingerprint_test_set(name: str) -> str:
@@ -38,14 +36,18 @@ def fingerprint_test_set(name: str) -> str:
 
 
 def run(profile: str | Profile, arm: str, seed: int = 42) -> Manifest:
-    """Answer the profile's test sets: `answers.jsonl` (design: one object a prompt, in the test sets' order)."""
+    """Answer the profile's test sets: `answers.jsonl`, one object a prompt, in the test sets' order.
+
+    A run that was killed goes on behind its last answer, and ends with the answers of an uninterrupted one: exactly
+    in fp32; in 16 bits a tie between two tokens may fall otherwise in a batch of other rows.
+    """
     chosen, name = arms.prepare(profile, arm)
     tuned = finetune.run(chosen, name, seed)
     planned = plan(chosen, name, seed)
     return artifacts.complete(planned, functools.partial(_answer_all, chosen, tuned, planned))
 
 
-def load_answers(manifest: Manifest) -> list[dict[str, Any]]:
+def load_answers(manifest: Manifest) -> list[Answer]:
     """The answers that a finished generation holds."""
     return artifacts.read_jsonl(manifest.path("answers.jsonl"))
 
@@ -55,32 +57,71 @@ def load_test_prompts(settings: Generation) -> list[EvalPrompt]:
     return [prompt for name in settings.test_sets for prompt in data.load_prompts(name)[: settings.max_prompts]]
 
 
+def context_of(profile: Profile, settings: Generation, seed: int) -> int:
+    """How many tokens prompt and answer may have together: the settings' number, at most the model's own."""
+    own = models.load_config(profile, seed).get_text_config().max_position_embeddings
+    if settings.context and settings.context > own:
+        raise InputError(f"generation.context = {settings.context}, and the model reads {own} tokens: lower it")
+    return int(settings.context or own)
+
+
 def _answer_all(profile: Profile, tuned: Manifest, planned: Plan, folder: Path) -> dict[str, Any]:
+    settings = questions.vary(profile.generation, planned.arm)
+    tokenizer, context = models.load_tokenizer(profile, planned.seed), context_of(profile, settings, planned.seed)
+    wanted = questions.ask(load_test_prompts(settings), tokenizer, settings, context, planned.seed)
+    job = Job(profile, settings, tuned, planned.arm, tokenizer, context, planned.seed)
     part = folder / f".answers-{planned.key[:12]}.part.jsonl"
-    wanted = load_test_prompts(profile.generation)
     answers = _read_part(part)
-    missing = [prompt for prompt in wanted if (prompt.test_set, prompt.id) not in answers]
-    if missing:
-        with open(part, "a", encoding="utf-8") as file:
-            for answer in _generate(profile, tuned, planned, missing):
-                file.write(artifacts.json_line(answer))
-                file.flush()
-                answers[answer["test_set"], answer["id"]] = answer
-    ordered = [answers[prompt.test_set, prompt.id] for prompt in wanted]
+    missing = [question for question in wanted if question.name not in answers]
+    facts = _write_missing(job, missing, part, answers) if missing else {}
+    ordered = [answers[question.name] for question in wanted]
     artifacts.write_jsonl(folder / "answers.jsonl", ordered)
     part.unlink(missing_ok=True)
-    return {"outputs": ["answers.jsonl"], **summarise(ordered)}
+    return {"outputs": ["answers.jsonl"], **summarise(ordered), **_count_cuts(wanted, settings), **facts}
 
 
-def _read_part(path: Path) -> dict[tuple[str, str], dict[str, Any]]:
+def _read_part(path: Path) -> dict[str, Answer]:
     """Answers of an interrupted run; a torn last line is dropped from the file before it goes on."""
     if not path.is_file():
         return {}
     whole = artifacts.drop_torn_line(path)
-    return {(answer["test_set"], answer["id"]): answer for answer in whole}
+    return {f"{answer['test_set']}/{answer['id']}": answer for answer in whole}
 
 
-def summarise(answers: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _write_missing(job: Job, missing: Sequence[Question], part: Path, answers: dict[str, Answer]) -> dict[str, Any]:
+    """Answer what is missing, each answer on disk as soon as it is there; the facts are of this session alone."""
+    backend = answer_backends.open_backend(job)
+    started, tokens = time.monotonic(), 0
+    progress = track([], f"answers of {job.arm}", total=len(missing) + len(answers), initial=len(answers))
+    with open(part, "a", encoding="utf-8") as file, progress:
+        for completion in backend.answer(missing):
+            answer = _to_answer(completion, job.arm)
+            file.write(artifacts.json_line(answer))
+            file.flush()
+            answers[completion.question.name] = answer
+            tokens += completion.n_tokens
+            progress.update()
+    speed = round(tokens / max(time.monotonic() - started, 1e-9), 1)
+    return {"answered_last": len(missing), "tokens_per_second": speed, **backend.facts()}
+
+
+def _to_answer(completion: Completion, arm: str) -> Answer:
+    prompt = completion.question.prompt
+    return {
+        "id": prompt.id,
+        "test_set": prompt.test_set,
+        "prompt": prompt.text,
+        "response": completion.text,
+        "arm": arm,
+        "n_tokens": completion.n_tokens,
+        "finish_reason": completion.finish_reason,
+    }
+
+
+# --- counts --------------------------------------------------------------------------------------------------------
+
+
+def summarise(answers: Sequence[Answer]) -> dict[str, Any]:
     """Counts of a set of answers: how many, mean tokens, the share that ended by itself and the share that was cut."""
     stopped = sum(answer["finish_reason"] == "stop" for answer in answers)
     return {
@@ -92,75 +133,17 @@ def summarise(answers: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-# --- the transformers backend --------------------------------------------------------------------------------------
+def show_summary(made: Manifest) -> dict[str, Any]:
+    """What a finished generation says about itself in a line of a table."""
+    lengths = sorted(answer["n_tokens"] for answer in load_answers(made))
+    shown = ("answers", "mean_tokens", "eos_rate", "cut_rate", "truncated_prompts", "useful_slots", "tokens_per_second")
+    facts = {name: made.facts[name] for name in shown if name in made.facts}
+    return {"arm": made.arm, **facts, "median_tokens": lengths[len(lengths) // 2], "longest": lengths[-1]}
 
 
-def _generate(
-    profile: Profile, tuned: Manifest, planned: Plan, missing: Sequence[EvalPrompt]
-) -> Iterator[dict[str, Any]]:
-    precision = choose_precision()
-    print(f"{planned.arm}: generating in {precision.dtype}: {precision.reason}", flush=True)
-    tokenizer = models.load_tokenizer(profile, planned.seed)
-    model = models.load_tuned(profile, planned.seed, precision, tuned.folder / finetune.weights_name(profile))
-    style = profile.generation.prompt_style
-    questions = [Question(prompt, prompts.encode_prompt(prompt, tokenizer, style)) for prompt in missing]
-    progress = track([], f"answers of {planned.arm}", total=len(questions))
-    for batch in batches(questions, profile.generation.batch_size):
-        for question, ids in zip(batch, generate_batch(model, tokenizer, batch, profile.generation), strict=True):
-            yield _answer(question, ids, tokenizer, planned.arm)
-        progress.update(len(batch))
-    progress.close()
-
-
-def batches(questions: Sequence[Question], size: int) -> Iterator[list[Question]]:
-    """Batches of prompts of similar length, the longest first, so that memory runs out early or not at all."""
-    ordered = iter(sorted(questions, key=lambda question: -len(question.ids)))
-    while batch := list(itertools.islice(ordered, size)):
-        yield batch
-
-
-def generate_batch(model: Any, tokenizer: Any, batch: Sequence[Question], settings: Generation) -> list[list[int]]:
-    """New token ids for each prompt of a batch, up to and including EOS. `do_sample` is never left to the model."""
-    import torch
-
-    longest = max(len(question.ids) for question in batch)
-    padding = [longest - len(question.ids) for question in batch]
-    pad = tokenizer.pad_token_id
-    ids = torch.tensor([[pad] * n + question.ids for n, question in zip(padding, batch, strict=True)])
-    mask = torch.tensor([[0] * n + [1] * (longest - n) for n in padding])
-    with torch.inference_mode():
-        output = model.generate(
-            input_ids=ids.to(model.device),
-            attention_mask=mask.to(model.device),
-            generation_config=_generation_config(tokenizer, settings),
-        )
-    return [_until_eos(row[longest:].tolist(), tokenizer.eos_token_id) for row in output]
-
-
-def _generation_config(tokenizer: Any, settings: Generation) -> Any:
-    from transformers import GenerationConfig
-
-    sampling = {"do_sample": True, "temperature": settings.temperature} if settings.temperature else {}
-    return GenerationConfig(
-        max_new_tokens=settings.max_new_tokens,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        **(sampling or {"do_sample": False}),
-    )
-
-
-def _until_eos(ids: list[int], eos: int) -> list[int]:
-    return ids[: ids.index(eos) + 1] if eos in ids else ids
-
-
-def _answer(question: Question, ids: list[int], tokenizer: Any, arm: str) -> dict[str, Any]:
-    stopped = bool(ids) and ids[-1] == tokenizer.eos_token_id
+def _count_cuts(asked: Sequence[Question], settings: Generation) -> dict[str, int]:
+    """Prompts that lost their middle, and those whose answers got less room than the settings allow."""
     return {
-        "id": question.prompt.id,
-        "test_set": question.prompt.test_set,
-        "prompt": question.prompt.text,
-        "response": tokenizer.decode(ids, skip_special_tokens=True),
-        "arm": arm,
-        "n_tokens": len(ids),
-        "finish_reason": "stop" if stopped else "length",
+        "truncated_prompts": sum(question.is_cut for question in asked),
+        "shortened_answers": sum(question.max_new < settings.max_new_tokens for question in asked),
     }

@@ -80,16 +80,19 @@ def steps(name: str, profile: Profile, optional: bool = False) -> Iterator[Step]
     """The notebooks of a profile in the order of their execution."""
     for seed in profile.seeds:
         yield Step("01_explore", name, "", seed)
-        yield from (Step("02_select", name, arm, seed) for arm in profile.arms)
+        trained = list(dict.fromkeys(arms.parse_arm(arm).trained for arm in profile.arms))
+        selected = dict.fromkeys(arms.parse_arm(arm).selection for arm in trained)
+        yield from (Step("02_select", name, arm, seed) for arm in selected)
         if profile.refining and _rewrites(profile):
             yield Step("03_refine", name, profile.refining.arm, seed)
-        for arm in profile.arms:
+        for arm in trained:
             yield Step("04_finetune", name, arm, seed)
-            yield Step("05_generate", name, arm, seed)
+            for variant in (each for each in profile.arms if arms.parse_arm(each).trained == arm):
+                yield Step("05_generate", name, variant, seed)
         yield Step("06_judge", name, profile.judging.target, seed)
         yield Step("07_length_bias", name, profile.judging.target, seed)
         if optional and profile.capabilities:
-            yield from (Step("08_capabilities", name, arm, seed) for arm in profile.arms)
+            yield from (Step("08_capabilities", name, arm, seed) for arm in trained)
         yield Step("09_report", name, profile.judging.target, seed)
 
 

@@ -22,7 +22,7 @@ def plan(profile: Profile, seed: int) -> Plan:
     settings = profile.tiny_base.model_dump() if profile.tiny_base else {}
     folder = artifacts.stage_folder(profile.name, "base", "tiny", seed)
     inputs = {profile.dataset: data.fingerprint(profile.dataset)}
-    return Plan("base", profile.name, "tiny", seed, folder, settings, inputs)
+    return Plan("base", profile.name, "tiny", seed, folder, settings, inputs, version=2)
 
 
 def run(profile: Profile, seed: int) -> Manifest:
