@@ -1,4 +1,7 @@
-"""Stage 05: answers of one arm on the test sets, written as they come."""
+"""Stage 05: answers of one arm on the test sets, written as they come.
+
+python -m nbutils.generate PROFILE ARM            ARM may be a variant: alpaca-52k+min150 (nbutils/questions.py)
+"""
 
 import functools
 import time
@@ -9,7 +12,7 @@ from typing import Any
 from nbutils import answer_backends, arms, artifacts, data, finetune, models, questions
 from nbutils.answer_backends import Completion, Job
 from nbutils.artifacts import Manifest, Plan
-from nbutils.errors import InputError
+from nbutils.errors import ArgumentParser, InputError, exits_cleanly
 from nbutils.progress import track
 from nbutils.questions import Question
 from nbutils.rows import EvalPrompt
@@ -147,3 +150,20 @@ def _count_cuts(asked: Sequence[Question], settings: Generation) -> dict[str, in
         "truncated_prompts": sum(question.is_cut for question in asked),
         "shortened_answers": sum(question.max_new < settings.max_new_tokens for question in asked),
     }
+
+
+@exits_cleanly
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of `python -m nbutils.generate`."""
+    parser = ArgumentParser(prog="python -m nbutils.generate", description="Answer a profile's test sets with an arm.")
+    parser.add_argument("profile", metavar="PROFILE", help="a profile's name, or a TOML file")
+    parser.add_argument("arm", metavar="ARM", nargs="?", help="default: the profile's judging target")
+    parser.add_argument("--seed", type=int, default=42)
+    given = parser.parse_args(arguments)
+    made = run(given.profile, given.arm, given.seed)
+    print(", ".join(f"{name} {value}" for name, value in show_summary(made).items()))
+    print(made.path("answers.jsonl"))
+
+
+if __name__ == "__main__":
+    main()

@@ -71,7 +71,9 @@ def _text(row: Row) -> str:
 
 
 def _train_model(rows: list[Row], tokenizer: Any, shape: TinyBase, seed: int, folder: Path) -> tuple[Any, Any]:
-    from transformers import LlamaForCausalLM, Trainer, TrainingArguments, set_seed
+    from transformers import LlamaForCausalLM, PrinterCallback, Trainer, TrainingArguments, set_seed
+
+    from nbutils.training_log import Progress
 
     set_seed(seed)
     model = LlamaForCausalLM(_config(shape, tokenizer))
@@ -92,6 +94,8 @@ def _train_model(rows: list[Row], tokenizer: Any, shape: TinyBase, seed: int, fo
         disable_tqdm=True,
     )
     trainer = Trainer(model=model, args=arguments, train_dataset=_blocks(rows, tokenizer, shape.max_length))
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(Progress(trainer, "tiny base model"))
     trainer.train()
     return model, [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 

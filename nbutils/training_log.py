@@ -22,7 +22,10 @@ def epochs_after(steps: Sequence[np.ndarray], rows: int) -> np.ndarray:
 
 
 class Progress(TrainerCallback):
-    """One line (or bar) with loss, tokens per second, memory and time left; stops at a loss that is not a number."""
+    """One line (or bar) with loss, speed, memory and time left; stops at a loss that is not a number.
+
+    The speed is in tokens a second where the trainer counts `tokens_seen`, as `PackedTrainer` does.
+    """
 
     def __init__(self, trainer: Any, label: str):
         self.trainer, self.label = trainer, label
@@ -41,9 +44,12 @@ class Progress(TrainerCallback):
         if not math.isfinite(loss):
             raise InputError(f"{self.label}: loss is {loss} at step {state.global_step}: lower training.learning_rate")
         if self.bar is not None:
-            rate = self.trainer.tokens_seen / (time.monotonic() - self.started)
-            self.bar.set_postfix_str(f"loss {loss:.3f}, {rate:,.0f} tokens/s, {peak_memory_gb():.1f} GB", refresh=False)
+            self.bar.set_postfix_str(f"loss {loss:.3f}{self._speed()}, {peak_memory_gb():.1f} GB", refresh=False)
             self.bar.update(state.global_step - self.bar.n)
+
+    def _speed(self) -> str:
+        seen = getattr(self.trainer, "tokens_seen", 0)
+        return f", {seen / (time.monotonic() - self.started):,.0f} tokens/s" if seen else ""
 
     def on_train_end(self, args: Any, state: Any, control: Any, **named: Any) -> None:
         """End the line."""

@@ -22,7 +22,7 @@ print("finished by", manifest.facts["processes"])
 """
 
 
-@pytest.mark.slow
+@pytest.mark.system
 @pytest.mark.parametrize("weighting", ["example", "token"])
 def test_two_processes_have_the_loss_of_one(weighting, tmp_path, monkeypatch):
     base = save_model(tmp_path / "base")
