@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 
 from nbutils import arms, artifacts, estimate, hub, model_card, models, packing, prompts, select
 from nbutils.artifacts import Manifest, Plan
+from nbutils.commands import stage_parser
 from nbutils.devices import Precision, choose_precision, peak_memory_gb
-from nbutils.errors import ArgumentParser, InputError, exits_cleanly
+from nbutils.errors import InputError, exits_cleanly
 from nbutils.prompts import Example
 from nbutils.settings import Profile, Training
 
@@ -305,12 +306,7 @@ def _count(profile: Profile, encoded: Encoded, state: Any) -> dict[str, Any]:
 @exits_cleanly
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of `python -m nbutils.finetune`."""
-    parser = ArgumentParser(
-        prog="python -m nbutils.finetune", description="Fine-tune a profile's base model on an arm."
-    )
-    parser.add_argument("profile", metavar="PROFILE", help="a profile's name, or a TOML file")
-    parser.add_argument("arm", metavar="ARM", nargs="?", help="default: the profile's judging target")
-    parser.add_argument("--seed", type=int, default=42)
+    parser = stage_parser("finetune", "Fine-tune a profile's base model on an arm.")
     parser.add_argument("--push-to", metavar="OWNER/NAME", help="upload the weights to the Hub (a private repository)")
     given = parser.parse_args(arguments)
     manifest = run(given.profile, given.arm, given.seed)

@@ -12,7 +12,8 @@ from typing import Any
 from nbutils import answer_backends, arms, artifacts, data, finetune, models, questions
 from nbutils.answer_backends import Completion, Job
 from nbutils.artifacts import Manifest, Plan
-from nbutils.errors import ArgumentParser, InputError, exits_cleanly
+from nbutils.commands import stage_parser
+from nbutils.errors import InputError, exits_cleanly
 from nbutils.progress import track
 from nbutils.questions import Question
 from nbutils.rows import EvalPrompt
@@ -155,11 +156,7 @@ def _count_cuts(asked: Sequence[Question], settings: Generation) -> dict[str, in
 @exits_cleanly
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of `python -m nbutils.generate`."""
-    parser = ArgumentParser(prog="python -m nbutils.generate", description="Answer a profile's test sets with an arm.")
-    parser.add_argument("profile", metavar="PROFILE", help="a profile's name, or a TOML file")
-    parser.add_argument("arm", metavar="ARM", nargs="?", help="default: the profile's judging target")
-    parser.add_argument("--seed", type=int, default=42)
-    given = parser.parse_args(arguments)
+    given = stage_parser("generate", "Answer a profile's test sets with an arm.").parse_args(arguments)
     made = run(given.profile, given.arm, given.seed)
     print(", ".join(f"{name} {value}" for name, value in show_summary(made).items()))
     print(made.path("answers.jsonl"))

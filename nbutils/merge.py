@@ -13,9 +13,10 @@ from typing import Any
 
 from nbutils import arms, artifacts, finetune, hub, model_card, models, prompts
 from nbutils.artifacts import Manifest, Plan
+from nbutils.commands import stage_parser
 from nbutils.data import load_prompts
 from nbutils.devices import choose_precision
-from nbutils.errors import ArgumentParser, InputError, exits_cleanly
+from nbutils.errors import InputError, exits_cleanly
 from nbutils.settings import Profile
 
 TOLERANCE = 0.05
@@ -79,10 +80,7 @@ def _probabilities(model: Any, tokenizer: Any, profile: Profile) -> Any:
 @exits_cleanly
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of `python -m nbutils.merge`."""
-    parser = ArgumentParser(prog="python -m nbutils.merge", description="Merge an arm's adapter into its base model.")
-    parser.add_argument("profile", metavar="PROFILE", help="a profile's name, or a TOML file")
-    parser.add_argument("arm", metavar="ARM", nargs="?", help="default: the profile's judging target")
-    parser.add_argument("--seed", type=int, default=42)
+    parser = stage_parser("merge", "Merge an arm's adapter into its base model.")
     parser.add_argument("--push-to", metavar="OWNER/NAME", help="upload the model to the Hub (a private repository)")
     given = parser.parse_args(arguments)
     manifest = run(given.profile, given.arm, given.seed)

@@ -1,0 +1,12 @@
+"""What the commands of the stages share: `python -m nbutils.STAGE PROFILE [ARM] [--seed N]`."""
+
+from nbutils.errors import ArgumentParser
+
+
+def stage_parser(stage: str, description: str) -> ArgumentParser:
+    """A parser of `profile`, `arm` (None: the profile's judging target) and `seed`."""
+    parser = ArgumentParser(prog=f"python -m nbutils.{stage}", description=description)
+    parser.add_argument("profile", metavar="PROFILE", help="a profile's name, or a TOML file")
+    parser.add_argument("arm", metavar="ARM", nargs="?", help="default: the profile's judging target")
+    parser.add_argument("--seed", type=int, default=42, help="seed of the training (default: 42)")
+    return parser
