@@ -1,7 +1,13 @@
-"""Stage 08 (optional): was anything unlearned? Tasks of lm-evaluation-harness on an arm's model."""
+"""Stage 08 (optional): was anything unlearned? Tasks of lm-evaluation-harness on an arm's model and on its base.
+
+Which task has how many examples in its prompt, and which number counts, follows the Open LLM Leaderboard (its first
+version), from which the paper takes its figure 5.
+"""
 
 import functools
 import importlib.util
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,23 +17,54 @@ from nbutils.devices import choose_precision
 from nbutils.errors import InputError
 from nbutils.settings import Capabilities, Profile
 
+HEADLINE = {
+    "arc_challenge": "acc_norm",
+    "hellaswag": "acc_norm",
+    "mmlu": "acc",
+    "truthfulqa_mc2": "acc",
+    "winogrande": "acc",
+    "gsm8k": "exact_match",
+}
+"""The number of each task that the leaderboard shows; `acc` for every other task."""
+
+PAPERS_FOUR = ("arc_challenge", "mmlu", "truthfulqa_mc2", "winogrande")
+"""Tasks of the paper's mean. It leaves out HellaSwag, of which LIMA-1k contains items, and GSM8K."""
+
+BASE = "base"
+"""What stands in the place of an arm's name for the model before fine-tuning."""
+
 
 def plan(profile: str | Profile, arm: str, seed: int) -> Plan:
-    """What stage 08 would measure."""
-    chosen, name = arms.prepare(profile, arm)
+    """What stage 08 would measure on an arm, or (arm `base`) on the model before fine-tuning."""
+    chosen, name = _prepare(profile, arm)
     settings = _settings(chosen)
-    inputs = {"finetune": artifacts.upstream(finetune.plan(chosen, name, seed)), "tasks": _hash_tasks(settings)}
+    inputs = {"model": _model_hash(chosen, name, seed), "tasks": _hash_tasks(settings)}
     folder = artifacts.stage_folder(chosen.name, "capabilities", name, seed)
-    return Plan("capabilities", chosen.name, name, seed, folder, settings.model_dump(), inputs)
+    return Plan("capabilities", chosen.name, name, seed, folder, settings.model_dump(), inputs, version=2)
 
 
 def run(profile: str | Profile, arm: str, seed: int = 42) -> Manifest:
-    """Measure the profile's tasks on an arm: `capabilities.csv` with each metric and its standard error."""
-    chosen, name = arms.prepare(profile, arm)
+    """Measure the profile's tasks: `capabilities.csv`, one row for each task and metric with its standard error.
+
+    Each task is kept as it is finished: an interrupted run continues with the next one.
+    """
+    chosen, name = _prepare(profile, arm)
     if importlib.util.find_spec("lm_eval") is None:
         raise InputError("stage 08 needs lm-evaluation-harness: pip install -r requirements-benchmarks.txt")
-    tuned = finetune.run(chosen, name, seed)
-    return artifacts.complete(plan(chosen, name, seed), functools.partial(_measure, chosen, tuned, seed))
+    tuned = finetune.run(chosen, name, seed) if name != BASE else None
+    models.base_location(chosen, seed)
+    planned = plan(chosen, name, seed)
+    return artifacts.complete(planned, functools.partial(_measure_all, chosen, tuned, planned))
+
+
+def _prepare(profile: str | Profile, arm: str) -> tuple[Profile, str]:
+    return (arms.prepare(profile)[0], BASE) if arm == BASE else arms.prepare(profile, arm)
+
+
+def _model_hash(profile: Profile, arm: str, seed: int) -> str:
+    if arm == BASE:
+        return artifacts.sha256_json([models.base_fingerprint(profile, seed), profile.training.method])
+    return artifacts.upstream(finetune.plan(profile, arm, seed))
 
 
 def _settings(profile: Profile) -> Capabilities:
@@ -41,32 +78,108 @@ def _hash_tasks(settings: Capabilities) -> str:
     return artifacts.sha256_json({path.name: artifacts.sha256_file(path) for path in files if path.is_file()})
 
 
-def _measure(profile: Profile, tuned: Manifest, seed: int, folder: Path) -> dict[str, Any]:
+# --- measuring -----------------------------------------------------------------------------------------------------
+
+
+def _measure_all(profile: Profile, tuned: Manifest | None, planned: Plan, folder: Path) -> dict[str, Any]:
+    settings = _settings(profile)
+    part = folder / f".tasks-{planned.key[:12]}.part.jsonl"
+    done = {record["task"]: record["rows"] for record in (artifacts.drop_torn_line(part) if part.is_file() else [])}
+    missing = {task: shots for task, shots in settings.tasks.items() if task not in done}
+    if missing:
+        measure = _measurer(profile, tuned, planned.seed)
+        for task, shots in missing.items():
+            done[task] = measure(task, shots)
+            with open(part, "a", encoding="utf-8") as file:
+                file.write(artifacts.json_line({"task": task, "rows": done[task]}))
+    table = [row for task in settings.tasks for row in done[task]]
+    artifacts.write_csv(folder / "capabilities.csv", table)
+    part.unlink(missing_ok=True)
+    return {"outputs": ["capabilities.csv"], "tasks": headlines(table), "mean_of_four": mean_of_four(table)}
+
+
+def _measurer(profile: Profile, tuned: Manifest | None, seed: int) -> Any:
+    """A function that measures one task on the loaded model."""
     import lm_eval
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
     settings = _settings(profile)
     tokenizer = models.load_tokenizer(profile, seed)
-    model = models.load_tuned(profile, seed, choose_precision(), tuned.folder / finetune.weights_name(profile))
-    found = lm_eval.simple_evaluate(
-        model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=settings.batch_size),
-        tasks=list(settings.tasks),
-        task_manager=TaskManager(include_path=str(ROOT / settings.folder) if settings.folder else None),
-        limit=settings.limit,
-        bootstrap_iters=0,
-        log_samples=False,
-    )
-    table = [row for task, metrics in found["results"].items() for row in _rows(task, metrics, found["n-samples"])]
-    artifacts.write_csv(folder / "capabilities.csv", table)
-    return {"outputs": ["capabilities.csv"], "tasks": {row["task"]: row["value"] for row in table}}
+    wrapped = HFLM(pretrained=_load(profile, tuned, seed), tokenizer=tokenizer, batch_size=settings.batch_size)
+    manager = TaskManager(include_path=str(ROOT / settings.folder) if settings.folder else None)
+
+    def measure(task: str, shots: int) -> list[dict[str, Any]]:
+        found = lm_eval.simple_evaluate(
+            model=wrapped,
+            tasks=[task],
+            num_fewshot=shots,
+            task_manager=manager,
+            limit=settings.limit,
+            bootstrap_iters=100,
+            log_samples=False,
+        )
+        rows = [_rows(name, metrics, found["n-samples"]) for name, metrics in found["results"].items()]
+        return [{**row, "shots": shots} for each in rows for row in each]
+
+    return measure
 
 
-def _rows(task: str, metrics: dict[str, Any], samples: dict[str, Any]) -> list[dict[str, Any]]:
-    values = {key.partition(",")[0]: value for key, value in metrics.items() if isinstance(value, int | float)}
+def _load(profile: Profile, tuned: Manifest | None, seed: int) -> Any:
+    precision = choose_precision()
+    if tuned:
+        return models.load_tuned(profile, seed, precision, tuned.folder / finetune.weights_name(profile))
+    return models.load_base(profile, seed, precision, profile.training.method == "qlora", trains=False).eval()
+
+
+def _rows(task: str, metrics: Mapping[str, Any], samples: Mapping[str, Any]) -> list[dict[str, Any]]:
+    # Keys are "metric,filter"; of several filters the first is the strict one.
+    values: dict[str, Any] = {}
+    for key, value in metrics.items():
+        if isinstance(value, int | float):
+            values.setdefault(key.partition(",")[0], value)
     names = [name for name in values if not name.endswith("_stderr") and name not in ("alias", "sample_len")]
     count = samples.get(task, {}).get("effective", "")
     return [
         {"task": task, "metric": name, "value": values[name], "stderr": values.get(f"{name}_stderr"), "items": count}
         for name in names
     ]
+
+
+# --- what counts ---------------------------------------------------------------------------------------------------
+
+
+def headlines(table: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float | None]]:
+    """The number that counts of each task: `value` (a share) and `stderr`."""
+    counted = [row for row in table if row["metric"] == HEADLINE.get(row["task"], "acc")]
+    return {row["task"]: {"value": _number(row["value"]), "stderr": _number(row["stderr"])} for row in counted}
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if value not in (None, "") else None
+
+
+def mean_of_four(table: Sequence[Mapping[str, Any]]) -> dict[str, float] | None:
+    """The paper's mean (its figure 5) with its standard error; None where one of the four tasks is missing."""
+    found = headlines(table)
+    four = [found[task] for task in PAPERS_FOUR if task in found]
+    if len(four) < len(PAPERS_FOUR):
+        return None
+    value = sum(each["value"] or 0.0 for each in four) / len(four)
+    return {"value": value, "stderr": math.sqrt(sum((each["stderr"] or 0.0) ** 2 for each in four)) / len(four)}
+
+
+def compare(base: Sequence[Mapping[str, Any]], tuned: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One row a task: before, after, their difference and its standard error.
+
+    Both models answer the same items, so the true error of the difference is smaller than the one given, which takes
+    them as independent.
+    """
+    before, after = headlines(base), headlines(tuned)
+    return [_difference(task, before[task], after[task]) for task in after if task in before]
+
+
+def _difference(task: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    error = math.hypot(before["stderr"] or 0.0, after["stderr"] or 0.0)
+    values = {"base": before["value"], "arm": after["value"], "difference": after["value"] - before["value"]}
+    return {"task": task, **{name: round(value, 4) for name, value in values.items()}, "stderr": round(error, 4)}

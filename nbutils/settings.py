@@ -236,9 +236,12 @@ class Refining(_Settings):
 
 
 class Capabilities(_Settings):
-    """Tasks of lm-evaluation-harness; `folder` adds task files of one's own (relative to the repository)."""
+    """Tasks of lm-evaluation-harness with the number of examples in their prompts.
 
-    tasks: tuple[str, ...]
+    `folder` adds task files of one's own (relative to the repository); `limit` takes the first items of each task.
+    """
+
+    tasks: dict[str, int] = Field(min_length=1)
     folder: str | None = None
     limit: int | None = Field(None, gt=0)
     batch_size: int = Field(8, gt=0)
