@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import analysis
 import generation
 import judging
 import selection
@@ -20,6 +21,7 @@ from nbutils import artifacts
 
 BENCHMARKS: list[Callable[[], Any]] = [
     *selection.BENCHMARKS,
+    *analysis.BENCHMARKS,
     *training.BENCHMARKS,
     *judging.BENCHMARKS,
     *generation.BENCHMARKS,

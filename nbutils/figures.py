@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from nbutils import ROOT, artifacts, figures_explore
+from nbutils import ROOT, artifacts, figures_explore, figures_length
 from nbutils.errors import ArgumentParser, InputError, exits_cleanly
 from nbutils.style import STYLE, save
 
@@ -37,6 +37,12 @@ FIGURES = {
     "gpt35-scores": Entry(("scores",), figures_explore.draw_scores),
     "selection-overlaps": Entry(("overlaps",), figures_explore.draw_overlaps),
     "token-budget": Entry(("budget",), figures_explore.draw_budget),
+    "length-calibration": Entry(("length-calibration",), figures_length.draw_calibration),
+    "length-findings": Entry(("length-findings",), figures_length.draw_findings),
+    "alpaca-eval-fits": Entry(("alpaca-eval-fits",), figures_length.draw_fits),
+    "alpaca-eval-variants": Entry(("alpaca-eval-variants",), figures_length.draw_variants),
+    "cherry-by-length": Entry(("cherry-bins",), figures_length.draw_bins),
+    "cherry-at-equal-length": Entry(("cherry-sets",), figures_length.draw_sets),
 }
 
 

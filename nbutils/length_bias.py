@@ -1,29 +1,41 @@
 """Stage 07: is it only length? The length analysis of any judgments.
 
-    python -m nbutils.length_bias JUDGMENTS [-o TABLE.csv]
+    python -m nbutils.length_bias JUDGMENTS [-o TABLE.csv] [--cut CUT_JUDGMENTS]
 
 JUDGMENTS is a JSON-lines or Parquet file with one row per order: id, preference (0 to 1 for the arm, or null),
-len_arm, len_baseline, and where there are several of them test_set, arm, baseline, judge, order.
+len_arm, len_baseline, and where there are several of them test_set, arm, baseline, judge, order; `difficulty`, a number
+for each prompt, is used where all rows have it. CUT_JUDGMENTS are of the same prompts after
+`python -m nbutils.truncation` cut every pair of answers to one length.
 """
 
 import functools
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from nbutils import arms, artifacts, data, judge
+from nbutils import arms, artifacts, judge, truncation
 from nbutils.artifacts import Manifest, Plan
+from nbutils.decomposition import DRAWS, Decomposition, decompose
 from nbutils.errors import ArgumentParser, InputError, exits_cleanly
-from nbutils.files import open_records
-from nbutils.length_control import Numbers, length_controlled_win_rate, mean_with_interval
+from nbutils.judgments import (
+    Calls,
+    Items,
+    cherry_judgments,
+    comparisons,
+    find_faults,
+    read_judgments,
+    to_calls,
+    to_items,
+)
+from nbutils.length_control import SCALES, JudgeFit, fit_judge, length_controlled_win_rate, mean_with_interval
 from nbutils.settings import Profile
 from nbutils.stats import Estimate
 
-__all__ = ["length_controlled_win_rate", "mean_with_interval"]
+__all__ = ["cherry_judgments", "length_controlled_win_rate"]
 
 MATCHED = 0.10
 """Answers whose lengths differ by less than this share of the longer one count as equally long."""
@@ -32,118 +44,41 @@ OVERLAP = 0.05
 """Where the arm is the longer (or the shorter) side in all but this share of prompts, length and arm are one and the
 same thing in the data, and a rate at equal length would be extrapolated."""
 
+LENGTH_ONLY = 0.99
+"""A judge that prefers the longer (or the shorter) answer in this share of the prompts decides by length alone."""
+
+DECIDED = 20
+"""Prompts with answers of different length that it takes to say so."""
+
 BIN_EDGES = (-math.inf, -1.0, -0.5, -0.1, 0.1, 0.5, 1.0, math.inf)
 """Edges of the length-difference bins, in natural-log units of len_arm / len_baseline."""
 
 
-class Items(NamedTuple):
-    """Judged prompts of one comparison: mean preference over the orders, and both lengths; each of shape (n,)."""
-
-    preference: Numbers
-    len_arm: Numbers
-    len_baseline: Numbers
-    position: Numbers
-
-    @property
-    def log_ratio(self) -> Numbers:
-        """log(len_arm / len_baseline), an empty answer counting as one character."""
-        return np.log(np.maximum(self.len_arm, 1)) - np.log(np.maximum(self.len_baseline, 1))
+# --- the analysis --------------------------------------------------------------------------------------------------
 
 
-# --- a judgments file ----------------------------------------------------------------------------------------------
+def analyse(rows: Sequence[dict[str, Any]], draws: int = DRAWS) -> list[dict[str, Any]]:
+    """The length analysis, one row per (judge, arm, baseline); rates in 0..1 for the arm, lengths as in the file.
 
-
-def read_judgments(path: Path) -> list[dict[str, Any]]:
-    """Read judgment rows of anybody's making; raises InputError naming the row and the missing or faulty key."""
-    rows: list[dict[str, Any]] = []
-    for first, records in open_records(path).batches():
-        rows += [_checked_judgment(path, number, record) for number, record in enumerate(records, first)]
-    if not rows:
-        raise InputError(f"{path}: no judgments")
-    return rows
-
-
-_OPTIONAL = {"test_set": "", "arm": "arm", "baseline": "baseline", "judge": "judge", "order": "arm_first"}
-
-
-def _checked_judgment(path: Path, number: int, record: dict[str, Any]) -> dict[str, Any]:
-    row = _OPTIONAL | {key: value for key, value in record.items() if key not in _OPTIONAL or value is not None}
-    for key in ("id", "preference", "len_arm", "len_baseline"):
-        if key not in row:
-            raise InputError(f"{path}: row {number}: no '{key}': id, preference, len_arm and len_baseline are needed")
-    for key in ("id", *_OPTIONAL):
-        if not isinstance(row[key], str | int | float):
-            raise InputError(f"{path}: row {number}: '{key}' is {row[key]!r}, neither text nor a number")
-    is_judged = row.get("status") not in ("unparsed", "failed")
-    row["preference"] = _checked_preference(row["preference"], f"{path}: row {number}: ") if is_judged else None
-    for key in ("len_arm", "len_baseline"):
-        if not _is_number(row[key]) or row[key] < 0:
-            raise InputError(f"{path}: row {number}: '{key}' is {row[key]!r}, not a length")
-    return row
-
-
-def _checked_preference(value: Any, place: str) -> float | None:
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return None  # tables write what is missing as NaN
-    if not _is_number(value):
-        raise InputError(f"{place}'preference' is {value!r}, not a number")
-    if not 0 <= value <= 1:
-        raise InputError(f"{place}preference {value} is outside 0..1")
-    return float(value)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def comparisons(rows: Iterable[dict[str, Any]]) -> dict[tuple[str, str, str], list[dict[str, Any]]]:
-    """Judgment rows by (judge, arm, baseline)."""
-    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
-    for row in rows:
-        groups.setdefault((row["judge"], row["arm"], row["baseline"]), []).append(row)
-    return groups
-
-
-def to_items(rows: Iterable[dict[str, Any]]) -> Items:
-    """One item per prompt: the mean preference over its judged orders, and what the order alone did to it.
-
-    An order that was judged several times (or a file that does not name its orders) counts by its mean.
+    Net wins are wins minus losses (-1..1) and their decomposition, with a bootstrap of so many draws; taste columns are
+    coefficients in logits.
     """
-    sizes: dict[tuple[Any, Any], tuple[float, float]] = {}
-    judged: dict[tuple[Any, Any], dict[Any, list[float]]] = {}
-    for row in rows:
-        if row["preference"] is not None:
-            key = row["test_set"], row["id"]
-            sizes.setdefault(key, (row["len_arm"], row["len_baseline"]))
-            judged.setdefault(key, {}).setdefault(row["order"], []).append(row["preference"])
-    found = [_item(orders, *sizes[key]) for key, orders in judged.items()]
-    return Items(*np.array(found, dtype=float).reshape(len(found), 4).T)
+    return [_analyse_one(key, mine, draws) for key, mine in comparisons(rows).items()]
 
 
-def _item(orders: dict[Any, list[float]], len_arm: float, len_baseline: float) -> tuple[float, float, float, float]:
-    means = {order: sum(given) / len(given) for order, given in orders.items()}
-    both = set(judge.ORDERS) <= set(means)
-    position = (means["arm_first"] - means["baseline_first"]) / 2 if both else math.nan
-    return sum(means.values()) / len(means), len_arm, len_baseline, position
-
-
-def analyse(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The length analysis, one row per (judge, arm, baseline); rates in 0..1 for the arm, lengths as in the file."""
-    return [_analyse_one(key, mine) for key, mine in comparisons(rows).items()]
-
-
-def _analyse_one(key: tuple[str, str, str], rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    items = to_items(rows)
+def _analyse_one(key: tuple[str, str, str], rows: Sequence[dict[str, Any]], draws: int) -> dict[str, Any]:
+    items, calls = to_items(rows), to_calls(rows)
     head = dict(zip(("judge", "arm", "baseline"), key, strict=True))
     counts = {"calls": len(rows), "unjudged": sum(row["preference"] is None for row in rows)}
+    notes = "; ".join(find_faults(rows))
     if len(items.preference) < 3:
-        return {**head, **counts, "prompts": len(items.preference), "finding": "too few judged prompts"}
+        found = {"prompts": len(items.preference), "finding": "too few judged prompts"}
+        return {**head, **counts, **found, "notes": notes}
     raw = mean_with_interval(items.preference)
-    separable = is_separable(items)
-    controlled = (
-        length_controlled_win_rate(items.preference, items.len_arm, items.len_baseline) if separable else _NOT_SEPARABLE
-    )
-    matched = mean_with_interval(items.preference[np.abs(np.expm1(-np.abs(items.log_ratio))) < MATCHED])
+    fitted, by_ratio = (_fit(items, calls, scale) for scale in SCALES)
+    finding, other = (describe(raw, each.win_rate, decided_by(items)) for each in (fitted, by_ratio))
+    if other != finding:
+        notes = "; ".join(filter(None, [notes, f"by the ratio of lengths, not their difference: {other}"]))
     return {
         **head,
         **counts,
@@ -151,17 +86,36 @@ def _analyse_one(key: tuple[str, str, str], rows: Sequence[dict[str, Any]]) -> d
         "mean_len_arm": round(float(items.len_arm.mean()), 1),
         "mean_len_baseline": round(float(items.len_baseline.mean()), 1),
         **_columns("win_rate", raw),
-        **_columns("length_controlled", controlled),
-        **_columns("length_matched", matched),
-        "length_matched_prompts": matched.n,
-        "longer_preferred": round(_longer_preferred(items), 4),
+        **_columns("length_controlled", fitted.win_rate),
+        **_columns("length_controlled_log", by_ratio.win_rate),
+        **_with_difficulty(items, calls),
+        **_matched(items),
+        "longer_preferred": _rounded(longer_preferred(items).value),
         "length_only_judge": round(float(np.mean(0.5 + 0.5 * np.sign(items.len_arm - items.len_baseline))), 4),
-        "position_bias": _rounded(_mean_or_nan(items.position)),
-        "finding": describe(raw, controlled),
+        **_position(items),
+        **_columns("length_taste", fitted.length),
+        **_columns("position_taste", fitted.position),
+        **_parts(calls, fitted, draws),
+        "finding": finding,
+        "notes": notes,
     }
 
 
-_NOT_SEPARABLE = Estimate(math.nan, math.nan, math.nan, 0, "lengths of the two sides do not overlap")
+_UNKNOWN = Estimate(math.nan, math.nan, math.nan, 0, "lengths of the two sides do not overlap")
+_NOT_SEPARABLE = JudgeFit(_UNKNOWN, _UNKNOWN, _UNKNOWN, _UNKNOWN)
+
+
+def _fit(items: Items, calls: Calls, scale: str) -> JudgeFit:
+    plain = calls._replace(difficulty=None)._asdict()
+    return fit_judge(**plain, scale=scale) if is_separable(items) else _NOT_SEPARABLE
+
+
+def _with_difficulty(items: Items, calls: Calls) -> dict[str, Any]:
+    """The rate at equal length with the instructions' difficulty in the model, where the rows have one."""
+    if calls.difficulty is None:
+        return {}
+    known = fit_judge(**calls._asdict()).win_rate if is_separable(items) else _UNKNOWN
+    return _columns("length_controlled_difficulty", known)
 
 
 def is_separable(items: Items) -> bool:
@@ -170,31 +124,72 @@ def is_separable(items: Items) -> bool:
     return bool(min((difference >= 0).mean(), (difference <= 0).mean()) >= OVERLAP)
 
 
+def _matched(items: Items) -> dict[str, Any]:
+    matched = mean_with_interval(items.preference[np.abs(np.expm1(-np.abs(items.log_ratio))) < MATCHED])
+    return {**_columns("length_matched", matched), "length_matched_prompts": matched.n}
+
+
+def longer_preferred(items: Items) -> Estimate:
+    """Mean preference for the longer answer where the lengths differ; 0.5 is indifference, NaN says none differ."""
+    sign = np.sign(items.len_arm - items.len_baseline)
+    return mean_with_interval(np.where(sign > 0, items.preference, 1 - items.preference)[sign != 0])
+
+
+def decided_by(items: Items) -> str:
+    """ "longer" or "shorter" where a judge prefers that answer (nearly) always, else "".
+
+    Only where each side is the longer one often enough: else it may be the arm that is preferred, and not the length.
+    """
+    sign = np.sign(items.len_arm - items.len_baseline)
+    differs, longer = int((sign != 0).sum()), longer_preferred(items).value
+    if differs < DECIDED or min((sign > 0).mean(), (sign < 0).mean()) < OVERLAP:
+        return ""
+    return "longer" if longer >= LENGTH_ONLY else "shorter" if longer <= 1 - LENGTH_ONLY else ""
+
+
+def _position(items: Items) -> dict[str, Any]:
+    """Half the preference gained by standing first (-0.5..0.5), over the prompts with both orders."""
+    known = items.position[~np.isnan(items.position)]
+    found = mean_with_interval(known + 0.5)
+    return _columns("position_bias", _rescale(found, 1, -0.5))
+
+
+def _parts(calls: Calls, fitted: JudgeFit, draws: int) -> dict[str, Any]:
+    nothing = Decomposition(*[_UNKNOWN] * 4)
+    parts = (
+        nothing
+        if math.isnan(fitted.win_rate.value)
+        else decompose(**calls._replace(difficulty=None)._asdict(), draws=draws)
+    )
+    return {
+        **_columns("net_win", parts.net),
+        **_columns("net_at_equal_length", parts.at_equal_length),
+        **_columns("net_due_to_length", parts.due_to_length),
+        **_columns("share_remaining", parts.share),
+    }
+
+
 def _columns(name: str, estimate: Estimate) -> dict[str, float | None]:
     value, low, high = (_rounded(number) for number in (estimate.value, estimate.low, estimate.high))
     return {name: value, f"{name}_low": low, f"{name}_high": high}
+
+
+def _rescale(estimate: Estimate, factor: float, offset: float) -> Estimate:
+    value, low, high = (factor * number + offset for number in (estimate.value, estimate.low, estimate.high))
+    return Estimate(value, low, high, estimate.n, estimate.method)
 
 
 def _rounded(value: float) -> float | None:
     return None if math.isnan(value) else round(value, 4)
 
 
-def _mean_or_nan(values: Numbers) -> float:
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if len(known) else math.nan
+def describe(raw: Estimate, controlled: Estimate, decided: str = "") -> str:
+    """In words: does the preference outlive the control for length? A judge of length alone is named as such.
 
-
-def _longer_preferred(items: Items) -> float:
-    """Mean preference for the longer answer among prompts whose answers differ in length; 0.5 is indifference."""
-    sign = np.sign(items.len_arm - items.len_baseline)
-    differs = sign != 0
-    if not differs.any():
-        return 0.5
-    return float(np.mean(np.where(sign > 0, items.preference, 1 - items.preference)[differs]))
-
-
-def describe(raw: Estimate, controlled: Estimate) -> str:
-    """In words: does the preference outlive the control for length?"""
+    raw, controlled: win rates as judged and at equal length; decided: what `decided_by` says.
+    """
+    if decided:
+        return f"this judge decided by length alone: it prefers the {decided} answer"
     if raw.low <= 0.5 <= raw.high:
         return "no preference that could be told from chance"
     side = "arm" if raw.value > 0.5 else "baseline"
@@ -217,22 +212,38 @@ def bin_by_length(items: Items) -> list[dict[str, Any]]:
     return rows
 
 
-# --- published judgments -------------------------------------------------------------------------------------------
+def compare_cut(rows: Sequence[dict[str, Any]], cut: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The truncated counterfactual: win rates as judged and with both answers cut to one length, and their difference.
+
+    One row per (judge, arm, baseline) in both, over the prompts judged in both, paired. Raises InputError where the
+    two share no judged prompt.
+    """
+    shortened = comparisons(cut)
+    found = [_compare_one(key, mine, shortened[key]) for key, mine in comparisons(rows).items() if key in shortened]
+    if not found:
+        raise InputError("the cut judgments share no judge, arm and baseline with the others: judge the same prompts")
+    return found
 
 
-def cherry_judgments() -> list[dict[str, Any]]:
-    """The published Cherry LLM reviews as judgment rows: cherry-5% against alpaca-7b, two judges, five test sets."""
-    table = data.load_table("cherry-reviews")
-    return [row for record in table.to_dict("records") for row in _cherry_orders(record)]
+def _compare_one(key: tuple[str, str, str], rows: Any, cut: Any) -> dict[str, Any]:
+    before, after = (_preferences(part) for part in (rows, cut))
+    shared = [prompt for prompt in before if prompt in after]
+    if not shared:
+        raise InputError(f"{key[0]}, {key[1]}: no prompt (test_set and id) is judged in both files")
+    one, other = (np.array([side[prompt] for prompt in shared]) for side in (before, after))
+    drop = mean_with_interval(0.5 + (one - other) / 2)
+    return {
+        **dict(zip(("judge", "arm", "baseline"), key, strict=True)),
+        "prompts": len(shared),
+        **_columns("win_rate", mean_with_interval(one)),
+        **_columns("win_rate_cut", mean_with_interval(other)),
+        **_columns("lost_by_cutting", _rescale(drop, 2, -1)),
+    }
 
 
-def _cherry_orders(record: dict[str, Any]) -> list[dict[str, Any]]:
-    head = {"id": str(record["index"]), "test_set": record["test_set"], "judge": record["judge"]}
-    sides = {"arm": "cherry-5%", "baseline": "alpaca-7b"}
-    sizes = {"len_arm": len(record["Answer1"]), "len_baseline": len(record["Answer2"])}
-    reviews = (record["review"], record["review_reverse"])
-    orders = zip(judge.ORDERS, reviews, strict=True)
-    return [{**head, **sides, **sizes, "order": order, **judge.score_review(text, order)} for order, text in orders]
+def _preferences(rows: Sequence[dict[str, Any]]) -> dict[tuple[Any, Any], float]:
+    prompts = dict.fromkeys((row["test_set"], row["id"]) for row in rows if row["preference"] is not None)
+    return dict(zip(prompts, to_items(rows).preference.tolist(), strict=True))
 
 
 # --- the stage -----------------------------------------------------------------------------------------------------
@@ -243,18 +254,22 @@ def plan(profile: str | Profile, arm: str | None = None, seed: int = 42) -> Plan
     chosen, name = arms.prepare(profile, arm)
     inputs = {"judge": artifacts.upstream(judge.plan(chosen, name, seed))}
     folder = artifacts.stage_folder(chosen.name, "length_bias", name, seed)
-    return Plan("length_bias", chosen.name, name, seed, folder, {"matched": MATCHED, "bins": BIN_EDGES}, inputs)
+    settings = {"matched": MATCHED, "bins": BIN_EDGES}
+    return Plan("length_bias", chosen.name, name, seed, folder, settings, inputs, version=2)
 
 
 def run(profile: str | Profile, arm: str | None = None, seed: int = 42) -> Manifest:
-    """Analyse an arm's judgments: `length_bias.csv`, one row per judge and baseline, and `bins.csv`."""
+    """Analyse an arm's judgments: `length_bias.csv`, one row per judge and baseline, `bins.csv`, and `cut.csv`, the
+    truncated counterfactual of the judges that need no service.
+    """
     chosen, name = arms.prepare(profile, arm)
     judged = judge.run(chosen, name, seed)
-    return artifacts.complete(plan(chosen, name, seed), functools.partial(_analyse_all, judged))
+    return artifacts.complete(plan(chosen, name, seed), functools.partial(_analyse_all, chosen, judged))
 
 
-def _analyse_all(judged: Manifest, folder: Path) -> dict[str, Any]:
+def _analyse_all(profile: Profile, judged: Manifest, folder: Path) -> dict[str, Any]:
     rows = judge.load_judgments(judged)
+    cut = truncation.judge_cut(profile, judged.arm, judged.seed)
     table = analyse(rows)
     bins = [
         {**dict(zip(("judge", "arm", "baseline"), key, strict=True)), **line}
@@ -263,10 +278,22 @@ def _analyse_all(judged: Manifest, folder: Path) -> dict[str, Any]:
     ]
     artifacts.write_csv(folder / "length_bias.csv", table)
     artifacts.write_csv(folder / "bins.csv", bins)
-    return {"outputs": ["length_bias.csv", "bins.csv"], "comparisons": len(table)}
+    artifacts.write_csv(folder / "cut.csv", compare_cut(rows, cut) if cut else [])
+    return {"outputs": ["length_bias.csv", "bins.csv", "cut.csv"], "comparisons": len(table)}
 
 
 # --- the command ---------------------------------------------------------------------------------------------------
+
+
+_RATES = {
+    "win_rate": "win rate",
+    "length_controlled": "length controlled",
+    "length_controlled_log": "length controlled, by the ratio",
+    "length_controlled_difficulty": "length controlled, difficulty",
+    "length_matched": "length matched ({length_matched_prompts})",
+    "share_remaining": "share left of the net win",
+    "position_bias": "gained by standing first",
+}
 
 
 def print_analysis(table: Sequence[dict[str, Any]]) -> None:
@@ -275,23 +302,22 @@ def print_analysis(table: Sequence[dict[str, Any]]) -> None:
         print(f"{row['arm']} against {row['baseline']}, judged by {row['judge']}: {row['prompts']} prompts")
         if row["unjudged"]:
             print(f"  {row['unjudged']} of {row['calls']} calls gave no score and are left out")
+        if row["notes"]:
+            print(f"  note: {row['notes']}")
         if "win_rate" not in row:
             print(f"  {row['finding']}")
             continue
         print(f"  mean length {row['mean_len_arm']} against {row['mean_len_baseline']}")
-        for name in ("win_rate", "length_controlled", "length_matched"):
-            count = (
-                f" ({row['length_matched_prompts']} prompts)"
-                if name == "length_matched" and row[name] is not None
-                else ""
-            )
-            print(f"  {name.replace('_', ' '):18} {_interval(row, name)}{count}")
-        print(f"  longer preferred   {row['longer_preferred']:.3f}; a length-only judge {row['length_only_judge']:.3f}")
+        for name in filter(row.__contains__, _RATES):
+            print(f"  {_RATES[name].format(**row):32} {_interval(row, name)}")
+        if row["longer_preferred"] is not None:
+            rates = f"{row['longer_preferred']:.3f}; a length-only judge {row['length_only_judge']:.3f}"
+            print(f"  {'longer preferred':32} {rates}")
         print(f"  finding: {row['finding']}")
 
 
 def _interval(row: dict[str, Any], name: str) -> str:
-    if row[name] is None:
+    if row[name] is None or row[f"{name}_low"] is None:
         return "cannot be estimated"
     return f"{row[name]:.3f} [{row[f'{name}_low']:.3f}, {row[f'{name}_high']:.3f}]"
 
@@ -302,11 +328,18 @@ def main(arguments: list[str] | None = None) -> None:
     parser = ArgumentParser(prog="python -m nbutils.length_bias", description="Length analysis of judgments.")
     parser.add_argument("judgments", metavar="JUDGMENTS", type=Path, help="JSON lines or Parquet, one row per order")
     parser.add_argument("-o", "--out", type=Path, help="also write the table as CSV")
+    parser.add_argument("--cut", type=Path, metavar="CUT_JUDGMENTS", help="judgments of the answers cut to one length")
     given = parser.parse_args(arguments)
-    table = analyse(read_judgments(given.judgments))
+    rows = read_judgments(given.judgments)
+    table = analyse(rows)
+    compared = compare_cut(rows, read_judgments(given.cut)) if given.cut else []
     if given.out:
         artifacts.write_csv(given.out, table)
     print_analysis(table)
+    for row in compared:
+        print(f"{row['arm']} against {row['baseline']}, judged by {row['judge']}: answers cut to one length")
+        for name in ("win_rate", "win_rate_cut", "lost_by_cutting"):
+            print(f"  {name.replace('_', ' '):32} {_interval(row, name)}")
 
 
 if __name__ == "__main__":

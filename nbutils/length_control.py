@@ -1,9 +1,9 @@
-"""Estimators of stage 07: the win rate at equal length, and means of preferences with intervals."""
+"""Estimators of stage 07: a logistic model of a judge, the win rate at equal length, and means with intervals."""
 
 import math
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,69 +11,161 @@ from nbutils.errors import InputError
 from nbutils.stats import Estimate
 
 Numbers = np.ndarray[Any, np.dtype[np.float64]]
+Column = Sequence[float] | Numbers
+
+PSEUDO_WEIGHT = 0.1
+"""Weight of each pseudo-item that keeps a fit finite. Of 0.02, 0.05, 0.1, 0.5 and 1 it had the least bias over planted
+tastes at 40 and 100 prompts; 0.5 pulled a length-only judge's rate twice as far towards the longer side."""
+
+SCALES = ("difference", "log_ratio")
+
+
+class JudgeFit(NamedTuple):
+    """What the logistic model says of a judge, each with a 95% interval.
+
+    win_rate: the arm's at equal length, over both orders, in 0..1. In logits: quality, at equal length and without
+    position (and at the mean difficulty); length, for one unit of tanh(standardised length difference); position, for
+    standing first (NaN where the orders are not known).
+    """
+
+    win_rate: Estimate
+    quality: Estimate
+    length: Estimate
+    position: Estimate
+
+
+class Design(NamedTuple):
+    """The model's columns (constant, length, difficulty, position) for the items given and for equal lengths.
+
+    y: (n,); fitted: (n, k); equal: (m, n, k), the items at length difference 0, once for each position; clusters: (n,).
+    """
+
+    y: Numbers
+    fitted: Numbers
+    equal: Numbers
+    clusters: Any
+    names: tuple[str, ...]
 
 
 def length_controlled_win_rate(
-    preference: Sequence[float] | Numbers,
-    len_model: Sequence[float] | Numbers,
-    len_baseline: Sequence[float] | Numbers,
-    difficulty: Sequence[float] | Numbers | None = None,
+    preference: Column,
+    len_model: Column,
+    len_baseline: Column,
+    difficulty: Column | None = None,
     clusters: Sequence[Any] | None = None,
+    first: Column | None = None,
+    scale: str = "difference",
 ) -> Estimate:
     """Win rate in 0..1 that would remain if both answers had the same length, with its 95% interval.
 
     In the manner of length-controlled AlpacaEval (Dubois et al., 2404.04475): a logistic model of the preference on
-    tanh of the standardised length difference and, where given, the instruction's difficulty, read off at length
-    difference 0 and averaged over the items. Fractional preferences are allowed. Two pseudo-items of half weight with
-    preference 1/2 (two more with `difficulty`) keep the fit finite when a column separates the verdicts. Robust (or,
-    with `clusters`, cluster-robust) standard errors, delta method on the logit scale. All arguments have shape (n,);
-    NaN preferences are left out. Raises InputError for unequal shapes, preferences outside 0..1, lengths or
-    difficulties that are not finite, fewer than 3 items or fewer than 2 clusters.
+    tanh of the standardised length difference and, where given, the instruction's difficulty and the position (`first`:
+    1 where the model's answer was shown first, -1 where second), read off at length difference 0 and averaged over the
+    items and both positions. Fractional preferences are allowed. Two pseudo-items of preference 1/2 for each column
+    (PSEUDO_WEIGHT each) keep the fit finite when a column separates the verdicts. Intervals are cluster-robust: a
+    one-step jackknife over `clusters` (over items without), on the logit scale, with Student's quantile. `scale` is
+    "difference" (AlpacaEval's) or "log_ratio": the same with the difference of the lengths' logarithms, an answer
+    counting as one unit at least. All other arguments have shape (n,); NaN preferences are left out. Raises InputError
+    for unequal shapes, preferences outside 0..1, lengths, difficulties or positions that are not finite, fewer than 3
+    items, fewer than 2 clusters or an unknown scale.
     """
-    y, delta, more, groups = _checked_items(preference, len_model, len_baseline, difficulty, clusters)
-    if _agree(y):
-        return _unanimous(float(y[0]), len(y), len(y) if groups is None else len(np.unique(groups)))
-    design = np.column_stack([np.ones(len(y)), _squash(delta), *([_standardise(more)] if more is not None else [])])
-    fitted = _fit_logistic(y, design, groups)
-    at_zero = design.copy()
-    at_zero[:, 1] = 0.0
-    value, low, high = _predict_mean(fitted, at_zero)
-    return Estimate(value, low, high, len(y), "logistic in tanh(length difference), read off at 0")
+    return fit_judge(preference, len_model, len_baseline, difficulty, clusters, first, scale).win_rate
 
 
-def _checked_items(
-    preference: Any, len_model: Any, len_baseline: Any, difficulty: Any, clusters: Any
-) -> tuple[Numbers, Numbers, Numbers | None, Any]:
+def fit_judge(
+    preference: Column,
+    len_model: Column,
+    len_baseline: Column,
+    difficulty: Column | None = None,
+    clusters: Sequence[Any] | None = None,
+    first: Column | None = None,
+    scale: str = "difference",
+) -> JudgeFit:
+    """Fit the model of `length_controlled_win_rate` (same arguments and errors); return all that it estimates."""
+    design = make_design(preference, len_model, len_baseline, difficulty, clusters, first, scale)
+    n, independent = len(design.y), int(design.clusters.max()) + 1
+    coefficients, covariance = _fit_logistic(design)
+    quantile = _student(independent - 1)
+    ratios = {
+        name: _with_margin(coefficients[place], math.sqrt(covariance[place, place]), quantile, n)
+        for place, name in enumerate(design.names)
+    }
+    if _agree(design.y):
+        rate = _unanimous(float(design.y[0]), n, independent)
+    else:
+        rate = _predict_mean(design, coefficients, covariance, quantile)
+    unknown = Estimate(math.nan, math.nan, math.nan, n, "not in the data")
+    return JudgeFit(rate, *(ratios.get(name, unknown) for name in ("constant", "length", "position")))
+
+
+# --- the columns ---------------------------------------------------------------------------------------------------
+
+
+def make_design(
+    preference: Column,
+    len_model: Column,
+    len_baseline: Column,
+    difficulty: Column | None = None,
+    clusters: Sequence[Any] | None = None,
+    first: Column | None = None,
+    scale: str = "difference",
+) -> Design:
+    """Check the arguments of `length_controlled_win_rate` and lay out the model's columns."""
     y = np.asarray(preference, dtype=float)
-    columns = {"len_model": len_model, "len_baseline": len_baseline, "difficulty": difficulty, "clusters": clusters}
-    for name, column in columns.items():
+    given = {"len_model": len_model, "len_baseline": len_baseline, "difficulty": difficulty, "first": first}
+    use = _check_items(y, given, clusters)
+    found = {name: np.asarray(column, dtype=float)[use] for name, column in given.items() if column is not None}
+    columns = {"length": _squash(_on_scale(found["len_model"], scale) - _on_scale(found["len_baseline"], scale))}
+    if "difficulty" in found:
+        columns["difficulty"] = _standardise(found["difficulty"])
+    if "first" in found:
+        columns["position"] = found["first"]
+    # A column without spread (all lengths equal, one order only) would make the design singular.
+    columns = {"constant": np.ones(int(use.sum()))} | {k: column for k, column in columns.items() if np.ptp(column) > 0}
+    names = tuple(columns)
+    fitted = np.column_stack(list(columns.values()))
+    return Design(y[use], fitted, _at_equal_length(fitted, names), _number(clusters, use), names)
+
+
+def _check_items(y: Numbers, given: dict[str, Any], clusters: Any) -> Any:
+    """Which items have a preference; raises InputError for what cannot be used."""
+    for name, column in {**given, "clusters": clusters}.items():
         if column is not None and len(column) != len(y):
             raise InputError(f"{name} has {len(column)} items, preference has {len(y)}: they must match")
     use = ~np.isnan(y)
-    for name, column in list(columns.items())[:3]:
+    for name, column in given.items():
         if column is not None and not np.all(np.isfinite(np.asarray(column, dtype=float)[use])):
             raise InputError(f"{name} holds a value that is not a finite number")
     if use.sum() < 3:
         raise InputError(f"{int(use.sum())} judged items: a length-controlled rate needs at least 3")
     if np.any((y[use] < 0) | (y[use] > 1)):
         raise InputError("preferences must lie between 0 and 1")
-    delta = np.asarray(len_model, dtype=float) - np.asarray(len_baseline, dtype=float)
-    more = None if difficulty is None else np.asarray(difficulty, dtype=float)[use]
-    groups = None if clusters is None else np.unique(np.asarray(clusters)[use], return_inverse=True)[1]
-    if groups is not None and groups.max() == 0:
+    return use
+
+
+def _number(clusters: Any, use: Any) -> Any:
+    if clusters is None:
+        return np.arange(int(use.sum()))
+    groups = np.unique(np.asarray(clusters)[use], return_inverse=True)[1]
+    if groups.max() == 0:
         raise InputError("all items are of one cluster: an interval over clusters needs at least 2")
-    return y[use], delta[use], more, groups
+    return groups
 
 
-def _agree(values: Numbers) -> bool:
-    return bool(np.all(values == values[0]) and values[0] in (0.0, 1.0))
+def _at_equal_length(fitted: Numbers, names: tuple[str, ...]) -> Numbers:
+    equal = fitted.copy()
+    equal[:, [place for place, name in enumerate(names) if name == "length"]] = 0.0
+    if "position" not in names:
+        return equal[None]
+    both = np.stack([equal, equal])
+    both[:, :, names.index("position")] = [[1.0], [-1.0]]
+    return both
 
 
-def _unanimous(value: float, n: int, independent: int) -> Estimate:
-    """All of n items agree: the interval is Clopper and Pearson's, for as many items as are independent."""
-    bound = 0.025 ** (1 / independent)
-    low, high = (bound, 1.0) if value == 1 else (0.0, 1 - bound)
-    return Estimate(value, low, high, n, "all items agree")
+def _on_scale(lengths: Numbers, scale: str) -> Numbers:
+    if scale not in SCALES:
+        raise InputError(f"unknown scale '{scale}': choose one of {', '.join(SCALES)}")
+    return lengths if scale == "difference" else np.log(np.maximum(lengths, 1))
 
 
 def _squash(delta: Numbers) -> Numbers:
@@ -87,63 +179,117 @@ def _standardise(column: Numbers) -> Numbers:
     return (column - column.mean()) / spread if spread > 0 else np.zeros_like(column)
 
 
-def _fit_logistic(y: Numbers, design: Numbers, groups: Any) -> Any:
+def add_pseudo_items(design: Design) -> tuple[Numbers, Numbers, Numbers]:
+    """Preferences, columns and weights of the items, then of the pseudo-items: 1 and -1 in one column at a time."""
+    axes = np.eye(max(2, design.fitted.shape[1]))[1:, : design.fitted.shape[1]]
+    pseudo = np.vstack([axes, -axes])
+    pseudo[:, 0] = 1.0
+    y = np.append(design.y, np.full(len(pseudo), 0.5))
+    weights = np.append(np.ones(len(design.y)), np.full(len(pseudo), PSEUDO_WEIGHT))
+    return y, np.vstack([design.fitted, pseudo]), weights
+
+
+# --- the fit -------------------------------------------------------------------------------------------------------
+
+
+def _fit_logistic(design: Design) -> tuple[Numbers, Numbers]:
     from statsmodels.genmod.families import Binomial
     from statsmodels.genmod.generalized_linear_model import GLM
     from statsmodels.tools.sm_exceptions import PerfectSeparationWarning
 
-    pseudo = _pseudo_items(design.shape[1])
-    weights = np.append(np.ones(len(y)), np.full(len(pseudo), 0.5))
-    preferences = np.append(y, np.full(len(pseudo), 0.5))
-    # A column without spread (all lengths equal) would make the design singular.
-    used = [0, *(i for i in range(1, design.shape[1]) if np.ptp(design[:, i]) > 0)]
-    stacked = np.vstack([design, pseudo])[:, used]
+    y, columns, weights = add_pseudo_items(design)
     with warnings.catch_warnings():
         # It may suspect separation where a length-only judge is; the pseudo-items keep the fit finite.
         warnings.simplefilter("ignore", PerfectSeparationWarning)
-        fitted = GLM(preferences, stacked, family=Binomial(), freq_weights=weights).fit()
-    own = np.arange(len(y)) if groups is None else groups
-    clusters = np.append(own, own.max() + 1 + np.arange(len(pseudo)))
-    return fitted.params, _sandwich(stacked, preferences, fitted.fittedvalues, weights, clusters), used
+        found = GLM(y, columns, family=Binomial(), freq_weights=weights).fit()
+    curvature = weights * found.fittedvalues * (1 - found.fittedvalues)
+    information = (columns.T * curvature) @ columns
+    own = len(design.y)
+    return found.params, _jackknife(design, found.fittedvalues[:own], curvature[:own], information)
 
 
-def _sandwich(design: Numbers, y: Numbers, fitted: Numbers, weights: Numbers, clusters: Any) -> Numbers:
-    """Covariance of the coefficients that holds when items of a cluster depend on each other (HC0 without clusters).
+def _jackknife(design: Design, fitted: Numbers, curvature: Numbers, information: Numbers) -> Numbers:
+    """Covariance of the coefficients from leaving out one cluster at a time, each refitted by one Newton step.
 
-    By hand, because statsmodels does not fully support it together with weights.
+    The linearised cluster jackknife (CV3L of MacKinnon, Nielsen and Webb, 2023). Where length nearly separates the
+    verdicts at 40 prompts the plain sandwich covers 0.85 instead of 0.95, this one 0.92 to 0.95.
     """
-    bread = np.linalg.inv((design.T * (weights * fitted * (1 - fitted))) @ design)
-    scores = np.zeros((clusters.max() + 1, design.shape[1]))
-    np.add.at(scores, clusters, design * (weights * (y - fitted))[:, None])
-    covariance: Numbers = bread @ (scores.T @ scores) @ bread
+    groups, width = design.clusters.max() + 1, design.fitted.shape[1]
+    scores = np.zeros((groups, width))
+    np.add.at(scores, design.clusters, design.fitted * (design.y - fitted)[:, None])
+    own = np.zeros((groups, width, width))
+    np.add.at(own, design.clusters, np.einsum("n,nk,nl->nkl", curvature, design.fitted, design.fitted))
+    changes = np.linalg.solve(information - own, scores[:, :, None])[:, :, 0]
+    covariance: Numbers = changes.T @ changes
     return covariance
 
 
-def _pseudo_items(columns: int) -> Numbers:
-    """Two items for each column but the constant: 1 and -1 there, nothing elsewhere."""
-    axes = np.eye(columns)[1:]
-    items: Numbers = np.vstack([axes, -axes])
-    items[:, 0] = 1.0
-    return items
-
-
-def _predict_mean(fitted: Any, design: Numbers) -> tuple[float, float, float]:
-    coefficients, covariance, used = fitted
-    probability = 1 / (1 + np.exp(-design[:, used] @ coefficients))
+def _predict_mean(design: Design, coefficients: Numbers, covariance: Numbers, quantile: float) -> Estimate:
+    probability = expit(design.equal @ coefficients)
     value = float(probability.mean())
-    gradient = (probability * (1 - probability)) @ design[:, used] / len(probability)
-    error = float(np.sqrt(gradient @ covariance @ gradient))
-    logit, scale = math.log(value / (1 - value)), error / (value * (1 - value))
-    low, high = (1 / (1 + math.exp(-(logit + z * scale))) for z in (-1.96, 1.96))
-    return value, low, high
+    gradient = np.einsum("mn,mnk->k", probability * (1 - probability), design.equal) / probability.size
+    scale = math.sqrt(gradient @ covariance @ gradient) / (value * (1 - value))
+    logit = math.log(value / (1 - value))
+    low, high = (float(expit(np.array(logit + sign * quantile * scale))) for sign in (-1, 1))
+    return Estimate(value, low, high, len(design.y), "logistic in tanh(length difference), read off at 0")
+
+
+def expit(x: Numbers) -> Numbers:
+    """The logistic function, without overflow."""
+    return np.exp(-np.logaddexp(0, -x))
+
+
+def _with_margin(value: float, error: float, quantile: float, n: int) -> Estimate:
+    margin = quantile * error
+    return Estimate(float(value), float(value - margin), float(value + margin), n, "logits of the logistic model")
+
+
+def _student(freedom: int) -> float:
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, 0.975))
+
+
+# --- means ---------------------------------------------------------------------------------------------------------
 
 
 def mean_with_interval(values: Numbers) -> Estimate:
-    """Mean of preferences with a normal 95% interval over prompts, cut to 0..1."""
-    if len(values) == 0:
+    """Mean of preferences in 0..1, shape (n,), with a 95% interval over prompts.
+
+    Wilson's interval for the number of yes-or-no items that would scatter as much as these do (ties scatter less);
+    their variance is taken with half a win and half a loss added, so that few equal values are no certainty.
+    """
+    n = len(values)
+    if n == 0:
         return Estimate(math.nan, math.nan, math.nan, 0, "no item")
     if _agree(values):
-        return _unanimous(float(values[0]), len(values), len(values))
+        return _unanimous(float(values[0]), n, n)
     value = float(values.mean())
-    margin = 1.96 * float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else 1.0
-    return Estimate(value, max(0.0, value - margin), min(1.0, value + margin), len(values), "mean over prompts")
+    if n == 1:
+        return Estimate(value, 0.0, 1.0, 1, "one item")
+    low, high = _wilson(value, _effective_number(values), _student(n - 1))
+    return Estimate(value, max(0.0, low), min(1.0, high), n, "mean over prompts, Wilson")
+
+
+def _effective_number(values: Numbers) -> float:
+    n, centre = len(values), (float(values.sum()) + 0.5) / (len(values) + 1)
+    variance = (float(((values - centre) ** 2).sum()) + 0.5 * (centre**2 + (1 - centre) ** 2)) / n
+    return n / min(1.0, variance / (centre * (1 - centre)))
+
+
+def _wilson(value: float, n: float, quantile: float) -> tuple[float, float]:
+    shrink = 1 + quantile**2 / n
+    centre = (value + quantile**2 / (2 * n)) / shrink
+    margin = quantile / shrink * math.sqrt(value * (1 - value) / n + quantile**2 / (4 * n**2))
+    return centre - margin, centre + margin
+
+
+def _agree(values: Numbers) -> bool:
+    return bool(np.all(values == values[0]) and values[0] in (0.0, 1.0))
+
+
+def _unanimous(value: float, n: int, independent: int) -> Estimate:
+    """All of n items agree: the interval is Clopper and Pearson's, for as many items as are independent."""
+    bound = 0.025 ** (1 / independent)
+    low, high = (bound, 1.0) if value == 1 else (0.0, 1 - bound)
+    return Estimate(value, low, high, n, "all items agree")

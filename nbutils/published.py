@@ -22,7 +22,7 @@ def converter(form: str, alpaca_eval_instructions: Callable[[], list[str]]) -> C
         return _mt_bench_answers
     # Some models lack answers, so an item's number is the place of its instruction and not of its record.
     numbers = {instruction: number for number, instruction in enumerate(alpaca_eval_instructions())}
-    convert = {"preferences": _preferences, "outputs": _outputs}[form]
+    convert = {"preferences": _preferences, "outputs": _outputs, "lengths": _lengths}[form]
     return lambda member, path: convert(member, path, numbers)
 
 
@@ -42,6 +42,11 @@ def _outputs(model: str, path: Path, numbers: Mapping[str, int]) -> Records:
     for record in read_records(path):
         number = _number(record, path, numbers)
         yield {"model": model, "idx": number, "output": record["output"], "n_chars": len(record["output"])}
+
+
+def _lengths(model: str, path: Path, numbers: Mapping[str, int]) -> Records:
+    for record in _outputs(model, path, numbers):
+        yield {key: record[key] for key in ("model", "idx", "n_chars")}
 
 
 def _number(record: Mapping[str, Any], path: Path, numbers: Mapping[str, int]) -> int:

@@ -259,14 +259,15 @@ def test_means_cover_as_well():
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
-        ([0.0, 1.0], (0.5, 0.0, 1.0, 2)),
+        # By hand: Wilson's interval 1/2 +- q / (2 sqrt(m + q^2)), q Student's quantile, m = n / (variance / 0.25).
+        ([0.0, 1.0], (0.5, 0.5 - 12.7062 / 2 / math.sqrt(2 + 12.7062**2), 0.5 + 12.7062 / 2 / math.sqrt(163.4476), 2)),
         ([0.5], (0.5, 0.0, 1.0, 1)),
-        ([0.5, 0.5, 0.5], (0.5, 0.5, 0.5, 3)),
-        ([0.0, 0.5, 1.0, 0.5], (0.5, 0.5 - 1.96 * math.sqrt(1 / 24), 0.5 + 1.96 * math.sqrt(1 / 24), 4)),
+        ([0.5] * 3, (0.5, 0.5 - 4.30265 / 2 / math.sqrt(9 + 18.5128), 0.5 + 4.30265 / 2 / math.sqrt(27.5128), 3)),
+        ([0.0, 0.5, 1.0, 0.5], (0.5, 0.5 - 3.18245 / 2 / math.sqrt(16 / 3 + 10.12799), 0.904677, 4)),
     ],
 )
 def test_a_mean_and_its_interval(values, expected):
-    assert mean_with_interval(np.array(values))[:4] == pytest.approx(expected)
+    assert mean_with_interval(np.array(values))[:4] == pytest.approx(expected, abs=1e-5)
 
 
 def test_the_mean_of_nothing():
@@ -306,13 +307,13 @@ def test_the_longer_judge_is_convicted_and_the_coin_acquitted(rng, tmp_path):
     assert longer["longer_preferred"] == 1.0
     assert longer["win_rate"] == longer["length_only_judge"]
     assert longer["length_controlled_low"] < 0.5 < longer["length_controlled_high"]
-    assert longer["finding"] == "the arm is preferred, but not separably at equal length"
+    assert longer["finding"] == "this judge decided by length alone: it prefers the longer answer"
     assert longer["position_bias"] == 0.0
     assert coin["win_rate_low"] < 0.5 < coin["win_rate_high"]
     assert coin["longer_preferred"] == pytest.approx(0.5, abs=0.06)
     assert coin["length_controlled_low"] < 0.5 < coin["length_controlled_high"]
     assert coin["finding"] == "no preference that could be told from chance"
-    assert first["win_rate"] == 0.5 and first["position_bias"] == 0.5
+    assert first["win_rate"] == 0.5 and first["position_bias"] == 0.5 and first["position_bias_low"] > 0.49
     assert first["finding"] == "no preference that could be told from chance"
     assert all(row["calls"] == 800 and row["unjudged"] == 0 and row["prompts"] == 400 for row in (longer, coin, first))
 
@@ -333,7 +334,7 @@ def planted(rng, quality, by_length, n=600, ratio=1.4):
     ],
 )
 def test_what_is_found_of_a_planted_taste(rng, quality, by_length, ratio, finding):
-    found = [length_bias.analyse(planted(rng, quality, by_length, ratio=ratio))[0] for _ in range(20)]
+    found = [length_bias.analyse(planted(rng, quality, by_length, ratio=ratio), draws=20)[0] for _ in range(20)]
     assert sum(each["finding"] == finding for each in found) >= 16
     assert np.mean([each["length_controlled"] for each in found]) == pytest.approx(logistic(quality), abs=0.03)
 
@@ -405,6 +406,106 @@ def test_bins_by_length():
 def test_an_empty_bin_has_no_rate():
     items = length_bias.to_items([judgment(i, "arm_first", 1.0) for i in range(3)])
     assert [row["win_rate"] for row in length_bias.bin_by_length(items)] == [None, None, None, 1.0, None, None, None]
+
+
+def test_an_arm_that_is_always_longer_is_not_taken_for_the_judges_taste():
+    """It may win because it is better: only a judge that sees both sides longer can be convicted."""
+    rows = [judgment(i, "arm_first", 1.0, 100 if i < 5 else 200, 100) for i in range(100)]
+    (found,) = length_bias.analyse(rows)
+    assert found["longer_preferred"] == 1.0 and "length alone" not in found["finding"]
+    rows = [judgment(i, "arm_first", 1.0 if i < 90 else 0.0, 200 if i < 90 else 50, 100) for i in range(100)]
+    assert length_bias.analyse(rows)[0]["finding"].startswith(
+        "this judge decided by length alone: it prefers the longer"
+    )
+    shorter = [row | {"preference": 1 - row["preference"]} for row in rows]
+    assert length_bias.analyse(shorter)[0]["finding"].endswith("it prefers the shorter answer")
+    assert "length alone" not in length_bias.analyse(rows[:18] + rows[-1:])[0]["finding"], "19 prompts are too few"
+
+
+def test_a_finding_that_hangs_on_the_scale_of_length_is_noted(mirror):
+    rows = [row for row in length_bias.cherry_judgments() if row["test_set"] == "sinstruct"]
+    found = {row["judge"]: row for row in length_bias.analyse(rows, draws=20)}
+    assert found["gpt4"]["finding"] == "the arm is preferred, also at equal length"
+    assert found["gpt4"]["length_controlled_log_low"] < 0.5 < found["gpt4"]["length_controlled_low"]
+    assert found["gpt4"]["notes"] == (
+        "by the ratio of lengths, not their difference: the arm is preferred, but not separably at equal length"
+    )
+    assert found["gpt3.5"]["notes"] == "", "both scales say the same"
+
+
+def test_an_unknown_scale_is_refused():
+    with pytest.raises(InputError, match="unknown scale 'ratio': choose one of difference, log_ratio"):
+        length_controlled_win_rate([1, 0, 1], [1, 2, 3], [3, 2, 1], scale="ratio")
+
+
+def test_the_scale_of_ratios(rng):
+    """A judge of ratios: read off without bias on its own scale."""
+    arm, baseline = lengths(rng, 4000)
+    ratio = np.log(arm / baseline)
+    wins = (rng.random(4000) < logistic(0.4 + 1.5 * np.tanh(ratio / ratio.std()))).astype(float)
+    found = length_controlled_win_rate(wins, arm, baseline, scale="log_ratio")
+    assert found.low < logistic(0.4) < found.high and found.high - found.low < 0.06
+    same = length_controlled_win_rate(wins, 7 * arm, 7 * baseline, scale="log_ratio")
+    assert same[:3] == pytest.approx(found[:3], abs=1e-9)
+
+
+FAULTS = {
+    "repeated rows": ([judgment(1, "arm_first", 0.0)],
+                      "1 rows repeat a prompt and order: each order counts by its mean"),
+    "mixed measures": ([judgment(i, "arm_first", 1.0, measure=name) for i, name in enumerate(("tokens", "chars"), 8)],
+                       "lengths in mixed measures (chars, tokens) cannot be compared"),
+    "differing lengths": ([judgment(2, "baseline_first", 1.0, len_arm=7)],
+                          "1 prompts have rows with different lengths: the first row's count"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_doubtful_rows_are_named(tmp_path, capsys, name):
+    more, expected = FAULTS[name]
+    rows = [judgment(i, "arm_first", 1.0) for i in range(6)]
+    assert length_bias.analyse(rows)[0]["notes"] == ""
+    assert length_bias.analyse(rows + more)[0]["notes"] == expected
+    assert f"  note: {expected}\n" in run(capsys, write(tmp_path / "rows.jsonl", rows + more))[1]
+
+
+def test_position_and_length_tastes_are_told_apart(rng):
+    arm, baseline = lengths(rng, 1500)
+    squashed = np.tanh((arm - baseline) / (arm - baseline).std())
+    rows = [
+        judgment(i, order, float(rng.random() < logistic(0.5 + 1.5 * squashed[i] + place)), arm[i], baseline[i])
+        for order, place in zip(ORDERS, (0.8, -0.8), strict=True)
+        for i in range(1500)
+    ]
+    (found,) = length_bias.analyse(rows, draws=50)
+    assert found["length_taste_low"] < 1.5 < found["length_taste_high"]
+    assert found["position_taste_low"] < 0.8 < found["position_taste_high"]
+    truth = (logistic(1.3) + logistic(-0.3)) / 2
+    assert found["length_controlled_low"] < truth < found["length_controlled_high"]
+    assert found["net_win"] == pytest.approx(found["net_at_equal_length"] + found["net_due_to_length"], abs=2e-4)
+    assert found["net_at_equal_length"] == pytest.approx(2 * found["length_controlled"] - 1, abs=2e-4)
+
+
+def test_difficulty_is_used_where_every_prompt_has_one(tmp_path, capsys, rng):
+    hard = rng.normal(0, 2, 300)
+    wins, arm, baseline = simulate(rng, 300, 0.7, 1.5, difficulty=hard)
+    rows = [judgment(i, "arm_first", wins[i], arm[i], baseline[i], difficulty=hard[i]) for i in range(300)]
+    _, printed, _ = run(capsys, write(tmp_path / "rows.jsonl", rows))
+    expected = length_controlled_win_rate(wins, arm, baseline, hard)
+    assert (
+        f"  length controlled, difficulty    {expected.value:.3f} [{expected.low:.3f}, {expected.high:.3f}]\n"
+        in printed
+    )
+    plain = length_controlled_win_rate(wins, arm, baseline)
+    assert f"  length controlled                {plain.value:.3f} [{plain.low:.3f}, {plain.high:.3f}]\n" in printed
+    del rows[5]["difficulty"]
+    assert "length_controlled_difficulty" not in length_bias.analyse(rows, draws=5)[0]
+
+
+def test_one_order_alone_says_nothing_of_position(rng):
+    rows = [row for row in planted(rng, 0.5, 1.0, n=200) if row["order"] == ORDERS[0]]
+    (found,) = length_bias.analyse(rows, draws=20)
+    assert found["position_bias"] is found["position_taste"] is None
+    assert found["length_controlled"] is not None
 
 
 # --- the command, on files of anybody's making ---------------------------------------------------------------------
@@ -509,7 +610,9 @@ def test_a_comparison_with_too_few_prompts_comes_first(tmp_path, capsys, rows):
 def test_lengths_that_do_not_overlap_are_printed_as_that(tmp_path, capsys):
     path = write(tmp_path / "rows.jsonl", [judgment(i, "arm_first", 1.0, 200, 100) for i in range(50)])
     _, printed, _ = run(capsys, path)
-    assert "  length controlled  cannot be estimated\n  length matched     cannot be estimated\n" in printed
+    rates = ("length controlled", "length controlled, by the ratio", "length matched (0)", "share left of the net win")
+    assert "".join(f"  {name:32} cannot be estimated\n" for name in rates) in printed
+    assert "finding: the arm is preferred, but one side is nearly always longer: length cannot be told apart" in printed
 
 
 ROW = judgment(1, "arm_first", 1.0)
@@ -533,6 +636,7 @@ BAD_FILES = {
     "a text for a length": ([ROW | {"len_arm": "10"}], "row 0: 'len_arm' is '10', not a length"),
     "a negative length": ([ROW | {"len_baseline": -1}], "row 0: 'len_baseline' is -1, not a length"),
     "a length of NaN": ([ROW | {"len_arm": math.nan}], "row 0: 'len_arm' is nan, not a length"),
+    "a text for a difficulty": ([ROW | {"difficulty": "hard"}], "row 0: 'difficulty' is 'hard', not a number"),
     "a list for an id": ([ROW | {"id": [1]}], "row 0: 'id' is [1], neither text nor a number"),
     "a null id": ([ROW | {"id": None}], "row 0: 'id' is None, neither text nor a number"),
     "a list for a judge": ([ROW | {"judge": ["a"]}], "row 0: 'judge' is ['a'], neither text nor a number"),
@@ -573,6 +677,37 @@ def test_the_command_as_a_process(tmp_path, rows):
     path.write_text("")
     refused = subprocess.run(call, capture_output=True, text=True, check=False)
     assert (refused.returncode, refused.stdout, refused.stderr) == (2, "", f"error: {path}: the file is empty\n")
+
+
+# --- the truncated counterfactual ----------------------------------------------------------------------------------
+
+
+def test_what_cutting_costs(tmp_path, capsys, rng):
+    full = [judgment(i, "arm_first", 1.0 if i < 80 else 0.0, 200, 100) for i in range(100)]
+    cut = [judgment(i, "arm_first", 1.0 if i < 60 else 0.5 if i < 80 else 0.0, 100, 100) for i in range(100)]
+    (found,) = length_bias.compare_cut([*full, judgment(200, "arm_first", 1.0)], cut)
+    assert (found["prompts"], found["win_rate"], found["win_rate_cut"], found["lost_by_cutting"]) == (
+        100,
+        0.8,
+        0.7,
+        0.1,
+    )
+    assert 0.04 < found["lost_by_cutting_low"] < 0.1 < found["lost_by_cutting_high"] < 0.2
+    files = [write(tmp_path / f"{name}.jsonl", rows) for name, rows in (("full", full), ("cut", cut))]
+    status, printed, errors = run(capsys, files[0], "--cut", files[1])
+    assert (status, errors) == (0, []) and "lost by cutting                  0.100 [0.0" in printed
+
+
+def test_cut_judgments_of_other_prompts_are_refused(tmp_path, capsys):
+    rows, other = ([judgment(i, "arm_first", 1.0) for i in numbers] for numbers in (range(5), range(5, 9)))
+    files = [write(tmp_path / f"{name}.jsonl", rows) for name, rows in (("a", rows), ("b", other))]
+    assert run(capsys, files[0], "--cut", files[1])[2] == [
+        "error: j, long: no prompt (test_set and id) is judged in both files"
+    ]
+    write(files[1], [row | {"judge": "k"} for row in rows])
+    assert run(capsys, files[0], "--cut", files[1])[2] == [
+        "error: the cut judgments share no judge, arm and baseline with the others: judge the same prompts"
+    ]
 
 
 # --- published judgments -------------------------------------------------------------------------------------------
