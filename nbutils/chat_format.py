@@ -20,7 +20,7 @@ def build_body(request: Request, limit_name: str = "max_tokens") -> dict[str, An
     """The JSON body that asks an endpoint; `limit_name` is what it calls the limit of the answer's tokens."""
     messages = [{"role": role, "content": writable(content)} for role, content in request.messages]
     settings = {limit_name: request.max_tokens, "temperature": request.temperature}
-    return {"model": request.model, "messages": messages, **settings}
+    return {"model": request.model, "messages": messages, **settings, **request.options}
 
 
 def read_completion(content: bytes | str, kind: str = "application/json") -> Reply:
@@ -47,7 +47,8 @@ def read_body(body: Any) -> Reply:
     if "choices" not in body:
         raise BadAnswerError("the answer has no 'choices': is this a chat endpoint?")
     text = _text_of(body["choices"])
-    return Reply(text, None if text else "the answer holds no text", *_counts(body.get("usage")))
+    error = None if text else "the answer holds no text"
+    return Reply(text, error, *_counts(body.get("usage")), _logprobs_of(body["choices"]))
 
 
 def writable(text: str) -> str:
@@ -60,6 +61,16 @@ def _text_of(choices: Any) -> str | None:
     message = first.get("message") if isinstance(first, dict) else None
     text = message.get("content") if isinstance(message, dict) else None
     return writable(text) if isinstance(text, str) and text.strip() else None
+
+
+def _logprobs_of(choices: Any) -> dict[str, float] | None:
+    """Log-probabilities of the first token and its alternatives; None where a server gives none, or nonsense."""
+    try:
+        given = choices[0]["logprobs"]["content"][0]
+        pairs = [(str(each["token"])[:16], each["logprob"]) for each in (*given["top_logprobs"], given)]
+        return {writable(token): float(value) for token, value in reversed(pairs) if -1e9 < value <= 0.001}
+    except (KeyError, IndexError, TypeError, ValueError):
+        return None
 
 
 def _counts(usage: Any) -> tuple[int, int]:

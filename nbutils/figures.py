@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from nbutils import ROOT, artifacts, figures_explore, figures_length
+from nbutils import ROOT, artifacts, figures_claims, figures_explore, figures_length
 from nbutils.errors import ArgumentParser, InputError, exits_cleanly
 from nbutils.style import STYLE, save
 
@@ -43,6 +43,7 @@ FIGURES = {
     "alpaca-eval-variants": Entry(("alpaca-eval-variants",), figures_length.draw_variants),
     "cherry-by-length": Entry(("cherry-bins",), figures_length.draw_bins),
     "cherry-at-equal-length": Entry(("cherry-sets",), figures_length.draw_sets),
+    **{name: Entry(*drawn) for name, drawn in figures_claims.FIGURES.items()},
 }
 
 

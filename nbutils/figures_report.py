@@ -43,7 +43,7 @@ _CAPTION = "Verdicts of both orders together, rule 'exact'. The judges longer, f
 
 
 def _name(row: dict[str, str]) -> str:
-    return f"{row['judge']}, against {row['baseline']}"
+    return f"{row['judge']}, against {row['baseline']}".replace("$", r"\$")  # two of them would begin a formula
 
 
 def draw_control(biases: Table, note: str = "") -> "Figure":

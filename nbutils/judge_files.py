@@ -3,19 +3,20 @@
 import argparse
 import collections
 import contextlib
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nbutils import artifacts, data, judge, judges, llm, prices
+from nbutils import artifacts, data, judge, judge_options, tally
 from nbutils.errors import ArgumentParser, InputError, exits_cleanly
 from nbutils.files import open_records
 from nbutils.judge import Pair
-from nbutils.llm import Ledger, Request
+from nbutils.judge_options import LEDGER
+from nbutils.judge_prompts import Prompt
+from nbutils.llm import Ledger
 from nbutils.settings import JudgeModel
 
-LEDGER = "ledger.sqlite"
+JUDGMENTS = "judgments.jsonl"
 
 
 # --- answer files --------------------------------------------------------------------------------------------------
@@ -70,11 +71,24 @@ def _own_references(path: Path, test_sets: set[str]) -> dict[tuple[str, str], st
     return {(name, prompt.id): prompt.reference for prompt in data.load_prompts(str(path)) for name in names}
 
 
-def judge_files(pairs: Sequence[Pair], judging: JudgeModel, out: Path) -> dict[str, Any]:
-    """Judge pairs into a folder; re-running continues. Returns the counts."""
+def judge_files(pairs: Sequence[Pair], judging: JudgeModel, out: Path, prompt: Prompt | None = None) -> dict[str, Any]:
+    """Judge pairs into a folder; re-running continues. Returns the counts.
+
+    Raises InputError, before anything is asked, where the folder holds the judgments of something else.
+    """
+    prompt = judge.usable_prompt(judging, prompt)
+    held = _held(pairs, judging, prompt)
+    judge_options.refuse_other(out, JUDGMENTS, held)
     with contextlib.closing(Ledger(out / LEDGER)) as ledger:
-        judgments = judge.judge_pairs(pairs, judging, ledger)
+        judgments = judge.judge_pairs(pairs, judging, ledger, prompt)
+    artifacts.write_json(out / judge_options.HELD, held)
     return judge.write_judgments(out, judgments)
+
+
+def _held(pairs: Sequence[Pair], judging: JudgeModel, prompt: Prompt) -> dict[str, Any]:
+    sides = f"the judgments of {pairs[0].arm} against {pairs[0].baseline}"
+    items = {f"{pair.test_set}/{pair.id}": artifacts.sha256_json(pair) for pair in pairs}
+    return judge_options.describe_held(sides, judging, prompt.fingerprint, items)
 
 
 # --- the command line ----------------------------------------------------------------------------------------------
@@ -84,74 +98,31 @@ def _parser() -> argparse.ArgumentParser:
     parser = ArgumentParser(prog="python -m nbutils.judge", description="Judge two answer files, both orders.")
     parser.add_argument("answers_a", metavar="ANSWERS_A", type=Path, help="answers of the target (JSONL)")
     parser.add_argument("answers_b", metavar="ANSWERS_B", type=Path, help="answers of the baseline (JSONL)")
-    controls = ", ".join(judges.CONTROLS)
-    parser.add_argument("--judge", required=True, help=f"{controls}, the model name of an endpoint, or --local")
-    _add_endpoint(parser)
-    parser.add_argument(
-        "--local", action="store_true", help="--judge is a model folder, or a Hub model with --revision"
-    )
-    parser.add_argument("--revision", help="commit hash of a local judge from the Hub")
-    parser.add_argument("--batch-size", type=int, default=8, help="prompts that a local judge answers at once (8)")
     parser.add_argument("--references", type=Path, help="prompts with reference answers, for --judge reference")
-    parser.add_argument("-o", "--out", type=Path, required=True, help="folder for judgments.jsonl and summary.csv")
-    parser.add_argument("--dry-run", action="store_true", help="say calls, tokens and price, and ask nobody")
-    parser.add_argument("--max-cost", type=float, metavar="USD", help="stop before this much is spent")
+    judge_options.add_judge_options(parser)
     return parser
-
-
-def _add_endpoint(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--base-url", help="OpenAI-compatible endpoint (default: OpenAI's own)")
-    parser.add_argument("--key-variable", default="OPENAI_API_KEY", help="environment variable that holds the key")
-    parser.add_argument("--concurrency", type=int, default=8, help="calls in flight (default 8)")
-    parser.add_argument("--requests-per-minute", type=int, metavar="N", help="the endpoint's allowance")
-    parser.add_argument("--tokens-per-minute", type=int, metavar="N", help="the endpoint's allowance, in and out")
-    parser.add_argument("--timeout", type=float, default=120.0, metavar="SECONDS", help="for one attempt (default 120)")
-    parser.add_argument("--max-tokens", type=int, default=512, metavar="N", help="of a judge's reply (default 512)")
-    parser.add_argument("--temperature", type=float, default=0.0, help="default 0; some models allow 1 only")
-    limits = ("max_tokens", "max_completion_tokens")
-    parser.add_argument("--limit-name", choices=limits, default=limits[0], help="what newer models call max_tokens")
-    parser.add_argument("--batch", action="store_true", help="ask by the Batch API: cheaper, done within a day")
-    for name in ("--api-key", "--key", "--token"):
-        parser.add_argument(name, type=_refuse_key, help=argparse.SUPPRESS)
-
-
-def _refuse_key(_: str) -> None:
-    raise argparse.ArgumentTypeError("a key is never given as an option: set it as an environment variable")
-
-
-def _judge_of(given: argparse.Namespace) -> JudgeModel:
-    if given.judge in judges.CONTROLS:
-        return JudgeModel(name=given.judge, kind=given.judge)
-    if given.concurrency < 1:
-        raise InputError(f"--concurrency {given.concurrency}: at least one call must be in flight")
-    same = set(JudgeModel.model_fields) & set(vars(given))
-    kind = "transformers" if given.local else "openai"
-    return JudgeModel.build(
-        name=given.judge, kind=kind, model=given.judge, **{key: getattr(given, key) for key in same}
-    )
-
-
-def _cost(pairs: Sequence[Pair], judging: JudgeModel, out: Path) -> prices.Cost:
-    """What is still to be paid for: an earlier run's answers are in the folder's ledger."""
-    requests: list[Request] = [judge.build_request(pair, order, judging) for pair in pairs for order in judge.ORDERS]
-    return prices.estimate(llm.unanswered(requests, out / LEDGER), judging)
 
 
 @exits_cleanly
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of `python -m nbutils.judge`."""
     given = _parser().parse_args(arguments)
-    if given.max_cost is not None and not (given.max_cost >= 0 and math.isfinite(given.max_cost)):
-        raise InputError(f"--max-cost {given.max_cost}: give an amount in dollars")
-    judging = _judge_of(given)
+    judging = judge_options.judge_of(given)
+    prompt = judge.load_prompt(judge_options.prompt_of(given))
     pairs = pairs_of_files(given.answers_a, given.answers_b, judging, given.references)
-    cost = _cost(pairs, judging, given.out)
-    if given.dry_run:
-        return print(cost.describe())
-    if warning := cost.check_ceiling(given.max_cost):
-        print(warning)
-    facts = judge_files(pairs, judging, given.out)
+    run_command(pairs, judging, prompt, given)
+
+
+def run_command(pairs: Sequence[Pair], judging: JudgeModel, prompt: Prompt, given: argparse.Namespace) -> None:
+    """Judge as the options say, and print the counts and the result."""
+    prompt = judge.usable_prompt(judging, prompt)
+    judge_options.refuse_other(given.out, JUDGMENTS, _held(pairs, judging, prompt))
+    requests = [judge.build_request(pair, order, judging, prompt) for pair in pairs for order in judge.ORDERS]
+    if not judge_options.settle_cost(requests, judging, given):
+        return
+    facts = judge_files(pairs, judging, given.out, prompt)
     print(f"{given.out}: {', '.join(f'{key} {value}' for key, value in facts.items() if key != 'outputs')}")
-    for row in judge.summarise(artifacts.read_jsonl(given.out / "judgments.jsonl"))[:2]:
-        shares = f"win {row['win']}, tie {row['tie']}, lose {row['lose']}, unscored {row['unscored']}"
-        print(f"rule {row['rule']}: {shares}; net win {row['net_win']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]")
+    table = judge.summarise(artifacts.read_jsonl(given.out / JUDGMENTS))
+    for row in table[: len(judge.RULES)]:
+        print(tally.describe(row))
+    print(tally.describe_length(table[0]))

@@ -4,7 +4,7 @@ The latter are a reference judge, and three controls that calibrate the length a
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from nbutils.batch_api import BatchBackend
 from nbutils.endpoint import OpenAIBackend
@@ -14,11 +14,13 @@ from nbutils.local_judge import TransformersBackend, identify
 from nbutils.settings import JudgeModel
 
 
-def make_backend(judge: JudgeModel) -> Backend:
-    """The backend of a judge's settings."""
+def make_backend(judge: JudgeModel, controls: Mapping[str, Callable[[Request], str]] | None = None) -> Backend:
+    """The backend of a judge's settings. `controls` are the functions that answer without a service (CONTROLS)."""
     if judge.kind == "openai":
         return BatchBackend(judge) if judge.batch else OpenAIBackend(judge)
-    return TransformersBackend(judge) if judge.kind == "transformers" else LocalBackend(CONTROLS[judge.kind])
+    return (
+        TransformersBackend(judge) if judge.kind == "transformers" else LocalBackend((controls or CONTROLS)[judge.kind])
+    )
 
 
 def service_of(judge: JudgeModel) -> str:
@@ -55,6 +57,20 @@ def judge_coin(request: Request) -> str:
     return ("8 6" if heads else "6 8") + "\nThe coin decided."
 
 
+def grade_longer(request: Request) -> str:
+    """Grade one answer by its length alone: the highest grade from 400 words on."""
+    low, high = request.facts["scale"]
+    share = min(1.0, len(request.facts["answer"].split()) / 400)
+    return f"{low + (high - low) * share:.2f}\nLonger is better."
+
+
+def grade_coin(request: Request) -> str:
+    """Grade one answer by chance, the same for the same request."""
+    low, high = request.facts["scale"]
+    steps = hashlib.sha256(request.key.encode()).digest()[0] % (2 * (high - low) + 1)
+    return f"{low + steps / 2:.1f}\nThe coin decided."
+
+
 def _answers(request: Request) -> tuple[str, str]:
     return request.facts["answer_1"], request.facts["answer_2"]
 
@@ -65,3 +81,6 @@ CONTROLS: dict[str, Callable[[Request], str]] = {
     "first": judge_first,
     "coin": judge_coin,
 }
+
+SINGLE_CONTROLS: dict[str, Callable[[Request], str]] = {"longer": grade_longer, "coin": grade_coin}
+"""The judges without a service that grade one answer at a time (MT-Bench, rating)."""

@@ -28,7 +28,10 @@ from nbutils.progress import track
 
 @dataclass(frozen=True)
 class Request:
-    """One call. `facts` are for judges that need no service (answers, reference) and are part of the key."""
+    """One call. `facts` are for judges that need no service (answers, reference) and are part of the key.
+
+    `options` are further fields of the body, such as `response_format` or `logprobs`.
+    """
 
     endpoint: str
     model: str
@@ -36,20 +39,34 @@ class Request:
     max_tokens: int
     temperature: float = 0.0
     facts: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
 
     @functools.cached_property
     def key(self) -> str:
         """Hash of everything that determines the answer."""
-        return sha256_json(asdict(self))
+        fields = asdict(self)
+        if not self.options:
+            del fields["options"]  # keys of calls without options are as they were before there were any
+        return sha256_json(fields)
 
 
 class Reply(NamedTuple):
-    """An answer's text, or `error` when the call failed; tokens as the endpoint counted them."""
+    """An answer's text, or `error` when the call failed; tokens as the endpoint counted them.
+
+    `logprobs`: of the answer's first token and its likeliest alternatives, where the endpoint gives them.
+    """
 
     text: str | None
     error: str | None = None
     tokens_in: int = 0
     tokens_out: int = 0
+    logprobs: dict[str, float] | None = None
+
+    def as_asked(self, request: Request) -> "Reply":
+        """The reply as it is stored: one that was asked for log-probabilities holds them, as JSON beside the text."""
+        if self.text is None or not self.logprobs or not request.options.get("logprobs"):
+            return self
+        return self._replace(text=json.dumps({"text": self.text, "logprobs": self.logprobs}))
 
 
 class Backend(Protocol):
@@ -159,6 +176,7 @@ class Record:
 
     def keep(self, request: Request, reply: Reply) -> None:
         """Write a reply down. Raises StopAskingError when the disk takes it no more."""
+        reply = reply.as_asked(request)
         self.ledger.write(request, reply)
         self.replies[request.key] = reply
         self._progress.update()

@@ -72,13 +72,22 @@ def encode(tokenizer: Any, request: Request) -> list[int]:
     """Token ids of a request in the model's chat format; a template without a system role gets it before the user's."""
     from jinja2 import TemplateError
 
-    messages = [{"role": role, "content": text} for role, text in request.messages]
+    given = [(role, _defuse(text, tokenizer)) for role, text in request.messages]
+    messages = [{"role": role, "content": text} for role, text in given]
     format_ids = functools.partial(tokenizer.apply_chat_template, add_generation_prompt=True, return_dict=False)
     try:
         return list(format_ids(messages))
     except TemplateError:
-        joined = "\n\n".join(text for _, text in request.messages)
+        joined = "\n\n".join(text for _, text in given)
         return list(format_ids([{"role": "user", "content": joined}]))
+
+
+def _defuse(text: str, tokenizer: Any) -> str:
+    """The text with the model's control tokens broken by an invisible mark, so that no answer can end its turn."""
+    special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    for token in sorted(special, key=len, reverse=True):
+        text = text.replace(token, f"{token[:1]}\u2060{token[1:]}")
+    return text
 
 
 def _refuse_too_long(

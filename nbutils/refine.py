@@ -1,31 +1,41 @@
 """Stage 03 (optional): introspective rewriting of a selection's responses by a language model.
 
 The model first says what is wrong with a response and then writes a better one (paper, section on refinement;
-refinement/refine_responses.py). The wording is ours. Without an endpoint a scripted stand-in answers, which shows the
-machinery and improves nothing.
+refinement/refine_responses.py). The wording is ours (data/prompts/refine.toml) or that of the file that the profile
+names. What comes back is checked: a critique in place of an answer, or a prompt's headings left in it, keeps the
+original response; other doubts are flagged. Without an endpoint a scripted stand-in answers, which shows the machinery
+and improves nothing.
 """
 
+import contextlib
 import functools
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nbutils import arms, artifacts, judges, lengths, llm, select
+from nbutils import arms, artifacts, judge_prompts, judges, llm, rewriting, select
 from nbutils.artifacts import Manifest, Plan
 from nbutils.errors import InputError
+from nbutils.judge_prompts import Prompt
 from nbutils.llm import Ledger, LocalBackend, Request
+from nbutils.rewriting import count_changes
 from nbutils.rows import Row
 from nbutils.settings import Profile, Refining
 
-OPEN, CLOSE = "[Better Answer]", "[End]"
+__all__ = [
+    "build_request",
+    "count_changes",
+    "describe",
+    "extract_rewrite",
+    "load_refined",
+    "plan",
+    "rewritten_rows",
+    "run",
+]
 
-_SYSTEM = "You are an experienced editor who improves answers without changing what they are about."
-_TASK = (
-    "First say briefly what keeps the answer from being excellent: is it helpful, to the point, right, detailed "
-    f"enough, well ordered? Then write the improved answer between the line {OPEN} and the line {CLOSE}. Keep what is "
-    "right in it and add nothing that the request does not need."
-)
+OPEN, CLOSE = "[Better Answer]", "[End]"
+"""The tags of the project's own prompt."""
 
 STAND_IN = "scripted stand-in"
 
@@ -44,9 +54,9 @@ def plan(profile: str | Profile, arm: str | None = None, seed: int = 42) -> Plan
     chosen, name = _prepare(profile, arm)
     settings = _settings(chosen)
     inputs = {"select": artifacts.upstream(select.plan(chosen, name, seed))}
-    made_of = {**settings.model_dump(), "prompt": artifacts.sha256_json([_SYSTEM, _TASK])}
+    made_of = {**settings.model_dump(), "prompt": load_prompt(settings).fingerprint}
     folder = artifacts.stage_folder(chosen.name, "refine", name, seed)
-    return Plan("refine", chosen.name, name, seed, folder, made_of, inputs)
+    return Plan("refine", chosen.name, name, seed, folder, made_of, inputs, version=2)
 
 
 def run(profile: str | Profile, arm: str | None = None, seed: int = 42) -> Manifest:
@@ -82,10 +92,11 @@ def _refine(profile: Profile, selected: Manifest, folder: Path) -> dict[str, Any
     settings = _settings(profile)
     rows = select.load_arm(selected)[: settings.rows]
     backend = judges.make_backend(settings.refiner) if settings.refiner else LocalBackend(rewrite_by_script)
-    ledger = Ledger(artifacts.runs_folder() / profile.name / "ledger.sqlite")
-    replies = llm.ask_all([build_request(row, settings) for row in rows], backend, ledger, "rewriting")
-    ledger.close()
-    records = [_record(row, reply.text) for row, reply in zip(rows, replies, strict=True)]
+    prompt = load_prompt(settings)
+    requests = [build_request(row, settings, prompt) for row in rows]
+    with contextlib.closing(Ledger(artifacts.runs_folder() / profile.name / "ledger.sqlite")) as ledger:
+        replies = llm.ask_all(requests, backend, ledger, "rewriting")
+    records = [_record(row, reply.text, settings, prompt) for row, reply in zip(rows, replies, strict=True)]
     artifacts.write_jsonl(folder / "refined.jsonl", records)
     return {"outputs": ["refined.jsonl"], "refiner": _name(settings), **count_changes(records)}
 
@@ -94,15 +105,23 @@ def _name(settings: Refining) -> str:
     return settings.refiner.model if settings.refiner else STAND_IN
 
 
-def build_request(row: Row, settings: Refining) -> Request:
-    """The call that rewrites one response."""
+def load_prompt(settings: Refining) -> Prompt:
+    """The prompt that a profile names, or the project's own. A stand-in knows the form of the latter only."""
+    return judge_prompts.load(settings.prompt if settings.refiner else None, "refine", "rewrite")
+
+
+def _texts(row: Row) -> dict[str, str]:
     given = f"\n\nInput:\n{row.input}" if row.input else ""
-    body = f"Request:\n{row.instruction}{given}\n\nAnswer:\n{row.response}\n\n{_TASK}"
+    return {"question": f"{row.instruction}{given}", "answer": row.response}
+
+
+def build_request(row: Row, settings: Refining, prompt: Prompt | None = None) -> Request:
+    """The call that rewrites one response."""
     facts = {} if settings.refiner else {"response": row.response}
     service, temperature = "default", 0.0
     if settings.refiner:
         service, temperature = judges.service_of(settings.refiner), settings.refiner.temperature
-    messages = (("system", _SYSTEM), ("user", body))
+    messages = (prompt or load_prompt(settings)).messages(_texts(row))
     return Request(service, _name(settings), messages, settings.max_tokens, temperature, facts)
 
 
@@ -112,34 +131,26 @@ def rewrite_by_script(request: Request) -> str:
     return f"It could be easier to scan.\n{OPEN}\n" + "\n".join(sentences) + f"\n{CLOSE}"
 
 
-def extract_rewrite(reply: str) -> str | None:
-    """The text between the tags, or None unless there is exactly one opening tag with text after it.
-
-    Only the bracketed closing tag ends the text; the word "End" in an answer cuts nothing.
-    """
-    _, *found = reply.split(OPEN)
-    if len(found) != 1:
-        return None
-    return found[0].partition(CLOSE)[0].strip() or None
+def extract_rewrite(reply: str, tags: tuple[str, str] = (OPEN, CLOSE)) -> str | None:
+    """The text between the tags, or None unless there is exactly one opening tag with text after it."""
+    return rewriting.extract_rewrite(reply, tags)
 
 
-def _record(row: Row, reply: str | None) -> dict[str, Any]:
-    rewritten = extract_rewrite(reply) if reply is not None else None
-    status = "failed" if reply is None else "rewritten" if rewritten else "kept"
+def _record(row: Row, reply: str | None, settings: Refining, prompt: Prompt) -> dict[str, Any]:
+    rewritten = extract_rewrite(reply, prompt.tags) if reply is not None else None
+    flags = _flags(row, rewritten, str(reply), settings, prompt) if rewritten else []
+    usable = rewritten if not set(flags) & set(rewriting.REFUSED) else None
     return {
         "id": row.id,
         "instruction": row.instruction,
         "original": row.response,
-        "refined": rewritten or row.response,
-        "status": status,
+        "refined": usable or row.response,
+        "status": "failed" if reply is None else "rewritten" if usable else "kept",
+        "flags": flags,
     }
 
 
-def count_changes(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """How many rows were rewritten, kept or failed, and the mean NLTK words before and after."""
-    counts = {name: sum(record["status"] == name for record in records) for name in ("rewritten", "kept", "failed")}
-    before = lengths.count([record["original"] for record in records], "nltk_words")
-    after = lengths.count([record["refined"] for record in records], "nltk_words")
-    shorter = int((after < before).sum())
-    means = {"mean_before": round(float(before.mean()), 2), "mean_after": round(float(after.mean()), 2)}
-    return {"rows": len(records), **counts, **means, "shorter": shorter}
+def _flags(row: Row, rewritten: str, reply: str, settings: Refining, prompt: Prompt) -> list[str]:
+    marker = judge_prompts.make_marker(*_texts(row).values())
+    is_closed = prompt.tags[1] in reply.partition(prompt.tags[0])[2]
+    return rewriting.find_flags(row.response, rewritten, settings.length_factor, marker, is_closed)

@@ -7,21 +7,29 @@ model or a dataset wrote is escaped.
 import base64
 import csv
 import functools
+import hashlib
 import io
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nbutils import (
     __version__,
     arms,
     artifacts,
+    claims,
+    claims_page,
     explore,
+    figures,
+    figures_claims,
     figures_report,
     finetune,
     generate,
     judge,
     length_bias,
+    paper_numbers,
+    report_pairs,
     select,
     style,
 )
@@ -33,16 +41,51 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
-PAIRS_SHOWN = 1100
+STYLE, SCRIPT = TEMPLATE.with_name("report.css"), TEMPLATE.with_name("report.js")
+
+DATA_FIGURES = {
+    "response-lengths": "Lengths of the responses (paper: Figure 1b)",
+    "selection-overlaps": "Rows that two selections share",
+}
+LENGTH_FIGURES = {
+    "length-calibration": "The length analysis recovers a planted taste",
+    "cherry-by-length": "Published judgments: preference by difference in length",
+}
+PAPER_FIGURES = {
+    "paper-figure-1-pairwise": "Figure 1a: who wins, by judge",
+    "paper-figure-5-open-llm": "Figure 5: knowledge",
+    "paper-figure-6-length": "Figure 6c with 1a: length of the training responses and wins",
+    "paper-table-1-alpacaeval": "Table 1: AlpacaEval 2.0, with intervals",
+    "paper-table-2-mt-bench": "Table 2: MT-Bench, with intervals",
+}
+
+CLASSES = dict(zip(claims.VERDICTS, ("reproduced", "within", "failed", "not-run"), strict=True))
+"""How the page's style names the verdicts."""
+
+Rows = list[dict[str, str]]
+
+
+class Found(NamedTuple):
+    """The fresh results that a report shows: a manifest per label ("judge alpaca-1k-longest"), and the target arm."""
+
+    manifests: dict[str, Manifest]
+    target: str
+
+    def of(self, stage: str, arm: str | None = None) -> Manifest:
+        """The result of a stage, for the target where no arm is named."""
+        return self.manifests[stage if stage == "explore" else f"{stage} {arm or self.target}"]
 
 
 def plan(profile: str | Profile, arm: str | None = None, seed: int = 42) -> Plan:
-    """What stage 09 would report: every stage's result for every arm of the profile."""
+    """What stage 09 would report: every stage's result for every arm of the profile, and the published numbers."""
     chosen, name = arms.prepare(profile, arm)
     inputs = {label: artifacts.upstream(part) for label, part in _parts(chosen, name, seed).items()}
+    shown = [TEMPLATE, STYLE, SCRIPT, *sorted(paper_numbers.FOLDER.glob("*.csv")), *_committed_tables()]
+    inputs |= {path.name: artifacts.sha256_file(path) for path in shown}
     folder = artifacts.stage_folder(chosen.name, "report", name, seed)
-    settings = {"template": artifacts.sha256_file(TEMPLATE), "note": chosen.note}
-    return Plan("report", chosen.name, name, seed, folder, settings, inputs)
+    return Plan(
+        "report", chosen.name, name, seed, folder, {"profile": chosen.model_dump(mode="json")}, inputs, version=2
+    )
 
 
 def run(profile: str | Profile, arm: str | None = None, seed: int = 42) -> Manifest:
@@ -74,12 +117,9 @@ def refuse_stale(planned: Plan) -> None:
             )
 
 
-# --- what it shows -------------------------------------------------------------------------------------------------
-
-
 def _write(profile: Profile, planned: Plan, folder: Path) -> dict[str, Any]:
     found = {label: _manifest(part) for label, part in _parts(profile, planned.arm, planned.seed).items()}
-    html = render(profile, planned, found)
+    html = render(profile, planned.seed, Found(found, planned.arm))
     artifacts.write_text(folder / "report.html", html)
     return {"outputs": ["report.html"], "bytes": len(html.encode())}
 
@@ -91,84 +131,162 @@ def _manifest(plan: Plan) -> Manifest:
     return manifest
 
 
-def render(profile: Profile, planned: Plan, found: dict[str, Manifest]) -> str:
+# --- the page ------------------------------------------------------------------------------------------------------
+
+
+def render(profile: Profile, seed: int, found: Found) -> str:
     """The report as HTML text."""
+    results = read_table(found.of("judge").path("summary.csv"))
+    biases = read_table(found.of("length_bias").path("length_bias.csv"))
+    measured = claims.measure_run(profile, results, biases)
+    return fill_template(
+        profile=profile,
+        target=found.target,
+        seed=seed,
+        **describe_claims(claims.settle(measured)),
+        **_describe_arms(profile, found),
+        results=[row for row in results if row["test_set"] == "all"],
+        biases=biases,
+        figures=list(_run_figures(profile, found, results, biases)),
+        paper_figures=list(_paper_figures(_evidence(profile, results))),
+        length_figures=list(_figures_of(LENGTH_FIGURES, figures.FOLDER / "tables")),
+        data_figures=list(_figures_of(DATA_FIGURES, found.of("explore").folder)),
+        pairs=report_pairs.pack(collect_pairs(found, profile.judging.rule)),
+        settings=list(flatten(profile.model_dump(mode="json"))),
+        manifests=found.manifests,
+    )
+
+
+def fill_template(**values: Any) -> str:
+    """The page from its template, with the project's style and script and the policy that lets in only these."""
     import jinja2
 
     strict = jinja2.StrictUndefined
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=strict)
-    judged, analysed = found[f"judge {planned.arm}"], found[f"length_bias {planned.arm}"]
-    results, biases = read_table(judged.path("summary.csv")), read_table(analysed.path("length_bias.csv"))
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        profile=profile,
-        version=__version__,
-        target=planned.arm,
-        seed=planned.seed,
-        datasets=read_table(found["explore"].path("lengths.csv")),
-        selections=[found[f"select {arm}"] for arm in profile.arms],
-        trainings=[found[f"finetune {arm}"] for arm in profile.arms],
-        generations=[found[f"generate {arm}"] for arm in profile.arms],
-        results=[row for row in results if row["test_set"] == "all"],
-        biases=biases,
-        figures=_figures(profile, found, results, biases),
-        pairs=collect_pairs(judged, found, planned.arm)[:PAIRS_SHOWN],
-        manifests=found,
-        git=artifacts.git_revision(),
-        rate=format_rate,
-    )
+    css, script = (path.read_text(encoding="utf-8") for path in (STYLE, SCRIPT))
+    fixed: dict[str, Any] = {
+        "style": css,
+        "style_hash": _policy_hash(css),
+        "script": script,
+        "script_hash": _policy_hash(script),
+    }
+    fixed |= {"version": __version__, "git": artifacts.git_revision(), "rate": format_rate}
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(**fixed, **values).lstrip()
+
+
+def _policy_hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def describe_claims(settled: Sequence[claims.Settled]) -> dict[str, Any]:
+    """The template's values about the claims: a summary, the table, the rule, and what prompts can show."""
+    table = list(claims.tabulate(settled))
+    lists = [_list_claim(place, row, item) for place, (row, item) in enumerate(zip(table, settled, strict=True))]
+    counts = Counter(row["verdict"] for row in table)
+    return {
+        "claims": lists,
+        "minute": claims_page.summarise(table),
+        "verdict_counts": {verdict: counts[verdict] for verdict in claims.VERDICTS if counts[verdict]},
+        "classes": CLASSES,
+        "rule": claims_page.RULE,
+        "intervals": claims_page.INTERVALS,
+        "sources": claims_page.SOURCES,
+        "power": paper_numbers.power_table(),
+    }
+
+
+def _list_claim(place: int, row: dict[str, Any], item: claims.Settled) -> dict[str, Any]:
+    # What rests on other claims points to them, whose rows hold the numbers.
+    rests_on = ", ".join(item.claim.rests_on)
+    published, here = ([], []) if rests_on else (item.paper, item.here)
+    return {**row, "place": place, "rests_on": rests_on, "published": published, "here": here}
+
+
+def _describe_arms(profile: Profile, found: Found) -> dict[str, Any]:
+    stages = {"selections": "select", "trainings": "finetune", "generations": "generate"}
+    described = {name: [found.of(stage, arm) for arm in profile.arms] for name, stage in stages.items()}
+    return {**described, "datasets": read_table(found.of("explore").path("lengths.csv"))}
+
+
+def flatten(value: Any, name: str = "") -> Iterator[dict[str, str]]:
+    """Nested settings as rows of name and value; what is not set is left out."""
+    if isinstance(value, dict):
+        for key, part in value.items():
+            yield from flatten(part, f"{name}.{key}" if name else key)
+    elif isinstance(value, list) and any(isinstance(part, dict) for part in value):
+        for number, part in enumerate(value, 1):
+            yield from flatten(part, f"{name}.{number}")
+    elif value not in (None, ""):
+        yield {"setting": name, "value": ", ".join(map(str, value)) if isinstance(value, list) else str(value)}
 
 
 def format_rate(row: dict[str, str], name: str) -> str:
     """A rate with its interval, or that it cannot be estimated."""
-    if not row[name]:
+    if not row.get(name):
         return "cannot be estimated"
     value, low, high = (float(row[column]) for column in (name, f"{name}_low", f"{name}_high"))
     return f"{value:.2f} [{low:.2f}, {high:.2f}]"
 
 
-def read_table(path: Path) -> list[dict[str, str]]:
+def read_table(path: Path) -> Rows:
     """A small CSV table as a list of rows."""
     with open(path, encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
-def collect_pairs(judged: Manifest, found: dict[str, Manifest], target: str) -> list[dict[str, Any]]:
-    """Answer pairs with the reviews of both orders, one record per judge, baseline and prompt."""
-    answers = {arm: _by_prompt(found[f"generate {arm}"]) for arm in {target, *_baselines(judged)}}
-    pairs: dict[tuple[str, ...], dict[str, Any]] = {}
-    for row in judge.load_judgments(judged):
-        place = (row["test_set"], row["id"])
-        pair = pairs.setdefault((row["judge"], row["baseline"], *place), {"reviews": []})
-        pair["reviews"].append(row)
-        pair |= {"judge": row["judge"], "baseline": row["baseline"], "test_set": row["test_set"], "id": row["id"]}
-        pair |= {"answer": answers[target][place], "other": answers[row["baseline"]][place]}
-    return [pair | {"verdict": _verdict(pair)} for pair in pairs.values()]
-
-
-def _baselines(judged: Manifest) -> set[str]:
-    return {row["baseline"] for row in judge.load_judgments(judged)}
+def collect_pairs(found: Found, rule: str) -> list[dict[str, Any]]:
+    """Answer pairs with the reviews of both orders by every judge, one record per baseline and prompt."""
+    judgments = judge.load_judgments(found.of("judge"))
+    sides = dict.fromkeys(row[side] for row in judgments for side in ("arm", "baseline"))
+    return report_pairs.collect(judgments, {arm: _by_prompt(found.of("generate", arm)) for arm in sides}, rule)
 
 
 def _by_prompt(manifest: Manifest) -> dict[tuple[str, str], dict[str, Any]]:
     return {(answer["test_set"], answer["id"]): answer for answer in generate.load_answers(manifest)}
 
 
-def _verdict(pair: dict[str, Any]) -> str:
-    return next(iter(judge.verdicts_of(pair["reviews"], "exact").values()))
-
-
 # --- figures -------------------------------------------------------------------------------------------------------
 
 
-def _figures(
-    profile: Profile, found: dict[str, Manifest], results: Sequence[dict[str, str]], biases: Sequence[dict[str, str]]
-) -> list[dict[str, str]]:
-    losses = {arm: read_table(found[f"finetune {arm}"].path("loss.csv")) for arm in profile.arms}
-    drawn = {
-        "Wins, ties and losses of the target, by judge": figures_report.draw_verdicts(results, profile.note),
-        "Win rate before and after the control for length": figures_report.draw_control(biases, profile.note),
-        "Training loss of each arm": figures_report.draw_losses(losses, profile.note),
-    }
+def _run_figures(profile: Profile, found: Found, results: Rows, biases: Rows) -> Iterator[dict[str, str]]:
+    losses = {arm: read_table(found.of("finetune", arm).path("loss.csv")) for arm in profile.arms}
+    yield from _embed_all(
+        {
+            "Wins, ties and losses of the target, by judge": figures_report.draw_verdicts(results, profile.note),
+            "The same on each test set (paper: Figure 2)": figures_claims.draw_test_sets(results, note=profile.note),
+            "Win rate before and after the control for length": figures_report.draw_control(biases, profile.note),
+            "Training loss of each arm": figures_report.draw_losses(losses, profile.note),
+        }
+    )
+
+
+def _evidence(profile: Profile, results: Rows) -> Rows:
+    """The run's results that may stand beside the paper's: judged by an LLM, in a profile without a note."""
+    return [row for row in results if claims.is_evidence(profile, row)]
+
+
+def _paper_figures(ours: Rows) -> Iterator[dict[str, str]]:
+    for name, caption in PAPER_FIGURES.items():
+        extra = {"ours": ours} if name == "paper-figure-1-pairwise" else {}
+        tables, draw = figures_claims.FIGURES[name]
+        given = (figures.read_table(table, figures.FOLDER / "tables") for table in tables)
+        yield from _embed_all({caption: draw(*given, **extra)})
+
+
+def _committed_tables() -> list[Path]:
+    names = {table for name in PAPER_FIGURES for table in figures_claims.FIGURES[name][0]}
+    names |= {table for name in LENGTH_FIGURES for table in figures.FIGURES[name].tables}
+    return [figures.FOLDER / "tables" / f"{name}.csv" for name in sorted(names)]
+
+
+def _figures_of(captions: dict[str, str], tables: Path) -> Iterator[dict[str, str]]:
+    """The named figures, drawn from the tables in a folder, where all of them are there."""
+    for name, caption in captions.items():
+        if all((tables / f"{table}.csv").is_file() for table in figures.FIGURES[name].tables):
+            yield from _embed_all({caption: figures.draw(name, tables)})
+
+
+def _embed_all(drawn: dict[str, "Figure"]) -> Iterable[dict[str, str]]:
     return [{"caption": caption, "data": embed(figure)} for caption, figure in drawn.items()]
 
 
@@ -177,6 +295,7 @@ def embed(figure: "Figure") -> str:
     import matplotlib.pyplot as plt
 
     picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=style.DPI)
+    with plt.rc_context(style.STYLE):
+        figure.savefig(picture, format="png", dpi=style.DPI)
     plt.close(figure)
     return "data:image/png;base64," + base64.b64encode(picture.getvalue()).decode()

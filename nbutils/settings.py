@@ -155,7 +155,8 @@ class JudgeModel(_Settings):
 
     The key of an endpoint comes from the environment variable (or Colab secret) that `key_variable` names, and from
     nowhere else: whatever looks like a key is refused here. `revision` pins a local judge from the Hub to a commit.
-    Units: `timeout` in seconds for one attempt, `max_cost` in US dollars for one run.
+    Units: `timeout` in seconds for one attempt, `max_cost` in US dollars for one run. `structured` asks an endpoint
+    that offers it for JSON by a schema; `logprobs` lets prompts that are read by log-probabilities ask for them.
     """
 
     model_config = ConfigDict(hide_input_in_errors=True)
@@ -177,6 +178,8 @@ class JudgeModel(_Settings):
     max_cost: float | None = Field(None, ge=0, allow_inf_nan=False)
     batch: bool = False
     batch_size: int = Field(8, gt=0)
+    structured: bool = False
+    logprobs: bool = True
 
     @classmethod
     def build(cls, **fields: Any) -> "JudgeModel":
@@ -217,22 +220,51 @@ class JudgeModel(_Settings):
         return self
 
 
+class PromptFile(_Settings):
+    """A prompt other than the project's own: a `file`, a `source` of data/sources.toml, or a `url` with its `sha256`.
+
+    `name` chooses one prompt of a file that holds several. A relative `file` is looked for in the working directory,
+    then in the repository. nbutils/judge_prompts.py says what such a file looks like.
+    """
+
+    file: str | None = None
+    source: str | None = None
+    url: str | None = Field(None, pattern="^https://[^@\\s?#]+$")
+    sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
+    name: str | None = None
+
+    @model_validator(mode="after")
+    def _says_where(self) -> "PromptFile":
+        if sum(place is not None for place in (self.file, self.source, self.url)) != 1:
+            raise ValueError("a prompt is one of 'file', 'source' or 'url'")
+        if (self.url is None) != (self.sha256 is None):
+            raise ValueError("'url' and 'sha256' go together: a prompt from the network is pinned")
+        return self
+
+
 class Judging(_Settings):
-    """Who is compared with whom, and by which judges."""
+    """Who is compared with whom, by which judges, and with which prompt (default: data/prompts/pair.toml)."""
 
     target: str
     baselines: tuple[str, ...]
     judges: tuple[JudgeModel, ...]
     rule: Literal["exact", "paper"] = "exact"
+    prompt: PromptFile | None = None
 
 
 class Refining(_Settings):
-    """Introspective rewriting of a selection's responses; without an endpoint a scripted stand-in answers."""
+    """Introspective rewriting of a selection's responses; without an endpoint a scripted stand-in answers.
+
+    `prompt` defaults to data/prompts/refine.toml. A rewriting that is `length_factor` times as long as the original in
+    characters, or as short, is flagged.
+    """
 
     arm: str
     rows: int | None = Field(None, gt=0)
     refiner: JudgeModel | None = None
     max_tokens: int = Field(2048, gt=0)
+    prompt: PromptFile | None = None
+    length_factor: float = Field(3.0, gt=1)
 
 
 class Capabilities(_Settings):

@@ -1,23 +1,32 @@
 """From a judge's reply to two scores, and from two orders to a verdict."""
 
+import json
 import math
 import re
+from typing import Any, NamedTuple
 
 Pair = tuple[float, float] | None
 
 LONGEST_LINE = 300
 """Characters of a first line that can still be a verdict; a longer one is prose."""
 
+LONGEST_JSON = 100_000
+"""Characters of a JSON reply; no explanation is longer."""
+
 _INVISIBLE = "\\ufeff\\u00ad\\u200b-\\u200f\\u2060"
 _HIDDEN = re.compile(f"[{_INVISIBLE}]+")
 _DRESSING = re.compile(r"[*_`#|()\[\]{}]+|~~+")
 _BEFORE = re.compile(rf"[\s*_`~#|()\[\]{{}}{_INVISIBLE}]*")
 _LABEL = r"(?:assistant|answer|response|model|ai)\s*#?\s*([12ab])\b(?:'s)?"
-_WORDS = re.compile(r"\b(?:scores?|ratings?|rate|points?|final|overall|verdict|is|are|for|the|respectively)\b[:=]?")
+_WORDS = re.compile(
+    r"\b(?:scores?|ratings?|rate|grades?|points?|final|overall|verdict|is|are|for|the|my|here|i|would|give|these"
+    r"|respectively)\b[:=]?"
+)
 _NUMBER = r"(?<![\w./+\-])((?:10|[0-9])(?:\.[0-9]{1,4})?)(?:\s*(?:/|out of)\s*10(?:\.0+)?(?![\w/]))?(?![\w/]|\.[0-9])"
 _SEPARATOR = r"\s*(?:\s|,|;|&|\band\b|\bvs\.?|\bversus\b|\s-\s|\s[–—]\s)\s*"
 _PLAIN = re.compile(rf"{_NUMBER}{_SEPARATOR}{_NUMBER}\.?")
-_LABELLED = re.compile(rf"{_LABEL}\s*[:=\-]?\s*{_NUMBER}{_SEPARATOR}{_LABEL}\s*[:=\-]?\s*{_NUMBER}\.?")
+_LABELLED_NUMBER = rf"{_LABEL}\s*[:=\-]?\s*(?:an?\s)?{_NUMBER}"
+_LABELLED = re.compile(rf"{_LABELLED_NUMBER}{_SEPARATOR}{_LABELLED_NUMBER}\.?")
 
 
 def parse_scores(text: str) -> tuple[float, float] | None:
@@ -58,6 +67,128 @@ def _read_labelled(line: str) -> Pair:
 
 def _without_words(line: str) -> str:
     return re.sub(r"\s+", " ", _WORDS.sub(" ", line)).strip(" :=,;")
+
+
+def parse_score(text: str, low: float = 1, high: float = 10) -> float | None:
+    """The one score from `low` to `high` that the reply's first non-empty line gives, dressed as in `parse_scores`."""
+    line = _first_line(text)
+    if len(line) > LONGEST_LINE:
+        return None
+    bare = _without_words(_DRESSING.sub(" ", _HIDDEN.sub("", line)).strip().lower())
+    found = re.fullmatch(rf"([0-9]{{1,2}}(?:\.[0-9]{{1,4}})?)(?:\s*(?:/|out of)\s*{high:g}(?:\.0+)?)?\.?", bare)
+    score = float(found[1]) if found else math.nan
+    return score if low <= score <= high else None
+
+
+# --- other forms of replies ----------------------------------------------------------------------------------------
+
+
+class Reading(NamedTuple):
+    """What a pairwise reply says: the scores of the answers shown first and second where it gives any, and the
+    preference for the one shown first, 0 to 1."""
+
+    scores: Pair
+    preference: float
+
+
+def read_pair(text: str, form: str = "scores") -> Reading | None:
+    """Read a pairwise reply of a form of nbutils/judge_prompts.py; None where it is not one clear verdict."""
+    if form == "m/M":
+        weight = parse_weighted(text)
+        return None if weight is None else Reading(None, weight)
+    if form == "[[A]]":
+        letter = _only_verdict(text, r"[ABC]")
+        return None if letter is None else Reading(None, {"A": 1.0, "B": 0.0, "C": 0.5}[letter])
+    scores = _bracketed_pair(text) if form == "[[rating_a,rating_b]]" else parse_structured(text) or parse_scores(text)
+    return None if scores is None else Reading(scores, _compare(*scores))
+
+
+def read_single(text: str, form: str, low: float = 1, high: float = 10) -> float | None:
+    """Read the one score of a reply of the form `score` (its first line) or `[[rating]]`."""
+    if form == "score":
+        return parse_score(text, low, high)
+    found = _only_verdict(text, r"[0-9]{1,2}(?:\.[0-9]{1,4})?")
+    return float(found) if found is not None and low <= float(found) <= high else None
+
+
+def preference(score: float | None, other: float | None) -> float | None:
+    """1 for the higher score, 0.5 for equal ones, 0 for the lower, None where one is missing."""
+    if score is None or other is None:
+        return None
+    return _compare(score, other)
+
+
+def _compare(score: float, other: float) -> float:
+    return 0.5 + 0.5 * ((score > other) - (score < other))
+
+
+def parse_structured(text: str) -> Pair:
+    """The two grades of a JSON reply by our schema (nbutils/judge.py), or None for anything else."""
+    fields = _read_json(text)
+    grades = [fields.get(name) for name in ("grade_1", "grade_2")]
+    numbers = [grade for grade in grades if isinstance(grade, int | float) and not isinstance(grade, bool)]
+    known = [float(grade) for grade in numbers if 1 <= grade <= 10]
+    if len(known) < len(grades) or set(fields) - {"grade_1", "grade_2", "explanation"}:
+        return None
+    return known[0], known[1]
+
+
+def parse_weighted(text: str) -> float | None:
+    """The preference for `m` against `M`: by the log-probabilities stored with the reply, else by its one letter."""
+    fields = _read_json(text)
+    if set(fields) == {"text", "logprobs"} and isinstance(fields["logprobs"], dict):
+        weights = {name: _weight(fields["logprobs"], name) for name in ("m", "M")}
+        if total := sum(weights.values()):
+            return weights["m"] / total
+        text = str(fields["text"])
+    return {"m": 1.0, "M": 0.0}.get(text.strip())
+
+
+def _weight(logprobs: dict[str, float], name: str) -> float:
+    # One letter can be several tokens of a vocabulary, with and without a space before it.
+    return sum(math.exp(value) for token, value in logprobs.items() if token.strip() == name)
+
+
+def _read_json(text: str) -> dict[str, Any]:
+    stripped = text.strip()
+    if not stripped.startswith("{") or len(stripped) > LONGEST_JSON:
+        return {}
+    try:
+        found = json.loads(stripped, object_pairs_hook=_once)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(dict(pairs)) != len(pairs):
+        raise ValueError("a key occurs twice")
+    return dict(pairs)
+
+
+_QUOTED = re.compile(r"\"[^\"]*\"|“[^”]*”|«[^»]*»|`[^`]*`|'\[\[[^\[\]]*\]\]'")
+
+
+def _only_verdict(text: str, inside: str) -> str | None:
+    """The verdict in double brackets, where all of them agree and one stands, unquoted, on the first or last line.
+
+    FastChat takes the first one found anywhere, so that a verdict quoted from an answer decides.
+    """
+    # Verdicts of any sort count, so that an unknown one beside ours is no agreement.
+    found = set(re.findall(r"\[\[([^\[\]\n]{1,40})\]\]", text))
+    if len(found) != 1 or not re.fullmatch(inside, verdict := found.pop()):
+        return None
+    lines = text.strip().splitlines()
+    own_words = (_QUOTED.sub("", line[-LONGEST_JSON:]) for line in (lines[0], lines[-1]))
+    return verdict if any(f"[[{verdict}]]" in words for words in own_words) else None
+
+
+def _bracketed_pair(text: str) -> Pair:
+    found = _only_verdict(text, r"[0-9.]{1,7},\s*[0-9.]{1,7}")
+    return parse_scores(found) if found is not None else None
+
+
+# --- from two orders to a verdict ----------------------------------------------------------------------------------
 
 
 def verdict(first_order: Pair, swapped_order: Pair, rule: str = "exact") -> str:

@@ -3,17 +3,19 @@
 import contextlib
 import csv
 import json
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from chat_server import Answer, completion, serving
 
-from nbutils import artifacts, generate, judge, judge_files, settings
+from nbutils import artifacts, data, generate, judge, judge_files, settings
 from nbutils.errors import InputError
 from nbutils.judge import ORDERS, Pair, build_request, judge_pairs, summarise
 from nbutils.llm import Ledger
@@ -309,6 +311,34 @@ def test_the_stage_judges_ones_own_prompts(tmp_path, runs, no_data, monkeypatch)
     assert judge.run(profile) == made
 
 
+def test_another_prompt_or_prompt_file_makes_a_judging_stale(tmp_path, runs, no_data):
+    """What is asked belongs to the settings of the stage; so does a changed file of the same name."""
+    tiny, file = settings.load_profile("tiny"), tmp_path / "mine.toml"
+
+    def key(words):
+        template = f"{words} {{question}} {{answer_1}} {{answer_2}}"
+        file.write_text(f'name = "x"\ntype = "pairwise"\noutput_format = "scores"\nprompt_template = "{template}"\n')
+        os.utime(file, ns=(0, len(words)))
+        judging = tiny.judging.model_copy(update={"prompt": settings.PromptFile(file=str(file))})
+        return judge.plan(tiny.model_copy(update={"judging": judging}), "alpaca-1k-longest", 42).key
+
+    found = {key("Compare"), key("Compare them"), judge.plan(tiny, "alpaca-1k-longest", 42).key}
+    assert len(found) == 3 and key("Compare") in found
+
+
+def test_a_profile_names_its_prompt(tmp_path):
+    text = (Path(judge.__file__).parents[1] / "profiles" / "tiny.toml").read_text()
+    own = text.replace("[refining]", "[refining]\nprompt = { file = 'r.toml' }\nlength_factor = 2.0")
+    own = own.replace("[judging]", "[judging]\nprompt = { source = 'mt-bench-judge-prompts', name = 'pair-v2' }")
+    (tmp_path / "own.toml").write_text(own)
+    profile = settings.load_profile(tmp_path / "own.toml")
+    assert profile.judging.prompt == settings.PromptFile(source="mt-bench-judge-prompts", name="pair-v2")
+    assert profile.refining.prompt == settings.PromptFile(file="r.toml") and profile.refining.length_factor == 2
+    (tmp_path / "own.toml").write_text(own.replace("'pair-v2'", "'pair-v2', url = 'https://host/p'"))
+    with pytest.raises(InputError, match=r"judging\.prompt.*one of 'file', 'source' or 'url'"):
+        settings.load_profile(tmp_path / "own.toml")
+
+
 # --- the command ---------------------------------------------------------------------------------------------------
 
 
@@ -498,6 +528,140 @@ def test_a_missing_key_is_one_line(files, tmp_path, capsys, monkeypatch):
     status, printed, errors = run(capsys, *files, *options, "-o", tmp_path / "out")
     assert (status, printed) == (2, "")
     assert errors == ["error: judge 'm' needs a key: set the environment variable LIM_TEST_KEY"]
+
+
+# --- a folder holds one comparison ---------------------------------------------------------------------------------
+
+
+def held_by(folder):
+    return json.loads((folder / "judged.json").read_text())
+
+
+def test_other_judgments_are_never_replaced(files, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert run(capsys, *files, "--judge", "longer", "-o", out)[0] == 0
+    before = (out / "judgments.jsonl").read_bytes()
+    assert held_by(out)["what"] == "the judgments of longest against random"
+    other = write(tmp_path / "c.jsonl", answers_of("third", "one", "two", "three"))
+    for attempt in (
+        [other, files[1], "--judge", "longer"],
+        [*files, "--judge", "first"],
+        [*files[::-1], "--judge", "longer"],
+    ):
+        status, printed, errors = run(capsys, *attempt, "-o", out)
+        assert (status, printed, len(errors)) == (2, "", 1)
+        assert "holds the judgments of longest against random, judged by longer: give another folder" in errors[0]
+        assert (out / "judgments.jsonl").read_bytes() == before
+    write(files[0], answers_of("longest", "a long answer", "short", "changed"))
+    assert run(capsys, *files, "--judge", "longer", "-o", out)[0] == 2, "the same file with another answer in it"
+    (out / "judged.json").unlink()
+    assert "does not say what it is of" in run(capsys, *files, "--judge", "longer", "-o", out)[2][0]
+
+
+def test_more_prompts_are_a_continuation(files, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert run(capsys, *files, "--judge", "longer", "-o", out)[0] == 0
+    write(files[0], answers_of("longest", "a long answer", "short", "same size", "more"))
+    write(files[1], answers_of("random", "short", "a long answer", "size same", "less of it"))
+    status, printed, _ = run(capsys, *files, "--judge", "longer", "-o", out)
+    assert status == 0 and "asked 8, judged 8" in printed
+
+
+def test_another_prompt_is_another_comparison(files, tmp_path, capsys):
+    out = tmp_path / "out"
+    prompt = tmp_path / "mine.jsonl"
+    record = {"name": "mine", "type": "pairwise", "output_format": "[[A]]"}
+    write(prompt, [record | {"prompt_template": "{question}\n{answer_a}\n{answer_b}"}])
+    with serving(lambda number, question: "[[A]]" if question.startswith("Q") else "8 7") as server:
+        options = ("--judge", "fake-1", "--base-url", server.url, "-o", out)
+        assert run(capsys, *files, *options)[0] == 0
+        status, _, errors = run(capsys, *files, *options, "--prompt", prompt)
+    assert status == 2 and "judged by fake-1, another prompt: give another folder" in errors[0]
+
+
+# --- other prompts and forms of replies ----------------------------------------------------------------------------
+
+
+def test_fastchats_prompt_and_verdicts_in_letters(files, tmp_path, capsys, mirror):
+    """A server that prefers the longer answer, by the letter."""
+
+    def script(number, question):
+        first, second = re.findall(r"\[The Start of .*?Answer\]\n(.*?)\n\[The End", question, re.DOTALL)
+        letter = "A" if len(first) > len(second) else "B" if len(first) < len(second) else "C"
+        return f"Both are short.\n\n[[{letter}]]"
+
+    write(files[1], answers_of("random", "short", "a long answer", "size same"))
+    out, prompt = tmp_path / "out", mirror / "mt_bench" / "judge_prompts.jsonl"
+    with serving(script) as server:
+        options = ("--judge", "fake-1", "--base-url", server.url, "--prompt", prompt, "--prompt-name", "pair-v2")
+        status, printed, errors = run(capsys, *files, *options, "-o", out)
+    assert (status, errors) == (0, [])
+    rows = judgments_in(out)
+    assert preferences(rows) == [1, 1, 0, 0, 0.5, 0.5]
+    assert {row["form"] for row in rows} == {"[[A]]"} and {row["score_arm"] for row in rows} == {None}
+    assert "rule exact: win 1, tie 1, lose 1, unscored 0" in printed
+    assert judge.rescore([row | {"preference": None, "status": "unparsed"} for row in rows]) == rows
+
+
+def test_structured_output(ledger):
+    reply = '{"grade_1": 9, "grade_2": 4.5, "explanation": "It says: 1 10."}'
+    with serving(lambda number, question: reply) as server:
+        at = ENDPOINT.model_copy(update={"base_url": server.url, "structured": True})
+        rows = judge_pairs([pair()], at, ledger)
+    asked = server.asked[0]
+    schema = asked["response_format"]["json_schema"]
+    assert schema["strict"] is True and schema["schema"]["required"] == ["grade_1", "grade_2", "explanation"]
+    assert '"grade_1" is the grade of Answer 1' in server.questions()[0] and "first line" not in server.questions()[0]
+    assert [(row["score_arm"], row["score_baseline"]) for row in rows] == [(9, 4.5), (4.5, 9)]
+    assert preferences(rows) == [1, 0] and rows[0]["review"] == reply
+    plain = build_request(pair(), "arm_first", ENDPOINT)
+    assert plain.options == {} and plain.key != build_request(pair(), "arm_first", at).key
+
+
+def test_controls_are_asked_with_our_own_prompt(ledger):
+    other = judge.load_prompt(settings.PromptFile(file="data/prompts/alpaca-eval.toml"))
+    assert judge_pairs(PAIRS, control("longer"), ledger, other) == judge_pairs(PAIRS, control("longer"), ledger)
+
+
+def test_stored_reviews_are_read_anew_without_a_call(ledger):
+    rows = judge_pairs(PAIRS, control("longer"), ledger)
+    blank = {"score_arm": None, "score_baseline": None, "preference": None, "status": "unparsed"}
+    assert judge.rescore([row | blank for row in rows]) == rows
+    failed = rows[0] | blank | {"status": "failed", "review": "9 1"}
+    assert judge.rescore([failed]) == [failed], "an error's text is no review"
+
+
+def test_fewer_than_99_percent_have_no_headline(tmp_path, capsys):
+    mine = write(tmp_path / "a.jsonl", answers_of("x", *["long answer"] * 60))
+    theirs = write(tmp_path / "b.jsonl", answers_of("y", *["short"] * 60))
+    with serving(lambda number, question: "none" if "Question 7?" in question else "8 7") as server:
+        options = ("--judge", "fake-1", "--base-url", server.url, "-o", tmp_path / "out")
+        status, printed, _ = run(capsys, mine, theirs, *options)
+    assert status == 0 and "asked 120, judged 118, unparsed 2, failed 0" in printed
+    assert printed.count("no headline: 98.3% of the prompts were scored in both orders, 99% are needed") == 2
+    assert "net win +" not in printed.split("length alone")[0]
+
+
+def test_the_published_reviews_are_judged_through_the_same_code(mirror):
+    """Real GPT-4 and GPT-3.5 reviews of five test sets: counted by hand from the published scores."""
+    table = data.load_table("cherry-reviews").to_dict("records")
+    sides = {"arm": "cherry", "baseline": "alpaca", "measure": "chars"}
+    rows, expected = [], []
+    for record in table:
+        head = {"id": str(record["index"]), "test_set": record["test_set"], "judge": record["judge"]} | sides
+        head |= {"len_arm": len(record["Answer1"]), "len_baseline": len(record["Answer2"])}
+        for order, review in zip(ORDERS, (record["review"], record["review_reverse"]), strict=True):
+            rows.append(head | {"order": order, "review": review} | judge.score_review(review, order))
+        first, swapped = json.loads(record["scores"]), json.loads(record["scores_reverse"])
+        scale = all(score >= 1 for score in (*first, *swapped))
+        total = np.sign(first[0] - first[1]) + np.sign(swapped[1] - swapped[0])
+        expected.append((record["judge"], "unscored" if not scale else ["tie", "win", "lose"][int(np.sign(total))]))
+    for row in summarise(rows):
+        if row["test_set"] == "all" and row["rule"] == "exact":
+            for name in ("win", "tie", "lose", "unscored"):
+                assert row[name] == expected.count((row["judge"], name))
+            assert row["asked"] == 2060 == row["judged"] + row["unparsed"] + row["failed"]
+    assert sum(row["status"] == "unparsed" for row in rows) == 29
 
 
 # --- answer files of foreign making --------------------------------------------------------------------------------

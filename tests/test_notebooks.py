@@ -229,8 +229,8 @@ def test_what_a_model_writes_is_escaped_in_the_report(finished, tmp_path, monkey
     artifacts.write_json(answered.path("manifest.json"), stored)
     run.STAGES["07_length_bias"].run("tiny")
     text = report.run("tiny").path("report.html").read_text(encoding="utf-8")
-    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
-    assert "<script" not in text
+    assert r"\u003cscript\u003ealert(1)\u003c/script\u003e" in text
+    assert text.count("<script") == 2  # the data block and the page's own
     assert "onerror=alert(2)>" not in text
 
 
@@ -262,10 +262,10 @@ def test_the_report_opens_in_a_browser_and_asks_nobody(finished):
         page.on("request", lambda request: asked.append(request.url))
         page.on("console", lambda message: complaints.append(message.text))
         page.goto(report.as_uri())
-        page.locator("details").first.click()
-        assert page.locator("details[open] .two").first.is_visible()
+        page.locator(".row").nth(1).click()
+        assert page.locator("#detail .two").is_visible()
         widths = page.evaluate("[...document.images].map(image => image.naturalWidth)")
-        assert len(widths) == 3
+        assert len(widths) >= 11
         assert min(widths) > 600
         if picture := os.environ.get("LIM_SCREENSHOT"):
             page.screenshot(path=picture, full_page=True)

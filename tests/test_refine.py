@@ -1,15 +1,16 @@
 """Rewriting by a language model: what is taken out of its reply, and what becomes of a row without one."""
 
 import json
+import re
 
 import pytest
 from chat_server import Answer, completion, serving
 
-from nbutils import refine, select, settings
+from nbutils import data, refine, rewriting, select, settings
 from nbutils.errors import InputError
 from nbutils.refine import build_request, count_changes, extract_rewrite, rewrite_by_script
 from nbutils.rows import Row
-from nbutils.settings import JudgeModel, Refining
+from nbutils.settings import JudgeModel, PromptFile, Refining
 
 OPEN, CLOSE = refine.OPEN, refine.CLOSE
 
@@ -56,7 +57,9 @@ def test_a_request_shows_the_row_and_asks_for_the_tags():
     refiner = JudgeModel(name="r", kind="openai", model="m", base_url="http://127.0.0.1:1/v1")
     request = build_request(ROW, Refining(arm="a", refiner=refiner, max_tokens=99))
     asked = dict(request.messages)["user"]
-    assert asked.startswith("Request:\nName two colours.\n\nInput:\nOf the flag.\n\nAnswer:\nRed. Blue! And? So\n\n")
+    marker = re.match(r"The marker of this text is ([0-9a-f]{16})\.", asked)[1]
+    fenced = re.findall(rf"(\w+):\n<<{marker}>>\n(.*?)\n<</{marker}>>", asked, re.DOTALL)
+    assert fenced == [("Request", "Name two colours.\n\nInput:\nOf the flag."), ("Answer", "Red. Blue! And? So")]
     assert OPEN in asked and CLOSE in asked
     assert (request.model, request.endpoint, request.max_tokens, request.facts) == ("m", refiner.base_url, 99, {})
     assert "Input:" not in dict(build_request(ROW._replace(input=""), Refining(arm="a")).messages)["user"]
@@ -64,14 +67,25 @@ def test_a_request_shows_the_row_and_asks_for_the_tags():
 
 def test_counts_and_means():
     records = [
-        {"original": "one two three", "refined": "one two", "status": "rewritten"},
+        {"original": "one two three", "refined": "1. one\n2. two", "status": "rewritten", "flags": ["shorter"]},
         {"original": "one", "refined": "one", "status": "kept"},
         {"original": "one two", "refined": "one two", "status": "failed"},
-        {"original": "one two", "refined": "one two three four", "status": "rewritten"},
+        {"original": "Sorry, no.", "refined": "one two three four", "status": "rewritten", "flags": []},
     ]
-    assert count_changes(records) == {
-        "rows": 4, "rewritten": 2, "kept": 1, "failed": 1, "mean_before": 2.0, "mean_after": 2.25, "shorter": 1,
+    found = count_changes(records)
+    assert {name: found[name] for name in ("rows", "rewritten", "kept", "failed", "mean_before", "mean_after")} == {
+        "rows": 4, "rewritten": 2, "kept": 1, "failed": 1, "mean_before": 2.5, "mean_after": 2.75,
     }  # fmt: skip
+    assert {name: found[f"flag_{name}"] for name in rewriting.FLAGS} == {
+        "critique": 0, "markers": 0, "unclosed": 0, "longer": 0, "shorter": 1,
+    }  # fmt: skip
+    assert [found[name] for name in ("lists_before", "lists_after", "refusals_before", "refusals_after")] == [
+        0,
+        1,
+        1,
+        0,
+    ]
+    assert found["shorter"] == 0, "in words"
 
 
 def profile_with(**refining):
@@ -142,4 +156,81 @@ def test_who_rewrites(options, expected):
 def test_records_are_json(runs, no_data):
     made = refine.run(profile_with(rows=1))
     (line,) = made.path("refined.jsonl").read_text(encoding="utf-8").splitlines()
-    assert set(json.loads(line)) == {"id", "instruction", "original", "refined", "status"}
+    assert set(json.loads(line)) == {"id", "instruction", "original", "refined", "status", "flags"}
+
+
+# --- checks on what comes back -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rewritten", "expected"),
+    [
+        ("A better text of some length.", []),
+        ("The provided answer lacks detail. To improve it, add examples.", ["critique"]),
+        ("To improve the quality of the answer, one could add a table.", ["critique"]),
+        ("Upon reviewing the provided song, it is evident that it lacks depth.", ["critique"]),
+        ("- Helpfulness: it helps little.", ["critique"]),
+        ("The answer could be longer and say more.", ["critique"]),
+        ("The answer is 12, since 3 times 4 is 12.", []),
+        ("The provided light is warm.", []),
+        ("Fine.\n\n[Improved Answer]\nFiner text here.", ["markers"]),
+        ("**Better Answer**\nFiner text here, much finer.", ["markers"]),
+        ("<<0123456789abcdef>>\nFiner text here.\n<</0123456789abcdef>>", ["markers"]),
+        ("It holds cafe0123cafe0123 somewhere.", ["markers"]),
+        ("x" * 121, ["longer"]),
+        ("x" * 120, []),
+        ("x" * 14, []),
+        ("x" * 13, ["shorter"]),
+    ],
+)
+def test_flags(rewritten, expected):
+    assert rewriting.find_flags("An answer of " + 27 * ".", rewritten, 3.0, "cafe0123cafe0123") == expected
+
+
+def test_what_the_original_says_itself_is_no_fault():
+    text = "The provided answer lacks detail, says the teacher."
+    assert rewriting.find_flags(text, text + " Indeed.", 3.0) == []
+
+
+def test_a_reply_without_its_end_is_flagged_and_a_critique_keeps_the_original(runs, no_data, monkeypatch):
+    monkeypatch.setenv("LIM_TEST_KEY", "sk-canary-0f")
+    critique = f"Hm.\n{OPEN}\nThe provided answer lacks relevance.\n{CLOSE}"
+    long = "word " * 400
+    replies = [critique, f"Hm.\n{OPEN}\n{long}", f"Hm.\n{OPEN}\n[Revised Answer]\n{long}\n{CLOSE}"]
+    with serving(lambda number, question: replies[number]) as server:
+        at = {"base_url": server.url, "key_variable": "LIM_TEST_KEY", "concurrency": 1}
+        made = refine.run(profile_with(rows=3, refiner=JudgeModel(name="r", kind="openai", model="m", **at)))
+    records = refine.load_refined(made)
+    assert [record["status"] for record in records] == ["kept", "rewritten", "kept"]
+    assert ["critique" in record["flags"] for record in records] == [True, False, False]
+    assert "unclosed" in records[1]["flags"] and "markers" in records[2]["flags"]
+    assert records[0]["refined"] == records[0]["original"] and records[2]["refined"] == records[2]["original"]
+    assert records[1]["refined"] == long.strip()
+    assert (made.facts["kept"], made.facts["flag_critique"], made.facts["flag_unclosed"]) == (2, 1, 1)
+
+
+def test_a_prompt_of_ones_own_with_other_tags(tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text(
+        'name = "mine"\ntype = "rewrite"\noutput_format = "tags"\ntags = ["<new>", "</new>"]\n'
+        'prompt_template = "Q {question} A {answer}"\n'
+    )
+    refiner = JudgeModel(name="r", kind="openai", model="m")
+    given = Refining(arm="a", refiner=refiner, prompt=PromptFile(file=str(file)))
+    prompt = refine.load_prompt(given)
+    assert build_request(ROW, given).messages == (
+        ("user", "Q Name two colours.\n\nInput:\nOf the flag. A " + ROW.response),
+    )
+    assert extract_rewrite("<new>x</new> y", prompt.tags) == "x"
+    assert refine.load_prompt(Refining(arm="a")).name == "refine", "the stand-in knows our own only"
+
+
+def test_the_released_rewritings_are_checked_as_ours_are(mirror):
+    """Counted by eye: 35 of the 1,000 speak of the answer instead of giving one; no original does."""
+    originals = {row.id: row.response for row in data.load_rows("alpaca-1k-longest-published")}
+    rewritten = data.load_rows("alpaca-1k-longest-refined")
+    flags = [rewriting.find_flags(originals[row.id], row.response, 3.0) for row in rewritten]
+    assert sum("critique" in found for found in flags) == 35
+    assert sum("markers" in found for found in flags) == 1
+    assert [sum(name in found for found in flags) for name in ("longer", "shorter")] == [2, 24]
+    assert not any(map(rewriting.is_critique, originals.values()))

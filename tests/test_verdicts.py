@@ -82,6 +82,10 @@ PAIRS = {
     "Final verdict: 8 9": (8, 9),
     "The scores are 8 and 9.": (8, 9),
     "8 points and 9 points respectively": (8, 9),
+    "My scores: 8 9": (8, 9),
+    "Here are the scores: 8 9": (8, 9),
+    "I would give 8 and 9.": (8, 9),
+    "I give Assistant 1 an 8 and Assistant 2 a 9.": (8, 9),
     # out of ten
     "8/10 and 7/10": (8, 7),
     "8/10 7/10": (8, 7),
@@ -140,6 +144,7 @@ NO_PAIR = [
     # two verdicts, labels that do not tell the sides apart, a verdict with a remark
     *("8 9 or 7 9", "8 9; 7 9", "8 9 / 7 9", "Assistant 1: 8, Assistant 1: 9", "Assistant 12: 8, Assistant 2: 9"),
     *("Assistant 1: 8\nAssistant 2: 9", "Answer 1 is better: 8 9", "8 9 because of Answer 1", "Score 1: 8, Score 2: 9"),
+    *("I would give the answer that says 10 1", "Here is a tie: 8", "I give 8 9 and 7", "A: 8 B: 9", "1: 8, 2: 9"),
     *("Let me compare them.\n8 9", "<b>8 9</b>", '{"a": 8, "b": 9}', "8 9\x00", "8 " * 200, "score " * 60 + "8 9"),
 ]
 
@@ -229,6 +234,134 @@ def test_no_text_crashes_and_a_pair_lies_within_1_and_10(text):
 @given(st.text(max_size=80), score, score)
 def test_later_lines_change_nothing(text, first, second):
     assert parse_scores(f"{first} {second}\n{text}") == (float(first), float(second))
+
+
+# --- other forms of replies ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("reply", "expected"),
+    [
+        ('{"grade_1": 8, "grade_2": 7.5, "explanation": "because"}', (8, 7.5)),
+        (' {"explanation": "10 1", "grade_2": 7, "grade_1": 8}\n', (8, 7)),
+        ('{"grade_1": 8, "grade_2": 7}', (8, 7)),
+        ('{"grade_1": 11, "grade_2": 7}', None),
+        ('{"grade_1": 0.5, "grade_2": 7}', None),
+        ('{"grade_1": NaN, "grade_2": 7}', None),
+        ('{"grade_1": Infinity, "grade_2": 7}', None),
+        ('{"grade_1": true, "grade_2": 7}', None),
+        ('{"grade_1": "8", "grade_2": 7}', None),
+        ('{"grade_1": null, "grade_2": 7}', None),
+        ('{"grade_1": 8}', None),
+        ('{"grade_1": 8, "grade_2": 7, "grade_1": 1}', None),
+        ('{"grade_1": 8, "grade_2": 7, "grade_3": 1}', None),
+        ('{"grade_1": 8, "grade_2": 7', None),
+        ('[{"grade_1": 8, "grade_2": 7}]', None),
+        ('{"grade_1": 8, "grade_2": 7} {"grade_1": 1, "grade_2": 9}', None),
+        ('The answer says {"grade_1": 10, "grade_2": 1}', None),
+        ("{" * 100_000, None),
+        ('{"a":' * 10_000, None),
+        ("", None),
+    ],
+)
+def test_a_structured_reply(reply, expected):
+    assert verdicts.parse_structured(reply) == expected
+    read = verdicts.read_pair(reply)
+    assert (read and read.scores) == expected
+
+
+@pytest.mark.parametrize(
+    ("reply", "expected"),
+    [
+        ("Both are fine, but A has more. [[A]]", 1.0),
+        ("Long talk.\n\n[[B]]", 0.0),
+        ("[[C]]\nThey are equal.", 0.5),
+        ("My verdict is [[A]].\nSo, finally: [[A]]", 1.0),
+        ('Assistant A writes "[[A]]" into its answer.\n\n[[B]]', None),  # two verdicts
+        ('The answer says "[[A]]".', None),  # quoted, and no verdict of its own
+        ("The answer says '[[A]]' and I refuse.", None),
+        ("It is [[A]] or [[B]]", None),
+        ("I would say\n[[A]]\nbut am not sure.", None),  # neither on the first nor on the last line
+        ("[[D]]", None),
+        ("[[A]] [[10]]", None),
+        ("[A]", None),
+        ("[[a]]", None),
+        ("", None),
+        ("x" * 1_000_000 + " [[B]]", 0.0),
+        ("[[" * 500_000, None),
+    ],
+)
+def test_a_verdict_in_brackets(reply, expected):
+    read = verdicts.read_pair(reply, "[[A]]")
+    assert (None if read is None else read.preference) == expected
+    assert read is None or read.scores is None
+
+
+@pytest.mark.parametrize(
+    ("reply", "expected"),
+    [("Fine.\n[[8, 9.5]]", (8, 9.5)), ("[[8,7]]", (8, 7)), ("[[8]] [[7]]", None), ("[[0, 7]]", None), ("8 7", None)],
+)
+def test_two_ratings_in_brackets(reply, expected):
+    read = verdicts.read_pair(reply, "[[rating_a,rating_b]]")
+    assert (read and read.scores) == expected
+
+
+@pytest.mark.parametrize(
+    ("reply", "expected"),
+    [
+        ("Good.\nRating: [[8]]", 8), ("[[7.5]]\nwhy", 7.5), ("Rating: [[10]]", 10), ("Rating: [[11]]", None),
+        ("[[0]]", None), ("[[8]] or [[9]]", None), ("Rating: 8", None), ('It says "Rating: [[10]]"', None),
+        ('"Give [[10]] to it" it says', None),
+        ('It says "[[10]]".', None), ('It says "[[10]]".\nRating: [[2]]', None), ("[[nan]]", None), ("[[8/10]]", None),
+    ],
+)  # fmt: skip
+def test_a_rating_in_brackets(reply, expected):
+    assert verdicts.read_single(reply, "[[rating]]") == expected
+
+
+@pytest.mark.parametrize(
+    ("reply", "scale", "expected"),
+    [
+        ("8", (1, 10), 8), ("**8.5**\nwhy 3 things", (1, 10), 8.5), ("Score: 8/10", (1, 10), 8),
+        ("8 out of 10.", (1, 10), 8), ("Rating: 4.5", (0, 5), 4.5), ("4.5/5", (0, 5), 4.5),
+        ("0", (0, 5), 0), ("4/10", (0, 5), None), ("6", (0, 5), None),
+        ("8 9", (1, 10), None), ("", (1, 10), None), ("eight", (1, 10), None),
+        ("0", (1, 10), None), ("-3", (0, 5), None), ("nan", (0, 5), None),
+        ("4,5", (0, 5), None), ("I give it 4", (0, 5), None), ('"5"', (0, 5), None),
+        ("５", (0, 5), None), ("4 " * 500_000, (0, 5), None), ("\n\n3\n5", (0, 5), 3),
+    ],
+)  # fmt: skip
+def test_one_score(reply, scale, expected):
+    assert verdicts.parse_score(reply, *scale) == verdicts.read_single(reply, "score", *scale) == expected
+
+
+def weighted(text, **logprobs):
+    return json.dumps({"text": text, "logprobs": logprobs})
+
+
+@pytest.mark.parametrize(
+    ("reply", "expected"),
+    [
+        ("m", 1.0), (" M\n", 0.0), ("x", None), ("m M", None), ("", None), ("**m**", None),
+        # the log-probabilities of the example in alpaca_eval's parser
+        (weighted("M", M=-0.017597131, m=-4.048847, Both=-14.9), 1 / (1 + math.exp(4.048847 - 0.017597131))),
+        (weighted("m", m=-0.1), 1.0),
+        (weighted("The", The=-0.1, m=-3.0, M=-3.0), 0.5),
+        (weighted("m", The=-0.1), 1.0),  # neither letter among them: the text decides
+        (weighted("The", The=-0.1), None),
+        (json.dumps({"text": "M", "logprobs": {"M": -0.7, " m": -0.7, "m": -50}}), 0.5),
+    ],
+)  # fmt: skip
+def test_a_weighted_letter(reply, expected):
+    found = verdicts.parse_weighted(reply)
+    assert found == (None if expected is None else pytest.approx(expected, abs=1e-6))
+
+
+@settings(deadline=None)
+@given(st.text(), st.sampled_from(["scores", "[[A]]", "[[rating_a,rating_b]]", "m/M"]))
+def test_no_reply_of_any_form_crashes(text, form):
+    read = verdicts.read_pair(text, form)
+    assert read is None or 0 <= read.preference <= 1
 
 
 # --- real reviews --------------------------------------------------------------------------------------------------

@@ -1,0 +1,336 @@
+"""The report: built from fresh results only, nothing that a model wrote runs, and it opens at once at real size."""
+
+import base64
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from report_run import ARM, BASELINE, make_answers, make_judgments, make_profile, open_page, write_run
+
+from nbutils import data, figures, report, report_pairs
+from nbutils.errors import InputError
+from nbutils.settings import load_profile
+
+TABLES = figures.FOLDER / "tables"
+
+PAYLOADS = [
+    "<script>window.pwned = 1</script>",
+    "</script><script>window.pwned = 1</script>",
+    "</SCRIPT ><script>window.pwned = 1//",
+    "<!--<script>window.pwned = 1</script>-->",
+    "--><script>window.pwned = 1</script>",
+    "<!--<script>",
+    "]]><script>window.pwned = 1</script>",
+    "<img src=x onerror='window.pwned = 1'>",
+    "<svg/onload=window.pwned=1>",
+    "<svg><script>window.pwned = 1</script></svg>",
+    "<iframe srcdoc='<script>parent.pwned = 1</script>'></iframe>",
+    "<iframe src='javascript:parent.pwned = 1'></iframe>",
+    "<a href='javascript:window.pwned = 1' autofocus onfocus='window.pwned = 1'>x</a>",
+    "<body onload='window.pwned = 1'>",
+    "<details open ontoggle='window.pwned = 1'><summary>x</summary></details>",
+    "<input autofocus onfocus='window.pwned = 1'>",
+    "<video><source onerror='window.pwned = 1'></video>",
+    "<math><mtext></mtext><script>window.pwned = 1</script></math>",
+    "<link rel=stylesheet href='https://example.org/x.css'>",
+    "<meta http-equiv=refresh content='0;url=https://example.org'>",
+    "<base href='https://example.org/'>",
+    "<form action='https://example.org'><button autofocus>x</button></form>",
+    "<object data='data:text/html,<script>parent.pwned = 1</script>'></object>",
+    "<style>* { display: none }</style>",
+    "</style><script>window.pwned = 1</script>",
+    "</title><script>window.pwned = 1</script>",
+    '"><script>window.pwned = 1</script>',
+    "' onmouseover='window.pwned = 1' x='",
+    "{{ 7 * 7 }}{% raw %}${window.pwned = 1}",
+    "\\u003cscript\\u003ewindow.pwned = 1\\u003c/script\\u003e",
+    "\u2028window.pwned = 1\u2029//\x00\ud800 \u202e<script>",
+    '", "judges": {}}]; window.pwned = 1; //',
+    "__proto__",
+]
+
+
+def make_run(folder, texts, names=None):
+    """A run whose prompts, answers and reviews are the given texts, and whose ids, sets and judges are `names`."""
+    names = names or ["sample"] * len(texts)
+    mine, theirs = (make_answers(arm, texts, texts) for arm in (ARM, BASELINE))
+    for number, name in enumerate(names):
+        for answer in (mine[number], theirs[number]):
+            answer |= {"id": f"{number} {name}", "test_set": name}
+    judgments = make_judgments(mine, theirs, [(f"8 6\n{text}", text) for text in texts])
+    judgments += make_judgments(mine, theirs, [("6 8", "6 8") for _ in texts], names[0])
+    return write_run(folder, mine, theirs, judgments, TABLES)
+
+
+@pytest.fixture(scope="module")
+def attacked(tmp_path_factory):
+    """The report of a run full of payloads, as a file."""
+    folder = tmp_path_factory.mktemp("attacked")
+    # Half of them in names as well, which reach tables, menus and figures too.
+    names = [text.replace("\x00", "").replace("\ud800", "") for text in PAYLOADS]
+    path = folder / "report.html"
+    path.write_text(report.render(make_profile(), 42, make_run(folder, PAYLOADS, names)), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def harmless(tmp_path_factory):
+    """The report of a run of the same size with plain texts, as a file."""
+    folder = tmp_path_factory.mktemp("harmless")
+    texts = [f"plain text number {number} " + "word " * (number % 7) for number in range(len(PAYLOADS))]
+    path = folder / "report.html"
+    path.write_text(report.render(make_profile(), 42, make_run(folder, texts)), encoding="utf-8")
+    return path
+
+
+# --- nothing that a model wrote is markup --------------------------------------------------------------------------
+
+
+class Tags(HTMLParser):
+    """Counts the tags of a page, with the names of their attributes."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def handle_starttag(self, tag, attributes):
+        self.seen.append((tag, tuple(name for name, _ in attributes)))
+
+
+def tags_of(path):
+    parser = Tags()
+    parser.feed(path.read_text(encoding="utf-8"))
+    return parser.seen
+
+
+def test_payloads_add_no_tag_and_no_attribute(attacked, harmless):
+    assert set(tags_of(attacked)) == set(tags_of(harmless))
+    scripts = [attributes for tag, attributes in tags_of(attacked) if tag == "script"]
+    assert scripts == [("type", "id"), ()]
+
+
+def test_policy_lets_in_the_projects_own_style_and_script_alone(harmless):
+    text = harmless.read_text(encoding="utf-8")
+    policy = re.search('Content-Security-Policy" content="([^"]*)"', text)[1].replace("&#39;", "'")
+    assert policy.startswith("default-src 'none'; img-src data:; ")
+    assert "unsafe" not in policy
+    assert "require-trusted-types-for 'script'" in policy
+    for tag in ("style", "script"):
+        content = re.search(f"<{tag}>(.*?)</{tag}>", text, re.DOTALL)[1]
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}'" in policy
+    assert re.findall(r"https?://", text) == []
+    assert " style=" not in text
+    assert " on" not in "".join(f" {name}" for _, names in tags_of(harmless) for name in names)
+
+
+@given(
+    st.recursive(st.text() | st.integers() | st.none(), lambda part: st.lists(part) | st.dictionaries(st.text(), part))
+)
+def test_data_block_is_json_that_no_parser_of_html_can_leave(value):
+    text = report_pairs.to_json(value)
+    assert json.loads(text) == value
+    assert text.isascii()
+    assert not set("<>&") & set(text)
+
+
+# --- pairs ---------------------------------------------------------------------------------------------------------
+
+
+def test_pairs_hold_both_answers_and_every_review(tmp_path):
+    found = make_run(tmp_path, ["one", "two words"])
+    first, second = report.collect_pairs(found, "exact")
+    assert first["mine"] == {"text": "one", "chars": 3, "tokens": 1, "finish": "stop"}
+    assert (second["arm"], second["baseline"], second["prompt"]) == (ARM, BASELINE, "two words")
+    reviews = second["judges"]["reference"]["reviews"]
+    assert reviews == [
+        ["arm_first", "judged", 8.0, 6.0, "8 6\ntwo words"],
+        ["baseline_first", "unparsed", None, None, "two words"],
+    ]
+    assert second["judges"]["reference"]["verdict"] == "unscored"
+    # 6 8 in both orders: the arm loses when first and wins when second.
+    assert second["judges"]["sample"]["verdict"] == "tie"
+
+
+def test_what_does_not_fit_is_left_out_evenly_and_counted():
+    pairs = [{"id": str(number), "judges": {"x": {"reviews": [1, 2]}}, "text": "x" * 100} for number in range(100)]
+    whole, part = report_pairs.pack(pairs), report_pairs.pack(pairs, 5_000)
+    assert (whole.shown, whole.total, whole.reviews) == (100, 100, 200)
+    assert 25 <= part.shown < 50
+    assert len(part.json) <= 5_000
+    assert part.reviews == 2 * part.shown
+    kept = [int(pair["id"]) for pair in json.loads(part.json)]
+    assert kept[0] < 5
+    assert kept[-1] > 95 - 100 // len(kept)
+    assert report_pairs.pack(pairs, 50).shown == 0
+
+
+def test_a_huge_answer_is_shortened():
+    answer = {"prompt": "p", "response": "x" * 10**6, "n_tokens": 5, "finish_reason": "length"}
+    judgment = {"id": "1", "test_set": "s", "arm": "a", "baseline": "b", "judge": "j", "order": "arm_first"}
+    judgment |= {"status": "failed", "score_arm": None, "score_baseline": None, "review": None}
+    (pair,) = report_pairs.collect([judgment], {arm: {("s", "1"): answer} for arm in "ab"}, "exact")
+    assert pair["mine"]["text"].endswith("… (1,000,000 characters)")
+    assert pair["mine"]["chars"] == 10**6
+    assert pair["judges"]["j"] == {"verdict": "unscored", "reviews": [["arm_first", "failed", None, None, ""]]}
+
+
+def test_too_few_prompts_for_an_analysis_make_a_report_all_the_same(tmp_path):
+    html = report.render(make_profile(), 42, make_run(tmp_path, ["one", "two words"]))
+    assert "too few judged prompts" in html
+    assert "2 of 2 pairs of answers, with 8 reviews" in html
+
+
+# --- what it says --------------------------------------------------------------------------------------------------
+
+
+def test_a_run_of_the_tiny_model_settles_nothing_but_the_data(harmless):
+    text = harmless.read_text(encoding="utf-8")
+    chips = re.findall(r'<td class="verdict"><span class="chip [a-z-]+">([^<]*)</span>', text)
+    assert {verdict: chips.count(verdict) for verdict in set(chips)} == {"reproduced": 8, "not run": 36}
+    assert "tiny model: shows the machinery, not the paper&#39;s result.</strong> Nothing in this run speaks" in text
+
+
+def test_settings_are_listed_without_what_is_not_set():
+    profile = load_profile("tiny")
+    rows = {row["setting"]: row["value"] for row in report.flatten(profile.model_dump(mode="json"))}
+    assert rows["generation.max_new_tokens"] == str(profile.generation.max_new_tokens)
+    assert rows["arms"] == "alpaca-1k-longest, alpaca-1k-random-7"
+    assert rows["judging.judges.2.kind"] == "longer"
+    assert "model.base_url" not in rows
+    assert "None" not in rows.values()
+
+
+def test_nothing_is_reported_before_it_was_computed(no_data, runs):
+    with pytest.raises(InputError, match=r"'explore' is missing or stale: run `python -m nbutils\.run tiny`"):
+        report.run("tiny")
+
+
+def test_a_changed_number_of_the_paper_makes_the_report_stale(no_data, runs, tmp_path, monkeypatch):
+    before = report.plan("tiny")
+    shutil.copytree(report.paper_numbers.FOLDER, tmp_path / "published")
+    monkeypatch.setattr(report.paper_numbers, "FOLDER", tmp_path / "published")
+    assert report.plan("tiny").key == before.key
+    (tmp_path / "published" / "mt-bench.csv").write_text("base,arm,score\n", encoding="utf-8")
+    assert report.plan("tiny").key != before.key
+
+
+def test_importing_the_report_brings_in_neither_torch_nor_statsmodels():
+    code = "import sys, nbutils.report; print([name for name in ('torch', 'statsmodels') if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+# --- in a browser --------------------------------------------------------------------------------------------------
+
+
+def needs_browser():
+    return shutil.which("chromium") or pytest.skip("needs chromium")
+
+
+@pytest.mark.system
+def test_no_payload_runs_and_every_one_is_shown_as_it_is(attacked):
+    with open_page(attacked, needs_browser()) as (page, asked, complaints):
+        page.locator("#list").focus()
+        for text in PAYLOADS:
+            shown = page.locator("#detail .two .text").first.evaluate("element => element.textContent")
+            assert shown == text
+            page.keyboard.press("j")
+        page.wait_for_timeout(300)
+        assert page.evaluate("window.pwned") is None
+        assert page.locator("#detail script, #detail img, #detail iframe, #rows img").count() == 0
+        assert (
+            page.evaluate(
+                "() => { try { document.body.innerHTML = '<b>x</b>'; return 'set' } catch { return 'refused' } }"
+            )
+            == "refused"
+        )
+    assert asked == []
+    assert [text for text in complaints if "TrustedHTML" not in text] == []
+
+
+@pytest.mark.system
+def test_keys_filters_and_search(harmless):
+    with open_page(harmless, needs_browser()) as (page, asked, complaints):
+        title, count = page.locator("#detail h3"), page.locator("#count")
+        assert title.text_content() == "sample/0 sample"
+        page.keyboard.press("j")
+        page.keyboard.press("j")
+        page.keyboard.press("k")
+        assert title.text_content() == "sample/1 sample"
+        page.keyboard.press("/")
+        page.keyboard.type("jumper NUMBER 12")
+        assert count.text_content() == f"0 of {len(PAYLOADS)} pairs"
+        assert "No pair passes" in page.locator("#detail").text_content()
+        page.locator("#search").fill("NUMBER 12 ")
+        assert count.text_content() == f"1 of {len(PAYLOADS)} pairs"
+        page.keyboard.press("Escape")
+        assert title.text_content() == "sample/12 sample"
+        page.locator("#search").fill("")
+        assert title.text_content() == "sample/12 sample"  # the chosen pair stays chosen
+        page.locator("#list").focus()
+        page.keyboard.press("End")
+        assert page.locator(".row[aria-selected=true]").get_attribute("aria-posinset") == str(len(PAYLOADS))
+        page.locator("#verdict").select_option("win")
+        assert count.text_content() == f"0 of {len(PAYLOADS)} pairs"
+        page.locator("#verdict").select_option("unscored")
+        assert count.text_content() == f"{len(PAYLOADS)} of {len(PAYLOADS)} pairs"
+        page.locator("#judge").select_option("sample")
+        assert count.text_content() == f"0 of {len(PAYLOADS)} pairs"
+        page.locator("#verdict").select_option("")
+        page.locator("#length").select_option("longer")
+        assert count.text_content() == f"0 of {len(PAYLOADS)} pairs"
+        page.locator("#length").select_option("equal")
+        assert count.text_content() == f"{len(PAYLOADS)} of {len(PAYLOADS)} pairs"
+        widths = page.evaluate("[...document.images].map(image => image.naturalWidth)")
+        assert len(widths) >= 11
+        assert min(widths) > 600
+    assert asked == complaints == []
+
+
+@pytest.mark.system
+def test_without_javascript_the_rest_can_be_read(harmless):
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=needs_browser(), args=["--no-sandbox"])
+        page = browser.new_context(java_script_enabled=False).new_page()
+        page.goto(harmless.as_uri())
+        assert page.get_by_text("needs JavaScript").is_visible()
+        assert page.locator(".minute").get_by_text("the official code masks exactly").is_visible()
+        assert not page.locator("#browser").is_visible()
+        browser.close()
+
+
+@pytest.mark.system
+def test_a_thousand_pairs_open_in_under_a_second(tmp_path, mirror):
+    records = data.load_table("cherry-reviews").query("judge == 'gpt4'").to_dict("records")
+    mine, theirs = (
+        [
+            answer | {"test_set": record["test_set"], "id": str(record["index"])}
+            for record in records
+            for answer in make_answers(arm, [record[side]], [str(record["prompt"])])
+        ]
+        for arm, side in ((ARM, "Answer1"), (BASELINE, "Answer2"))
+    )
+    judgments = make_judgments(mine, theirs, [(record["review"], record["review_reverse"]) for record in records])
+    path = tmp_path / "report.html"
+    html = report.render(make_profile(), 42, write_run(tmp_path, mine, theirs, judgments, TABLES))
+    path.write_text(html, encoding="utf-8")
+    assert "1,030 of 1,030 pairs of answers, with 2,060 reviews" in html
+    assert path.stat().st_size <= 8_000_000
+    # The best of three: what is asked is what the page takes, not what else the machine was doing.
+    assert min(seconds_to_ready(path) for _ in range(3)) < 1
+
+
+def seconds_to_ready(path):
+    with open_page(path, needs_browser()) as (page, _, complaints):
+        assert page.locator(".row").count() < 40
+        assert complaints == []
+        return page.evaluate("performance.getEntriesByName('pairs-ready')[0].startTime / 1000")
