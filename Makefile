@@ -4,14 +4,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PROFILE ?= tiny
+LAB_ROOT ?= $(CURDIR)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test test-all run figures bench lab lint format setup setup-dev clean help
+.PHONY: demo test test-all test-long run figures bench lab lint format setup setup-dev clean help
 
 help:
 	@echo "make demo       install and run the whole loop on the profile 'tiny' (three to four minutes on 2 cores)"
 	@echo "make test       lint, types and all tests that need only Python"
 	@echo "make test-all   make test, then what needs a system package (a browser)"
+	@echo "make test-long  every notebook in a real JupyterLab, many kills: half an hour"
 	@echo "make run PROFILE=colab-t4   run a profile on this machine"
 	@echo "make figures    redraw figures/ from the committed tables"
 	@echo "make bench      the measured aims that this machine can check"
@@ -43,8 +45,9 @@ demo: setup
 run: setup
 	$(BIN)/python -m nbutils.run $(PROFILE)
 
+# The root is the repository, so that the notebooks' links to figures/ and docs/ lead somewhere.
 lab: setup
-	$(BIN)/jupyter lab notebooks
+	$(BIN)/jupyter lab --ServerApp.root_dir="$(LAB_ROOT)" --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb
 
 figures: setup
 	$(BIN)/python -m nbutils.figures
@@ -65,10 +68,13 @@ format: setup-dev
 	$(BIN)/ruff format .
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not system"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not system and not long"
 
 test-all: test
-	$(BIN)/python -m pytest -m system
+	$(BIN)/python -m pytest -m "system and not long"
+
+test-long: setup-dev
+	$(BIN)/python -m pytest -m long
 
 clean:
 	rm -rf runs .pytest_cache .mypy_cache .ruff_cache

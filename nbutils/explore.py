@@ -170,30 +170,6 @@ def show_examples(rows: Sequence[Row], first: int = 1, count: int = 3, character
     return notebook.Table(records)
 
 
-def browse(examples: dict[str, list[Row]]) -> Any:
-    """A menu of selections and a slider through their rows; a plain table where there are no widgets."""
-    if not _has_widgets():
-        return show_examples(next(iter(examples.values())))
-    import ipywidgets
-
-    menu = ipywidgets.Dropdown(options=list(examples), description="selection")
-    slider = ipywidgets.IntSlider(1, 1, max(map(len, examples.values())), description="place", continuous_update=False)
-    return ipywidgets.interactive(
-        lambda selection, place: show_examples(examples[selection], min(place, len(examples[selection])), 1, 4000),
-        selection=menu,
-        place=slider,
-    )
-
-
-def _has_widgets() -> bool:
-    try:
-        import ipywidgets  # noqa: F401
-        from IPython import get_ipython
-    except ImportError:
-        return False
-    return get_ipython() is not None
-
-
 # --- the command ---------------------------------------------------------------------------------------------------
 
 

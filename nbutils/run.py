@@ -1,16 +1,23 @@
 """Run a profile on this machine: the numbered notebooks in order, by papermill, arm by arm.
 
-    python -m nbutils.run PROFILE [--offline] [--all]
+    python -m nbutils.run PROFILE [--offline] [--all] [--check]
+    python -m nbutils.run PROFILE --only 02_select [-p arm alpaca-1k-shortest] [-p seed 7]
 
 A notebook whose stage is fresh is skipped, so a second call is quick and an interrupted one continues. The executed
-notebooks are kept in runs/<profile>/notebooks.
+notebooks are kept in runs/<profile>/notebooks. `--only` executes one notebook alone, and refuses parameters that
+papermill would only warn of; `--check` reads one's own files to their ends and runs nothing.
 """
 
+import ast
 import os
+import re
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
+
+from filelock import FileLock
 
 from nbutils import (
     ROOT,
@@ -23,6 +30,8 @@ from nbutils import (
     generate,
     judge,
     length_bias,
+    notebook,
+    own_files,
     refine,
     report,
     select,
@@ -107,44 +116,118 @@ def is_done(step: Step) -> bool:
     return step.output.is_file() and artifacts.fresh_manifest(step.plan()) is not None
 
 
+# --- one notebook --------------------------------------------------------------------------------------------------
+
+
+class ProgressLog:
+    """A text stream that passes on a kernel's lines of progress (nbutils/progress.py), indented, to the log of a run.
+
+    What else its libraries say stays in the executed notebook.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream, self._rest = stream, ""
+
+    def write(self, text: str) -> None:
+        """Pass on the lines of progress that are complete."""
+        *lines, self._rest = (self._rest + text).split("\n")
+        for line in lines:
+            if " elapsed, " in line:
+                self._stream.write(f"      {line.strip()}\n")
+
+    def flush(self) -> None:
+        """Flush the stream behind."""
+        self._stream.flush()
+
+
 def execute(step: Step) -> None:
     """Execute one notebook; a failed one keeps its traceback in a file of its own, and raises InputError."""
-    import papermill
+    execute_notebook(ROOT / "notebooks" / f"{step.notebook}.ipynb", step.output, step.parameters)
 
-    source = ROOT / "notebooks" / f"{step.notebook}.ipynb"
-    refuse_unknown(source, step.parameters)
-    step.output.parent.mkdir(parents=True, exist_ok=True)
-    part = step.output.with_suffix(".part.ipynb")
+
+def execute_notebook(source: Path, output: Path, parameters: Mapping[str, Any]) -> None:
+    """Execute a notebook with papermill; `output` appears when it has succeeded, and nothing is there before.
+
+    A failed notebook is kept, traceback included, as <output>.failed.ipynb. Two runs of one notebook wait for each
+    other. Raises InputError for a failure, a parameter that the notebook does not declare, and a value like a key.
+    """
+    refuse_keys(source, parameters)
+    refuse_unknown(source, parameters)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    failed = output.with_suffix(".failed.ipynb")
+    with FileLock(output.with_name(f".{output.name}.lock")):
+        part = output.with_name(f".{output.stem}.part.ipynb")
+        complaint = _run_kernel(source, part, parameters)
+        if complaint:
+            part.replace(failed)
+            raise InputError(f"{source.stem}: {complaint}; the whole traceback is in {failed}")
+        part.replace(output)
+        failed.unlink(missing_ok=True)
+
+
+def _run_kernel(source: Path, part: Path, parameters: Mapping[str, Any]) -> str:
+    """Execute a notebook and save it after every cell; what went wrong in one line, "" where nothing did."""
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+
     try:
-        papermill.execute_notebook(source, part, step.parameters, **PAPERMILL)
+        papermill.execute_notebook(source, part, dict(parameters), stderr_file=ProgressLog(sys.stderr), **PAPERMILL)
     except papermill.PapermillExecutionError as error:
-        failed = step.output.with_suffix(".failed.ipynb")
-        part.replace(failed)
-        found = f"{error.ename}: {error.evalue}"
-        raise InputError(f"{step.notebook}: {found}; the whole traceback is in {failed}") from None
-    part.replace(step.output)
+        return f"{error.ename}: {error.evalue}"
+    except DeadKernelError:
+        return "its Python process was killed (mostly: out of memory); run the same command to continue"
+    return ""
 
 
-def refuse_unknown(notebook: Path, parameters: dict[str, Any]) -> None:
-    """Raise InputError for a parameter that the notebook does not declare: papermill itself only warns."""
+def refuse_unknown(source: Path, parameters: Mapping[str, Any]) -> None:
+    """Raise InputError for a parameter that the notebook does not declare (papermill only warns), or of another kind.
+
+    Values are not repeated: one that was meant for the environment might be among them.
+    """
     import papermill
 
-    known = papermill.inspect_notebook(notebook)
-    if unknown := sorted(set(parameters) - set(known)):
-        raise InputError(f"{notebook.name}: unknown parameter '{unknown[0]}': it takes {', '.join(known)}")
+    known = papermill.inspect_notebook(source)
+    for name, value in parameters.items():
+        if name not in known:
+            raise InputError(f"{source.name}: unknown parameter '{name}': it takes {', '.join(known)}")
+        wanted = type(ast.literal_eval(known[name]["default"]))
+        if type(value) is not wanted:
+            raise InputError(f"{source.name}: parameter '{name}' is a {wanted.__name__}, not {type(value).__name__}")
 
 
-def check_inputs(profile: Profile) -> None:
-    """Refuse a dataset, arm or test set that does not exist before anything runs, not after hours of training."""
-    if profile.dataset not in data.sources() and not Path(profile.dataset).is_file():
-        raise InputError(f"profile '{profile.name}': dataset '{profile.dataset}' is neither a source nor a file")
-    for arm in profile.arms:
-        arms.parse_arm(arm)
-    for name in profile.generation.test_sets:
-        known = name == "sample" or name in data.sources_of("prompts") or Path(name).is_file()
-        if not known:
-            choices = ", ".join(["sample", *data.sources_of("prompts")])
-            raise InputError(f"profile '{profile.name}': unknown test set '{name}': a .jsonl file, or one of {choices}")
+def refuse_keys(source: Path, parameters: Mapping[str, Any]) -> None:
+    """Raise InputError, before papermill writes it anywhere, for a parameter that looks like a key."""
+    for name, value in parameters.items():
+        if notebook.is_like_a_key(name, value):
+            raise InputError(
+                f"{source.name}: a parameter looks like a key, and parameters are written into notebooks: "
+                "set it as an environment variable, and name that variable in the profile ('key_variable')"
+            )
+
+
+def one_step(name: str, profile: Profile, stem: str, parameters: Mapping[str, Any]) -> Step:
+    """The step that executes one notebook alone; the arm is the judging's target unless one is given."""
+    source = ROOT / "notebooks" / f"{stem}.ipynb"
+    if "profile" in parameters:
+        raise InputError(f"the profile is '{name}' already: leave -p profile out")
+    if not source.is_file():
+        raise InputError(f"no notebook '{stem}': choose one of 00_start_here, {', '.join(STAGES)}")
+    refuse_keys(source, parameters)
+    refuse_unknown(source, parameters)
+    looks_at_all = stem in ("00_start_here", "01_explore")
+    arm = "" if looks_at_all else parameters.get("arm", profile.judging.target)
+    return Step(stem, name, arm, parameters.get("seed", profile.seeds[0]))
+
+
+# --- the whole run -------------------------------------------------------------------------------------------------
+
+
+def check_inputs(profile: Profile) -> list[str]:
+    """Refuse what does not exist or cannot be read before anything runs; a line on every own file and test set."""
+    notebook.refuse_missing(profile)
+    is_own = profile.dataset not in data.sources()
+    rows = [own_files.check_rows(profile)] if is_own else []
+    return rows + [own_files.check_prompts(profile, name) for name in profile.generation.test_sets]
 
 
 def run_profile(name: str, optional: bool = False) -> Path:
@@ -153,19 +236,37 @@ def run_profile(name: str, optional: bool = False) -> Path:
     check_inputs(given)
     profile = arms.with_data_at_hand(given)
     print(arms.data_line(given, profile), flush=True)
-    for step in steps(name, profile, optional):
-        _run_step(step)
+    wanted = list(steps(name, profile, optional))
+    for number, step in enumerate(wanted, start=1):
+        _run_step(step, f"{number:>2}/{len(wanted)} ")
     return report.plan(given, None, profile.seeds[-1]).folder / "report.html"
 
 
-def _run_step(step: Step) -> None:
-    label = " ".join(part for part in (step.notebook, step.arm) if part)
+def _run_step(step: Step, place: str = "") -> None:
+    label = place + " ".join(part for part in (step.notebook, step.arm) if part)
     if is_done(step):
-        return print(f"  {label:45} fresh, skipped", flush=True)
+        return print(f"  {label:50} fresh, skipped", flush=True)
     started = time.monotonic()
-    print(f"  {label:45} running ...", flush=True)
+    print(f"  {label:50} running ...", flush=True)
     execute(step)
-    print(f"  {label:45} done in {time.monotonic() - started:.0f} s", flush=True)
+    print(f"  {label:50} done in {time.monotonic() - started:.0f} s", flush=True)
+
+
+def run_alone(name: str, stem: str, parameters: Mapping[str, Any]) -> Path:
+    """Execute one notebook of a profile, fresh or not, and return where it is kept."""
+    given = load_profile(name)
+    notebook.refuse_missing(given)
+    step = one_step(name, given, stem, parameters)
+    print(f"  {step.notebook} {step.arm} running ...", flush=True)
+    execute(step)
+    return step.output
+
+
+# --- the command ---------------------------------------------------------------------------------------------------
+
+
+def _parse_parameters(pairs: list[list[str]]) -> dict[str, Any]:
+    return {name: int(value) if re.fullmatch(r"-?\d+", value) else value for name, value in pairs}
 
 
 @exits_cleanly
@@ -175,10 +276,22 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("profile", help="name of a profile, or a TOML file")
     parser.add_argument("--offline", action="store_true", help="ask no network: cache, mirror or the sample only")
     parser.add_argument("--all", action="store_true", help="also the optional stage 08")
+    parser.add_argument("--check", action="store_true", help="read the profile and one's own files, and run nothing")
+    parser.add_argument("--only", metavar="NOTEBOOK", help="execute one notebook alone: 02_select, 05_generate, ...")
+    parser.add_argument(
+        "-p", dest="parameters", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="with --only"
+    )
     given = parser.parse_args(arguments)
+    if given.parameters and not given.only:
+        raise InputError("-p goes with --only: a whole run takes its arms and seeds from the profile")
     if given.offline:
         os.environ["LIM_OFFLINE"] = "1"
-    print(f"\nThe report: {run_profile(given.profile, given.all)}")
+    if given.check:
+        print("\n".join(check_inputs(load_profile(given.profile))))
+    elif given.only:
+        print(f"\nThe notebook: {run_alone(given.profile, given.only, _parse_parameters(given.parameters))}")
+    else:
+        print(f"\nThe report: {run_profile(given.profile, given.all)}")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from nbutils.errors import InputError
 Measure = Literal["nltk_words", "words", "chars", "bytes", "tokens"]
 
 
-_LIKE_A_KEY = re.compile(r"(?<![A-Za-z0-9])(sk|pk|rk|gsk|hf|xai|nvapi|pplx|r8|ghp|AIza)[-_]?[A-Za-z0-9_-]{16,}")
+LIKE_A_KEY = re.compile(r"(?<![A-Za-z0-9])(sk|pk|rk|gsk|hf|xai|nvapi|pplx|r8|ghp|AIza)[-_]?[A-Za-z0-9_-]{16,}")
 """Beginnings of the keys that well-known services give out."""
 
 
@@ -192,7 +192,7 @@ class JudgeModel(_Settings):
     @field_validator("name", "model", "base_url", "key_variable")
     @classmethod
     def _is_no_key(cls, text: str | None) -> str | None:
-        if text and _LIKE_A_KEY.search(text):
+        if text and LIKE_A_KEY.search(text):
             raise ValueError("this looks like a key: set it as an environment variable and give the variable's name")
         return text
 

@@ -98,10 +98,6 @@ def test_examples_begin_with_the_longest(made):
     assert "sample-60-random-7" in examples
 
 
-def test_browser_is_a_plain_table_without_a_kernel(made):
-    assert "<table>" in explore.browse(explore.load_examples(made))._repr_html_()
-
-
 def test_examples_are_escaped():
     rows = [Row(0, "own", "<script>alert(1)</script>", "", "<img src=x onerror=alert(1)>")]
     shown = explore.show_examples(rows)._repr_html_()

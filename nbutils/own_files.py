@@ -1,0 +1,50 @@
+"""One's own dataset and test sets, read to their ends before anything runs, not after hours of training."""
+
+from collections import Counter
+
+from nbutils import arms, data, select
+from nbutils.errors import InputError
+from nbutils.rows import EvalPrompt
+from nbutils.settings import Profile
+from nbutils.topk import check_k
+
+
+def check_rows(profile: Profile) -> str:
+    """Read a profile's own dataset; a line on what it holds.
+
+    Raises InputError naming file and row for a row that cannot be read, and for an arm of more rows than there are.
+    """
+    rows = select.load_pool(profile.dataset)
+    for arm in map(arms.parse_arm, profile.arms):
+        if arm.pool == "own":
+            check_k(arm.k, len(rows), f"arm '{arm.name}' of {profile.dataset}")
+    blank = sum(not row.response.strip() for row in rows)
+    return f"{profile.dataset}: {len(rows):,} rows" + (f", {blank:,} of them with an empty response" if blank else "")
+
+
+def check_prompts(profile: Profile, name: str) -> str:
+    """Read a test set of a profile where it is one's own; a line on what it holds.
+
+    Raises InputError naming file and row for a prompt that cannot be read, an id given twice, and a missing reference
+    where a judge needs it.
+    """
+    if name in data.sources():
+        return f"{name}: {data.source(name).rows:,} prompts"
+    prompts = data.load_prompts(name)
+    if not prompts:
+        raise InputError(f"{name}: no prompts")
+    twice, times = Counter(prompt.id for prompt in prompts).most_common(1)[0]
+    if times > 1:
+        raise InputError(f"{name}: {times} prompts have the id '{twice}': give each its own, or leave the ids out")
+    needs_reference = any(judge.kind == "reference" for judge in profile.judging.judges)
+    for row, prompt in enumerate(prompts):
+        _check_prompt(f"{name}: row {row}", prompt, needs_reference)
+    return f"{name}: {len(prompts):,} prompts, {sum(bool(prompt.reference) for prompt in prompts):,} with a reference"
+
+
+def _check_prompt(where: str, prompt: EvalPrompt, needs_reference: bool) -> None:
+    for field in ("input", "reference", "category"):
+        if not isinstance(getattr(prompt, field), str):
+            raise InputError(f"{where}: '{field}' is {type(getattr(prompt, field)).__name__}, not text")
+    if needs_reference and not prompt.reference:
+        raise InputError(f"{where}: no 'reference', which the reference judge needs: add it, or choose other judges")
