@@ -224,7 +224,10 @@ MIRRORED = [entry for entry in data.sources().values() if entry.mirror and entry
 @pytest.mark.parametrize("entry", MIRRORED, ids=lambda entry: entry.name)
 def test_row_counts(entry, mirror):
     load = {"table": data.load_table, "rows": data.load_rows, "prompts": data.load_prompts}[entry.kind]
-    assert len(load(entry.name)) == entry.rows
+    made = load(entry.name)
+    # The copy at hand may hold more models than a source names.
+    counted = made[made["model"].isin(entry.members)] if "model" in getattr(made, "columns", ()) else made
+    assert len(counted) == entry.rows
 
 
 def test_row_counts_of_the_sample():

@@ -140,7 +140,8 @@ def folder(tmp_path_factory):
     text = (settings.ROOT / "profiles" / "tiny.toml").read_text(encoding="utf-8")
     text = text.replace('method = "qlora"', 'method = "full"')
     text = text.replace('test_sets = ["sample"]', f'test_sets = ["{made}/own.jsonl"]')
-    text = text.replace("max_new_tokens = 80", "max_new_tokens = 150").replace("batch_size = 20", "batch_size = 8")
+    text = text.replace("max_new_tokens = 160", "max_new_tokens = 150").replace("batch_size = 20", "batch_size = 8")
+    text = text.replace("temperature = 1.0", "temperature = 0.0")
     (made / "mine.toml").write_text(text, encoding="utf-8")
     return made
 
