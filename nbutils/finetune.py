@@ -40,10 +40,12 @@ def plan(profile: str | Profile, arm: str, seed: int) -> Plan:
 
 
 def _prepare(profile: str | Profile, arm: str) -> tuple[Profile, str]:
-    """The profile with what is at hand and an arm's own epochs, and the name of the model that the arm stands for."""
+    """The profile with what is at hand and the arm's own settings, and the name of the model that it stands for."""
     chosen, name = arms.prepare(profile, arm)
     parsed = arms.parse_arm(name)
-    changes = {"epochs": float(parsed.suffixes.epochs)} if parsed.suffixes.epochs else {}
+    changes: dict[str, Any] = {"epochs": float(parsed.suffixes.epochs)} if parsed.suffixes.epochs else {}
+    if not parsed.suffixes.neftune:
+        changes["neftune_alpha"] = None
     training = chosen.training.model_copy(update=changes)
     return chosen.model_copy(update={"training": training}), parsed.trained
 
@@ -97,7 +99,7 @@ def _train(profile: Profile, selected: Manifest, planned: Plan, folder: Path) ->
     _save(trainer, tokenizer, weights)
     if not trainer.is_world_process_zero():
         return {}
-    _conclude(profile, selected, weights, trainer, tokenizer)
+    _conclude(profile, selected, planned.arm, weights, trainer)
     epochs = _write_curve(folder, trainer, steps, len(encoded.examples))
     outputs = ["loss.csv", *(f"{weights.name}/{path.name}" for path in sorted(weights.iterdir()))]
     outputs += ["samples.jsonl"] * (folder / "samples.jsonl").is_file()
@@ -272,11 +274,11 @@ def _save(trainer: Any, tokenizer: Any, weights: Path) -> None:
         tokenizer.save_pretrained(weights)
 
 
-def _conclude(profile: Profile, selected: Manifest, weights: Path, trainer: Any, tokenizer: Any) -> None:
-    models.check_saved_tokenizer(weights, tokenizer)
+def _conclude(profile: Profile, selected: Manifest, arm: str, weights: Path, trainer: Any) -> None:
+    models.check_saved_tokenizer(weights, trainer.processing_class)
     if profile.training.method != "full":
         models.check_saved_adapter(weights, trainer.model)
-        model_card.describe_adapter(weights, profile, selected)
+        model_card.describe_adapter(weights, profile, selected, arm, len(trainer.train_dataset))
 
 
 def _write_curve(folder: Path, trainer: Any, steps: Sequence[Any], rows: int) -> float:

@@ -8,36 +8,39 @@ from nbutils.artifacts import Manifest
 from nbutils.settings import Profile
 
 
-def describe_adapter(folder: Path, profile: Profile, selected: Manifest) -> None:
+def describe_adapter(folder: Path, profile: Profile, selected: Manifest, arm: str, rows: int) -> None:
     """Write README.md into an adapter's folder, and name the base model in its configuration as the profile does.
 
-    PEFT would write a path of this machine there, and the target modules in an order that changes from run to run.
+    `arm` is the trained model's name and `rows` how many rows it was trained on. PEFT would write a path of this
+    machine into the configuration, and the target modules in an order that changes from run to run.
     """
     path = folder / "adapter_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     config["base_model_name_or_path"] = profile.model.base
     config["target_modules"] = sorted(config["target_modules"])
     artifacts.write_json(path, config)
-    artifacts.write_text(folder / "README.md", card(profile, selected))
+    artifacts.write_text(folder / "README.md", card(profile, selected, arm, rows))
 
 
-def card(profile: Profile, selected: Manifest) -> str:
+def card(profile: Profile, selected: Manifest, arm: str, rows: int) -> str:
     """The text of an adapter's card, with the metadata block that the Hub reads."""
     source = data.sources().get(profile.dataset)
     licence = source.licence if source else "that of your own rows"
     settings = "\n".join(f"| {key} | {value} |" for key, value in profile.training.model_dump().items())
     facts = selected.facts
+    # Of one's own files and folders the names alone: a card travels.
+    base, dataset = (Path(name).name if Path(name).exists() else name for name in (profile.model.base, profile.dataset))
     return f"""---
-base_model: {profile.model.base}
+base_model: {base}
 library_name: peft
 tags: [long-is-more, lora]
 ---
-# {selected.arm}
+# {arm}
 
-A LoRA adapter for {profile.model.base} (revision {profile.model.revision}), trained with long-is-more {__version__},
-{_library_versions()}, on the arm `{selected.arm}`: {facts["rows"]:,} of {facts["pool_rows"]:,} rows of
-{profile.dataset}, mean response length {facts["mean_length"]:.1f} ({facts["measure"]}), sha256 of the ids
-{facts["ids_sha256"]}.
+A LoRA adapter for {base} (revision {profile.model.revision}), trained with long-is-more {__version__},
+{_library_versions()}, on {rows:,} rows of the selection `{selected.arm}`: {facts["rows"]:,} of {facts["pool_rows"]:,}
+rows of {dataset}, mean response length {facts["mean_length"]:.1f} ({facts["measure"]}), sha256 of the ids
+{facts["ids_sha256"]}. Prompts have the style `{profile.training.prompt_style}` of nbutils/prompts.py.
 {profile.note}
 
 Licences: data {licence}; base model {profile.model.licence}.

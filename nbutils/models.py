@@ -137,6 +137,8 @@ def check_saved_adapter(folder: Path, model: Any) -> None:
     from safetensors.torch import load_file
 
     saved, trained = load_file(folder / "adapter_model.safetensors"), get_peft_model_state_dict(model)
+    if not all(bool(tensor.isfinite().all()) for tensor in trained.values()):
+        raise InputError(f"{folder}: training has left weights that are not numbers: lower training.learning_rate")
     if unlike := [name for name in trained if not torch.equal(saved.get(name, torch.empty(0)), trained[name].cpu())]:
         raise InputError(f"{folder}: the saved adapter differs from the trained one, first in {unlike[0]}: train again")
 

@@ -274,10 +274,11 @@ def test_the_card_names_data_licence_and_no_path(tmp_path):
     (tmp_path / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
     facts = {"rows": 1000, "pool_rows": 52002, "mean_length": 256.8, "measure": "nltk_words", "ids_sha256": "b669"}
     selected = Manifest("select", "tiny", "alpaca-1k-longest", 42, "", {}, {}, {}, facts, {}, "", 0, "", tmp_path)
-    model_card.describe_adapter(tmp_path, settings.load_profile("tiny"), selected)
+    model_card.describe_adapter(tmp_path, settings.load_profile("tiny"), selected, "alpaca-1k-longest+neftune", 64)
     assert json.loads((tmp_path / "adapter_config.json").read_text())["target_modules"] == ["k_proj", "v_proj"]
     card = (tmp_path / "README.md").read_text(encoding="utf-8")
-    assert "1,000 of 52,002 rows of\nalpaca-52k" in card
+    assert "# alpaca-1k-longest+neftune" in card
+    assert "on 64 rows of the selection `alpaca-1k-longest`: 1,000 of 52,002\nrows of alpaca-52k" in card
     assert "data CC BY-NC 4.0" in card
     assert str(tmp_path) not in card + (tmp_path / "adapter_config.json").read_text()
 
