@@ -1,5 +1,7 @@
 """What the commands of the stages share: `python -m nbutils.STAGE PROFILE [ARM] [--seed N]`."""
 
+import argparse
+
 from nbutils.errors import ArgumentParser
 
 
@@ -8,5 +10,11 @@ def stage_parser(stage: str, description: str) -> ArgumentParser:
     parser = ArgumentParser(prog=f"python -m nbutils.{stage}", description=description)
     parser.add_argument("profile", metavar="PROFILE", help="a profile's name, or a TOML file")
     parser.add_argument("arm", metavar="ARM", nargs="?", help="default: the profile's judging target")
-    parser.add_argument("--seed", type=int, default=42, help="seed of the training (default: 42)")
+    parser.add_argument("--seed", type=_natural, default=42, help="seed of the training (default: 42)")
     return parser
+
+
+def _natural(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"'{text}' is no seed: give a whole number from 0 on")
+    return int(text)

@@ -7,6 +7,7 @@ from typing import Any
 from nbutils import artifacts, tiny_base
 from nbutils.devices import Precision
 from nbutils.errors import InputError
+from nbutils.files import is_offline
 from nbutils.settings import Profile
 
 
@@ -28,7 +29,10 @@ def load_tokenizer(profile: Profile, seed: int) -> Any:
     """The base model's tokenizer, with a padding token that is not the end-of-sequence token."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(base_location(profile, seed), **_revision(profile))
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(base_location(profile, seed), **_revision(profile))
+    except (OSError, ValueError) as error:
+        raise InputError(f"base model {profile.model.base}: {str(error).splitlines()[0]}") from None
     if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
         # Padding with EOS would mask the EOS labels, and the model would never learn to stop. The paper pads with
         # <unk> as well.
@@ -156,9 +160,8 @@ def _nf4(precision: Precision) -> Any:
     )
 
 
-def _revision(profile: Profile) -> dict[str, str]:
-    return (
-        {}
-        if profile.model.base == "tiny" or Path(profile.model.base).is_dir()
-        else {"revision": profile.model.revision}
-    )
+def _revision(profile: Profile) -> dict[str, Any]:
+    """Which version of a model of the Hub is meant, and whether the network may be asked for it."""
+    if profile.model.base == "tiny" or Path(profile.model.base).is_dir():
+        return {}
+    return {"revision": profile.model.revision, "local_files_only": is_offline()}
