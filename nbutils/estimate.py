@@ -36,7 +36,7 @@ class Shape(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """Bytes by part, floating-point operations of the whole run, and seconds (None where the speed is not known)."""
+    """Bytes by part, floating-point operations of the whole run, and the seconds that they take."""
 
     parts: dict[str, float]
     flops: float

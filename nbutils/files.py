@@ -30,7 +30,16 @@ from nbutils.json_files import (
     read_bytes,
 )
 
-__all__ = ["Batch", "HubDataset", "ParquetFiles", "RecordFile", "open_records", "read_bytes", "read_records"]
+__all__ = [
+    "Batch",
+    "HubDataset",
+    "ParquetFiles",
+    "RecordFile",
+    "number_records",
+    "open_records",
+    "read_bytes",
+    "read_records",
+]
 
 KNOWN_SUFFIXES = (".json", *LINE_SUFFIXES, ".parquet", ".csv", ".tsv", ".arrow", ".feather", ".xlsx")
 
@@ -101,6 +110,12 @@ def _is_of_split(part: Path, split: str) -> bool:
 def read_records(path: Path) -> list[dict[str, Any]]:
     """All records of a file, in order."""
     return list(itertools.chain.from_iterable(batch.records for batch in open_records(path).batches()))
+
+
+def number_records(file: RecordFile) -> Iterator[tuple[int, Any]]:
+    """Every record of a file with its number, counted from 0; one batch of them in memory at a time."""
+    for first, records in file.batches():
+        yield from enumerate(records, start=first)
 
 
 def refuse_other_form(out: Path, suffixes: Sequence[str], source: Path) -> None:

@@ -46,6 +46,8 @@ def _prepare(profile: str | Profile, arm: str) -> tuple[Profile, str]:
     changes: dict[str, Any] = {"epochs": float(parsed.suffixes.epochs)} if parsed.suffixes.epochs else {}
     if not parsed.suffixes.neftune:
         changes["neftune_alpha"] = None
+    elif chosen.training.neftune_alpha is None:
+        raise InputError(f"arm '{name}' asks for NEFTune: set training.neftune_alpha in the profile")
     training = chosen.training.model_copy(update=changes)
     return chosen.model_copy(update={"training": training}), parsed.trained
 
@@ -166,8 +168,8 @@ def make_trainer(
         steps=steps,
         settings=settings,
     )
-    if arms.parse_arm(planned.arm).suffixes.neftune:
-        trainer.noise = EmbeddingNoise(trainer.model, settings, _neftune_alpha(settings, planned.arm))
+    if settings.neftune_alpha:
+        trainer.noise = EmbeddingNoise(trainer.model, settings, settings.neftune_alpha)
     epochs = epochs_after(steps, len(examples))
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(CheckpointSeal())
@@ -187,12 +189,6 @@ def _lora(settings: Training) -> Any:
         target_modules="all-linear",
         task_type="CAUSAL_LM",
     )
-
-
-def _neftune_alpha(settings: Training, arm: str) -> float:
-    if settings.neftune_alpha is None:
-        raise InputError(f"arm '{arm}' asks for NEFTune: set training.neftune_alpha in the profile")
-    return settings.neftune_alpha
 
 
 def _arguments(settings: Training, planned: Plan, precision: Precision, steps: int, folder: Path) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 
 from nbutils import artifacts, data, judge, judge_options, tally
 from nbutils.errors import ArgumentParser, InputError, exits_cleanly
-from nbutils.files import open_records
+from nbutils.files import number_records, open_records
 from nbutils.judge import Pair
 from nbutils.judge_options import LEDGER
 from nbutils.judge_prompts import Prompt
@@ -24,9 +24,7 @@ JUDGMENTS = "judgments.jsonl"
 
 def read_answers(path: Path) -> list[dict[str, Any]]:
     """Read an answer file of anybody's making; raises InputError naming the row and the missing or faulty key."""
-    answers: list[dict[str, Any]] = []
-    for first, records in open_records(path).batches():
-        answers += [_checked_answer(path, number, record) for number, record in enumerate(records, first)]
+    answers = [_checked_answer(path, number, record) for number, record in number_records(open_records(path))]
     if not answers:
         raise InputError(f"{path}: no answers")
     times = collections.Counter((answer["test_set"], answer["id"]) for answer in answers)

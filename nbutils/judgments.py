@@ -10,7 +10,7 @@ import numpy as np
 
 from nbutils import data, judge
 from nbutils.errors import InputError
-from nbutils.files import open_records
+from nbutils.files import number_records, open_records
 from nbutils.length_control import Numbers
 
 Rows = Sequence[dict[str, Any]]
@@ -54,9 +54,7 @@ class Calls(NamedTuple):
 
 def read_judgments(path: Path) -> list[dict[str, Any]]:
     """Read judgment rows of anybody's making; raises InputError naming the row and the missing or faulty key."""
-    rows: list[dict[str, Any]] = []
-    for first, records in open_records(path).batches():
-        rows += [_checked_judgment(path, number, record) for number, record in enumerate(records, first)]
+    rows = [_checked_judgment(path, number, record) for number, record in number_records(open_records(path))]
     if not rows:
         raise InputError(f"{path}: no judgments")
     return rows

@@ -46,9 +46,9 @@ def _merge(profile: Profile, tuned: Manifest, planned: Plan, folder: Path) -> di
     tokenizer = models.load_tokenizer(profile, planned.seed)
     quantised = profile.training.method == "qlora"
     base = models.load_base(profile, planned.seed, precision, quantised, trains=True)
-    expected = _probabilities(_with_adapter(base, tuned), tokenizer, profile)
-    del base
-    base = models.load_base(profile, planned.seed, precision, quantised, trains=True)
+    adapted = _with_adapter(base, tuned)
+    expected = _probabilities(adapted, tokenizer, profile)
+    base = adapted.unload()
     plain = base.dequantize() if quantised else base
     merged = _with_adapter(plain.to(precision.torch_dtype), tuned).merge_and_unload(safe_merge=True)
     difference = float((_probabilities(merged, tokenizer, profile) - expected).abs().max())

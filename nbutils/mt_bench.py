@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from nbutils import artifacts, data, judge_options, judge_prompts, judges, llm, stats, tally, verdicts
 from nbutils.errors import ArgumentParser, InputError, exits_cleanly
-from nbutils.files import open_records
+from nbutils.files import read_records
 from nbutils.judge_options import LEDGER
 from nbutils.judge_prompts import Prompt
 from nbutils.llm import Ledger, Reply, Request
@@ -83,8 +83,7 @@ def _turns_of(record: dict[str, Any], place: str) -> tuple[str, str]:
 
 def read_conversations(path: Path) -> list[Conversation]:
     """An answer file of anybody's making, matched with the questions."""
-    records = (record for batch in open_records(path).batches() for record in batch.records)
-    return to_conversations(records, path.stem, str(path))
+    return to_conversations(read_records(path), path.stem, str(path))
 
 
 # --- asking --------------------------------------------------------------------------------------------------------

@@ -5,8 +5,8 @@ Imported late, because TRL alone takes seconds to import. Attention stays inside
 transformers builds a block-diagonal mask for eager and flex attention and hands the borders to FlashAttention.
 """
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -125,11 +125,9 @@ class PackedTrainer(SFTTrainer):
             mend = "set gradient_checkpointing = true, or lower tokens_per_row or max_length"
             raise InputError(f"out of GPU memory in a row of {tokens} tokens: {mend}") from None
 
-    @contextlib.contextmanager
-    def _syncing_gradients(self, model: Any, is_last: bool) -> Iterator[None]:
+    def _syncing_gradients(self, model: Any, is_last: bool) -> AbstractContextManager[Any]:
         # Gradients travel between processes once a step, with its last row.
-        with contextlib.nullcontext() if is_last else self.accelerator.no_sync(model):
-            yield
+        return nullcontext() if is_last else self.accelerator.no_sync(model)
 
 
 def use_fp32_weights(model: Any) -> None:

@@ -18,13 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from nbutils import artifacts, judge_options, judge_prompts, judges, llm, stats, tally, topk, verdicts
+from nbutils import artifacts, judge_options, judge_prompts, judges, llm, select, stats, tally, topk, verdicts
 from nbutils.errors import ArgumentParser, InputError, exits_cleanly
 from nbutils.files import RecordFile, open_records
 from nbutils.judge_options import LEDGER
 from nbutils.judge_prompts import Prompt
 from nbutils.llm import Ledger, Reply, Request
-from nbutils.rows import Row, to_row
+from nbutils.rows import Row
 from nbutils.settings import JudgeModel, PromptFile
 
 RATINGS = "ratings.jsonl"
@@ -120,13 +120,7 @@ def describe(ratings: Sequence[dict[str, Any]]) -> str:
 
 def read_rows(file: RecordFile) -> list[Row]:
     """All rows of a file; raises InputError naming the row that cannot be read."""
-    rows = []
-    for first, records in file.batches():
-        for number, record in enumerate(records, start=first):
-            try:
-                rows.append(to_row(record, number, file.path.name))
-            except InputError as error:
-                raise InputError(f"{file.path}: row {number}: {error}") from None
+    rows = select.read_own_rows(file)
     if not rows:
         raise InputError(f"{file.path}: no rows")
     return rows

@@ -20,7 +20,7 @@ import numpy as np
 from nbutils import arms, artifacts, data, lengths, rows
 from nbutils.artifacts import Manifest, Plan
 from nbutils.errors import ArgumentParser, InputError, exits_cleanly
-from nbutils.files import HubDataset, ParquetFiles, RecordFile, open_records, refuse_other_form
+from nbutils.files import HubDataset, ParquetFiles, RecordFile, number_records, open_records, refuse_other_form
 from nbutils.progress import track
 from nbutils.settings import Profile
 from nbutils.topk import Longest, Numbers, add_texts, check_k, longest, per_row, top_k
@@ -254,9 +254,12 @@ def load_pool(name: str) -> list[rows.Row]:
     """Rows of a source by name, or of one's own file by path."""
     if name in data.sources():
         return data.load_rows(name)
-    file = open_records(Path(name))
-    records = ((number, record) for first, batch in file.batches() for number, record in enumerate(batch, first))
-    return [_own_row(file.path, number, record) for number, record in records]
+    return read_own_rows(open_records(Path(name)))
+
+
+def read_own_rows(file: RecordFile) -> list[rows.Row]:
+    """All rows of one's own file; raises InputError naming the row that cannot be read."""
+    return [_own_row(file.path, number, record) for number, record in number_records(file)]
 
 
 def _own_row(path: Path, number: int, record: Any) -> rows.Row:

@@ -1,5 +1,6 @@
 """Fixtures that several test files share."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -37,6 +38,15 @@ def no_data(tmp_path, monkeypatch):
     lengths.nltk_tokenizers.cache_clear()
     yield tmp_path / "cache"
     lengths.nltk_tokenizers.cache_clear()
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    """An open ledger of its own."""
+    from nbutils.llm import Ledger
+
+    with contextlib.closing(Ledger(tmp_path / "ledger.sqlite")) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
 """The Batch API: submitted once, collected after any restart, and whatever is missing is a recorded failure."""
 
-import contextlib
 import json
 import random
 import signal
@@ -15,19 +14,13 @@ from chat_server import completion
 
 from nbutils import batch_api, prices
 from nbutils.batch_api import BatchBackend
-from nbutils.llm import Ledger, LocalBackend, Reply, StopAskingError, ask_all
+from nbutils.llm import LocalBackend, Reply, StopAskingError, ask_all
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     monkeypatch.setenv("LIM_TEST_KEY", CANARY)
     monkeypatch.setattr(batch_api, "POLL_SECONDS", 0.01)
-
-
-@pytest.fixture
-def ledger(tmp_path):
-    with contextlib.closing(Ledger(tmp_path / "ledger.sqlite")) as opened:
-        yield opened
 
 
 def question_of(line):

@@ -1,6 +1,5 @@
 """An endpoint that misbehaves: what passes is tried again, what is final stops the run, and nothing becomes a score."""
 
-import contextlib
 import datetime
 import email.utils
 import logging
@@ -18,7 +17,7 @@ from pydantic import SecretStr
 from nbutils import endpoint, endpoint_errors, limits
 from nbutils.endpoint import OpenAIBackend
 from nbutils.errors import InputError
-from nbutils.llm import Ledger, Reply, StopAskingError, ask_all
+from nbutils.llm import Reply, StopAskingError, ask_all
 from nbutils.settings import JudgeModel
 
 
@@ -27,12 +26,6 @@ def key(monkeypatch):
     monkeypatch.setenv("LIM_TEST_KEY", CANARY)
     for proxy in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(proxy, raising=False)
-
-
-@pytest.fixture
-def ledger(tmp_path):
-    with contextlib.closing(Ledger(tmp_path / "ledger.sqlite")) as opened:
-        yield opened
 
 
 @pytest.fixture

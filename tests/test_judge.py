@@ -1,6 +1,5 @@
 """Pairwise judging: the question, the control judges, the counts, and the command on everybody's files."""
 
-import contextlib
 import csv
 import json
 import os
@@ -18,7 +17,6 @@ from chat_server import Answer, completion, serving
 from nbutils import artifacts, data, generate, judge, judge_files, settings
 from nbutils.errors import InputError
 from nbutils.judge import ORDERS, Pair, build_request, judge_pairs, summarise
-from nbutils.llm import Ledger
 from nbutils.settings import JudgeModel
 
 ENDPOINT = JudgeModel(name="fake", kind="openai", model="fake-1", base_url="http://127.0.0.1:1/v1")
@@ -31,12 +29,6 @@ def control(kind):
 def pair(number=1, answer="a long answer", other="short", **fields):
     made = Pair(f"p{number}", "set", f"Question {number}?", "target", "baseline", answer, other)
     return made._replace(**fields)
-
-
-@pytest.fixture
-def ledger(tmp_path):
-    with contextlib.closing(Ledger(tmp_path / "ledger.sqlite")) as opened:
-        yield opened
 
 
 # --- the question --------------------------------------------------------------------------------------------------

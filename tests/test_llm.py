@@ -25,12 +25,6 @@ def key(monkeypatch):
     monkeypatch.setenv("LIM_TEST_KEY", CANARY)
 
 
-@pytest.fixture
-def ledger(tmp_path):
-    with contextlib.closing(Ledger(tmp_path / "ledger.sqlite")) as opened:
-        yield opened
-
-
 # --- asking and remembering ------------------------------------------------------------------------------------------
 
 

@@ -1,6 +1,5 @@
 """A judge on this machine: a tiny Llama with a chat template, in the ordinary format of a model folder."""
 
-import contextlib
 import json
 import subprocess
 import sys
@@ -11,7 +10,7 @@ from nbutils import local_judge
 from nbutils.errors import InputError
 from nbutils.judge import Pair, build_request, judge_pairs
 from nbutils.judges import make_backend
-from nbutils.llm import Ledger, LocalBackend, Request, ask_all
+from nbutils.llm import LocalBackend, Request, ask_all
 from nbutils.local_judge import TransformersBackend, identify
 from nbutils.settings import JudgeModel
 
@@ -51,12 +50,6 @@ def write_model(folder, template=TEMPLATE, **generation):
 def folder(tmp_path_factory):
     # A model card that would sample and punish repetition, as many chat models' do.
     return write_model(tmp_path_factory.mktemp("model"), do_sample=True, temperature=5.0, repetition_penalty=3.0)
-
-
-@pytest.fixture
-def ledger(tmp_path):
-    with contextlib.closing(Ledger(tmp_path / "ledger.sqlite")) as opened:
-        yield opened
 
 
 def judge_of(folder, **options):
