@@ -4,6 +4,8 @@
     alpaca-1k-random-7              1,000 at random, sampling seed 7     alpaca-1k-longest-instruction
     alpaca-random-token-matched-7   as many trained tokens as the 1,000 longest have
     alpaca-1k-longest-stratified    the longest of every stratum, in proportion
+    alpaca-1k-rated-7               the 1,000 best by the profile's `ratings` (nbutils/rate.py): whole grades from the
+                                    best down, and of the grade that fits in part a sample with seed 7 (default 0)
     alpaca-1k-longest-rewritten     the longest with the responses that stage 03 rewrote
     alpaca-52k, lima-1k, alpaca-1k-score, alpaca-1k-longest-refined ...   a whole source, as published
 
@@ -14,23 +16,24 @@ for three epochs. Generation, with the same trained model: `+min150` bans the en
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from nbutils import data
+from nbutils import data, grades
 from nbutils.errors import InputError
 from nbutils.rows import Row
 from nbutils.settings import Profile, load_profile
 from nbutils.topk import check_k, per_row, top_k
 
 POOLS = {"alpaca": "alpaca-52k", "evol": "evol-70k", "openhermes": "openhermes-2.5", "sample": "sample"}
-RULES = ("longest", "shortest", "longest-instruction", "longest-stratified", "random", "random-token-matched")
+RULES = ("longest", "shortest", "longest-instruction", "longest-stratified", "random", "random-token-matched", "rated")
 DEFAULT_K = 1000
 
 _NAME = re.compile(
     r"(?P<pool>[a-z]+)(?:-(?P<k>\d+)(?P<thousand>k?))?-(?P<rule>longest-instruction|longest-stratified|longest|shortest"
-    r"|random-token-matched|random)(?:-(?P<number>\d+))?(?P<rewritten>-rewritten)?"
+    r"|random-token-matched|random|rated)(?:-(?P<number>\d+))?(?P<rewritten>-rewritten)?"
 )
 
 _SUFFIXES = re.compile(
@@ -88,7 +91,7 @@ def parse_arm(name: str) -> Arm:
     found = _NAME.fullmatch(base)
     if found is None or found["pool"] not in (*POOLS, "own"):
         raise InputError(f"unknown arm '{name}': expected a source or a name such as {_examples()}")
-    if (found["number"] is not None) != found["rule"].startswith("random"):
+    if found["rule"] != "rated" and (found["number"] is not None) != found["rule"].startswith("random"):
         raise InputError(f"arm '{name}': a random arm ends in its sampling seed (alpaca-1k-random-7), others do not")
     k = int(found["k"]) * (1000 if found["thousand"] else 1) if found["k"] else DEFAULT_K
     number = int(found["number"]) if found["number"] else None
@@ -152,8 +155,10 @@ def with_data_at_hand(profile: Profile) -> Profile:
 def stand_in(name: str, profile: Profile) -> str:
     """The arm of the fallback that stands in for an arm: the same rule, over fewer rows of the sample."""
     arm, fallback = parse_arm(name), profile.fallback
-    if fallback is None or arm.rule == "all":
-        raise InputError(f"arm '{name}' needs its source: run `python -m nbutils.data fetch {arm.pool}`")
+    if fallback is None or arm.rule in ("all", "rated"):
+        raise InputError(
+            f"arm '{name}' needs its source: run `python -m nbutils.data fetch {pool_source(arm, profile)}`"
+        )
     tail = f"-{arm.number}" if arm.number is not None else ""
     suffix = ("-rewritten" if arm.rewritten else "") + arm.suffixes.training + arm.suffixes.variant
     return f"{fallback.dataset}-{fallback.k}-{arm.rule}{tail}{suffix}"
@@ -161,9 +166,21 @@ def stand_in(name: str, profile: Profile) -> str:
 
 def resolve_arm(name: str, profile: Profile, resolved: Profile) -> str:
     """The arm to run for the name that a caller gave, where the sample may stand in for the dataset."""
-    if resolved is profile or name not in profile.arms:
+    selections = {each.partition("+")[0] for each in profile.arms}
+    if resolved is profile or name.partition("+")[0] not in selections:
         return name
     return stand_in(name, profile)
+
+
+def ratings_of(arm: Arm, profile: Profile) -> Path:
+    """The file with the grades of a rated arm's rows. Raises InputError where the profile names none."""
+    if profile.ratings is None:
+        mend = 'set ratings = "DIR/ratings.jsonl", a file of `python -m nbutils.rate`, above its tables'
+        raise InputError(f"arm '{arm.name}': profile '{profile.name}' names no ratings: {mend}")
+    path = Path(profile.ratings).expanduser()
+    if not path.is_file():
+        raise InputError(f"arm '{arm.name}': {path}: no such ratings file: `python -m nbutils.rate` writes one")
+    return path
 
 
 def data_line(profile: Profile, resolved: Profile) -> str:
@@ -184,15 +201,27 @@ def data_line(profile: Profile, resolved: Profile) -> str:
 Measured = Callable[[list[str]], Ids]
 
 
-def draw(arm: Arm, rows: list[Row], measured: Measured, trained: Measured, turns: str = "sum") -> Ids:
+def draw(
+    arm: Arm,
+    rows: list[Row],
+    measured: Measured,
+    trained: Measured,
+    turns: str = "sum",
+    ratings: Path | None = None,
+) -> Ids:
     """Positions (ascending) of an arm's rows in its pool.
 
     measured: length of texts under the profile's measure; trained: tokens that a text adds to the loss; turns: the
-    rule for rows of several turns. Raises InputError when the pool has fewer rows than the arm asks for.
+    rule for rows of several turns; ratings: the file of grades that a rated arm needs. Raises InputError when the pool
+    has fewer rows than the arm asks for.
     """
     if arm.rule == "all":
         return np.arange(len(rows))
     check_k(arm.k, len(rows), f"arm '{arm.name}'")
+    if arm.rule == "rated":
+        if ratings is None:
+            raise InputError(f"arm '{arm.name}' needs a file of ratings")
+        return grades.draw_tiers(grades.read_grades(ratings, rows), arm.k, arm.number or 0)
     if arm.rule == "longest-instruction":
         return top_k(measured([row.instruction for row in rows]), arm.k)
     if arm.rule == "random":

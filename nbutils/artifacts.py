@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from nbutils import ROOT
 
@@ -223,7 +223,7 @@ def complete(plan: Plan, work: Callable[[Path], dict[str, Any]]) -> Manifest:
     Two processes asking for the same stage wait for each other.
     """
     plan.folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(plan.folder / ".lock"):
+    with _locked(plan.folder):
         manifest = fresh_manifest(plan)
         if manifest is None:
             (plan.folder / MANIFEST).unlink(missing_ok=True)
@@ -231,6 +231,20 @@ def complete(plan: Plan, work: Callable[[Path], dict[str, Any]]) -> Manifest:
             facts = work(plan.folder)
             manifest = _conclude(plan, facts, started)
     return manifest
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=1)
+    except Timeout:
+        print(f"waiting for another process that is at work in {folder}", flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _conclude(plan: Plan, facts: dict[str, Any], started: datetime.datetime) -> Manifest:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from nbutils import arms, artifacts, estimate, hub, model_card, models, packing, prompts, select
 from nbutils.artifacts import Manifest, Plan
-from nbutils.commands import stage_parser
+from nbutils.commands import seed_of, stage_parser
 from nbutils.devices import Precision, choose_precision, peak_memory_gb
 from nbutils.errors import InputError, exits_cleanly
 from nbutils.prompts import Example
@@ -22,10 +22,11 @@ from nbutils.settings import Profile, Training
 
 
 class Encoded(NamedTuple):
-    """An arm's tokenised rows, and how many were dropped because nothing of their response fits."""
+    """An arm's tokenised rows; how many were dropped because nothing of their response fits, and how many are empty."""
 
     examples: list[Example]
     dropped: int
+    empty: int = 0
 
 
 def plan(profile: str | Profile, arm: str, seed: int) -> Plan:
@@ -98,6 +99,7 @@ def _train(profile: Profile, selected: Manifest, planned: Plan, folder: Path) ->
     trainer = make_trainer(profile, planned, precision, tokenizer, encoded.examples, steps, folder)
     seconds = _fit(trainer, folder, planned)
     weights = folder / weights_name(profile)
+    prompts.add_chat_template(tokenizer, profile.training.prompt_style)
     _save(trainer, tokenizer, weights)
     if not trainer.is_world_process_zero():
         return {}
@@ -134,7 +136,10 @@ def encode_rows(profile: Profile, selected: Manifest, tokenizer: Any) -> Encoded
     if not usable:
         raise InputError(f"{selected.arm}: no row has a trained token within {settings.max_length}: raise max_length")
     prompts.check_examples(usable, tokenizer.eos_token_id)
-    return Encoded(usable, len(examples) - len(usable))
+    empty = sum(not row.response.strip() for row in rows)
+    if empty:
+        print(f"{selected.arm}: {empty:,} rows have an empty response: they train the end of sequence alone")
+    return Encoded(usable, len(examples) - len(usable), empty)
 
 
 # --- the trainer ---------------------------------------------------------------------------------------------------
@@ -274,7 +279,8 @@ def _conclude(profile: Profile, selected: Manifest, arm: str, weights: Path, tra
     models.check_saved_tokenizer(weights, trainer.processing_class)
     if profile.training.method != "full":
         models.check_saved_adapter(weights, trainer.model)
-        model_card.describe_adapter(weights, profile, selected, arm, len(trainer.train_dataset))
+        model_card.name_base(weights, profile)
+    model_card.write_card(weights, profile, selected, arm, len(trainer.train_dataset))
 
 
 def _write_curve(folder: Path, trainer: Any, steps: Sequence[Any], rows: int) -> float:
@@ -293,6 +299,7 @@ def _count(profile: Profile, encoded: Encoded, state: Any) -> dict[str, Any]:
         "method": profile.training.method,
         "rows": len(examples),
         "dropped_rows": encoded.dropped,
+        "empty_responses": encoded.empty,
         "truncated_rows": sum(example.is_truncated for example in examples),
         "tokens_per_epoch": sum(len(example.input_ids) for example in examples),
         "trained_tokens_per_epoch": sum(example.trained for example in examples),
@@ -307,7 +314,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = stage_parser("finetune", "Fine-tune a profile's base model on an arm.")
     parser.add_argument("--push-to", metavar="OWNER/NAME", help="upload the weights to the Hub (a private repository)")
     given = parser.parse_args(arguments)
-    manifest = run(given.profile, given.arm, given.seed)
+    manifest = run(given.profile, given.arm, seed_of(given))
     weights = manifest.path("model" if manifest.facts["method"] == "full" else "adapter")
     print(f"{manifest.facts['optimizer_steps']} steps, loss {manifest.facts['last_loss']:.3f}: {weights}")
     if given.push_to:

@@ -12,7 +12,7 @@ from typing import Any
 from nbutils import answer_backends, arms, artifacts, data, finetune, models, questions
 from nbutils.answer_backends import Completion, Job
 from nbutils.artifacts import Manifest, Plan
-from nbutils.commands import stage_parser
+from nbutils.commands import seed_of, stage_parser
 from nbutils.errors import InputError, exits_cleanly
 from nbutils.progress import track
 from nbutils.questions import Question
@@ -48,7 +48,12 @@ def run(profile: str | Profile, arm: str, seed: int = 42) -> Manifest:
     chosen, name = arms.prepare(profile, arm)
     tuned = finetune.run(chosen, name, seed)
     planned = plan(chosen, name, seed)
-    return artifacts.complete(planned, functools.partial(_answer_all, chosen, tuned, planned))
+    made = artifacts.complete(planned, functools.partial(_answer_all, chosen, tuned, planned))
+    for benchmark in chosen.judging.benchmarks:
+        from nbutils import benchmark_answers
+
+        benchmark_answers.run(chosen, name, seed, benchmark)
+    return made
 
 
 def load_answers(manifest: Manifest) -> list[Answer]:
@@ -71,17 +76,36 @@ def context_of(profile: Profile, settings: Generation, seed: int) -> int:
 
 def _answer_all(profile: Profile, tuned: Manifest, planned: Plan, folder: Path) -> dict[str, Any]:
     settings = questions.vary(profile.generation, planned.arm)
+    answers, facts = answer_prompts(profile, tuned, planned, load_test_prompts(settings))
+    artifacts.write_jsonl(folder / "answers.jsonl", answers)
+    forget_parts(planned)
+    return {"outputs": ["answers.jsonl"], **facts}
+
+
+def answer_prompts(
+    profile: Profile, tuned: Manifest, planned: Plan, asked: Sequence[EvalPrompt], part: str = "answers"
+) -> tuple[list[Answer], dict[str, Any]]:
+    """Answer prompts with an arm's model: the answers in the prompts' order, and the facts worth recording.
+
+    `part` names the file in the plan's folder to which every answer is written at once; a run that was interrupted
+    goes on behind it. `forget_parts` removes it when the stage has written its outputs.
+    """
+    settings = questions.vary(profile.generation, planned.arm)
     tokenizer, context = models.load_tokenizer(profile, planned.seed), context_of(profile, settings, planned.seed)
-    wanted = questions.ask(load_test_prompts(settings), tokenizer, settings, context, planned.seed)
+    wanted = questions.ask(asked, tokenizer, settings, context, planned.seed)
     job = Job(profile, settings, tuned, planned.arm, tokenizer, context, planned.seed)
-    part = folder / f".answers-{planned.key[:12]}.part.jsonl"
-    answers = _read_part(part)
+    path = planned.folder / f".{part}-{planned.key[:12]}.part.jsonl"
+    answers = _read_part(path)
     missing = [question for question in wanted if question.name not in answers]
-    facts = _write_missing(job, missing, part, answers) if missing else {}
+    facts = _write_missing(job, missing, path, answers) if missing else {}
     ordered = [answers[question.name] for question in wanted]
-    artifacts.write_jsonl(folder / "answers.jsonl", ordered)
-    part.unlink(missing_ok=True)
-    return {"outputs": ["answers.jsonl"], **summarise(ordered), **_count_cuts(wanted, settings), **facts}
+    return ordered, {**summarise(ordered), **_count_cuts(wanted, settings), **facts}
+
+
+def forget_parts(planned: Plan) -> None:
+    """Remove what `answer_prompts` has kept for an interrupted run of a plan."""
+    for path in planned.folder.glob(f".*-{planned.key[:12]}.part.jsonl"):
+        path.unlink()
 
 
 def _read_part(path: Path) -> dict[str, Answer]:
@@ -157,7 +181,7 @@ def _count_cuts(asked: Sequence[Question], settings: Generation) -> dict[str, in
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of `python -m nbutils.generate`."""
     given = stage_parser("generate", "Answer a profile's test sets with an arm.").parse_args(arguments)
-    made = run(given.profile, given.arm, given.seed)
+    made = run(given.profile, given.arm, seed_of(given))
     print(", ".join(f"{name} {value}" for name, value in show_summary(made).items()))
     print(made.path("answers.jsonl"))
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from nbutils import arms, artifacts, finetune, hub, model_card, models, prompts
 from nbutils.artifacts import Manifest, Plan
-from nbutils.commands import stage_parser
+from nbutils.commands import seed_of, stage_parser
 from nbutils.data import load_prompts
 from nbutils.devices import choose_precision
 from nbutils.errors import InputError, exits_cleanly
@@ -25,15 +25,21 @@ TOLERANCE = 0.05
 
 def plan(profile: str | Profile, arm: str, seed: int) -> Plan:
     """What merging an arm's adapter would make."""
-    chosen, name = arms.prepare(profile, arm)
+    chosen, name = _prepare(profile, arm)
     inputs = {"finetune": artifacts.upstream(finetune.plan(chosen, name, seed))}
     folder = artifacts.stage_folder(chosen.name, "merge", name, seed)
     return Plan("merge", chosen.name, name, seed, folder, {}, inputs)
 
 
+def _prepare(profile: str | Profile, arm: str) -> tuple[Profile, str]:
+    # Variants of an arm (`+min150`) are one trained model: it is merged once.
+    chosen, name = arms.prepare(profile, arm)
+    return chosen, arms.parse_arm(name).trained
+
+
 def run(profile: str | Profile, arm: str, seed: int = 42) -> Manifest:
     """Merge an arm's trained adapter: `model/` in safetensors, and how far its probabilities are from the adapter's."""
-    chosen, name = arms.prepare(profile, arm)
+    chosen, name = _prepare(profile, arm)
     if chosen.training.method == "full":
         raise InputError(f"{chosen.name} trains all weights: finetune/{name} holds a whole model, nothing is to merge")
     tuned = finetune.run(chosen, name, seed)
@@ -55,6 +61,7 @@ def _merge(profile: Profile, tuned: Manifest, planned: Plan, folder: Path) -> di
     if difference > TOLERANCE:
         raise InputError(f"{planned.arm}: merged probabilities are {difference:.3f} off the adapter's: not saved")
     merged.save_pretrained(folder / "model")
+    prompts.add_chat_template(tokenizer, profile.training.prompt_style)
     tokenizer.save_pretrained(folder / "model")
     models.check_saved_tokenizer(folder / "model", tokenizer)
     artifacts.write_text(folder / "model" / "README.md", model_card.merged_card(tuned))
@@ -83,7 +90,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = stage_parser("merge", "Merge an arm's adapter into its base model.")
     parser.add_argument("--push-to", metavar="OWNER/NAME", help="upload the model to the Hub (a private repository)")
     given = parser.parse_args(arguments)
-    manifest = run(given.profile, given.arm, given.seed)
+    manifest = run(given.profile, given.arm, seed_of(given))
     print(f"{manifest.path('model')}: probabilities within {manifest.facts['largest_difference']} of the adapter's")
     if given.push_to:
         print(f"uploaded: {hub.push(manifest.path('model'), given.push_to)}")

@@ -1,4 +1,4 @@
-"""The card beside an adapter: what it was trained on and how, and whose licences follow it."""
+"""The card beside trained weights: what it was trained on and how, and whose licences follow it."""
 
 import json
 from pathlib import Path
@@ -8,22 +8,28 @@ from nbutils.artifacts import Manifest
 from nbutils.settings import Profile
 
 
-def describe_adapter(folder: Path, profile: Profile, selected: Manifest, arm: str, rows: int) -> None:
-    """Write README.md into an adapter's folder, and name the base model in its configuration as the profile does.
+def name_base(folder: Path, profile: Profile) -> None:
+    """Name the base model and its revision in an adapter's configuration as the profile does.
 
-    `arm` is the trained model's name and `rows` how many rows it was trained on. PEFT would write a path of this
-    machine into the configuration, and the target modules in an order that changes from run to run.
+    PEFT would write a path of this machine, and the target modules in an order that changes from run to run.
     """
     path = folder / "adapter_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
+    is_from_hub = profile.model.base != "tiny" and not Path(profile.model.base).exists()
     config["base_model_name_or_path"] = profile.model.base
+    config["revision"] = profile.model.revision if is_from_hub else None
     config["target_modules"] = sorted(config["target_modules"])
     artifacts.write_json(path, config)
+
+
+def write_card(folder: Path, profile: Profile, selected: Manifest, arm: str, rows: int) -> None:
+    """Write README.md beside weights; `arm` is the trained model's name, `rows` how many rows it was trained on."""
     artifacts.write_text(folder / "README.md", card(profile, selected, arm, rows))
 
 
 def card(profile: Profile, selected: Manifest, arm: str, rows: int) -> str:
-    """The text of an adapter's card, with the metadata block that the Hub reads."""
+    """The text of a card, with the metadata block that the Hub reads."""
+    is_full = profile.training.method == "full"
     source = data.sources().get(profile.dataset)
     licence = source.licence if source else "that of your own rows"
     settings = "\n".join(f"| {key} | {value} |" for key, value in profile.training.model_dump().items())
@@ -32,13 +38,14 @@ def card(profile: Profile, selected: Manifest, arm: str, rows: int) -> str:
     base, dataset = (Path(name).name if Path(name).exists() else name for name in (profile.model.base, profile.dataset))
     return f"""---
 base_model: {base}
-library_name: peft
-tags: [long-is-more, lora]
+library_name: {"transformers" if is_full else "peft"}
+tags: [long-is-more, {"full-fine-tuning" if is_full else "lora"}]
 ---
 # {arm}
 
-A LoRA adapter for {base} (revision {profile.model.revision}), trained with long-is-more {__version__},
-{_library_versions()}, on {rows:,} rows of the selection `{selected.arm}`: {facts["rows"]:,} of {facts["pool_rows"]:,}
+{"All weights of" if is_full else "A LoRA adapter for"} {base} (revision {profile.model.revision}),
+trained with long-is-more {__version__}, {_library_versions()},
+on {rows:,} rows of the selection `{selected.arm}`: {facts["rows"]:,} of {facts["pool_rows"]:,}
 rows of {dataset}, mean response length {facts["mean_length"]:.1f} ({facts["measure"]}), sha256 of the ids
 {facts["ids_sha256"]}. Prompts have the style `{profile.training.prompt_style}` of nbutils/prompts.py.
 {profile.note}

@@ -8,6 +8,7 @@ from nbutils import artifacts, tiny_base
 from nbutils.devices import Precision
 from nbutils.errors import InputError
 from nbutils.files import is_offline
+from nbutils.progress import quiet_libraries
 from nbutils.settings import Profile
 
 
@@ -29,6 +30,7 @@ def load_tokenizer(profile: Profile, seed: int) -> Any:
     """The base model's tokenizer, with a padding token that is not the end-of-sequence token."""
     from transformers import AutoTokenizer
 
+    quiet_libraries()
     try:
         tokenizer = AutoTokenizer.from_pretrained(base_location(profile, seed), **_revision(profile))
     except (OSError, ValueError) as error:
@@ -71,7 +73,9 @@ def load_base(profile: Profile, seed: int, precision: Precision, quantised: bool
         options |= {} if is_sharded() else {"device_map": {"": precision.local_device}}
     try:
         model = AutoModelForCausalLM.from_pretrained(base_location(profile, seed), **options)
-    except OSError as error:
+    except ImportError as error:
+        raise InputError(f"model.attention = '{profile.model.attention}': {str(error).splitlines()[0]}") from None
+    except (OSError, ValueError) as error:
         raise InputError(f"base model {profile.model.base}: {str(error).splitlines()[0]}") from None
     if quantised and trains:
         keep_plain_layout(model)

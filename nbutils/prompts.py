@@ -19,6 +19,13 @@ IGNORED = -100
 
 STYLES = ("plain", "paper")
 
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}"
+    "{% if m.role == 'user' %}### Task\n{{ m.content }}\n\n### Answer\n{% else %}{{ m.content }}\n\n{% endif %}"
+    "{% endfor %}"
+)
+"""Style `plain` as `apply_chat_template` and servers know such things."""
+
 
 class Prompt(NamedTuple):
     """Everything before the response: `text`, in the style named, for `train` or `generate`."""
@@ -55,13 +62,13 @@ def render(row: Row | EvalPrompt, style: str = "plain", use: str = "train") -> P
     if use == "train":
         return Prompt(_vicuna(_flattened(row)), style, use)
     if isinstance(row, EvalPrompt) and row.test_set == "mt-bench":
-        return Prompt(_vicuna(row.instruction), style, use)
+        return Prompt("</s>".join(_vicuna_turns(row)), style, use)
     return Prompt(_alpaca_crlf(row), style, use)
 
 
 def _plain(row: Row | EvalPrompt) -> str:
     parts = [row.system] if isinstance(row, Row) and row.system else []
-    for question, answer in row.history if isinstance(row, Row) else ():
+    for question, answer in row.history:
         parts += [f"### Task\n{question}", f"### Answer\n{answer}"]
     parts.append(f"### Task\n{row.instruction}")
     parts += [f"### Input\n{row.input}"] if row.input else []
@@ -91,6 +98,14 @@ def _alpaca_crlf(row: Row | EvalPrompt) -> str:
 
 def _vicuna(message: str) -> str:
     return f"{_vicuna_sentence()} USER: {message} ASSISTANT:"
+
+
+def _vicuna_turns(prompt: EvalPrompt) -> list[str]:
+    """A conversation in the wrapper, cut where every finished answer is followed by the end of sequence."""
+    asked = [question for question, _ in prompt.history] + [prompt.instruction]
+    answers = [f" {answer}" for _, answer in prompt.history] + [""]
+    turns = [f"USER: {question} ASSISTANT:{answer}" for question, answer in zip(asked, answers, strict=True)]
+    return [f"{_vicuna_sentence()} {turns[0]}", *turns[1:]]
 
 
 @functools.cache
@@ -147,8 +162,19 @@ def _response_ids(row: Row, prompt: str, tokenizer: Any, style: str) -> list[int
 
 def encode_prompt(prompt: EvalPrompt, tokenizer: Any, style: str) -> list[int]:
     """Token ids that a model is asked with."""
-    start = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
-    return start + _ids(tokenizer, render(prompt, style, "generate").text)
+    ids = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
+    if style == "paper" and prompt.history:
+        *before, last = _vicuna_turns(prompt)
+        for turn in before:
+            ids += [*_ids(tokenizer, turn), tokenizer.eos_token_id]
+        return ids + _ids(tokenizer, last)
+    return ids + _ids(tokenizer, render(prompt, style, "generate").text)
+
+
+def add_chat_template(tokenizer: Any, style: str) -> None:
+    """Let a tokenizer write the prompts of training, for servers; the paper's formats are no one template."""
+    if style == "plain":
+        tokenizer.chat_template = CHAT_TEMPLATE
 
 
 def check_examples(examples: Sequence[Example], eos: int) -> None:

@@ -65,13 +65,17 @@ def ask(
 
 
 def _ask(prompt: EvalPrompt, tokenizer: Any, settings: Generation, context: int, seed: int) -> Question:
-    wish = f"\n\n{settings.length_prompt}" if settings.length_prompt else ""
-    asked = prompt._replace(instruction=prompt.instruction + wish)
+    asked = prompt._replace(instruction=word(prompt.instruction, settings))
     text = prompts.render(asked, settings.prompt_style, "generate").text
     whole = prompts.encode_prompt(asked, tokenizer, settings.prompt_style)
     ids = fit_to_context(whole, settings.max_new_tokens, context)
     room = min(settings.max_new_tokens, context - len(ids))
     return Question(prompt, text, ids, room, len(ids) < len(whole), _own_seed(seed, prompt))
+
+
+def word(instruction: str, settings: Generation) -> str:
+    """An instruction as the model gets it, with the settings' wish for length behind it."""
+    return f"{instruction}\n\n{settings.length_prompt}" if settings.length_prompt else instruction
 
 
 def fit_to_context(ids: list[int], max_new: int, context: int) -> list[int]:

@@ -6,7 +6,8 @@ ROWS is a JSON, JSON-lines or Parquet file in Alpaca, ShareGPT or messages form.
 row), the ledger of calls, and `selected` in the form of ROWS. Re-running continues, and other thresholds cost nothing.
 
 `--tiers K` is the published mixture of AlpaGasus-1k: every row of the highest grade, then of the next ones, and a
-uniform sample of the grade that fits only in part (of Alpaca: 11 rows of 5.0, then 989 drawn from those of 4.5).
+uniform sample of the grade that fits only in part (of Alpaca: 11 rows of 5.0, then 989 drawn from those of 4.5). In a
+profile `ratings = "DIR/ratings.jsonl"` makes the same choice an arm: `alpaca-1k-rated-7` (nbutils/arms.py).
 """
 
 import argparse
@@ -16,11 +17,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from nbutils import artifacts, judge_options, judge_prompts, judges, llm, select, stats, tally, topk, verdicts
+from nbutils import artifacts, grades, judge_options, judge_prompts, judges, llm, select, tally, verdicts
 from nbutils.errors import ArgumentParser, InputError, exits_cleanly
 from nbutils.files import RecordFile, open_records
+from nbutils.grades import Grades, Ids, draw_threshold, draw_tiers, draw_top_k
 from nbutils.judge_options import LEDGER
 from nbutils.judge_prompts import Prompt
 from nbutils.llm import Ledger, Reply, Request
@@ -29,9 +29,6 @@ from nbutils.settings import JudgeModel, PromptFile
 
 RATINGS = "ratings.jsonl"
 SCALE = (0, 5)
-
-Grades = np.ndarray[Any, np.dtype[np.float64]]
-Ids = np.ndarray[Any, np.dtype[np.int64]]
 
 
 # --- rating --------------------------------------------------------------------------------------------------------
@@ -63,56 +60,16 @@ def rate_rows(
 
 
 def _rating(row: Row, judge: JudgeModel, prompt: Prompt, reply: Reply) -> dict[str, Any]:
-    score = None if reply.text is None else verdicts.read_single(reply.text, prompt.output_format, *SCALE)
-    status = "failed" if reply.text is None else "unparsed" if score is None else "judged"
-    review = reply.text if reply.text is not None else reply.error
-    return {"id": row.id, "source": row.source, "judge": judge.name, "score": score, "status": status, "review": review}
-
-
-def grades_of(ratings: Sequence[dict[str, Any]]) -> Grades:
-    """The scores as an array of shape (n,), NaN where a row has none."""
-    return np.array([np.nan if rating["score"] is None else rating["score"] for rating in ratings], dtype=float)
-
-
-# --- choosing ------------------------------------------------------------------------------------------------------
-
-
-def draw_threshold(grades: Grades, threshold: float) -> Ids:
-    """Positions (ascending) of the rows graded `threshold` or better."""
-    return np.flatnonzero(grades >= threshold)
-
-
-def draw_top_k(grades: Grades, k: int) -> Ids:
-    """Positions (ascending) of the k best rows, ties to the lower position; never one without a grade."""
-    _check_k(grades, k)
-    return topk.top_k(np.where(np.isnan(grades), -np.inf, grades), k)
-
-
-def draw_tiers(grades: Grades, k: int, seed: int = 0) -> Ids:
-    """Positions (ascending) of k rows: whole grades from the best down, and a uniform sample of the last one."""
-    _check_k(grades, k)
-    chosen = np.empty(0, dtype=np.int64)
-    for grade in np.unique(grades[~np.isnan(grades)])[::-1]:
-        tier = np.flatnonzero(grades == grade)
-        room = k - len(chosen)
-        if len(tier) > room:
-            tier = np.random.default_rng(seed).choice(tier, room, replace=False)
-        chosen = np.concatenate([chosen, tier])
-    return np.sort(chosen)
-
-
-def _check_k(grades: Grades, k: int) -> None:
-    graded = int((~np.isnan(grades)).sum())
-    if not 1 <= k <= graded:
-        raise InputError(f"k = {k}, and {graded} rows have a grade: k must lie between 1 and that")
+    head = {"id": row.id, "source": row.source, "text": grades.fingerprint(row), "judge": judge.name}
+    return {**head, **verdicts.grade(reply.text, reply.error, prompt.output_format, *SCALE)}
 
 
 def describe(ratings: Sequence[dict[str, Any]]) -> str:
     """Counts that add up, and how many rows have which grade."""
     counts = ", ".join(f"{name} {count}" for name, count in tally.count_calls(ratings).items())
     tiers = Counter(rating["score"] for rating in ratings if rating["score"] is not None)
-    grades = ", ".join(f"{score:g} x{tiers[score]}" for score in sorted(tiers, reverse=True)[:12])
-    return f"{counts}; grades: {grades or 'none'}"
+    shown = ", ".join(f"{score:g} x{tiers[score]}" for score in sorted(tiers, reverse=True)[:12])
+    return f"{counts}; grades: {shown or 'none'}"
 
 
 # --- the command ---------------------------------------------------------------------------------------------------
@@ -150,33 +107,39 @@ def main(arguments: list[str] | None = None) -> None:
     judge_options.refuse_other(given.out, RATINGS, held)
     if not judge_options.settle_cost([build_request(row, judging, prompt) for row in rows], judging, given):
         return
-    with contextlib.closing(Ledger(given.out / LEDGER)) as ledger:
-        ratings = rate_rows(rows, judging, ledger, prompt)
-    artifacts.write_json(given.out / judge_options.HELD, held)
-    artifacts.write_jsonl(given.out / RATINGS, ratings)
+    ratings = _rate_into(given.out, rows, judging, prompt, held)
     print(f"{given.out}: {describe(ratings)}")
     _select(file, ratings, given)
 
 
+def _rate_into(
+    out: Path, rows: Sequence[Row], judging: JudgeModel, prompt: Prompt, held: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """Rate into a folder: `ratings.jsonl`."""
+    with contextlib.closing(Ledger(out / LEDGER)) as ledger:
+        ratings = rate_rows(rows, judging, ledger, prompt)
+    artifacts.write_json(out / judge_options.HELD, held)
+    artifacts.write_jsonl(out / RATINGS, ratings)
+    return ratings
+
+
 def _select(file: RecordFile, ratings: Sequence[dict[str, Any]], given: argparse.Namespace) -> None:
     """Write the chosen rows, unless nothing is to be chosen or too few rows have a grade."""
-    grades = grades_of(ratings)
     if given.threshold is None and given.top_k is None and given.tiers is None:
         return
-    graded = int((~np.isnan(grades)).sum())
-    if graded < stats.MINIMUM_JUDGED * len(grades):
-        raise InputError(f"{graded} of {len(grades)} rows have a grade: nothing is chosen below 99%, run again")
-    chosen = _choose(grades, given)
+    found = grades.grades_of(ratings)
+    grades.refuse_too_few(found, str(given.out / RATINGS))
+    chosen = _choose(found, given)
     out = given.out / f"selected{file.suffixes[0]}"
     file.write_selected([int(i) for i in chosen], out)
-    lowest = f", the lowest grade {grades[chosen].min():g}" if len(chosen) else ""
+    lowest = f", the lowest grade {found[chosen].min():g}" if len(chosen) else ""
     print(f"{out}: {len(chosen)} rows{lowest}")
 
 
-def _choose(grades: Grades, given: argparse.Namespace) -> Ids:
+def _choose(found: Grades, given: argparse.Namespace) -> Ids:
     if given.threshold is not None:
-        return draw_threshold(grades, given.threshold)
-    return draw_top_k(grades, given.top_k) if given.tiers is None else draw_tiers(grades, given.tiers, given.seed)
+        return draw_threshold(found, given.threshold)
+    return draw_top_k(found, given.top_k) if given.tiers is None else draw_tiers(found, given.tiers, given.seed)
 
 
 if __name__ == "__main__":

@@ -171,7 +171,8 @@ def _run_kernel(source: Path, part: Path, parameters: Mapping[str, Any]) -> str:
     from nbclient.exceptions import DeadKernelError
 
     try:
-        papermill.execute_notebook(source, part, dict(parameters), stderr_file=ProgressLog(sys.stderr), **PAPERMILL)
+        log: Any = ProgressLog(sys.stderr)
+        papermill.execute_notebook(source, part, dict(parameters), stdout_file=log, stderr_file=log, **PAPERMILL)
     except papermill.PapermillExecutionError as error:
         return f"{error.ename}: {error.evalue}"
     except DeadKernelError:

@@ -212,9 +212,11 @@ def plan(profile: str | Profile, arm: str, seed: int) -> Plan:
     chosen, resolved = arms.prepare(profile, arm)
     parsed = arms.parse_arm(resolved)
     name = arms.pool_source(parsed, chosen)
-    inputs = {name: data.fingerprint(name) if name in data.sources() else artifacts.sha256_file(Path(name))}
+    inputs = {name: fingerprint_pool(name)}
     settings = {**chosen.selection.model_dump(), "measures_exact": lengths.has_punkt()}
     settings["trained_tokens_measure"] = _trained_measure()
+    if parsed.rule == "rated":
+        inputs["ratings"] = artifacts.sha256_file(arms.ratings_of(parsed, chosen))
     if parsed.rewritten:
         from nbutils import refine
 
@@ -240,7 +242,8 @@ def _select(profile: Profile, planned: Plan, folder: Path) -> dict[str, Any]:
     name = arms.pool_source(arm, profile)
     pool = load_pool(name)
     measured = functools.partial(lengths.count_again, measure=profile.selection.measure)
-    ids = arms.draw(arm, pool, measured, trained_tokens, profile.selection.turns)
+    ratings = arms.ratings_of(arm, profile) if arm.rule == "rated" else None
+    ids = arms.draw(arm, pool, measured, trained_tokens, profile.selection.turns, ratings)
     chosen = [pool[i] for i in ids]
     if arm.rewritten:
         from nbutils import refine
@@ -248,6 +251,16 @@ def _select(profile: Profile, planned: Plan, folder: Path) -> dict[str, Any]:
         chosen = refine.rewritten_rows(profile, arm.selection.removesuffix("-rewritten"), planned.seed, chosen)
     artifacts.write_jsonl(folder / "rows.jsonl", (row._asdict() for row in chosen))
     return {"outputs": ["rows.jsonl"], **_facts(arm, chosen, profile, pool)}
+
+
+def fingerprint_pool(name: str) -> str:
+    """Hash of a source's rows, or of one's own file or folder of parts."""
+    if name in data.sources():
+        return data.fingerprint(name)
+    found = _hash_source(Path(name))
+    if found is None:
+        raise InputError(f"{name}: no such file, and no source of that name (`python -m nbutils.data` lists them)")
+    return found
 
 
 def load_pool(name: str) -> list[rows.Row]:

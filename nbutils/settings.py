@@ -6,28 +6,36 @@ source stands beside it in the TOML file.
 
 import json
 import os
-import re
 import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from nbutils import ROOT
 from nbutils.errors import InputError
+from nbutils.judge_settings import (
+    LIKE_A_KEY,
+    Benchmark,
+    JudgeModel,
+    Judging,
+    PromptFile,
+    Refining,
+    Settings,
+    first_problem,
+)
+
+__all__ = ["LIKE_A_KEY", "Benchmark", "JudgeModel", "Judging", "PromptFile", "Refining"]
 
 Measure = Literal["nltk_words", "words", "chars", "bytes", "tokens"]
 
-
-LIKE_A_KEY = re.compile(r"(?<![A-Za-z0-9])(sk|pk|rk|gsk|hf|xai|nvapi|pplx|r8|ghp|AIza)[-_]?[A-Za-z0-9_-]{16,}")
-"""Beginnings of the keys that well-known services give out."""
-
-
-class _Settings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+Optimizer = Literal[
+    "adamw_torch", "adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit", "adafactor", "sgd"
+]
+"""Optimizers, by the names that transformers gives them."""
 
 
-class Model(_Settings):
+class Model(Settings):
     """The base model: a Hub id or a local folder, or `tiny` for the one that is trained on the spot."""
 
     base: str
@@ -37,7 +45,7 @@ class Model(_Settings):
     attention: Literal["sdpa", "eager", "flash_attention_2", "flex_attention"] = "sdpa"
 
 
-class TinyBase(_Settings):
+class TinyBase(Settings):
     """Shape and budget of the model that the profile `tiny` trains for itself."""
 
     vocabulary: int = 4096
@@ -51,21 +59,21 @@ class TinyBase(_Settings):
     max_length: int = 256
 
 
-class Selection(_Settings):
+class Selection(Settings):
     """How the arms are drawn: the length measure, and the rule for answers of several turns."""
 
     measure: Measure = "nltk_words"
     turns: Literal["sum", "mean", "first", "last"] = "sum"
 
 
-class Fallback(_Settings):
+class Fallback(Settings):
     """What stands in when the profile's dataset is not at hand: a pool and the size of its arms."""
 
     dataset: str
     k: int = Field(gt=0)
 
 
-class Training(_Settings):
+class Training(Settings):
     """Fine-tuning of one arm.
 
     `epoch_end`, `loss_weighting` and `neftune_scale` are explained where they act: `packing.plan_steps`,
@@ -76,7 +84,7 @@ class Training(_Settings):
 
     method: Literal["qlora", "lora", "full"]
     epochs: float = Field(gt=0)
-    learning_rate: float = Field(gt=0)
+    learning_rate: float = Field(gt=0, allow_inf_nan=False)
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     warmup_ratio: float = Field(0.0, ge=0, lt=1)
     examples_per_step: int = Field(128, gt=0)
@@ -85,11 +93,11 @@ class Training(_Settings):
     max_length: int = Field(2048, gt=0)
     tokens_per_row: int | None = Field(None, gt=0)
     max_rows: int | None = Field(None, gt=0)
-    weight_decay: float = 0.0
-    beta1: float = 0.9
-    beta2: float = 0.999
-    max_grad_norm: float = 1.0
-    optimizer: str = "adamw_torch"
+    weight_decay: float = Field(0.0, ge=0, allow_inf_nan=False)
+    beta1: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(0.999, ge=0, lt=1)
+    max_grad_norm: float = Field(1.0, ge=0, allow_inf_nan=False)
+    optimizer: Optimizer = "adamw_torch"
     lora_rank: int = Field(16, gt=0)
     lora_alpha: int = Field(16, gt=0)
     lora_dropout: float = Field(0.0, ge=0, lt=1)
@@ -102,7 +110,7 @@ class Training(_Settings):
     prompt_style: Literal["plain", "paper"] = "plain"
 
 
-class Generation(_Settings):
+class Generation(Settings):
     """Answers of one arm on the test sets. Greedy unless a temperature is given.
 
     `backend` writes them: transformers here (`engine`: `slots` of nbutils/decode.py, or transformers' own
@@ -127,7 +135,7 @@ class Generation(_Settings):
     temperature: float = Field(0.0, ge=0, allow_inf_nan=False)
     prompt_style: Literal["plain", "paper"] = "plain"
     vllm_python: str | None = None
-    server: "JudgeModel | None" = None
+    server: JudgeModel | None = None
     send: Literal["tokens", "text"] = "tokens"
 
     @model_validator(mode="after")
@@ -147,127 +155,10 @@ class Generation(_Settings):
         try:
             return Generation.model_validate(self.model_dump() | fields)
         except ValidationError as error:
-            raise InputError(f"{where}: {_first_problem(error)}") from None
+            raise InputError(f"{where}: {first_problem(error)}") from None
 
 
-class JudgeModel(_Settings):
-    """One judge: an OpenAI-compatible endpoint, a model on this machine, or one of the judges that need neither.
-
-    The key of an endpoint comes from the environment variable (or Colab secret) that `key_variable` names, and from
-    nowhere else: whatever looks like a key is refused here. `revision` pins a local judge from the Hub to a commit.
-    Units: `timeout` in seconds for one attempt, `max_cost` in US dollars for one run. `structured` asks an endpoint
-    that offers it for JSON by a schema; `logprobs` lets prompts that are read by log-probabilities ask for them.
-    """
-
-    model_config = ConfigDict(hide_input_in_errors=True)
-
-    name: str
-    kind: Literal["openai", "transformers", "reference", "longer", "first", "coin"]
-    model: str = ""
-    revision: str | None = Field(None, pattern="^[0-9a-f]{40}$")
-    base_url: str | None = None
-    key_variable: str = "OPENAI_API_KEY"
-    max_tokens: int = Field(512, gt=0)
-    limit_name: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
-    temperature: float = Field(0.0, ge=0)
-    concurrency: int = Field(8, gt=0)
-    requests_per_minute: int | None = Field(None, gt=0)
-    tokens_per_minute: int | None = Field(None, gt=0)
-    timeout: float = Field(120.0, gt=0)
-    attempts: int = Field(5, gt=0)
-    max_cost: float | None = Field(None, ge=0, allow_inf_nan=False)
-    batch: bool = False
-    batch_size: int = Field(8, gt=0)
-    structured: bool = False
-    logprobs: bool = True
-
-    @classmethod
-    def build(cls, **fields: Any) -> "JudgeModel":
-        """A judge from command-line values; raises InputError with one line."""
-        try:
-            return cls(**fields)
-        except ValidationError as error:
-            raise InputError(_first_problem(error)) from None
-
-    @field_validator("name", "model", "base_url", "key_variable")
-    @classmethod
-    def _is_no_key(cls, text: str | None) -> str | None:
-        if text and LIKE_A_KEY.search(text):
-            raise ValueError("this looks like a key: set it as an environment variable and give the variable's name")
-        return text
-
-    @field_validator("key_variable")
-    @classmethod
-    def _names_a_variable(cls, text: str) -> str:
-        if not re.fullmatch("[A-Z][A-Z0-9_]{0,63}", text):
-            raise ValueError("give the name of an environment variable in capitals, not the key itself")
-        return text
-
-    @field_validator("base_url")
-    @classmethod
-    def _is_plain_url(cls, url: str | None) -> str | None:
-        if url is None:
-            return None
-        if not re.fullmatch(r"https?://([\w.-]+|\[[0-9a-fA-F:.]+\])(:[1-9]\d{0,4})?(/[\w./~%:+-]*)?", url):
-            # What was given is not shown: people put passwords and keys into addresses.
-            raise ValueError("a base_url looks like https://host/v1: with scheme, without spaces, password or '?'")
-        return url
-
-    @model_validator(mode="after")
-    def _endpoint_has_model(self) -> "JudgeModel":
-        if self.kind in ("openai", "transformers") and not self.model:
-            raise ValueError(f"a judge of kind '{self.kind}' needs 'model'")
-        return self
-
-
-class PromptFile(_Settings):
-    """A prompt other than the project's own: a `file`, a `source` of data/sources.toml, or a `url` with its `sha256`.
-
-    `name` chooses one prompt of a file that holds several. A relative `file` is looked for in the working directory,
-    then in the repository. nbutils/judge_prompts.py says what such a file looks like.
-    """
-
-    file: str | None = None
-    source: str | None = None
-    url: str | None = Field(None, pattern="^https://[^@\\s?#]+$")
-    sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
-    name: str | None = None
-
-    @model_validator(mode="after")
-    def _says_where(self) -> "PromptFile":
-        if sum(place is not None for place in (self.file, self.source, self.url)) != 1:
-            raise ValueError("a prompt is one of 'file', 'source' or 'url'")
-        if (self.url is None) != (self.sha256 is None):
-            raise ValueError("'url' and 'sha256' go together: a prompt from the network is pinned")
-        return self
-
-
-class Judging(_Settings):
-    """Who is compared with whom, by which judges, and with which prompt (default: data/prompts/pair.toml)."""
-
-    target: str
-    baselines: tuple[str, ...]
-    judges: tuple[JudgeModel, ...]
-    rule: Literal["exact", "paper"] = "exact"
-    prompt: PromptFile | None = None
-
-
-class Refining(_Settings):
-    """Introspective rewriting of a selection's responses; without an endpoint a scripted stand-in answers.
-
-    `prompt` defaults to data/prompts/refine.toml. A rewriting that is `length_factor` times as long as the original in
-    characters, or as short, is flagged.
-    """
-
-    arm: str
-    rows: int | None = Field(None, gt=0)
-    refiner: JudgeModel | None = None
-    max_tokens: int = Field(2048, gt=0)
-    prompt: PromptFile | None = None
-    length_factor: float = Field(3.0, gt=1)
-
-
-class Capabilities(_Settings):
+class Capabilities(Settings):
     """Tasks of lm-evaluation-harness with the number of examples in their prompts.
 
     `folder` adds task files of one's own (relative to the repository); `limit` takes the first items of each task.
@@ -279,13 +170,17 @@ class Capabilities(_Settings):
     batch_size: int = Field(8, gt=0)
 
 
-class Profile(_Settings):
-    """One way of running the whole reproduction."""
+class Profile(Settings):
+    """One way of running the whole reproduction.
+
+    `ratings` is a file of grades of the dataset's rows (nbutils/rate.py), for the arms that are drawn by them.
+    """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
     summary: str
     note: str = ""
     dataset: str
+    ratings: str | None = None
     arms: tuple[str, ...] = Field(min_length=1)
     seeds: tuple[int, ...] = Field((42,), min_length=1)
     model: Model
@@ -316,18 +211,35 @@ def profile_names() -> list[str]:
 def load_profile(name: str | os.PathLike[str]) -> Profile:
     """Read a profile by its name, or by the path of a TOML file.
 
-    Raises InputError, naming file and key, for a missing file, TOML that does not parse, an unknown or missing key,
-    or a value of the wrong kind.
+    A relative name of one's own dataset, test set or model is looked for beside the profile, then in the working
+    directory. Raises InputError, naming file and key, for a missing file, TOML that does not parse, an unknown or
+    missing key, or a value of the wrong kind.
     """
     path = _profile_path(name)
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = _find_files(tomllib.loads(path.read_text(encoding="utf-8")), path.parent)
         # By way of JSON, where pydantic is strict about text and numbers and still takes a list for a tuple.
         return Profile.model_validate_json(json.dumps(table, default=str), strict=True)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not valid TOML: {error}") from None
     except ValidationError as error:
-        raise InputError(f"{path}: {_first_problem(error)}") from None
+        raise InputError(f"{path}: {first_problem(error)}") from None
+
+
+def _find_files(table: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The table with the names of one's own files completed where they lie beside the profile."""
+
+    def find(value: Any) -> Any:
+        if isinstance(value, list):
+            return [find(each) for each in value]
+        is_path = isinstance(value, str) and bool("/" in value or Path(value).suffix)
+        return str(folder / value) if is_path and (folder / value).exists() else value
+
+    model, generation = table.get("model"), table.get("generation")
+    for section, key in ((table, "dataset"), (table, "ratings"), (model, "base"), (generation, "test_sets")):
+        if isinstance(section, dict) and key in section:
+            section[key] = find(section[key])
+    return table
 
 
 def _profile_path(name: str | os.PathLike[str]) -> Path:
@@ -336,11 +248,3 @@ def _profile_path(name: str | os.PathLike[str]) -> Path:
     if not path.is_file():
         raise InputError(f"no profile '{name}': choose one of {', '.join(profile_names())}, or give a .toml file")
     return path
-
-
-def _first_problem(error: ValidationError) -> str:
-    problem: Any = error.errors()[0]
-    key = ".".join(str(part) for part in problem["loc"]) or "profile"
-    if problem["type"] == "extra_forbidden":
-        return f"unknown key '{key}': remove it or correct its spelling"
-    return f"key '{key}': {problem['msg'].removeprefix('Value error, ')}"

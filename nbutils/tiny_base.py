@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from nbutils import artifacts, data, prompts
+from nbutils import artifacts, prompts, select
 from nbutils.artifacts import Manifest, Plan
+from nbutils.errors import InputError
+from nbutils.progress import quiet_libraries
 from nbutils.rows import Row
 from nbutils.settings import Profile, TinyBase
 
@@ -21,7 +23,7 @@ def plan(profile: Profile, seed: int) -> Plan:
     """What the tiny base would be trained from; `profile` is the one with what is at hand."""
     settings = profile.tiny_base.model_dump() if profile.tiny_base else {}
     folder = artifacts.stage_folder(profile.name, "base", "tiny", seed)
-    inputs = {profile.dataset: data.fingerprint(profile.dataset)}
+    inputs = {profile.dataset: select.fingerprint_pool(profile.dataset)}
     return Plan("base", profile.name, "tiny", seed, folder, settings, inputs, version=2)
 
 
@@ -44,7 +46,7 @@ def _build(profile: Profile, seed: int, folder: Path) -> dict[str, Any]:
 
 
 def _sample_rows(profile: Profile, shape: TinyBase, seed: int) -> list[Row]:
-    rows = data.load_rows(profile.dataset)
+    rows = select.load_pool(profile.dataset)
     order = np.random.default_rng(seed).permutation(len(rows))
     return [rows[i] for i in order[: shape.rows]]
 
@@ -75,6 +77,7 @@ def _train_model(rows: list[Row], tokenizer: Any, shape: TinyBase, seed: int, fo
 
     from nbutils.training_log import Progress
 
+    quiet_libraries()
     set_seed(seed)
     model = LlamaForCausalLM(_config(shape, tokenizer))
     arguments = TrainingArguments(
@@ -93,7 +96,10 @@ def _train_model(rows: list[Row], tokenizer: Any, shape: TinyBase, seed: int, fo
         dataloader_pin_memory=False,
         disable_tqdm=True,
     )
-    trainer = Trainer(model=model, args=arguments, train_dataset=_blocks(rows, tokenizer, shape.max_length))
+    blocks = _blocks(rows, tokenizer, shape.max_length)
+    if not blocks:
+        raise InputError(f"the rows hold fewer than {shape.max_length} tokens: too few to train the tiny base model on")
+    trainer = Trainer(model=model, args=arguments, train_dataset=blocks)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(Progress(trainer, "tiny base model"))
     trainer.train()

@@ -38,6 +38,8 @@ def _draw(name, rows, turns="sum"):
         ("alpaca-1k-longest-instruction", ("alpaca", 1000, "longest-instruction", None, False)),
         ("alpaca-1k-longest-stratified", ("alpaca", 1000, "longest-stratified", None, False)),
         ("alpaca-1k-longest-rewritten", ("alpaca", 1000, "longest", None, True)),
+        ("alpaca-1k-rated", ("alpaca", 1000, "rated", None, False)),
+        ("alpaca-1k-rated-7", ("alpaca", 1000, "rated", 7, False)),
         ("own-12-longest+neftune", ("own", 12, "longest", None, False)),
         ("alpaca-52k", ("alpaca-52k", 0, "all", None, False)),
         ("lima-1k+neftune", ("lima-1k", 0, "all", None, False)),
@@ -210,6 +212,7 @@ def test_without_data_the_sample_stands_in(no_data):
     assert resolved.judging.target == "sample-60-longest"
     assert set(resolved.judging.baselines) <= set(resolved.arms)
     assert arms.resolve_arm("alpaca-1k-longest", given_profile, resolved) == "sample-60-longest"
+    assert arms.resolve_arm("alpaca-1k-longest+min150", given_profile, resolved) == "sample-60-longest+min150"
     assert arms.resolve_arm("lima-1k", given_profile, resolved) == "lima-1k"
     line = arms.data_line(given_profile, resolved)
     assert "alpaca-52k is not at hand" in line and "260 rows, licence Apache-2.0" in line

@@ -10,6 +10,7 @@ import sys
 import time
 
 import pytest
+from filelock import FileLock
 
 from nbutils import artifacts
 from nbutils.artifacts import Plan
@@ -265,16 +266,24 @@ def work(folder):
     artifacts.write_text(folder / "rows.txt", "rows")
     return {"n": 1}
 plan = artifacts.Plan("stage", "tiny", "arm", 42, folder / "stage", {}, {})
-print(artifacts.complete(plan, work).created)
+print("created", artifacts.complete(plan, work).created)
 """
 
 
 def test_two_processes_do_the_work_once(tmp_path):
     command = [sys.executable, "-c", TOGETHER, str(tmp_path)]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    printed = {process.communicate(timeout=60)[0] for process in processes}
-    assert len(printed) == 1 and printed != {""}, "both return the same manifest"
+    lines = {process.communicate(timeout=60)[0].splitlines()[-1] for process in processes}
+    assert len(lines) == 1 and lines.pop().startswith("created 2"), "both return the same manifest"
     assert (tmp_path / "log").read_text() == "x"
+
+
+def test_waiting_for_another_process_is_said(tmp_path):
+    (tmp_path / "stage").mkdir()
+    with FileLock(tmp_path / "stage" / ".lock"):
+        process = subprocess.Popen([sys.executable, "-c", TOGETHER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+        assert process.stdout.readline() == f"waiting for another process that is at work in {tmp_path / 'stage'}\n"
+    assert process.communicate(timeout=60)[0].startswith("created 2")
 
 
 def test_where_runs_go(runs, monkeypatch):

@@ -115,6 +115,7 @@ def test_full_fine_tuning_writes_a_model_that_loads(base, runs):
     manifest = finetune.run(profile_on(base, {"method": "full", "learning_rate": 1e-3}), "sample-24-longest", 42)
     before, after = (AutoModelForCausalLM.from_pretrained(place) for place in (base, manifest.folder / "model"))
     assert after.dtype == torch.float32
+    assert "All weights of" in (manifest.folder / "model" / "README.md").read_text(encoding="utf-8")
     changed = [not torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True)]
     assert all(changed)
 
@@ -182,7 +183,7 @@ def test_rows_that_cannot_be_trained_are_dropped_and_counted(monkeypatch, base):
         Row(2, "own", "x " * 200, "", "yes"),
     )
     encoded, tokenizer = encoded_rows([empty, long, shut], monkeypatch, base)
-    assert encoded.dropped == 1
+    assert (encoded.dropped, encoded.empty) == (1, 1)
     first, second = encoded.examples
     assert first.labels[-1] == tokenizer.eos_token_id
     assert first.trained == 1
@@ -274,13 +275,32 @@ def test_the_card_names_data_licence_and_no_path(tmp_path):
     (tmp_path / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
     facts = {"rows": 1000, "pool_rows": 52002, "mean_length": 256.8, "measure": "nltk_words", "ids_sha256": "b669"}
     selected = Manifest("select", "tiny", "alpaca-1k-longest", 42, "", {}, {}, {}, facts, {}, "", 0, "", tmp_path)
-    model_card.describe_adapter(tmp_path, settings.load_profile("tiny"), selected, "alpaca-1k-longest+neftune", 64)
+    model_card.name_base(tmp_path, settings.load_profile("tiny"))
+    model_card.write_card(tmp_path, settings.load_profile("tiny"), selected, "alpaca-1k-longest+neftune", 64)
     assert json.loads((tmp_path / "adapter_config.json").read_text())["target_modules"] == ["k_proj", "v_proj"]
     card = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert "# alpaca-1k-longest+neftune" in card
     assert "on 64 rows of the selection `alpaca-1k-longest`: 1,000 of 52,002\nrows of alpaca-52k" in card
     assert "data CC BY-NC 4.0" in card
+    assert "A LoRA adapter for tiny" in card
     assert str(tmp_path) not in card + (tmp_path / "adapter_config.json").read_text()
+
+
+def test_a_fully_trained_model_has_a_card_of_its_own(tmp_path):
+    facts = {"rows": 1000, "pool_rows": 52002, "mean_length": 256.8, "measure": "nltk_words", "ids_sha256": "b669"}
+    selected = Manifest("select", "x", "alpaca-1k-longest", 42, "", {}, {}, {}, facts, {}, "", 0, "", tmp_path)
+    card = model_card.card(settings.load_profile("llama2-7b-full"), selected, "alpaca-1k-longest", 1000)
+    assert "library_name: transformers\ntags: [long-is-more, full-fine-tuning]" in card
+    assert "All weights of meta-llama/Llama-2-7b-hf (revision" in card
+
+
+def test_an_adapter_names_the_revision_of_its_base(tmp_path):
+    config = {"base_model_name_or_path": "/somewhere", "revision": None, "target_modules": []}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
+    profile = settings.load_profile("colab-t4")
+    model_card.name_base(tmp_path, profile)
+    stored = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert (stored["base_model_name_or_path"], stored["revision"]) == (profile.model.base, profile.model.revision)
 
 
 # --- NF4 on a CPU --------------------------------------------------------------------------------------------------

@@ -16,9 +16,10 @@ import pytest
 
 from nbutils import ROOT
 
-pytestmark = pytest.mark.long
-
 NAMES = [path.stem for path in sorted((ROOT / "notebooks").glob("*.ipynb"))]
+SHORT = pytest.mark.system
+"""Needs a browser, and no model."""
+
 TOKEN = "only-for-this-test"
 MINUTES = 60_000
 """In the milliseconds that Playwright counts in."""
@@ -193,7 +194,9 @@ def scroll_to(page, source):
 # --- the notebooks, in reading order: 00 computes what the others find fresh ---------------------------------------
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=SHORT if name == "02_select" else pytest.mark.long) for name in NAMES]
+)
 def test_all_cells_run_and_the_figures_appear(lab, page, name):
     open_notebook(page, lab, name)
     cells = run_all(page)
@@ -212,6 +215,7 @@ def test_all_cells_run_and_the_figures_appear(lab, page, name):
 # --- clicks --------------------------------------------------------------------------------------------------------
 
 
+@SHORT
 def test_the_browser_of_examples_answers(lab, page):
     from playwright.sync_api import expect
 
@@ -235,6 +239,7 @@ def click_slider(widgets, share):
     track.click(position={"x": box["width"] * share, "y": box["height"] / 2}, force=True)
 
 
+@pytest.mark.long
 def test_the_browser_of_answers_answers(lab, page):
     from playwright.sync_api import expect
 
@@ -280,6 +285,7 @@ def change_cell(page, before, after):
     )
 
 
+@SHORT
 def test_a_cell_before_its_time_says_what_to_do(lab, page):
     open_notebook(page, lab, "02_select")
     run_cell(page, 'profile = "tiny"')
@@ -290,6 +296,7 @@ def test_a_cell_before_its_time_says_what_to_do(lab, page):
     take_picture(page, "02_select-too-early")
 
 
+@SHORT
 def test_a_changed_parameter_does_not_show_old_results(lab, page):
     open_notebook(page, lab, "02_select")
     assert errors(run_all(page)) == []
@@ -306,6 +313,7 @@ def test_a_changed_parameter_does_not_show_old_results(lab, page):
     assert "sample-60-random-7" in str(manifest["outputs"])
 
 
+@SHORT
 def test_a_forgotten_profile_is_named(lab, page):
     open_notebook(page, lab, "04_finetune")
     change_cell(page, 'profile = "tiny"', 'profile = "tinny"')

@@ -4,9 +4,10 @@ import pytest
 import torch
 from trainable_models import profile_on, save_model
 
-from nbutils import finetune, merge, models
+from nbutils import finetune, merge, models, prompts
 from nbutils.devices import Precision
 from nbutils.errors import InputError
+from nbutils.rows import Row
 
 CPU = Precision("cpu", "float32", "")
 
@@ -35,6 +36,20 @@ def test_a_merged_model_is_the_base_with_its_adapter(method, base, runs):
     card = (merged.folder / "model" / "README.md").read_text(encoding="utf-8")
     assert "library_name: transformers" in card
     assert "A LoRA adapter merged into" in card
+
+
+def test_the_merged_model_can_be_chatted_with(base, runs):
+    from transformers import AutoTokenizer
+
+    merged = merge.run(profile_on(base), "sample-24-longest+min9", 42)
+    assert merged.arm == "sample-24-longest", "a way of asking needs no copy of the weights"
+    tokenizer = AutoTokenizer.from_pretrained(merged.folder / "model")
+    row = Row(0, "own", "And {{ now }}?", "", "", history=(("Why?", " Because.\n"),), system="Be kind.")
+    roles = ("system", "user", "assistant", "user")
+    texts = (row.system, *row.history[0], row.instruction)
+    messages = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=True)]
+    expected = tokenizer.bos_token + prompts.render(row, "plain").text
+    assert tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True) == expected
 
 
 def test_a_fully_trained_model_has_nothing_to_merge(base, runs):

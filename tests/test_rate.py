@@ -103,7 +103,7 @@ def test_an_endpoint_and_other_choices_from_the_same_ratings(rows, tmp_path, cap
     assert any("Say 1.\n\nloudly" in question for question in server.questions())
     ratings = artifacts.read_jsonl(out / "ratings.jsonl")
     assert [rating["score"] for rating in ratings] == [4.5, 5, 3, 4.5, 4.5, 0]
-    assert set(ratings[0]) == {"id", "source", "judge", "score", "status", "review"}
+    assert set(ratings[0]) == {"id", "source", "text", "judge", "score", "status", "review"}
 
 
 def test_nothing_is_chosen_below_99_percent(rows, tmp_path, capsys):

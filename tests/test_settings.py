@@ -78,6 +78,9 @@ def test_a_profile_of_ones_own_by_path(tmp_path):
         ("epochs = 1", 'epochs = "1"', "key 'training.epochs': Input should be a valid number"),
         ("epochs = 1", "epochs = true", "key 'training.epochs': Input should be a valid number"),
         ("epochs = 1", "epochs = 0", "key 'training.epochs': Input should be greater than 0"),
+        ("epochs = 1", "epoch = 1", "unknown key 'training.epoch'"),
+        ("lora_rank = 16", "beta1 = 1.5", "key 'training.beta1': Input should be less than 1"),
+        ("lora_rank = 16", 'optimizer = "adam"', "key 'training.optimizer': Input should be 'adamw_torch', "),
         ("lora_rank = 16", "lora_rank = 16.5", "key 'training.lora_rank': Input should be a valid integer"),
         ("seeds = [42]", "seeds = 42", "key 'seeds': Input should be"),
         ("seeds = [42]", "seeds = []", "key 'seeds': "),
@@ -100,6 +103,23 @@ def test_what_is_wrong_is_said_with_file_and_key(tmp_path, old, new, expected):
     assert message.startswith(f"{tmp_path / 'mine.toml'}: ")
     assert expected in message
     assert "\n" not in message.strip()
+
+
+def test_ones_own_files_are_looked_for_beside_the_profile(tmp_path, monkeypatch):
+    for name in ("rows.jsonl", "prompts.jsonl", "here.jsonl"):
+        (tmp_path / name).touch()
+    (tmp_path / "lima").mkdir()
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    monkeypatch.chdir("/")
+    text = MINE.replace('base = "tiny"', 'base = "models/mine"').replace("[tiny_base]\nhidden = 64\n", "")
+    text = text.replace('"alpaca-52k"', '"rows.jsonl"', 1)
+    text = text.replace('["sample"]', f'["lima", "prompts.jsonl", "elsewhere.jsonl", "{tmp_path}/here.jsonl"]')
+    (tmp_path / "mine.toml").write_text(text, encoding="utf-8")
+    profile = settings.load_profile(tmp_path / "mine.toml")
+    assert profile.dataset == str(tmp_path / "rows.jsonl")
+    assert profile.model.base == str(tmp_path / "models" / "mine")
+    expected = ("lima", f"{tmp_path}/prompts.jsonl", "elsewhere.jsonl", f"{tmp_path}/here.jsonl")
+    assert profile.generation.test_sets == expected
 
 
 def test_not_utf8(tmp_path):
