@@ -7,11 +7,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nbutils import length_bias
+from nbutils import findings
 from nbutils.decomposition import decompose
-from nbutils.judgments import Calls, to_calls
-from nbutils.length_control import JudgeFit, expit, fit_judge
+from nbutils.judgments import Calls, to_calls, to_items
+from nbutils.length_control import JudgeFit, expit, fit_judge, mean_with_interval
 from nbutils.stats import Estimate
+from nbutils.tally import ORDERS
 
 REPLICATES = 400
 PROMPTS = 200
@@ -159,7 +160,7 @@ def judge_rows(control: str, prompts: int, rng: np.random.Generator) -> list[dic
 
 
 def _rows(calls: Calls, control: str) -> Iterator[dict[str, Any]]:
-    orders = np.where(np.asarray(calls.first) > 0, *length_bias.judge.ORDERS)
+    orders = np.where(np.asarray(calls.first) > 0, *ORDERS)
     columns = (calls.preference, calls.len_model, calls.len_baseline, calls.clusters, orders)
     for preference, arm, baseline, prompt, order in zip(*columns, strict=True):
         head = {"id": int(prompt), "test_set": "simulated", "judge": control, "arm": "arm", "baseline": "baseline"}
@@ -182,7 +183,7 @@ def count_findings(replicates: int = REPLICATES, prompts: int = PROMPTS, seed: i
 
 
 def _finding(rows: list[dict[str, Any]]) -> str:
-    items = length_bias.to_items(rows)
+    items = to_items(rows)
     controlled = fit_judge(**to_calls(rows)._asdict()).win_rate
-    raw = length_bias.mean_with_interval(items.preference)
-    return length_bias.describe(raw, controlled, length_bias.decided_by(items))
+    raw = mean_with_interval(items.preference)
+    return findings.describe(raw, controlled, findings.decided_by(items))

@@ -1,6 +1,7 @@
 """Every claim of the paper beside its numbers, their uncertainty, what was measured here, and a verdict.
 
     python -m nbutils.claims                 print the verdicts
+    python -m nbutils.claims --profile NAME  the same with what the profile's run measured
     python -m nbutils.claims --write         and write docs/claims.md and the tables of figures/ that hold them
     python -m nbutils.claims facts           recompute the claims about data from the public files and compare
     python -m nbutils.claims facts --write   and store what was measured
@@ -9,17 +10,17 @@ Claims are in data/published/claims.csv, the comparisons on which they stand in 
 """
 
 import itertools
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nbutils import ROOT, artifacts, claims_page, data_facts, paper_numbers
+from nbutils import ROOT, artifacts, claims_page, data_facts, evidence, measured, paper_numbers
 from nbutils.data_facts import Fact
 from nbutils.errors import ArgumentParser, InputError, exits_cleanly
-from nbutils.paper_numbers import FOLDER, Number, Row
-from nbutils.settings import Profile
+from nbutils.evidence import Measured
+from nbutils.paper_numbers import FOLDER, Number
+from nbutils.settings import Profile, load_profile
 
 REPRODUCED, WITHIN, FAILED, NOT_RUN = VERDICTS = (
     "reproduced",
@@ -27,16 +28,8 @@ REPRODUCED, WITHIN, FAILED, NOT_RUN = VERDICTS = (
     "not reproduced",
     "not run",
 )
-LLM_JUDGES = ("openai", "transformers")
-"""Kinds of judges whose verdicts speak for or against a claim; the reference judge and the controls do not."""
-
 AGREEMENT = "P4"
 """The claim about the order of other claims' numbers; what else rests on claims takes the weakest of their verdicts."""
-
-PAIRWISE = ("win-rates", "")
-"""Comparisons that a pairwise judging can settle: those of the paper's win rates, and those without numbers."""
-
-Table = Sequence[Mapping[str, str]]
 
 
 class Claim(NamedTuple):
@@ -54,7 +47,8 @@ class Claim(NamedTuple):
 class Settled(NamedTuple):
     """A claim with the published numbers it stands on, the facts and measurements made here, and the verdict.
 
-    silent: parts of the claim for which neither numbers nor facts are published.
+    missing: parts of the claim that were not measured, where others were; silent: parts for which neither numbers nor
+    facts are published.
     """
 
     claim: Claim
@@ -62,6 +56,7 @@ class Settled(NamedTuple):
     facts: list[Fact]
     measured: list[Number]
     verdict: str
+    missing: tuple[str, ...] = ()
     silent: tuple[str, ...] = ()
 
     @property
@@ -73,7 +68,7 @@ class Settled(NamedTuple):
     @property
     def here(self) -> list[str]:
         """What was found here, in words."""
-        return list(map(str, [*self.facts, *self.measured]))
+        return [*map(str, [*self.facts, *self.measured]), *(f"not run: {part}" for part in self.missing)]
 
     @property
     def reading(self) -> str:
@@ -103,58 +98,10 @@ def load_facts() -> list[Fact]:
     return [Fact(**{**row, "measured": float(row["measured"]), "bound": float(row["bound"])}) for row in rows]  # type: ignore[arg-type]
 
 
-# --- what a run says -----------------------------------------------------------------------------------------------
-
-
-def measure_run(profile: Profile, results: Table, biases: Table) -> dict[str, list[Number]]:
-    """What a run's tables say of each claim, by claim id; nothing where the profile's note says that it is no evidence.
-
-    results: rows of stage 06's summary.csv; biases: rows of stage 07's length_bias.csv. Only comparisons count that an
-    LLM judged, with at least 99% of the replies read, by the profile's rule, and on the claim's base model.
-    """
-    usable = [row for row in results if is_evidence(profile, row)]
-    found: dict[str, list[Number]] = {}
-    pairwise = (row for row in paper_numbers.read_table("comparisons") if row["table"] in PAIRWISE)
-    for wanted in pairwise:
-        hits = (row for row in usable if _is_for(wanted, row, base_of(profile)))
-        for number in (_net_win(row, wanted["expected"]) for row in hits):
-            if number not in found.setdefault(wanted["claim"], []):
-                found[wanted["claim"]].append(number)
-    heard = {row["judge"] for row in usable}
-    found["L4"] = [_at_equal_length(row) for row in biases if row["judge"] in heard and row.get("length_controlled")]
-    return {claim: numbers for claim, numbers in found.items() if numbers}
-
-
-def is_evidence(profile: Profile, row: Mapping[str, str]) -> bool:
-    """Whether a row of a run's summary.csv may speak for or against the paper."""
-    judges = {judge.name for judge in profile.judging.judges if judge.kind in LLM_JUDGES}
-    is_whole = row["test_set"] == "all" and row["rule"] == profile.judging.rule and row["headline"] == "True"
-    return not profile.note and profile.model.base != "tiny" and row["judge"] in judges and is_whole
-
-
-def _is_for(wanted: Row, row: Mapping[str, str], base: str) -> bool:
-    # A random arm ends in its sampling seed: alpaca-1k-random-7.
-    against = re.fullmatch(re.escape(wanted["against"]) + r"(-\d+)?", row["baseline"])
-    fits = not wanted["base"] or (wanted["base"] == "Llama-2-7B") == (base == "Llama-2-7B")
-    return bool(against) and row["arm"] == wanted["arm"] and fits
-
-
-def base_of(profile: Profile) -> str:
-    """The paper's name of a profile's base model, else the model's own."""
-    known = {"llama-2-7b": "Llama-2-7B", "llama-2-13b": "Llama-2-13B", "mistral-7b": "Mistral-7B"}
-    return next((name for part, name in known.items() if part in profile.model.base.lower()), profile.model.base)
-
-
-def _net_win(row: Mapping[str, str], expected: str) -> Number:
-    value, low, high = (100 * float(row[name]) for name in ("net_win", "low", "high"))
-    label = f"{row['judge']}, {row['arm']} against {row['baseline']}, {row['prompts']} prompts"
-    return Number(label, value, low, high, "points net win", expected)
-
-
-def _at_equal_length(row: Mapping[str, str]) -> Number:
-    names = ("length_controlled", "length_controlled_low", "length_controlled_high")
-    value, low, high = (100 * float(row[name]) for name in names)
-    return Number(f"{row['judge']}, against {row['baseline']}", value, low, high, "% at equal length", "more", 50.0)
+def measure_run(profile: Profile, seed: int = 42) -> Measured:
+    """What a profile's fresh results say of each claim (see nbutils/evidence.py)."""
+    results = measured.read(profile, measured.find(profile, seed), measured.find_votes(profile, seed))
+    return evidence.measure(results)
 
 
 # --- verdicts ------------------------------------------------------------------------------------------------------
@@ -164,12 +111,15 @@ def judge_measurement(number: Number, published: Sequence[Number]) -> str:
     """The verdict on one measurement.
 
     reproduced: it lies on the claimed side and its interval excludes no effect; within: the interval covers no effect
-    and a value of the paper too (where the paper has none: lies on the claimed side); else not reproduced.
+    and a value of the paper too (where the paper has none: lies on the claimed side; where the claim is that there is
+    no effect, or none the other way: always); else not reproduced.
     """
     if number.reading == "separable":
         return REPRODUCED
     if number.reading != "not separable" or number.low is None or number.high is None:
         return FAILED
+    if number.expected in ("same", "not less"):
+        return WITHIN
     same_kind = [other.value for other in published if other.unit == number.unit]
     side = (number.value > number.zero) == (number.expected == "more")
     covered = any(number.low <= value <= number.high for value in same_kind) if same_kind else side
@@ -182,12 +132,12 @@ def weakest(verdicts: Sequence[str]) -> str:
     return min(verdicts, key=order.index) if verdicts else NOT_RUN
 
 
-def judges_agree(measured: Mapping[str, Sequence[Number]]) -> str:
+def judges_agree(numbers: Mapping[str, Sequence[Number]]) -> str:
     """The claim AGREEMENT: every judge sees Alpaca-52k beaten by most, then AlpaGasus-1k, then LIMA-1k."""
     nets: dict[str, dict[str, float]] = {}
     for claim in ("P1", "P2", "P3"):
-        for number in measured.get(claim, ()):
-            nets.setdefault(number.label.partition(",")[0], {})[claim] = number.value
+        for number in numbers.get(claim, ()):
+            nets.setdefault(number.judge, {})[claim] = number.value
     complete = [found for found in nets.values() if len(found) == 3]
     if len(complete) < 2:
         return NOT_RUN
@@ -195,35 +145,34 @@ def judges_agree(measured: Mapping[str, Sequence[Number]]) -> str:
     return REPRODUCED if agree else FAILED
 
 
-def settle(measured: Mapping[str, list[Number]] | None = None) -> list[Settled]:
-    """Every claim with its verdict; `measured` as `measure_run` gives it (default: nothing was run)."""
-    measured, facts = measured or {}, load_facts()
+def settle(found: Measured | None = None) -> list[Settled]:
+    """Every claim with its verdict; `found` as `measure_run` or `evidence.measure` gives it (default: nothing)."""
+    found, facts = found or Measured({}, {}), load_facts()
     done: dict[str, Settled] = {}
     # A claim that rests on others comes after them.
     for claim in sorted(load_claims(), key=lambda claim: bool(claim.rests_on)):
-        done[claim.id] = _settle(claim, measured, [fact for fact in facts if fact.claim == claim.id], done)
+        done[claim.id] = _settle(claim, found, [fact for fact in facts if fact.claim == claim.id], done)
     return [done[claim.id] for claim in load_claims()]
 
 
-def _settle(
-    claim: Claim, measured: Mapping[str, list[Number]], facts: list[Fact], done: Mapping[str, Settled]
-) -> Settled:
+def _settle(claim: Claim, found: Measured, facts: list[Fact], done: Mapping[str, Settled]) -> Settled:
     if claim.rests_on:
-        return _settle_by_parts(claim, measured, [done[part] for part in claim.rests_on])
-    mine, published = measured.get(claim.id, []), paper_numbers.published_numbers(claim.id)
+        return _settle_by_parts(claim, found, [done[part] for part in claim.rests_on])
+    mine, published = found.numbers.get(claim.id, []), paper_numbers.published_numbers(claim.id)
+    missing = tuple(found.missing.get(claim.id, ()))
     verdicts = [REPRODUCED if fact.holds else FAILED for fact in facts]
-    verdicts += [judge_measurement(number, published) for number in mine]
-    return Settled(claim, published, facts, mine, weakest(verdicts))
+    verdicts += [judge_measurement(number, published) for number in mine] + [NOT_RUN for _ in missing]
+    return Settled(claim, published, facts, mine, weakest(verdicts), missing)
 
 
-def _settle_by_parts(claim: Claim, measured: Mapping[str, list[Number]], parts: list[Settled]) -> Settled:
-    published, facts, mine = (
-        list(itertools.chain.from_iterable(found))
-        for found in zip(*((part.published, part.facts, part.measured) for part in parts), strict=True)
+def _settle_by_parts(claim: Claim, found: Measured, parts: list[Settled]) -> Settled:
+    published, facts, mine, missing = (
+        list(itertools.chain.from_iterable(column))
+        for column in zip(*((part.published, part.facts, part.measured, part.missing) for part in parts), strict=True)
     )
-    verdicts = [judges_agree(measured)] if claim.id == AGREEMENT else [part.verdict for part in parts]
+    verdicts = [judges_agree(found.numbers)] if claim.id == AGREEMENT else [part.verdict for part in parts]
     silent = tuple(part.claim.id for part in parts if not part.published and not part.facts)
-    return Settled(claim, published, facts, mine, weakest(verdicts), silent)
+    return Settled(claim, published, facts, mine, weakest(verdicts), tuple(missing), silent)
 
 
 # --- tables --------------------------------------------------------------------------------------------------------
@@ -284,7 +233,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser = ArgumentParser(prog="python -m nbutils.claims", description="The paper's claims and what became of them.")
     parser.add_argument("what", nargs="?", choices=["verdicts", "facts"], default="verdicts")
     parser.add_argument("--write", action="store_true", help="write what is shown to the project's files")
+    parser.add_argument("--profile", help="read what this profile's run measured")
+    parser.add_argument("--seed", type=int, default=42, help="of that run (default 42)")
     given = parser.parse_args(arguments)
+    if given.profile and (given.write or given.what == "facts"):
+        parser.error("--profile goes alone: the project's files hold no single run")
+    if given.profile:
+        return _show_run(load_profile(given.profile), given.seed)
     _show_facts(given.write) if given.what == "facts" else _show_verdicts(given.write)
 
 
@@ -298,6 +253,16 @@ def _show_facts(write: bool) -> None:
         print(f"{fact.claim}  {'holds' if fact.holds else 'FAILS'}  {fact}{agrees}")
     if write:
         write_facts(facts)
+
+
+def _show_run(profile: Profile, seed: int) -> None:
+    """Print every claim with its verdict, and what was measured of those that do not rest on others."""
+    if not evidence.is_evidence(profile):
+        print(f"Profile {profile.name} is no evidence ({profile.note or 'the tiny model'}): only the data is settled.")
+    for item in settle(measure_run(profile, seed)):
+        print(f"{item.claim.id:4} {item.verdict:12} {item.claim.claim}")
+        if not item.claim.rests_on and not item.facts:
+            print("".join(f"       {line}\n" for line in item.here), end="")
 
 
 def _show_verdicts(write: bool) -> None:

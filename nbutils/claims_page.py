@@ -2,6 +2,7 @@
 
 import itertools
 import textwrap
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -10,10 +11,12 @@ from nbutils import paper_numbers
 RULE = (
     "Reproduced: measured here on the claimed side, with a 95% interval that excludes no effect (a fact about data: it "
     "equals the published value to its printed digits, or lies on the claimed side of the bound given). Within the "
-    "interval, not separable: the interval covers no effect, and the paper's value too. Not reproduced: neither. Not "
-    "run: nothing that could decide it was run here; the tiny model and every profile whose note says that it is not "
-    "the paper's setting count as not run. Where a claim has several parts or judges, the weakest decides. Judges and "
-    "base models differ from the paper's, so direction is compared, not size."
+    "interval, not separable: the interval covers no effect, and the paper's value too (where none is published: lies "
+    "on the claimed side; where the claim itself is that there is no effect, or no loss: always). Not reproduced: "
+    "neither. Not run: nothing that could decide it was run here; the tiny model and every profile whose note says "
+    "that it is not the paper's setting count as not run. Where a claim has several parts or judges, the weakest "
+    "decides, and a part that was not run leaves the claim not run. Judges and base models differ from the paper's, so "
+    "direction is compared, not size."
 )
 
 INTERVALS = (
@@ -21,7 +24,7 @@ INTERVALS = (
     "AlpacaEval 2.0: the leaderboard's standard error where it has one, else 0.88 of a coin's over 805 prompts (0.84 "
     "to 0.92 in the 27 models below 20% whose preferences are public). MT-Bench: a standard error of 0.30 a score "
     "(0.25 to 0.36, clustered by question, in the judgments of the TACOS repository). Differences are taken as if "
-    "independent. None of them holds the variation between training seeds."
+    "independent, the paper's and ours. None of them holds the variation between training seeds."
 )
 
 SOURCES = (
@@ -39,10 +42,11 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 class Line(NamedTuple):
-    """A line of the summary: what it says, and the claims (id and words) of which it says so."""
+    """A line of the summary: what it says, the claims (id and words) of which it says so, and their topics."""
 
     head: str
     claims: list[tuple[str, str]]
+    topics: list[str]
 
     @property
     def is_brief(self) -> bool:
@@ -51,8 +55,27 @@ class Line(NamedTuple):
 
     @property
     def names(self) -> str:
-        """The names of the claims."""
-        return ", ".join(name for name, _ in self.claims)
+        """The names of the claims, by topic."""
+        named = zip(self.topics, self.claims, strict=True)
+        groups = itertools.groupby(named, lambda pair: pair[0])
+        return "; ".join(f"{topic}: {', '.join(name for _, (name, _) in found)}" for topic, found in groups)
+
+
+def headline(rows: Rows) -> str:
+    """How many claims ended how, and about what. rows: as `claims.tabulate` gives them."""
+    words = {"reproduced": "reproduced", "not reproduced": "not reproduced", "not run": "not run"}
+    words |= {"within the interval, not separable": "measured, too little to separate"}
+    parts = [_count(what, [row["topic"] for row in rows if row["verdict"] == name]) for name, what in words.items()]
+    return f"Of {len(rows)} claims {', '.join(filter(None, parts))}."
+
+
+def _count(what: str, topics: Sequence[str]) -> str:
+    """A number of claims, with their topics where these are few."""
+    if not topics:
+        return f"none {what}" if what == "not reproduced" else ""
+    about = Counter(topics)
+    shown = ", ".join(f"{topic} {count}" for topic, count in about.items())
+    return f"{len(topics)} {what} ({shown})"
 
 
 def summarise(rows: Rows) -> list[Line]:
@@ -65,12 +88,16 @@ def summarise(rows: Rows) -> list[Line]:
         "Reproduced here": [row for row in rows if row["verdict"] == "reproduced"],
         "Not reproduced here": [row for row in rows if row["verdict"] == "not reproduced"],
         "Measured here, too little to separate": [row for row in rows if row["verdict"].startswith("within")],
+        NOT_RUN: [row for row in rows if row["verdict"] == "not run"],
         "Published differences that exceed their own error": [row for row in own if _separable(row) == "all"],
         "Published differences within their own error": [row for row in own if _separable(row) == "none"],
         "Contradicted by another published number": [row for row in own if "contradicted" in row["published_shows"]],
-        NOT_RUN: [row for row in rows if row["verdict"] == "not run"],
     }
-    return [Line(head, [(row["id"], row["claim"]) for row in found]) for head, found in lines.items() if found]
+    return [_line(head, found) for head, found in lines.items() if found]
+
+
+def _line(head: str, rows: Rows) -> Line:
+    return Line(head, [(row["id"], row["claim"]) for row in rows], [row["topic"] for row in rows])
 
 
 def _separable(row: Mapping[str, Any]) -> str:
@@ -88,10 +115,10 @@ def render(rows: Rows) -> str:
         "# Claims",
         _wrap("What became of every claim. Written by `python -m nbutils.claims --write`."),
     ]
-    minute = ["## In one minute", *map(_render_line, summarise(rows))]
+    minute = ["## In one minute", _wrap(f"**{headline(rows)}**"), "\n".join(map(_render_line, summarise(rows)))]
     rule = ["## The rule", *map(_wrap, (RULE, INTERVALS, SOURCES))]
     parts = [_render_topic(topic, list(found)) for topic, found in itertools.groupby(rows, lambda row: row["topic"])]
-    return "\n\n".join([*head, minute[0], "\n".join(minute[1:]), *rule, *parts, _render_power()]) + "\n"
+    return "\n\n".join([*head, *minute, *rule, *parts, _render_power()]) + "\n"
 
 
 def _render_line(line: Line) -> str:

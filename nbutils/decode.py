@@ -66,8 +66,10 @@ def _run_continuous(model: Any, drafts: Sequence[Draft], rules: Rules, room: Roo
     longest = max(draft.final_length for draft in drafts)
     tally.in_flight = slots = max(1, min(room.slots, room.tokens // longest))
     config = GenerationConfig(do_sample=False, eos_token_id=rules.eos, pad_token_id=rules.pad, max_new_tokens=longest)
+    # transformers 5.15, which Colab has, calls a page a block.
+    page: dict[str, Any] = {"page_size" if hasattr(ContinuousBatchingConfig, "page_size") else "block_size": PAGE}
     batching = ContinuousBatchingConfig(
-        page_size=PAGE,
+        **page,
         num_blocks=slots * math.ceil(longest / PAGE) + 1,
         max_batch_tokens=max(512, slots),
         max_requests_per_batch=slots,

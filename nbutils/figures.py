@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from nbutils import ROOT, artifacts, figures_claims, figures_explore, figures_length
 from nbutils.errors import ArgumentParser, InputError, exits_cleanly
-from nbutils.style import STYLE, save
+from nbutils.style import in_style, save
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -62,14 +62,10 @@ def draw(name: str, tables: Path, note: str = "", out: Path | None = None) -> "F
 
     note: a line for the footer, as a profile has one. Raises InputError for an unknown figure or a missing table.
     """
-    import matplotlib.pyplot as plt
-
     if name not in FIGURES:
         raise InputError(f"no figure '{name}': choose one of {', '.join(FIGURES)}")
     entry = FIGURES[name]
-    with plt.rc_context(STYLE):
-        figure = entry.draw(*(read_table(table, tables) for table in entry.tables), note=note)
-        plt.close(figure)  # else a notebook would show it twice
+    figure = in_style(entry.draw)(*(read_table(table, tables) for table in entry.tables), note=note)
     if out:
         save(figure, name, out)
     return figure

@@ -1,72 +1,61 @@
 """Figures of a run's own results, for the report and the notebooks 04 to 09."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nbutils import style
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Table = Sequence[dict[str, str]]
-
-VERDICT_COLOURS = {"win": style.BLUE, "tie": style.FAINT, "lose": style.ORANGE}
+Table = Sequence[Mapping[str, Any]]
 
 
+@style.in_style
 def draw_verdicts(results: Table, note: str = "") -> "Figure":
     """Stacked bars of win, tie and lose under the exact rule, one bar per judge and baseline.
 
     results: rows of a judging's summary.csv.
     """
-    import matplotlib.pyplot as plt
-
     rows = [row for row in results if row["test_set"] == "all" and row["rule"] == "exact"]
-    with plt.rc_context(style.STYLE):
-        title = f"How often {style.name_of(rows[0]['arm'])} wins, by judge"
-        axes = style.make_page(0.42 * len(rows) + 0.4, title, _CAPTION, note, _LABELS, 0.4, 0.45)
-        left = [0.0] * len(rows)
-        for name, colour in VERDICT_COLOURS.items():
-            widths = [100 * int(row[name]) / max(1, int(row["prompts"])) for row in rows]
-            bars = axes.barh(range(len(rows)), widths, left=left, color=colour, height=0.62)
-            labels = [f"{name} {width:.0f}" if width >= 12 else "" for width in widths]
-            axes.bar_label(bars, labels, label_type="center", color=style.INK if name == "tie" else "white", size=9)
-            left = [start + width for start, width in zip(left, widths, strict=True)]
-        style.label_rows(axes, [_name(row) for row in rows])
-        axes.set(xlim=(0, 100), ylim=(len(rows) - 0.5, -0.5), xlabel="share of prompts, %")
+    title = f"How often {style.plain(style.name_of(rows[0]['arm']))} wins, by judge"
+    axes = style.make_page(0.36 * len(rows) + 0.3, title, _CAPTION, note, _LABELS, 0.4, 0.45)
+    shares = [[100 * int(row[name]) / max(1, int(row["prompts"])) for row in rows] for name in style.VERDICT_COLOURS]
+    style.draw_shares(axes, range(len(rows)), shares)
+    style.label_rows(axes, [_name(row) for row in rows])
+    axes.set(xlim=(0, 100), ylim=(len(rows) - 0.4, -0.75), xlabel="share of prompts, %")
     return style.page_of(axes)
 
 
-_LABELS = 3.2
-"""Inches for names such as "reference, against alpaca-random-token-matched-7"."""
+_LABELS = 4.4
+"""Inches for names such as "gpt-4o-mini, against alpaca-random-token-matched-7"."""
 
 _CAPTION = "Verdicts of both orders together, rule 'exact'. The judges longer, first and coin are controls."
 
 
-def _name(row: dict[str, str]) -> str:
-    return f"{row['judge']}, against {row['baseline']}".replace("$", r"\$")  # two of them would begin a formula
+def _name(row: Mapping[str, Any]) -> str:
+    return style.plain(f"{row['judge']}, against {row['baseline']}", 50)
 
 
+@style.in_style
 def draw_control(biases: Table, note: str = "") -> "Figure":
     """Win rates as judged and at equal length, with 95% intervals; what cannot be estimated is left out.
 
     biases: rows of stage 07's length_bias.csv.
     """
-    import matplotlib.pyplot as plt
-
-    with plt.rc_context(style.STYLE):
-        caption = "Win rate with 95% interval: as judged (blue), at equal answer length (red) where that is identified."
-        axes = style.make_page(
-            0.5 * len(biases) + 0.4, "Does the preference outlive the control?", caption, note, _LABELS, 0.4, 0.45
-        )
-        axes.axvline(0.5, color=style.FAINT, linewidth=1)
-        _draw_rates(axes, biases, "win_rate", style.BLUE, -0.13)
-        _draw_rates(axes, biases, "length_controlled", style.VERMILION, 0.13)
-        style.label_rows(axes, [_name(row) for row in biases])
-        axes.set(xlim=(-0.02, 1.02), ylim=(len(biases) - 0.5, -0.5), xlabel="win rate of the target")
+    caption = "Win rate with 95% interval: as judged (blue), at equal answer length (red) where that is identified."
+    title = "Does the preference outlive the control?"
+    axes = style.make_page(0.5 * len(biases) + 0.4, title, caption, note, _LABELS, 0.4, 0.45)
+    axes.axvline(0.5, color=style.FAINT, linewidth=1)
+    _draw_rates(axes, biases, "win_rate", style.BLUE, -0.13)
+    _draw_rates(axes, biases, "length_controlled", style.VERMILION, 0.13)
+    style.label_rows(axes, [_name(row) for row in biases])
+    axes.set(xlim=(-0.02, 1.02), ylim=(len(biases) - 0.5, -0.5), xlabel="win rate of the target")
     return style.page_of(axes)
 
 
-def _draw_rates(axes: "style.Axes", biases: Table, column: str, colour: str, shift: float) -> None:
+def _draw_rates(axes: "Axes", biases: Table, column: str, colour: str, shift: float) -> None:
     for place, row in enumerate(biases):
         if row.get(column):
             value, low, high = (float(row[name]) for name in (column, f"{column}_low", f"{column}_high"))
@@ -74,16 +63,72 @@ def _draw_rates(axes: "style.Axes", biases: Table, column: str, colour: str, shi
             axes.plot(value, place + shift, "o", color=colour, markersize=6)
 
 
+@style.in_style
+def draw_controls(controls: Table, note: str = "") -> "Figure":
+    """Net win of the target over each control with its interval, and both sides' mean answers (paper: Figures 6, 7).
+
+    controls: rows of `controls.tabulate`.
+    """
+    caption = (
+        "Net win of the target over each baseline in points, with 95% intervals; right: mean characters of the "
+        "target's answers and of the baseline's. Controls: longer answers (orange), as many trained tokens (purple), "
+        "fewer epochs (green), other numbers of rows (blue)."
+    )
+    title = "Would the longest still win if the others answered as long, or trained as much?"
+    axes = style.make_page(0.36 * len(controls) + 0.2, title, caption, note, 4.3, 1.2, 0.45)
+    axes.axvline(0, color=style.FAINT, linewidth=1)
+    for place, row in enumerate(controls):
+        colour = _CONTROL_COLOURS.get(row["controls_for"], style.GREY)
+        axes.plot([row["low"], row["high"]], [place, place], color=colour, linewidth=1.6)
+        axes.plot(row["net_win"], place, "o", color=colour, markersize=6)
+        _write_lengths(axes, place, row)
+    style.label_rows(axes, [_label_control(row) for row in controls])
+    axes.set(ylim=(len(controls) - 0.4, -0.6), xlabel="net win of the target, points")
+    return style.page_of(axes)
+
+
+_CONTROL_COLOURS = {
+    "answer length": style.VERMILION,
+    "trained tokens": style.PURPLE,
+    "epochs": style.GREEN,
+    "number of rows": style.BLUE,
+}
+
+
+def _write_lengths(axes: "Axes", place: int, row: Mapping[str, Any]) -> None:
+    if row["answer"]:
+        text = f"{float(row['answer']):,.0f} : {float(row['its_answer']):,.0f}"
+        where: Any = ("axes fraction", "data")
+        axes.annotate(text, (1, place), (84, 0), where, "offset points", ha="right", va="center", color=style.QUIET)
+
+
+def _label_control(row: Mapping[str, Any]) -> str:
+    name = style.name_of(row["selection"])
+    return style.plain(f"{name}, {row['treatment']}" if row["treatment"] else name, 56)
+
+
+@style.in_style
 def draw_losses(losses: Mapping[str, Table], note: str = "") -> "Figure":
     """Training loss by optimizer step, one line per arm, named at its end."""
-    import matplotlib.pyplot as plt
-
-    with plt.rc_context(style.STYLE):
-        axes = style.make_page(2.6, "Training loss", "Mean loss per trained token, in nats.", note, 0.6, 2.0, 0.4)
-        colours = [style.colour_of(arm) for arm in losses]
-        for (arm, rows), colour in zip(losses.items(), colours, strict=True):
-            steps, values = [int(row["step"]) for row in rows], [float(row["loss"]) for row in rows]
-            axes.plot(steps, values, color=colour, linewidth=1.8)
-            axes.annotate(style.name_of(arm), (steps[-1], values[-1]), (5, 0), textcoords="offset points", color=colour)
-        axes.set(xlabel="optimizer step")
+    axes = style.make_page(2.6, "Training loss", "Mean loss per trained token, in nats.", note, 0.6, 2.6, 0.4)
+    ends = []
+    for arm, rows in losses.items():
+        steps, values = [int(row["step"]) for row in rows], [float(row["loss"]) for row in rows]
+        axes.plot(steps, values, color=style.colour_of(arm), linewidth=1.8)
+        ends.append((values[-1], steps[-1], arm))
+    _name_ends(axes, sorted(ends))
+    axes.set(xlabel="optimizer step")
     return style.page_of(axes)
+
+
+def _name_ends(axes: "Axes", ends: Sequence[tuple[float, int, str]]) -> None:
+    """Name lines at their ends, from the lowest up, so far apart that no name covers another."""
+    low, high = axes.get_ylim()
+    apart, place = (high - low) / 15, -float("inf")
+    for value, step, arm in ends:
+        place = max(value, place + apart)
+        kind: Any = {"textcoords": "data", "va": "center", "size": 8.5, "color": style.colour_of(arm)}
+        right = axes.get_xlim()[1]
+        line = {"arrowstyle": "-", "color": style.FAINT, "lw": 0.7, "shrinkA": 0, "shrinkB": 0}
+        label = style.plain(style.name_of(arm), 34)
+        axes.annotate(label, (step, value), (right, place), arrowprops=line, annotation_clip=False, **kind)

@@ -2,16 +2,19 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from nbutils import data, judge
+from nbutils import data, judge, judge_logs
 from nbutils.errors import InputError
 from nbutils.files import number_records, open_records
 from nbutils.length_control import Numbers
+
+LARGEST = 1e15
+"""No length and no difficulty is larger; beyond it sums of squares would lose their meaning."""
 
 Rows = Sequence[dict[str, Any]]
 Key = tuple[str, str, str]
@@ -53,32 +56,45 @@ class Calls(NamedTuple):
 
 
 def read_judgments(path: Path) -> list[dict[str, Any]]:
-    """Read judgment rows of anybody's making; raises InputError naming the row and the missing or faulty key."""
-    rows = [_checked_judgment(path, number, record) for number, record in number_records(open_records(path))]
+    """Read judgment rows of anybody's making, or a log that `judge_logs` knows.
+
+    Raises InputError naming the row and the missing or faulty key.
+    """
+    rows = [row for number, record in number_records(open_records(path)) for row in _judgments(path, number, record)]
     if not rows:
         raise InputError(f"{path}: no judgments")
     return rows
 
 
+def _judgments(path: Path, number: int, record: dict[str, Any]) -> list[dict[str, Any]]:
+    try:
+        expanded = list(judge_logs.expand(record, number))
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    return [_checked_judgment(path, number, row) for row in expanded]
+
+
 _OPTIONAL = {"test_set": "", "arm": "arm", "baseline": "baseline", "judge": "judge", "order": "arm_first"}
 
 
-def _checked_judgment(path: Path, number: int, record: dict[str, Any]) -> dict[str, Any]:
-    row = _OPTIONAL | {key: value for key, value in record.items() if key not in _OPTIONAL or value is not None}
+def _checked_judgment(path: Path, number: int, record: Mapping[str, Any]) -> dict[str, Any]:
+    row: dict[str, Any] = _OPTIONAL | {
+        key: value for key, value in record.items() if key not in _OPTIONAL or value is not None
+    }
     for key in ("id", "preference", "len_arm", "len_baseline"):
         if key not in row:
             raise InputError(f"{path}: row {number}: no '{key}': id, preference, len_arm and len_baseline are needed")
     for key in ("id", *_OPTIONAL):
         if not isinstance(row[key], str | int | float):
-            raise InputError(f"{path}: row {number}: '{key}' is {row[key]!r}, neither text nor a number")
+            raise InputError(f"{path}: row {number}: '{key}' is {_shown(row[key])}, neither text nor a number")
     is_judged = row.get("status") not in ("unparsed", "failed")
     row["preference"] = _checked_preference(row["preference"], f"{path}: row {number}: ") if is_judged else None
     for key in ("len_arm", "len_baseline"):
         if not _is_number(row[key]) or row[key] < 0:
-            raise InputError(f"{path}: row {number}: '{key}' is {row[key]!r}, not a length")
+            raise InputError(f"{path}: row {number}: '{key}' is {_shown(row[key])}, not a length")
     difficulty = row.get("difficulty")
     if difficulty is not None and not _is_number(difficulty):
-        raise InputError(f"{path}: row {number}: 'difficulty' is {difficulty!r}, not a number")
+        raise InputError(f"{path}: row {number}: 'difficulty' is {_shown(difficulty)}, not a number")
     return row
 
 
@@ -86,14 +102,20 @@ def _checked_preference(value: Any, place: str) -> float | None:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None  # tables write what is missing as NaN
     if not _is_number(value):
-        raise InputError(f"{place}'preference' is {value!r}, not a number")
+        raise InputError(f"{place}'preference' is {_shown(value)}, not a number")
     if not 0 <= value <= 1:
         raise InputError(f"{place}preference {value} is outside 0..1")
     return float(value)
 
 
+def _shown(value: Any) -> str:
+    """A value for an error's one line."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:59]}…"
+
+
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
 
 
 def comparisons(rows: Iterable[dict[str, Any]]) -> dict[Key, list[dict[str, Any]]]:
@@ -183,14 +205,5 @@ def _item(orders: dict[Any, list[float]], len_arm: float, len_baseline: float) -
 
 def cherry_judgments() -> list[dict[str, Any]]:
     """The published Cherry LLM reviews as judgment rows: cherry-5% against alpaca-7b, two judges, five test sets."""
-    table = data.load_table("cherry-reviews")
-    return [row for record in table.to_dict("records") for row in _cherry_orders(record)]
-
-
-def _cherry_orders(record: dict[str, Any]) -> list[dict[str, Any]]:
-    head = {"id": str(record["index"]), "test_set": record["test_set"], "judge": record["judge"]}
-    sides = {"arm": "cherry-5%", "baseline": "alpaca-7b"}
-    sizes = {"len_arm": len(record["Answer1"]), "len_baseline": len(record["Answer2"])}
-    reviews = (record["review"], record["review_reverse"])
-    orders = zip(judge.ORDERS, reviews, strict=True)
-    return [{**head, **sides, **sizes, "order": order, **judge.score_review(text, order)} for order, text in orders]
+    records = data.load_table("cherry-reviews").to_dict("records")
+    return [row for record in records for row in judge_logs.reviews_of(record, 0, "cherry-5%", "alpaca-7b")]

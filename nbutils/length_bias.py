@@ -4,7 +4,8 @@
 
 JUDGMENTS is a JSON-lines or Parquet file with one row per order: id, preference (0 to 1 for the arm, or null),
 len_arm, len_baseline, and where there are several of them test_set, arm, baseline, judge, order; `difficulty`, a number
-for each prompt, is used where all rows have it. CUT_JUDGMENTS are of the same prompts after
+for each prompt, is used where all rows have it. AlpacaEval's annotations.json and pairwise reviews such as Cherry LLM's
+are read as they are (nbutils/judge_logs.py). CUT_JUDGMENTS are of the same prompts after
 `python -m nbutils.truncation` cut every pair of answers to one length.
 """
 
@@ -21,6 +22,7 @@ from nbutils import arms, artifacts, judge, truncation
 from nbutils.artifacts import Manifest, Plan
 from nbutils.decomposition import DRAWS, Decomposition, decompose
 from nbutils.errors import ArgumentParser, InputError, exits_cleanly
+from nbutils.findings import MATCHED, are_alike, decided_by, describe, is_doubtful, is_separable, longer_preferred
 from nbutils.judgments import (
     Calls,
     Items,
@@ -36,19 +38,6 @@ from nbutils.settings import Profile
 from nbutils.stats import Estimate
 
 __all__ = ["cherry_judgments", "length_controlled_win_rate"]
-
-MATCHED = 0.10
-"""Answers whose lengths differ by less than this share of the longer one count as equally long."""
-
-OVERLAP = 0.05
-"""Where the arm is the longer (or the shorter) side in all but this share of prompts, length and arm are one and the
-same thing in the data, and a rate at equal length would be extrapolated."""
-
-LENGTH_ONLY = 0.99
-"""A judge that prefers the longer (or the shorter) answer in this share of the prompts decides by length alone."""
-
-DECIDED = 20
-"""Prompts with answers of different length that it takes to say so."""
 
 BIN_EDGES = (-math.inf, -1.0, -0.5, -0.1, 0.1, 0.5, 1.0, math.inf)
 """Edges of the length-difference bins, in natural-log units of len_arm / len_baseline."""
@@ -77,8 +66,11 @@ def _analyse_one(key: tuple[str, str, str], rows: Sequence[dict[str, Any]], draw
     raw = mean_with_interval(items.preference)
     fitted, by_ratio = (_fit(items, calls, scale) for scale in SCALES)
     finding, other = (describe(raw, each.win_rate, decided_by(items)) for each in (fitted, by_ratio))
-    if other != finding:
-        notes = "; ".join(filter(None, [notes, f"by the ratio of lengths, not their difference: {other}"]))
+    doubts = {
+        f"by the ratio of lengths, not their difference: {other}": other != finding,
+        "pairs of equal length lean the other way, so the model of length may be wrong": is_doubtful(items, fitted),
+    }
+    notes = "; ".join(filter(None, [notes, *(text for text, holds in doubts.items() if holds)]))
     return {
         **head,
         **counts,
@@ -118,33 +110,9 @@ def _with_difficulty(items: Items, calls: Calls) -> dict[str, Any]:
     return _columns("length_controlled_difficulty", known)
 
 
-def is_separable(items: Items) -> bool:
-    """Whether each side has the longer answer often enough for a rate at equal length to be more than a guess."""
-    difference = np.sign(items.len_arm - items.len_baseline)
-    return bool(min((difference >= 0).mean(), (difference <= 0).mean()) >= OVERLAP)
-
-
 def _matched(items: Items) -> dict[str, Any]:
-    matched = mean_with_interval(items.preference[np.abs(np.expm1(-np.abs(items.log_ratio))) < MATCHED])
+    matched = mean_with_interval(items.preference[are_alike(items)])
     return {**_columns("length_matched", matched), "length_matched_prompts": matched.n}
-
-
-def longer_preferred(items: Items) -> Estimate:
-    """Mean preference for the longer answer where the lengths differ; 0.5 is indifference, NaN says none differ."""
-    sign = np.sign(items.len_arm - items.len_baseline)
-    return mean_with_interval(np.where(sign > 0, items.preference, 1 - items.preference)[sign != 0])
-
-
-def decided_by(items: Items) -> str:
-    """ "longer" or "shorter" where a judge prefers that answer (nearly) always, else "".
-
-    Only where each side is the longer one often enough: else it may be the arm that is preferred, and not the length.
-    """
-    sign = np.sign(items.len_arm - items.len_baseline)
-    differs, longer = int((sign != 0).sum()), longer_preferred(items).value
-    if differs < DECIDED or min((sign > 0).mean(), (sign < 0).mean()) < OVERLAP:
-        return ""
-    return "longer" if longer >= LENGTH_ONLY else "shorter" if longer <= 1 - LENGTH_ONLY else ""
 
 
 def _position(items: Items) -> dict[str, Any]:
@@ -181,25 +149,6 @@ def _rescale(estimate: Estimate, factor: float, offset: float) -> Estimate:
 
 def _rounded(value: float) -> float | None:
     return None if math.isnan(value) else round(value, 4)
-
-
-def describe(raw: Estimate, controlled: Estimate, decided: str = "") -> str:
-    """In words: does the preference outlive the control for length? A judge of length alone is named as such.
-
-    raw, controlled: win rates as judged and at equal length; decided: what `decided_by` says.
-    """
-    if decided:
-        return f"this judge decided by length alone: it prefers the {decided} answer"
-    if raw.low <= 0.5 <= raw.high:
-        return "no preference that could be told from chance"
-    side = "arm" if raw.value > 0.5 else "baseline"
-    if math.isnan(controlled.value):
-        return f"the {side} is preferred, but one side is nearly always longer: length cannot be told apart"
-    if controlled.low <= 0.5 <= controlled.high:
-        return f"the {side} is preferred, but not separably at equal length"
-    if (controlled.value > 0.5) != (raw.value > 0.5):
-        return f"the {side} is preferred, and at equal length the other side would be"
-    return f"the {side} is preferred, also at equal length"
 
 
 def bin_by_length(items: Items) -> list[dict[str, Any]]:
@@ -255,7 +204,7 @@ def plan(profile: str | Profile, arm: str | None = None, seed: int = 42) -> Plan
     inputs = {"judge": artifacts.upstream(judge.plan(chosen, name, seed))}
     folder = artifacts.stage_folder(chosen.name, "length_bias", name, seed)
     settings = {"matched": MATCHED, "bins": BIN_EDGES}
-    return Plan("length_bias", chosen.name, name, seed, folder, settings, inputs, version=2)
+    return Plan("length_bias", chosen.name, name, seed, folder, settings, inputs, version=3)
 
 
 def run(profile: str | Profile, arm: str | None = None, seed: int = 42) -> Manifest:

@@ -36,7 +36,8 @@ Row = dict[str, str]
 class Number(NamedTuple):
     """A published difference: value, and 95% interval (None where nothing is known of its error), all in `unit`.
 
-    expected: what the claim says of it, `more`, `less` or `same` (than zero; than `zero`, for a share).
+    expected: what the claim says of it, `more`, `less`, `not less` or `same` (than zero; than `zero`, for a share);
+    judge: who judged, where that is known.
     """
 
     label: str
@@ -46,19 +47,21 @@ class Number(NamedTuple):
     unit: str
     expected: str
     zero: float = 0.0
+    judge: str = ""
 
     @property
     def reading(self) -> str:
         """`separable` on the claimed side, `contradicted`, `not separable`, or `no interval`.
 
         For the claim `same` there is no side: it is `contradicted` if the interval excludes zero, else `not separable`.
+        `not less` is contradicted by less alone, and `separable` where there is more.
         """
         if self.low is None or self.high is None:
             return "no interval"
         side = "more" if self.low > self.zero else "less" if self.high < self.zero else "same"
         if side == "same":
             return "not separable"
-        return "separable" if side == self.expected else "contradicted"
+        return "separable" if side == self.expected.replace("not less", "more") else "contradicted"
 
     def __str__(self) -> str:
         if self.low is None or self.high is None:
@@ -136,7 +139,7 @@ def _read_win_rate(row: Row) -> Number:
     shares = [float(_find("win-rates", **wanted)[name]) / 100 for name in ("win", "lose")]
     net, margin = 100 * (shares[0] - shares[1]), 100 * net_win_margin(shares[0], shares[1], PROMPTS)
     label = f"{row['judge']}, {row['base']}"
-    return Number(label, net, net - margin, net + margin, "points net win", row["expected"])
+    return Number(label, net, net - margin, net + margin, "points net win", row["expected"], judge=row["judge"])
 
 
 def _read_alpaca_eval(row: Row) -> Number:

@@ -5,7 +5,6 @@ model or a dataset wrote is escaped.
 """
 
 import base64
-import csv
 import functools
 import hashlib
 import io
@@ -20,6 +19,8 @@ from nbutils import (
     artifacts,
     claims,
     claims_page,
+    controls,
+    evidence,
     explore,
     figures,
     figures_claims,
@@ -28,6 +29,7 @@ from nbutils import (
     generate,
     judge,
     length_bias,
+    measured,
     paper_numbers,
     report_pairs,
     select,
@@ -35,6 +37,7 @@ from nbutils import (
 )
 from nbutils.artifacts import Manifest, Plan
 from nbutils.errors import InputError
+from nbutils.measured import Results, Rows, read_table
 from nbutils.settings import Profile
 
 if TYPE_CHECKING:
@@ -62,14 +65,16 @@ PAPER_FIGURES = {
 CLASSES = dict(zip(claims.VERDICTS, ("reproduced", "within", "failed", "not-run"), strict=True))
 """How the page's style names the verdicts."""
 
-Rows = list[dict[str, str]]
-
 
 class Found(NamedTuple):
-    """The fresh results that a report shows: a manifest per label ("judge alpaca-1k-longest"), and the target arm."""
+    """The fresh results that a report shows: a manifest per label ("judge alpaca-1k-longest"), and the target arm.
+
+    votes: people's, as judgment rows.
+    """
 
     manifests: dict[str, Manifest]
     target: str
+    votes: Sequence[dict[str, Any]] = ()
 
     def of(self, stage: str, arm: str | None = None) -> Manifest:
         """The result of a stage, for the target where no arm is named."""
@@ -80,11 +85,13 @@ def plan(profile: str | Profile, arm: str | None = None, seed: int = 42) -> Plan
     """What stage 09 would report: every stage's result for every arm of the profile, and the published numbers."""
     chosen, name = arms.prepare(profile, arm)
     inputs = {label: artifacts.upstream(part) for label, part in _parts(chosen, name, seed).items()}
+    inputs |= {label: made.fingerprint for label, made in _extras(chosen, list(inputs), seed).items()}
+    inputs["votes"] = artifacts.sha256_json(measured.find_votes(chosen, seed))
     shown = [TEMPLATE, STYLE, SCRIPT, *sorted(paper_numbers.FOLDER.glob("*.csv")), *_committed_tables()]
     inputs |= {path.name: artifacts.sha256_file(path) for path in shown}
     folder = artifacts.stage_folder(chosen.name, "report", name, seed)
     return Plan(
-        "report", chosen.name, name, seed, folder, {"profile": chosen.model_dump(mode="json")}, inputs, version=2
+        "report", chosen.name, name, seed, folder, {"profile": chosen.model_dump(mode="json")}, inputs, version=3
     )
 
 
@@ -107,6 +114,11 @@ def _parts(profile: Profile, target: str, seed: int) -> dict[str, Plan]:
     return parts
 
 
+def _extras(profile: Profile, parts: Iterable[str], seed: int) -> dict[str, Manifest]:
+    """Further fresh results that claims are read from: other judged arms, benchmarks, capabilities."""
+    return {label: made for label, made in measured.find(profile, seed).items() if label not in parts}
+
+
 def refuse_stale(planned: Plan) -> None:
     """Raise InputError naming the first result that is missing or no longer matches what it was made from."""
     for label, fingerprint in planned.inputs.items():
@@ -119,7 +131,8 @@ def refuse_stale(planned: Plan) -> None:
 
 def _write(profile: Profile, planned: Plan, folder: Path) -> dict[str, Any]:
     found = {label: _manifest(part) for label, part in _parts(profile, planned.arm, planned.seed).items()}
-    html = render(profile, planned.seed, Found(found, planned.arm))
+    found |= _extras(profile, list(found), planned.seed)
+    html = render(profile, planned.seed, Found(found, planned.arm, measured.find_votes(profile, planned.seed)))
     artifacts.write_text(folder / "report.html", html)
     return {"outputs": ["report.html"], "bytes": len(html.encode())}
 
@@ -136,19 +149,20 @@ def _manifest(plan: Plan) -> Manifest:
 
 def render(profile: Profile, seed: int, found: Found) -> str:
     """The report as HTML text."""
-    results = read_table(found.of("judge").path("summary.csv"))
+    summary = read_table(found.of("judge").path("summary.csv"))
     biases = read_table(found.of("length_bias").path("length_bias.csv"))
-    measured = claims.measure_run(profile, results, biases)
+    results = measured.read(profile, found.manifests, found.votes)
     return fill_template(
         profile=profile,
         target=found.target,
         seed=seed,
-        **describe_claims(claims.settle(measured)),
+        **describe_claims(claims.settle(evidence.measure(results))),
         **_describe_arms(profile, found),
-        results=[row for row in results if row["test_set"] == "all"],
+        results=[row for row in summary if row["test_set"] == "all"],
         biases=biases,
-        figures=list(_run_figures(profile, found, results, biases)),
-        paper_figures=list(_paper_figures(_evidence(profile, results))),
+        run_lines=list(sum_up(results, found.target)),
+        figures=list(_run_figures(profile, found, summary, biases, results)),
+        paper_figures=list(_paper_figures(results)),
         length_figures=list(_figures_of(LENGTH_FIGURES, figures.FOLDER / "tables")),
         data_figures=list(_figures_of(DATA_FIGURES, found.of("explore").folder)),
         pairs=report_pairs.pack(collect_pairs(found, profile.judging.rule)),
@@ -195,6 +209,18 @@ def describe_claims(settled: Sequence[claims.Settled]) -> dict[str, Any]:
     }
 
 
+def sum_up(results: Results, target: str) -> Iterator[str]:
+    """What a run's own judging found, a sentence for each judge (no control) and baseline."""
+    findings = {(row["judge"], row["arm"], row["baseline"]): row["finding"] for row in results.length_bias}
+    shown = results.judges(evidence.SHOWN_JUDGES)
+    for row in results.judge:
+        if row["arm"] == target and row["judge"] in shown and evidence.is_pooled(results.profile, row):
+            net, low, high = (100 * float(row[name]) for name in ("net_win", "low", "high"))
+            finding = findings.get((row["judge"], target, row["baseline"]), "length not analysed")
+            wins = f"net win {net:+.0f} points [{low:+.0f}, {high:+.0f}] over {row['baseline']}"
+            yield f"{row['judge']}: {wins}, {row['prompts']} prompts; {finding}"
+
+
 def _list_claim(place: int, row: dict[str, Any], item: claims.Settled) -> dict[str, Any]:
     # What rests on other claims points to them, whose rows hold the numbers.
     rests_on = ", ".join(item.claim.rests_on)
@@ -228,12 +254,6 @@ def format_rate(row: dict[str, str], name: str) -> str:
     return f"{value:.2f} [{low:.2f}, {high:.2f}]"
 
 
-def read_table(path: Path) -> Rows:
-    """A small CSV table as a list of rows."""
-    with open(path, encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def collect_pairs(found: Found, rule: str) -> list[dict[str, Any]]:
     """Answer pairs with the reviews of both orders by every judge, one record per baseline and prompt."""
     judgments = judge.load_judgments(found.of("judge"))
@@ -248,8 +268,14 @@ def _by_prompt(manifest: Manifest) -> dict[tuple[str, str], dict[str, Any]]:
 # --- figures -------------------------------------------------------------------------------------------------------
 
 
-def _run_figures(profile: Profile, found: Found, results: Rows, biases: Rows) -> Iterator[dict[str, str]]:
-    losses = {arm: read_table(found.of("finetune", arm).path("loss.csv")) for arm in profile.arms}
+def _run_figures(
+    profile: Profile, found: Found, results: Rows, biases: Rows, everything: Results
+) -> Iterator[dict[str, str]]:
+    compared = controls.tabulate(everything)
+    if len({row["controls_for"] for row in compared}) > 1:
+        yield from _embed_all({"The controls": figures_report.draw_controls(compared, profile.note)})
+    trained = dict.fromkeys(arms.parse_arm(arm).trained for arm in profile.arms)
+    losses = {arm: read_table(found.of("finetune", arm).path("loss.csv")) for arm in trained}
     yield from _embed_all(
         {
             "Wins, ties and losses of the target, by judge": figures_report.draw_verdicts(results, profile.note),
@@ -260,17 +286,17 @@ def _run_figures(profile: Profile, found: Found, results: Rows, biases: Rows) ->
     )
 
 
-def _evidence(profile: Profile, results: Rows) -> Rows:
-    """The run's results that may stand beside the paper's: judged by an LLM, in a profile without a note."""
-    return [row for row in results if claims.is_evidence(profile, row)]
-
-
-def _paper_figures(ours: Rows) -> Iterator[dict[str, str]]:
+def _paper_figures(results: Results) -> Iterator[dict[str, str]]:
     for name, caption in PAPER_FIGURES.items():
-        extra = {"ours": ours} if name == "paper-figure-1-pairwise" else {}
-        tables, draw = figures_claims.FIGURES[name]
-        given = (figures.read_table(table, figures.FOLDER / "tables") for table in tables)
-        yield from _embed_all({caption: draw(*given, **extra)})
+        yield from _embed_all({caption: draw_beside(name, results)})
+
+
+def draw_beside(name: str, results: Results) -> "Figure":
+    """One of PAPER_FIGURES, with what a run measured of the same beside the paper's numbers."""
+    ours = evidence.beside_paper(results)[name]
+    tables, draw = figures_claims.FIGURES[name]
+    given = (figures.read_table(table, figures.FOLDER / "tables") for table in tables)
+    return draw(*given, note=results.profile.note if ours else "", ours=ours)
 
 
 def _committed_tables() -> list[Path]:
@@ -292,10 +318,6 @@ def _embed_all(drawn: dict[str, "Figure"]) -> Iterable[dict[str, str]]:
 
 def embed(figure: "Figure") -> str:
     """A figure as a data URI, so that the report needs no other file."""
-    import matplotlib.pyplot as plt
-
     picture = io.BytesIO()
-    with plt.rc_context(style.STYLE):
-        figure.savefig(picture, format="png", dpi=style.DPI)
-    plt.close(figure)
+    figure.savefig(picture, format="png", dpi=style.DPI)
     return "data:image/png;base64," + base64.b64encode(picture.getvalue()).decode()

@@ -39,7 +39,10 @@ class Row(NamedTuple):
 
 
 class EvalPrompt(NamedTuple):
-    """One prompt of a test set; `turns` holds MT-Bench's second question, `reference` an answer if there is one."""
+    """One prompt of a test set; `turns` holds MT-Bench's second question, `reference` an answer if there is one.
+
+    `history`: questions and answers that come before, where this is a later turn.
+    """
 
     id: str
     test_set: str
@@ -48,6 +51,7 @@ class EvalPrompt(NamedTuple):
     reference: str = ""
     category: str = ""
     turns: tuple[str, ...] = ()
+    history: tuple[tuple[str, str], ...] = ()
 
     @property
     def text(self) -> str:

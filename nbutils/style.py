@@ -3,11 +3,12 @@
 Figures are read on a screen, in print and by colour-blind readers: few colours, direct labels, no legend, no grid.
 """
 
+import functools
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 from nbutils import artifacts
 
@@ -21,6 +22,7 @@ MARGIN = 0.15
 
 # Okabe and Ito's palette (purple and sky darkened, for text), which colour-blind readers can tell apart.
 VERMILION, BLUE, GREEN, PURPLE, SKY, ORANGE = "#D55E00", "#0072B2", "#009E73", "#AA4499", "#4A9CC9", "#C98A00"
+VERDICT_COLOURS = {"win": BLUE, "tie": "#C4C4C4", "lose": ORANGE}
 INK, QUIET, GREY, FAINT = "#222222", "#666666", "#858585", "#C4C4C4"
 
 STYLE: Any = {
@@ -86,6 +88,22 @@ def percent(share: float) -> str:
 # --- the page ------------------------------------------------------------------------------------------------------
 
 
+Arguments = ParamSpec("Arguments")
+
+
+def in_style(draw: "Callable[Arguments, Figure]") -> "Callable[Arguments, Figure]":
+    """Let a function that draws a figure draw it in the project's style."""
+
+    @functools.wraps(draw)
+    def styled(*tables: Arguments.args, **options: Arguments.kwargs) -> "Figure":
+        import matplotlib
+
+        with matplotlib.rc_context(STYLE):
+            return draw(*tables, **options)
+
+    return styled
+
+
 def make_page(
     height: float, title: str, caption: str, note: str = "", left: float = 2.2, right: float = 0.4, bottom: float = 0.15
 ) -> "Axes":
@@ -101,6 +119,7 @@ def make_page(
     bottom += MARGIN + (0.2 if note else 0)
     whole = top + height + bottom
     figure = plt.figure(figsize=(WIDTH, whole))
+    plt.close(figure)  # pyplot would show what it holds open at the end of a notebook's cell, a second time
     _write(figure, whole - MARGIN, titles, size=13, weight="bold", linespacing=1.3)
     _write(figure, whole - head, captions, size=8.5, color=QUIET, linespacing=1.4)
     if note:
@@ -119,6 +138,11 @@ def page_of(axes: "Axes") -> "Figure":
     return figure
 
 
+def plain(name: str, most: int = 44) -> str:
+    """A name from a run as a label: not too long, and no formula (two dollar signs would begin one)."""
+    return (name if len(name) <= most else name[: most - 1] + "…").replace("$", r"\$")
+
+
 def label_rows(axes: "Axes", labels: Sequence[str], colours: Sequence[str] = ()) -> None:
     """Name the rows 0, 1, ... of horizontal axes on their left."""
     axes.set_yticks(range(len(labels)), labels)
@@ -134,6 +158,21 @@ def draw_bars(axes: "Axes", values: Sequence[float], labels: Sequence[str], colo
     label_rows(axes, labels)
     axes.set_ylim(len(values) - 0.5, -0.5)
     hide_x_axis(axes)
+
+
+def draw_shares(axes: "Axes", places: Sequence[float], shares: Sequence[Sequence[float]]) -> None:
+    """Stacked horizontal bars of win, tie and lose (in percent), each with its number where there is room."""
+    left = [0.0] * len(places)
+    for (name, colour), widths in zip(VERDICT_COLOURS.items(), shares, strict=True):
+        bars = axes.barh(places, widths, left=left, color=colour, height=0.74)
+        labels = [f"{width:.0f}" if width >= 4 else "" for width in widths]
+        axes.bar_label(bars, labels, label_type="center", color=INK if name == "tie" else "white", size=8.5)
+        middle = left[0] + widths[0] / 2
+        if widths[0] >= 4:
+            axes.annotate(
+                name, (middle, places[0]), (0, 12), textcoords="offset points", ha="center", color=QUIET, size=8.5
+            )
+        left = [start + width for start, width in zip(left, widths, strict=True)]
 
 
 def hide_x_axis(axes: "Axes") -> None:

@@ -11,9 +11,21 @@ from hypothesis import strategies as st
 
 matplotlib.use("agg")
 
-from nbutils import ROOT, claims, claims_page, data, data_facts, figures, figures_claims, paper_numbers, settings
+from nbutils import (
+    ROOT,
+    claims,
+    claims_page,
+    data,
+    data_facts,
+    evidence,
+    figures,
+    figures_claims,
+    paper_numbers,
+    settings,
+)
 from nbutils.data_facts import Fact
 from nbutils.errors import InputError
+from nbutils.measured import Results
 from nbutils.paper_numbers import Number
 
 LLAMA = settings.load_profile("llama2-7b")
@@ -94,6 +106,9 @@ def test_leaderboard_rows_are_those_of_the_leaderboard(mirror):
         (-3, -1, "less", "separable"),
         (-1, 3, "more", "not separable"),
         (-1, 3, "same", "not separable"),
+        (1, 3, "not less", "separable"),
+        (-3, -1, "not less", "contradicted"),
+        (-1, 3, "not less", "not separable"),
         (None, None, "more", "no interval"),
     ],
 )
@@ -194,8 +209,12 @@ def summary_row(baseline, net, judge="gpt-4o-mini", **changes):
     return {key: str(value) for key, value in (row | numbers | changes).items()}
 
 
+def measure(profile, results, biases=()):
+    return evidence.measure(Results(profile, judge=list(results), length_bias=list(biases)))
+
+
 def verdicts(profile, results, biases=()):
-    return {item.claim.id: item.verdict for item in claims.settle(claims.measure_run(profile, results, biases))}
+    return {item.claim.id: item.verdict for item in claims.settle(measure(profile, results, biases))}
 
 
 def test_a_run_of_the_papers_size_settles_the_preferences():
@@ -217,30 +236,33 @@ def test_another_base_model_speaks_for_other_claims():
     "changes", [{"judge": "longer"}, {"headline": "False"}, {"test_set": "koala"}, {"rule": "paper"}]
 )
 def test_controls_incomplete_judgings_and_parts_are_no_evidence(changes):
-    assert claims.measure_run(LLAMA, [summary_row("lima-1k", 0.4) | changes], []) == {}
+    assert measure(LLAMA, [summary_row("lima-1k", 0.4) | changes]).numbers == {}
 
 
 def test_neither_the_tiny_model_nor_a_profile_with_a_note_is_evidence():
     rows = [summary_row("alpaca-1k-random-7", 0.9, "reference"), summary_row("lima-1k", 0.9)]
     with_llm = settings.load_profile("tiny").model_copy(update={"judging": LLAMA.judging})
     for profile in (with_llm, with_llm.model_copy(update={"note": ""}), LLAMA.model_copy(update={"note": "not his"})):
-        assert claims.measure_run(profile, rows, []) == {}
-    assert claims.measure_run(LLAMA, rows, []).keys() == {"P3"}
+        assert measure(profile, rows).numbers == {}
+    assert measure(LLAMA, rows).numbers.keys() == {"P3"}
 
 
 def test_rates_at_equal_length():
-    bias = {"judge": "gpt-4o-mini", "baseline": "lima-1k", "length_controlled": "0.58"}
+    bias = {"judge": "gpt-4o-mini", "arm": "alpaca-1k-longest", "length_controlled": "0.58"}
     bias |= {"length_controlled_low": "0.54", "length_controlled_high": "0.62"}
-    row = summary_row("lima-1k", 0.2)
-    assert verdicts(LLAMA, [row], [bias])["L4"] == "reproduced"
-    assert verdicts(LLAMA, [row], [bias | {"length_controlled_low": "0.48"}])["L4"].startswith("within")
-    assert verdicts(LLAMA, [row], [bias | {"judge": "longer"}])["L4"] == "not run"
+    rivals = ("lima-1k", "alpaca-1k-score")
+    rows, both = [summary_row(rival, 0.2) for rival in rivals], [bias | {"baseline": rival} for rival in rivals]
+    assert verdicts(LLAMA, rows, both)["L4"] == "reproduced"
+    assert verdicts(LLAMA, rows, [both[0], both[1] | {"length_controlled_low": "0.48"}])["L4"].startswith("within")
+    assert verdicts(LLAMA, rows, both[:1])["L4"] == "not run"  # against the other it cannot be told
+    assert verdicts(LLAMA, rows[:1], both)["L4"] == "not run"
+    assert verdicts(LLAMA, rows, [row | {"judge": "longer"} for row in both])["L4"] == "not run"
 
 
 def test_agreement_takes_two_judges_and_the_papers_order():
     def nets(judge, *values):
         pairs = zip(("P1", "P2", "P3"), values, strict=True)
-        return {claim: Number(f"{judge}, x", value, 0, 1, "points net win", "more") for claim, value in pairs}
+        return {claim: Number("x", value, 0, 1, "points net win", "more", judge=judge) for claim, value in pairs}
 
     def both(*judges):
         return {claim: [one[claim] for one in judges] for claim in ("P1", "P2", "P3")}
@@ -346,11 +368,11 @@ def test_titles_state_the_finding(name, words):
 
 
 def test_our_measurements_stand_beside_the_papers():
-    row = summary_row("lima-1k", 0.1, win="500", tie="133", lose="397")
+    row = {"arm": "alpaca-1k-longest", "against": "lima-1k", "judge": "gpt-4o-mini", "run": "llama2-7b"}
+    row |= {"win": 48.5, "tie": 12.9, "lose": 38.5, "net": 10.0, "low": 5.0, "high": 15.0}
     alone = [text.get_text() for text in texts_of(drawn("paper-figure-1-pairwise"))]
     beside = [text.get_text() for text in texts_of(drawn("paper-figure-1-pairwise", ours=[row]))]
-    assert "against LIMA-1k, gpt-4o-mini (ours)" in beside
-    assert "+10.0 ± 5.0" in set(beside) - set(alone)
+    assert {"against LIMA-1k", "+10.0 ± 5.0", "Alpaca-1k-longest, llama2-7b, gpt-4o-mini"} <= set(beside) - set(alone)
     assert any("Beside it nothing of ours" in text.replace("\n", " ") for text in alone)
     assert not any("nothing of ours" in text.replace("\n", " ") for text in beside)
 

@@ -76,7 +76,8 @@ def attacked(tmp_path_factory):
     # Half of them in names as well, which reach tables, menus and figures too.
     names = [text.replace("\x00", "").replace("\ud800", "") for text in PAYLOADS]
     path = folder / "report.html"
-    path.write_text(report.render(make_profile(), 42, make_run(folder, PAYLOADS, names)), encoding="utf-8")
+    profile = make_profile(name=names[0], summary=names[7], note=names[4])
+    path.write_text(report.render(profile, 42, make_run(folder, PAYLOADS, names)), encoding="utf-8")
     return path
 
 
