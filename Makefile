@@ -7,14 +7,15 @@ PROFILE ?= tiny
 LAB_ROOT ?= $(CURDIR)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test test-all test-long run figures bench lab lint format setup setup-dev clean help
+.PHONY: demo test test-all test-long run batch figures bench lab lint format setup setup-dev setup-batch clean help
 
 help:
 	@echo "make demo       install and run the whole loop on the profile 'tiny' (three to four minutes on 2 cores)"
 	@echo "make test       lint, types and all tests that need only Python"
-	@echo "make test-all   make test, then what needs a system package (a browser)"
-	@echo "make test-long  every notebook in a real JupyterLab, many kills: half an hour"
+	@echo "make test-all   make test, then what needs system packages (a browser, Slurm)"
+	@echo "make test-long  JupyterLab, Colab's versions, Slurm, many kills: two hours"
 	@echo "make run PROFILE=colab-t4   run a profile on this machine"
+	@echo "make batch PROFILE=llama2-7b BATCH=slurm   a profile as a grid of jobs; without BATCH in parallel on this machine"
 	@echo "make figures    redraw figures/ from the committed tables"
 	@echo "make bench      the measured aims that this machine can check"
 	@echo "make lab        open the notebooks in JupyterLab"
@@ -30,12 +31,17 @@ $(VENV)/.runtime: requirements.txt pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --no-deps -e .
 	@touch $@
 
-$(VENV)/.dev: requirements-dev.txt requirements-benchmarks.txt $(VENV)/.runtime
+$(VENV)/.batch: requirements-batch.txt $(VENV)/.runtime
+	$(BIN)/python -m pip install --quiet -r requirements-batch.txt
+	@touch $@
+
+$(VENV)/.dev: requirements-dev.txt requirements-benchmarks.txt $(VENV)/.batch
 	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
 	@touch $@
 
 setup: $(VENV)/.runtime
 setup-dev: $(VENV)/.dev
+setup-batch: $(VENV)/.batch
 
 # --- the project ---------------------------------------------------------------------------------------------------
 
@@ -44,6 +50,10 @@ demo: setup
 
 run: setup
 	$(BIN)/python -m nbutils.run $(PROFILE)
+
+# BATCH: slurm, kubernetes, or a folder with a Snakemake profile (SNAKEMAKE_PROFILE works as well); OPTIONS: Snakemake's.
+batch: setup-batch
+	$(BIN)/python -m nbutils.batch $(PROFILE) $(if $(BATCH),--on $(BATCH)) $(if $(OPTIONS),-- $(OPTIONS))
 
 # The root is the repository, so that the notebooks' links to figures/ and docs/ lead somewhere.
 lab: setup

@@ -135,7 +135,7 @@ class ParquetFiles:
     suffixes = (".parquet",)
 
     def __init__(self, path: Path, parts: Sequence[Path]) -> None:
-        self.path, self._parts = path, parts
+        self.path, self.parts = path, parts
         self._schema = self._common_schema()
         self.columns: list[str] = self._schema.names
 
@@ -186,16 +186,16 @@ class ParquetFiles:
         import pyarrow.parquet as pq
 
         with self._readable():
-            first, *others = (pq.read_schema(part) for part in self._parts)
-        for part, schema in zip(self._parts[1:], others, strict=True):
+            first, *others = (pq.read_schema(part) for part in self.parts)
+        for part, schema in zip(self.parts[1:], others, strict=True):
             if not schema.equals(first):
-                raise InputError(f"{part}: its columns differ from those of {self._parts[0].name}: give one at a time")
+                raise InputError(f"{part}: its columns differ from those of {self.parts[0].name}: give one at a time")
         return first
 
     def _arrow_batches(self, columns: list[str] | None = None) -> Iterator[Any]:
         import pyarrow.parquet as pq
 
-        for part in self._parts:
+        for part in self.parts:
             with self._readable(), pq.ParquetFile(part) as file:
                 yield from file.iter_batches(_rows_per_batch(file.metadata), columns=columns, use_threads=False)
 

@@ -32,7 +32,7 @@ class JsonLines:
     """JSON lines in one file or several parts; a selection copies the chosen lines byte for byte."""
 
     def __init__(self, path: Path, parts: Sequence[Path]) -> None:
-        self.path, self._parts = path, parts
+        self.path, self.parts = path, parts
         self.suffixes = tuple({form_suffix(path): None, **dict.fromkeys(LINE_SUFFIXES)})
 
     def batches(self) -> Iterator[Batch]:
@@ -51,7 +51,7 @@ class JsonLines:
                     file.write(line.rstrip(b"\r\n") + b"\n")
 
     def _lines(self) -> Iterator[tuple[str, bytes]]:
-        for part in self._parts:
+        for part in self.parts:
             with _open_binary(part) as file:
                 for number, line in enumerate(_guarded(part, file), start=1):
                     text = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line

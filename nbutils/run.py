@@ -145,6 +145,11 @@ def execute(step: Step) -> None:
     execute_notebook(ROOT / "notebooks" / f"{step.notebook}.ipynb", step.output, step.parameters)
 
 
+def lock_path(output: Path) -> Path:
+    """The lock that is held while a notebook is executed."""
+    return output.with_name(f".{output.name}.lock")
+
+
 def execute_notebook(source: Path, output: Path, parameters: Mapping[str, Any]) -> None:
     """Execute a notebook with papermill; `output` appears when it has succeeded, and nothing is there before.
 
@@ -155,7 +160,7 @@ def execute_notebook(source: Path, output: Path, parameters: Mapping[str, Any]) 
     refuse_unknown(source, parameters)
     output.parent.mkdir(parents=True, exist_ok=True)
     failed = output.with_suffix(".failed.ipynb")
-    with FileLock(output.with_name(f".{output.name}.lock")):
+    with FileLock(lock_path(output)):
         part = output.with_name(f".{output.stem}.part.ipynb")
         complaint = _run_kernel(source, part, parameters)
         if complaint:

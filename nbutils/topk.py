@@ -57,6 +57,14 @@ class Longest:
             return np.inf
         return float(self.lengths.min()) if len(self.ids) == self.k else -np.inf
 
+    @classmethod
+    def restore(cls, k: int, n: int, lengths: Numbers, ids: Ids, ties_left_out: int) -> "Longest":
+        """What another process kept of `n` rows, from its ids, their lengths and the ties that it left out."""
+        kept = cls(k)
+        kept.add(lengths, ids)
+        kept.n, kept._ties_left_out = n, ties_left_out
+        return kept
+
     @property
     def ties(self) -> tuple[int, int]:
         """Rows of exactly the threshold's length: how many there are, and how many of them were taken."""

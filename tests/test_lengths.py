@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
-from nbutils import lengths, select, tokens
+from nbutils import lengths, select, tokens, topk
 from nbutils.errors import InputError
 
 PUBLISHED_IDS = "b6691885e9c956494c44d574f60ed34147780fba56335f86e0d9d263f8190d33"
@@ -394,7 +394,7 @@ def test_the_published_selection_to_the_last_id(alpaca, alpaca_words):
 @pytest.mark.slow
 def test_the_bound_finds_the_same_ids_as_counting_all(alpaca):
     kept = select.Longest(1000)
-    select.add_texts(kept, [row.response for row in alpaca], 0, "nltk_words")
+    topk.add_texts(kept, [row.response for row in alpaca], 0, "nltk_words")
     assert select.ids_sha256(kept.ids) == PUBLISHED_IDS
     assert (kept.n, kept.threshold, kept.ties) == (52_002, 192, (15, 2))
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nbutils import artifacts, data, files, json_files, select
+from nbutils import artifacts, data, files, json_files, select, select_files
 from nbutils.files import HubDataset
 from nbutils.select import Request
 
@@ -334,8 +334,8 @@ def test_a_hub_dataset(hub_folder, tmp_path, name):
 
 def test_a_dataset_with_a_dot_in_its_name_is_asked_of_the_hub(monkeypatch):
     asked = []
-    monkeypatch.setattr(select, "HubDataset", lambda name, split: asked.append((name, split)))
-    select._open_source("teknium/OpenHermes-2.5", "train")
+    monkeypatch.setattr(select_files, "HubDataset", lambda name, split: asked.append((name, split)))
+    select_files.open_source("teknium/OpenHermes-2.5", "train")
     assert asked == [("teknium/OpenHermes-2.5", "train")]
 
 

@@ -1,0 +1,279 @@
+"""The k longest of a dataset in many parts: every part on its own, anywhere, then an exact merge.
+
+    python -m nbutils.partition run FOLDER -k 1000 -o OUT [--on slurm]    both, as jobs (partition.smk)
+    python -m nbutils.partition map FOLDER PART -k 1000 -o BESTS          the k longest of one part, into a folder
+    python -m nbutils.partition merge FOLDER BESTS -k 1000 -o OUT         OUT, once BESTS holds every part's
+
+OUT and OUT.manifest.json are, to the byte, what `python -m nbutils.select FOLDER` writes. A map reads its part alone,
+with rows numbered from 0; the merge adds the number of rows in the parts before, and reads only the k of each part.
+"""
+
+import itertools
+import json
+import shlex
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nbutils import ROOT, artifacts, engine, lengths, rows, select_files
+from nbutils.errors import ArgumentParser, InputError, exits_cleanly
+from nbutils.files import ParquetFiles, open_records
+from nbutils.json_files import JsonLines
+from nbutils.select_files import Request
+from nbutils.topk import Ids, Longest, check_k
+
+Record = dict[str, Any]
+
+
+# --- the parts -----------------------------------------------------------------------------------------------------
+
+
+def open_folder(folder: Path, split: str = "train") -> JsonLines | ParquetFiles:
+    """A folder's parts as one file of records. Raises InputError for anything that is not such a folder."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: not a folder of parts (a single file is for `python -m nbutils.select`)")
+    file = open_records(folder, split)
+    if not isinstance(file, JsonLines | ParquetFiles):
+        raise InputError(f"{folder}: its parts are neither Parquet nor JSON lines")
+    return file
+
+
+def part_names(folder: str | Path, split: str = "train") -> list[str]:
+    """The parts of a folder, relative to it, in the order in which their rows count."""
+    return [part.relative_to(folder).as_posix() for part in open_folder(Path(folder), split).parts]
+
+
+def _rows_path(bests: Path, number: int, file: JsonLines | ParquetFiles) -> Path:
+    return bests / f"{number}{'.parquet' if isinstance(file, ParquetFiles) else '.jsonl'}"
+
+
+def _stamp(part: Path) -> dict[str, int]:
+    found = part.stat()
+    return {"bytes": found.st_size, "modified_ns": found.st_mtime_ns}
+
+
+# --- map -----------------------------------------------------------------------------------------------------------
+
+
+def select_part(folder: Path, name: str, request: Request, bests: Path) -> Record:
+    """Write the k longest rows of one part and, last, the record of them: `<number>.json` in the folder `bests`.
+
+    A record's `ids` are row numbers within the part, `lengths` theirs. Raises InputError for an unknown part, a faulty
+    row or request.
+    """
+    lengths.check_measure(request.measure)
+    check_k(request.k, sys.maxsize, name)
+    file, names = open_folder(folder, request.split), part_names(folder, request.split)
+    if name not in names:
+        raise InputError(f"{folder}: no part '{name}': it has {', '.join(names[:3])}, ...")
+    alone = type(file)(folder / name, [folder / name])
+    kept = select_files.read_longest(alone, request)
+    path = _rows_path(bests, names.index(name), file)
+    alone.write_selected([int(i) for i in kept.ids], path)
+    record = {"part": name, **_stamp(folder / name), "request": request._asdict(), **_facts(alone, request, kept)}
+    record |= {"part_sha256": artifacts.sha256_file(folder / name), "best_sha256": artifacts.sha256_file(path)}
+    artifacts.write_json(path.with_suffix(".json"), record)
+    return record
+
+
+def _facts(part: JsonLines | ParquetFiles, request: Request, kept: Longest) -> Record:
+    ties, taken = kept.ties
+    return {
+        "rows": kept.n,
+        "form": _form(part, request),
+        "library": lengths.library_version(request.measure),
+        "exact": request.measure != "nltk_words" or lengths.has_punkt(),
+        "ids": [int(i) for i in kept.ids],
+        "lengths": [select_files.plain_number(length) for length in kept.lengths],
+        "ties_left_out": ties - taken,
+    }
+
+
+def _form(part: JsonLines | ParquetFiles, request: Request) -> str | None:
+    """The form in which a part was read: one process would read all parts in that of the very first row."""
+    if request.field or isinstance(part, ParquetFiles):
+        return None
+    return next((rows.detect_form(batch.records[0]) for batch in part.batches()), None)
+
+
+# --- merge ---------------------------------------------------------------------------------------------------------
+
+
+def is_fresh(record: Record | None, part: Path, name: str, request: Request) -> bool:
+    """Whether a record answers this request for this part as it is now (by its size and time of change)."""
+    wanted = {"part": name, "request": request._asdict(), **_stamp(part)}
+    return record is not None and all(record.get(key) == value for key, value in wanted.items())
+
+
+def read_record(path: Path) -> Record | None:
+    """A part's record, or None where there is none that can be read."""
+    try:
+        found: Record = json.loads(path.read_text(encoding="utf-8"))
+        return found
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def merge(folder: Path, bests: Path, request: Request, out: Path) -> Record:
+    """Join what the maps wrote: the k longest rows of all parts, in `out`, and the manifest beside it.
+
+    Raises InputError, and writes nothing, where a part's record is missing or stale or the parts disagree.
+    """
+    file, names = open_folder(folder, request.split), part_names(folder, request.split)
+    select_files.check_output(file, folder, out)
+    records = [_fresh_record(folder, bests, number, name, request) for number, name in enumerate(names)]
+    _refuse_disagreement(records)
+    global_ids = [_ids(record) + first for record, first in _with_offset(records, [each["rows"] for each in records])]
+    kept = _join(records, global_ids, request.k)
+    check_k(request.k, kept.n, str(folder))
+    paths = [_rows_path(bests, number, file) for number in range(len(names))]
+    _check_rows(paths, records)
+    chosen = [np.flatnonzero(np.isin(ids, kept.ids)) for ids in global_ids]
+    if isinstance(file, ParquetFiles):
+        _write_parquet(paths, chosen, out)
+    else:
+        _write_lines(paths, chosen, [len(record["ids"]) for record in records], out)
+    hashes = {record["part"]: record["part_sha256"] for record in records}
+    manifest = select_files.describe(folder.name, _hash_folder(folder, hashes), request, kept)
+    manifest["exact"] = all(record["exact"] for record in records)
+    artifacts.write_json(out.with_name(out.name + ".manifest.json"), manifest)
+    return manifest
+
+
+def _fresh_record(folder: Path, bests: Path, number: int, name: str, request: Request) -> Record:
+    record = read_record(bests / f"{number}.json")
+    if record is None or not is_fresh(record, folder / name, name, request):
+        raise InputError(f"{bests / f'{number}.json'}: not the k longest of {name} as it is: run its map (again)")
+    return record
+
+
+def _refuse_disagreement(records: Sequence[Record]) -> None:
+    for key in ("form", "library", "exact"):
+        found = {record[key]: record["part"] for record in records if record["rows"]}
+        if len(found) > 1:
+            (one, here), (other, there), *_ = found.items()
+            raise InputError(f"{here} has {key} {one}, {there} {other}: parts must agree to be compared")
+
+
+def _with_offset(items: Sequence[Any], sizes: Sequence[int]) -> Iterator[tuple[Any, int]]:
+    """Every item with the sum of the sizes of those before it."""
+    return zip(items, [0, *itertools.accumulate(sizes)][: len(sizes)], strict=True)
+
+
+def _join(records: Sequence[Record], global_ids: Sequence[Ids], k: int) -> Longest:
+    kept = Longest(k)
+    for record, ids in zip(records, global_ids, strict=True):
+        lengths_of_rows = np.array(record["lengths"], dtype=float)
+        kept.merge(Longest.restore(k, record["rows"], lengths_of_rows, ids, record["ties_left_out"]))
+    return kept
+
+
+def _ids(record: Record) -> Ids:
+    return np.array(record["ids"], dtype=np.int64)
+
+
+def _check_rows(paths: Iterable[Path], records: Iterable[Record]) -> None:
+    for path, record in zip(paths, records, strict=True):
+        if not path.is_file() or artifacts.sha256_file(path) != record["best_sha256"]:
+            raise InputError(f"{path}: not the rows that its map wrote: run the map of {record['part']} again")
+
+
+def _write_lines(paths: Sequence[Path], chosen: Sequence[Ids], sizes: Sequence[int], out: Path) -> None:
+    kept_before = _with_offset(chosen, sizes)
+    JsonLines(out, paths).write_selected([int(i) for some, first in kept_before for i in some + first], out)
+
+
+def _write_parquet(paths: Sequence[Path], chosen: Sequence[Ids], out: Path) -> None:
+    """Row group by row group, as one process cuts them: one for each of its batches that has a chosen row."""
+    import pyarrow.parquet as pq
+
+    with artifacts.atomic_path(out) as temporary, pq.ParquetWriter(temporary, pq.read_schema(paths[0])) as writer:
+        for path, some in zip(paths, chosen, strict=True):
+            with pq.ParquetFile(path) as file:
+                groups = range(file.num_row_groups)
+                sizes = [file.metadata.row_group(group).num_rows for group in groups]
+                for group, first in _with_offset(groups, sizes):
+                    here = some[(some >= first) & (some < first + sizes[group])] - first
+                    if len(here):
+                        writer.write_table(file.read_row_group(group).take(here))
+
+
+def _hash_folder(folder: Path, known: dict[str, str]) -> str:
+    """The hash that `select` gives a folder: of the names and hashes of all its files; the parts' are known already."""
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    return artifacts.sha256_json({name: known.get(name) or artifacts.sha256_file(files[name]) for name in files})
+
+
+# --- all of it, as jobs --------------------------------------------------------------------------------------------
+
+
+def run(folder: Path, request: Request, out: Path, options: engine.Options) -> Record | None:
+    """Map and merge as jobs of Snakemake; maps that are fresh, in the folder `<out>.parts`, are not run again.
+
+    Returns the manifest (None for a dry run). Raises InputError for bad input and when a job fails.
+    """
+    engine.make_folders_absolute()
+    lengths.check_measure(request.measure)
+    names = part_names(folder, request.split)
+    select_files.check_output(open_folder(folder, request.split), folder, out)
+    bests = out.resolve().with_name(f"{out.name}.parts")
+    config = {"rows": str(folder.resolve()), "bests": str(bests), "out": str(out.resolve()), "split": request.split}
+    with engine.controller(bests, "lim-parts") as job_name:
+        for number, name in enumerate(names):
+            record = bests / f"{number}.json"
+            if not is_fresh(read_record(record), folder / name, name, request):
+                record.unlink(missing_ok=True)
+        config["options"] = shlex.join(_request_arguments(request))
+        engine.start(ROOT / "partition.smk", bests, config, options, job_name, ("--forcerun", "merge"))
+    manifest = out.with_name(out.name + ".manifest.json")
+    return None if options.dry_run else read_record(manifest)
+
+
+def _request_arguments(request: Request) -> list[str]:
+    given = {name: value for name, value in request._asdict().items() if value is not None}
+    return [text for name, value in given.items() for text in ("-k" if name == "k" else f"--{name}", str(value))]
+
+
+# --- the command ---------------------------------------------------------------------------------------------------
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(prog="python -m nbutils.partition", description="The k longest of a folder of parts.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    helps = {"run": "map and merge, as jobs", "map": "the k longest of one part", "merge": "join what the maps wrote"}
+    for name, text in helps.items():
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument("folder", metavar="FOLDER", type=Path, help="a folder of Parquet or JSON-lines parts")
+        if name != "run":
+            wanted = "PART" if name == "map" else "BESTS"
+            command.add_argument("what", metavar=wanted, help="a part's name in FOLDER, or the folder with all bests")
+        select_files.add_options(command)
+        command.add_argument("-o", "--out", required=True, type=Path, help="the output (of map: the folder BESTS)")
+        if name == "run":
+            engine.add_options(command)
+    return parser
+
+
+@exits_cleanly
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of `python -m nbutils.partition`."""
+    own, extra = engine.split_arguments(arguments)
+    given = _parser().parse_args(own)
+    request = select_files.request_of(given)
+    if given.command == "map":
+        record = select_part(given.folder, given.what, request, given.out)
+        print(f"{given.what}: {len(record['ids']):,} of {record['rows']:,} rows kept")
+        return
+    if given.command == "merge":
+        made: Record | None = merge(given.folder, Path(given.what), request, given.out)
+    else:
+        made = run(given.folder, request, given.out, engine.options_of(given, extra))
+    if made:
+        print(f"{given.out}: {made['k']:,} of {made['rows']:,} rows, {made['measure']} >= {made['threshold']}")
+
+
+if __name__ == "__main__":
+    main()
