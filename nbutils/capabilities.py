@@ -50,7 +50,8 @@ def run(profile: str | Profile, arm: str, seed: int = 42) -> Manifest:
     """
     chosen, name = _prepare(profile, arm)
     if importlib.util.find_spec("lm_eval") is None:
-        raise InputError("stage 08 needs lm-evaluation-harness: pip install -r requirements-benchmarks.txt")
+        mend = "pip install -r requirements-benchmarks.txt (on Colab: docs/colab.md)"
+        raise InputError(f"stage 08 needs lm-evaluation-harness: {mend}")
     tuned = finetune.run(chosen, name, seed) if name != BASE else None
     models.base_location(chosen, seed)
     planned = plan(chosen, name, seed)

@@ -12,7 +12,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from nbutils import REPOSITORY, ROOT, arms, artifacts, run, select, settings
+from nbutils import REPOSITORY, ROOT, arms, artifacts, colab, run, select, settings
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 NAMES = [path.stem for path in NOTEBOOKS]
@@ -34,10 +34,8 @@ def test_there_is_a_notebook_for_every_stage():
 def test_starts_and_ends_like_the_others(path):
     cells = nbformat.read(path, as_version=4).cells
     assert cells[0].source.startswith(f"# {path.stem[:2]} · ")
-    badge = f"https://colab.research.google.com/github/{REPOSITORY}/blob/main/notebooks/{path.name}"
-    assert badge in cells[0].source
-    assert cells[1].source == code_cells(NOTEBOOKS[0])[0].source
-    assert f'"https://github.com/{REPOSITORY}"' in cells[1].source
+    assert colab.badge(REPOSITORY, path.name) in cells[0].source
+    assert cells[1].source == colab.setup_cell(REPOSITORY)
     assert cells[2].metadata.get("tags") == ["parameters"]
     assert any("notebook.begin(profile)" in cell.source for cell in cells[3:5])
     assert cells[-1].cell_type == "markdown"
