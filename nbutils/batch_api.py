@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from pydantic import SecretStr
 
 from nbutils.chat_format import BadAnswerError, build_body, read_body
-from nbutils.endpoint import connect, read_key, without_key
+from nbutils.endpoint import NO_KEY, connect, read_key, without_key
 from nbutils.endpoint_errors import is_passing, why_to_stop
 from nbutils.llm import Ledger, Record, Reply, Request, StopAskingError
 from nbutils.prices import Budget
@@ -47,11 +47,12 @@ class BatchBackend:
     """Asks by batches: the settings are those of the endpoint, the key comes from the environment only."""
 
     def __init__(self, judge: JudgeModel) -> None:
-        self._judge, self._key = judge, SecretStr(read_key(judge))
+        self._judge, self._key = judge, SecretStr(NO_KEY)
         self._budget = Budget(judge)
 
     async def answer(self, requests: Sequence[Request], record: Record) -> None:
         """Collect what an earlier run has submitted, submit the rest, and wait for it."""
+        self._key = SecretStr(read_key(self._judge))
         client = connect(self._judge, self._key)
         try:
             for submission in _open_submissions(record.ledger, requests[0]):

@@ -1,6 +1,7 @@
 """The chat format of the OpenAI API: a request's body, and what an answer's body holds, whatever a server sends."""
 
 import json
+import re
 from typing import Any
 
 from nbutils.llm import Reply, Request
@@ -48,7 +49,14 @@ def read_body(body: Any) -> Reply:
         raise BadAnswerError("the answer has no 'choices': is this a chat endpoint?")
     text = _text_of(body["choices"])
     error = None if text else "the answer holds no text"
-    return Reply(text, error, *_counts(body.get("usage")), _logprobs_of(body["choices"]))
+    served = writable(name) if isinstance(name := body.get("model"), str) else ""
+    return Reply(text, error, *_counts(body.get("usage")), _logprobs_of(body["choices"]), served[:100])
+
+
+def is_same_model(asked: str, served: str) -> bool:
+    """Whether two names are of one model: publishers put their own name before it, and endpoints a date behind it."""
+    mine, theirs = (name.lower().rpartition("/")[2] for name in (asked, served))
+    return bool(re.fullmatch(re.escape(mine) + r"([-@:]\d[\d-]*)?", theirs))
 
 
 def writable(text: str) -> str:

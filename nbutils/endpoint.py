@@ -6,15 +6,18 @@ The key comes from the environment or from Colab's secrets and is in no settings
 import asyncio
 import os
 import re
+import sys
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
-from nbutils.chat_format import BadAnswerError, build_body, read_completion
+from nbutils.chat_format import BadAnswerError, build_body, is_same_model, read_completion
 from nbutils.endpoint_errors import (
     LONGEST_WAIT_SECONDS,
+    is_about_format,
     is_about_one_request,
     is_busy,
     is_passing,
@@ -24,7 +27,7 @@ from nbutils.endpoint_errors import (
 )
 from nbutils.errors import InputError
 from nbutils.limits import LONGEST_BACKOFF_SECONDS, Call, Throttle
-from nbutils.llm import Record, Reply, Request, StopAskingError
+from nbutils.llm import FormatRefusedError, Record, Reply, Request, StopAskingError
 from nbutils.prices import Budget, most_tokens
 from nbutils.settings import JudgeModel
 
@@ -33,6 +36,9 @@ REFUSALS = 20
 
 OUTAGE = 10
 """Calls lost one after the other, none answered between them: then the run stops."""
+
+KNOWS_ITS_NAME = "names the model as it was asked for"
+"""What the ledger notes of an endpoint: from then on another name in an answer is another model."""
 
 THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 NO_KEY = "no-key"
@@ -43,45 +49,66 @@ class OpenAIBackend:
     """Any OpenAI-compatible server: base URL, model and limits from the settings, the key from the environment only."""
 
     def __init__(self, judge: JudgeModel) -> None:
-        self._judge, self._key = judge, SecretStr(read_key(judge))
+        self._judge, self._key = judge, SecretStr(NO_KEY)
         self._budget = Budget(judge)
         self._has_answered, self._lost = False, 0
+        self._names_the_model, self._others = False, list[tuple[Request, str]]()
 
     async def answer(self, requests: Sequence[Request], record: Record) -> None:
-        """Ask for everything, as many calls at once as the settings and the endpoint allow."""
+        """Ask for everything, as many calls at once as the settings and the endpoint allow.
+
+        The key is read here: whoever has all answers in the ledger needs none.
+        """
+        self._key = SecretStr(read_key(self._judge))
         client, throttle = connect(self._judge, self._key), Throttle(self._judge, self._budget)
         self._lost = 0
+        self._names_the_model = record.ledger.has_note(requests[0], KNOWS_ITS_NAME)
 
         async def ask(request: Request) -> None:
             reply = await self._complete(client, throttle, request)
             record.keep(request, reply)
+            self._learn_name(record, request, reply)
             self._stop_in_an_outage(reply)
 
         try:
             await throttle.run(requests, ask)
         finally:
             await client.close()
+            self._tell_other_names()
 
-    async def _complete(self, client: Any, throttle: Throttle, request: Request) -> Reply:
-        """One request with a bounded number of attempts."""
+    def _retrying(self, throttle: Throttle) -> Any:
         import tenacity
-        from openai import OpenAIError
 
-        retrying = tenacity.AsyncRetrying(
+        return tenacity.AsyncRetrying(
             stop=_Attempts(self._judge.attempts),
             wait=_wait,
             retry=tenacity.retry_if_exception(lambda error: not throttle.closed and self._may_pass(error)),
             reraise=True,
         )
+
+    async def _complete(self, client: Any, throttle: Throttle, request: Request) -> Reply:
+        """One request with a bounded number of attempts."""
+        from openai import OpenAIError
+
         try:
-            return await retrying(self._attempt, client, throttle, request)
+            return await self._retrying(throttle)(self._attempt, client, throttle, request)
         except (OpenAIError, BadAnswerError) as error:
-            said = without_key(f"{type(error).__name__}: {error}", self._key, self._judge)[:500]
-            why = why_to_stop(error, self._judge, said)
+            said, stop = self._say(error), self._reason_to_stop(request, error)
             self._lost += not is_about_one_request(error)
-        if why:
-            raise StopAskingError(why)
+        if stop:
+            raise stop
         return Reply(None, said)
+
+    def _say(self, error: Exception) -> str:
+        return without_key(f"{type(error).__name__}: {error}", self._key, self._judge)[:500]
+
+    def _reason_to_stop(self, request: Request, error: Exception) -> StopAskingError | None:
+        """What to raise, outside the `except` block, for an error that every further call would meet."""
+        said = self._say(error)
+        if "response_format" in request.options and is_about_format(error):
+            return FormatRefusedError(f"the endpoint takes no response_format ({said}): set structured = false")
+        why = why_to_stop(error, self._judge, said)
+        return StopAskingError(why) if why else None
 
     async def _attempt(self, client: Any, throttle: Throttle, request: Request) -> Reply:
         from openai import OpenAIError
@@ -107,16 +134,45 @@ class OpenAIBackend:
             raise BadAnswerError(f"no complete answer within {self._judge.timeout:g} seconds") from None
         reply = read_completion(answer.content, answer.response.headers.get("content-type", ""))
         self._has_answered = True
+        if reply.served and self._names_the_model and not is_same_model(self._judge.model, reply.served):
+            raise BadAnswerError(self._in_place(reply.served))
         return reply._replace(
             text=reply.text and without_key(reply.text, self._key, self._judge),
             error=reply.error and without_key(reply.error, self._key, self._judge),
         )
+
+    # --- who has answered ------------------------------------------------------------------------------------------
+
+    def _learn_name(self, record: Record, request: Request, reply: Reply) -> None:
+        """Take back other models' answers once the endpoint has shown that it knows the asked one by its name.
+
+        Until then other names are collected: an endpoint's name for a model may be a mere alias.
+        """
+        if is_same_model(self._judge.model, reply.served):
+            if not self._names_the_model:
+                record.ledger.note(request, KNOWS_ITS_NAME)
+            self._names_the_model = True
+        elif reply.served:
+            self._others.append((request, reply.served))
+        while self._names_the_model and self._others:
+            other, served = self._others.pop()
+            record.take_back(other, self._in_place(served))
+
+    def _in_place(self, served: str) -> str:
+        return without_key(f"'{served}' has answered in place of '{self._judge.model}'", self._key, self._judge)
+
+    def _tell_other_names(self) -> None:
+        for served, times in Counter(served for _, served in self._others).items():
+            print(f"{times} answers say: {self._in_place(served)}", file=sys.stderr)
+        self._others.clear()
 
     def _note_failure(self, throttle: Throttle, call: Call, error: Exception) -> None:
         if is_busy(error):
             throttle.refused(call, retry_after(error))
         if not hasattr(error, "status_code") and not is_unreachable(error):
             call.tokens = most_tokens(call.request)  # it may have been answered, and billed, before it was lost
+        if not self._may_pass(error) and self._reason_to_stop(call.request, error):
+            throttle.closed = True  # before this call's place is free for the next one
 
     def _may_pass(self, error: BaseException) -> bool:
         """Whether another attempt may succeed. A server that was never there will not come."""

@@ -24,6 +24,8 @@ _ONE_REQUEST = re.compile(
 )
 """What servers say when they refuse this one text and would answer another."""
 
+_FORMAT = re.compile("response.?format|json.?schema|structured.?output", re.IGNORECASE)
+
 _LARGER_THAN_ALLOWANCE = re.compile("request too large", re.IGNORECASE)
 """With status 429: this request alone is more than a minute's tokens, and never will be less."""
 
@@ -55,6 +57,12 @@ def is_about_one_request(error: BaseException) -> bool:
     """Whether the endpoint refuses this one text and would answer another."""
     status, said = getattr(error, "status_code", None), _all_said(error)
     return (status in (400, 413) and bool(_ONE_REQUEST.search(said))) or bool(_LARGER_THAN_ALLOWANCE.search(said))
+
+
+def is_about_format(error: BaseException) -> bool:
+    """Whether the endpoint refuses the `response_format`, in which case it may answer in plain words."""
+    status = getattr(error, "status_code", None)
+    return status in (400, 422, 501) and bool(_FORMAT.search(_all_said(error)))
 
 
 def is_quota_used_up(error: BaseException) -> bool:

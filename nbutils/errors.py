@@ -1,11 +1,14 @@
 """Bad input becomes one clear line and exit status 2, for every command of the project."""
 
 import argparse
+import errno
 import functools
 import os
 import sys
 from collections.abc import Callable
 from typing import NoReturn
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class InputError(ValueError):
@@ -32,6 +35,11 @@ def exits_cleanly(main: Callable[..., None]) -> Callable[..., None]:
         except BrokenPipeError:
             # `... | head` closed our output: nothing is wrong, and Python must not complain at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except OSError as error:
+            if error.errno not in DISK_FULL:
+                raise
+            where = f"{error.filename}: " if error.filename else ""
+            sys.exit(_report(InputError(f"{where}{error.strerror}: make room and run the same command to continue")))
         except KeyboardInterrupt:
             print("interrupted; what was finished is kept, run the same command to continue", file=sys.stderr)
             sys.exit(130)

@@ -10,7 +10,6 @@ still to come. `read` writes `votes.jsonl`, judgment rows as every other judge's
 
 import argparse
 import csv
-import html
 import io
 import itertools
 import json
@@ -21,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nbutils import artifacts, judge, judge_files, judgments, lengths
+from nbutils.chat_format import writable
 from nbutils.errors import ArgumentParser, InputError, exits_cleanly
 from nbutils.judge import Pair
 from nbutils.settings import JudgeModel
@@ -104,7 +104,8 @@ def to_csv(ballots: Sequence[Ballot]) -> str:
 
 def _as_text(cell: str) -> str:
     """A cell that no spreadsheet takes for a formula."""
-    return f"'{cell}" if cell.lstrip()[:1] in ("=", "+", "-", "@") else cell.replace("\0", "")
+    text = writable(cell).replace("\0", "")
+    return f"'{text}" if text.lstrip()[:1] in ("=", "+", "-", "@") else text
 
 
 def to_html(ballots: Sequence[Ballot]) -> str:
@@ -113,7 +114,8 @@ def to_html(ballots: Sequence[Ballot]) -> str:
     content = {"ballot": make_key(ballots)["ballot"], "items": shown}
     # Inside a script element only "<" could end it; JSON may spell it otherwise.
     embedded = json.dumps(content, ensure_ascii=True).replace("<", "\\u003c").replace("&", "\\u0026")
-    return FORM.read_text(encoding="utf-8").replace("@CONTENT@", embedded).replace("@N@", html.escape(str(len(shown))))
+    # The texts come last: whatever they hold is looked at no more.
+    return FORM.read_text(encoding="utf-8").replace("@N@", str(len(shown))).replace("@CONTENT@", embedded)
 
 
 # --- votes ---------------------------------------------------------------------------------------------------------
@@ -143,7 +145,8 @@ def read_votes(path: Path, key: dict[str, Any]) -> list[dict[str, Any]]:
         if vote and vote not in VOTES:
             raise InputError(f"{path}: line {line}: the vote '{vote}' is none of 1, 2 and tie")
         given[number] = vote
-    return [_vote(number, item, given.get(number, ""), path.stem) for number, item in key["items"].items()]
+    items = sorted(key["items"].items(), key=lambda item: int(item[0]))
+    return [_vote(number, item, given.get(number, ""), path.stem) for number, item in items]
 
 
 def _records(path: Path) -> Iterable[tuple[int, dict[str, Any]]]:

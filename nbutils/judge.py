@@ -8,15 +8,28 @@ ANSWERS_A is the target, ANSWERS_B the baseline. Re-running continues: what was 
 
 import contextlib
 import functools
+import itertools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nbutils import arms, artifacts, data, generate, judge_prompts, judges, lengths, llm, tally, verdicts
+from nbutils import (
+    arms,
+    artifacts,
+    benchmark_answers,
+    data,
+    generate,
+    judge_prompts,
+    judges,
+    lengths,
+    llm,
+    tally,
+    verdicts,
+)
 from nbutils.artifacts import Manifest, Plan
 from nbutils.errors import InputError
 from nbutils.judge_prompts import Prompt
-from nbutils.llm import Ledger, Reply, Request
+from nbutils.llm import Backend, Ledger, Reply, Request
 from nbutils.settings import JudgeModel, Profile, PromptFile
 from nbutils.tally import ORDERS, RULES, inconsistency, summarise, verdicts_of
 from nbutils.verdicts import parse_scores, preference, verdict
@@ -66,6 +79,14 @@ def build_request(pair: Pair, order: str, judge: JudgeModel, prompt: Prompt | No
     return Request(service, model, messages, most, judge.temperature, facts, options)
 
 
+def ways_to_ask(pair: Pair, order: str, judge: JudgeModel, prompt: Prompt | None = None) -> list[Request]:
+    """The calls that grade a pair in one order, best first: as JSON where that may be tried, and in plain words."""
+    best = build_request(pair, order, judge, prompt)
+    if judge.structured != "auto" or "response_format" not in best.options:
+        return [best]
+    return [best, build_request(pair, order, judge.model_copy(update={"structured": False}), prompt)]
+
+
 def _texts(pair: Pair, first: str, second: str) -> dict[str, str]:
     named = {"question": pair.prompt, "answer_1": first, "answer_2": second, "reference_1": pair.reference}
     return {**named, "answer_a": first, "answer_b": second, "ref_answer_1": pair.reference}
@@ -93,7 +114,8 @@ def _options(prompt: Prompt, judge: JudgeModel) -> dict[str, Any]:
         return {}
     if prompt.output_format == "m/M" and judge.logprobs:
         return {"logprobs": True, "top_logprobs": 5}  # as AlpacaEval 2 asks
-    if judge.structured and prompt.reply_format_structured:
+    is_wanted = judge.structured is True or (judge.structured == "auto" and not judge.batch)
+    if is_wanted and prompt.reply_format_structured:
         schema = {"name": "grades", "strict": True, "schema": _GRADES}
         return {"response_format": {"type": "json_schema", "json_schema": schema}}
     return {}
@@ -103,13 +125,20 @@ def _options(prompt: Prompt, judge: JudgeModel) -> dict[str, Any]:
 
 
 def judge_pairs(
-    pairs: Sequence[Pair], judge: JudgeModel, ledger: Ledger, prompt: Prompt | None = None
+    pairs: Sequence[Pair],
+    judge: JudgeModel,
+    ledger: Ledger,
+    prompt: Prompt | None = None,
+    backend: Backend | None = None,
 ) -> list[dict[str, Any]]:
-    """Judge every pair in both orders: one judgment row per order (design, section 6), in the order of the pairs."""
+    """Judge every pair in both orders: one judgment row per order (design, section 6), in the order of the pairs.
+
+    A `backend` that several calls share keeps one ceiling of costs for all of them.
+    """
     chosen = usable_prompt(judge, prompt)
     asked = [(pair, order) for pair in pairs for order in ORDERS]
-    requests = [build_request(pair, order, judge, chosen) for pair, order in asked]
-    replies = llm.ask_all(requests, judges.make_backend(judge), ledger, f"judge {judge.name}")
+    ways = [ways_to_ask(pair, order, judge, chosen) for pair, order in asked]
+    replies = llm.ask_in_some_way(ways, backend or judges.make_backend(judge), ledger, f"judge {judge.name}")
     arm_lengths = lengths.count([pair.answer for pair, _ in asked], MEASURE)
     baseline_lengths = lengths.count([pair.baseline_answer for pair, _ in asked], MEASURE)
     sizes = zip(arm_lengths, baseline_lengths, strict=True)
@@ -172,22 +201,35 @@ def rescore(judgments: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def plan(profile: str | Profile, arm: str, seed: int) -> Plan:
-    """What stage 06 would judge: an arm's answers against those of every baseline, by every judge."""
+    """What stage 06 would judge: an arm's answers against those of every baseline, by every judge.
+
+    Where the profile asks for benchmarks all arms' answers to them count as inputs: the notebook shows their grades.
+    """
     chosen, name = arms.prepare(profile, arm)
-    sides = dict.fromkeys((name, *chosen.judging.baselines))
-    inputs = {f"answers {side}": artifacts.upstream(generate.plan(chosen, side, seed)) for side in sides}
+    judging = chosen.judging
+    inputs = {f"answers {side}": artifacts.upstream(generate.plan(chosen, side, seed)) for side in _sides(chosen, name)}
+    for each, benchmark in itertools.product(chosen.arms, judging.benchmarks):
+        answered = benchmark_answers.plan(chosen, each, seed, benchmark)
+        inputs[f"{benchmark} answers {each}"] = artifacts.upstream(answered)
     folder = artifacts.stage_folder(chosen.name, "judge", name, seed)
-    prompts = {prompt.fingerprint for prompt in (load_prompt(), load_prompt(chosen.judging.prompt))}
-    settings = {"judging": chosen.judging.model_dump(), "prompts": sorted(prompts)}
+    prompts = {prompt.fingerprint for prompt in (load_prompt(), load_prompt(judging.prompt))}
+    pairwise = judging.model_dump(exclude={"benchmarks", "benchmark_prompts"})
+    settings = {"judging": pairwise, "prompts": sorted(prompts)}
     return Plan("judge", chosen.name, name, seed, folder, settings, inputs, version=2)
+
+
+def _sides(profile: Profile, name: str) -> list[str]:
+    return list(dict.fromkeys((name, *profile.judging.baselines)))
 
 
 def run(profile: str | Profile, arm: str | None = None, seed: int = 42) -> Manifest:
     """Judge an arm (the profile's target by default) against every baseline: `judgments.jsonl`, `summary.csv`."""
     chosen, name = arms.prepare(profile, arm)
-    answers = {side: generate.run(chosen, side, seed) for side in dict.fromkeys((name, *chosen.judging.baselines))}
+    answers = {side: generate.run(chosen, side, seed) for side in _sides(chosen, name)}
+    for each, benchmark in itertools.product(chosen.arms, chosen.judging.benchmarks):
+        benchmark_answers.run(chosen, each, seed, benchmark)
     planned = plan(chosen, name, seed)
-    return artifacts.complete(planned, functools.partial(_judge_all, chosen, name, answers))
+    return tally.complete(planned, functools.partial(_judge_all, chosen, name, answers))
 
 
 def load_pairs(profile: str | Profile, arm: str | None = None, seed: int = 42) -> list[Pair]:
@@ -208,11 +250,12 @@ def _judge_all(profile: Profile, name: str, answers: dict[str, Manifest], folder
     mine = generate.load_answers(answers[name])
     references = load_references(profile.generation.test_sets)
     judgments, prompt = [], load_prompt(profile.judging.prompt)
+    backends = {judge.name: judges.make_backend(judge) for judge in profile.judging.judges}
     with contextlib.closing(Ledger(artifacts.runs_folder() / profile.name / "ledger.sqlite")) as ledger:
         for baseline in profile.judging.baselines:
             pairs = match_answers(mine, generate.load_answers(answers[baseline]), references)
             for judge in profile.judging.judges:
-                judgments += judge_pairs(pairs, judge, ledger, prompt)
+                judgments += judge_pairs(pairs, judge, ledger, prompt, backends[judge.name])
     return write_judgments(folder, judgments)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nbutils import artifacts, data, judge, judge_options, tally
+from nbutils import artifacts, data, judge, judge_options, llm, tally
 from nbutils.errors import ArgumentParser, InputError, exits_cleanly
 from nbutils.files import number_records, open_records
 from nbutils.judge import Pair
@@ -115,7 +115,9 @@ def run_command(pairs: Sequence[Pair], judging: JudgeModel, prompt: Prompt, give
     """Judge as the options say, and print the counts and the result."""
     prompt = judge.usable_prompt(judging, prompt)
     judge_options.refuse_other(given.out, JUDGMENTS, _held(pairs, judging, prompt))
-    requests = [judge.build_request(pair, order, judging, prompt) for pair in pairs for order in judge.ORDERS]
+    ways = [judge.ways_to_ask(pair, order, judging, prompt) for pair in pairs for order in judge.ORDERS]
+    with llm.look_into(given.out / LEDGER) as ledger:
+        requests = llm.choose_ways(ways, ledger)
     if not judge_options.settle_cost(requests, judging, given):
         return
     facts = judge_files(pairs, judging, given.out, prompt)

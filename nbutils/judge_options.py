@@ -44,7 +44,8 @@ def _add_endpoint(parser: argparse.ArgumentParser) -> None:
     limits = ("max_tokens", "max_completion_tokens")
     parser.add_argument("--limit-name", choices=limits, default=limits[0], help="what newer models call max_tokens")
     parser.add_argument("--batch", action="store_true", help="ask by the Batch API: cheaper, done within a day")
-    parser.add_argument("--structured", action="store_true", help="ask for JSON by a schema, where the endpoint can")
+    structured = "ask for JSON by a schema, or do not (default: ask until the endpoint refuses)"
+    parser.add_argument("--structured", action=argparse.BooleanOptionalAction, default="auto", help=structured)
     parser.add_argument(
         "--no-logprobs", dest="logprobs", action="store_false", help="for an endpoint that gives no log-probabilities"
     )
@@ -92,10 +93,9 @@ def settle_cost(requests: Sequence[Request], judging: JudgeModel, given: argpars
     cost = prices.estimate(llm.unanswered(requests, given.out / LEDGER), judging)
     if given.dry_run:
         print(cost.describe())
-        return False
     if warning := cost.check_ceiling(given.max_cost):
         print(warning)
-    return True
+    return not given.dry_run
 
 
 # --- what a folder holds -------------------------------------------------------------------------------------------

@@ -103,7 +103,7 @@ class Throttle:
             self._leave(call)
 
     def _may_start(self, request: Request) -> bool:
-        if len(self._calls) >= int(self.limit):
+        if self.closed or len(self._calls) >= int(self.limit):
             return False
         if self._budget.allows(request):
             return True
@@ -118,9 +118,9 @@ class Throttle:
         now = self._loop.time()
         start = max(self._next_start, self._requests.book(now), self._tokens.book(now, call.booked))
         self._next_start = max(now, self._next_start) + SPACING_SECONDS
-        # Somebody may be told to wait while this call is waiting.
-        while (wait := max(start, self._resume_at) - self._loop.time()) > 0:
-            await asyncio.sleep(wait)
+        # Somebody may be told to wait, or to stop, while this call is waiting; a run that stops cancels it.
+        while (wait := max(start, self._resume_at) - self._loop.time()) > 0 or self.closed:
+            await asyncio.sleep(max(wait, SPACING_SECONDS))
 
     def _leave(self, call: Call) -> None:
         del self._calls[asyncio.current_task()]

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import functools
 import json
+import shutil
 import sqlite3
 import sys
 import time
@@ -24,6 +25,12 @@ from filelock import FileLock, Timeout
 from nbutils.artifacts import sha256_json
 from nbutils.errors import InputError
 from nbutils.progress import track
+
+NO_FORMAT = "takes no response_format"
+"""What the ledger notes of an endpoint that has refused one."""
+
+LEAST_ROOM = 1_000_000
+"""Free bytes on the disk without which nothing is asked: the answers could not be kept."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +60,8 @@ class Request:
 class Reply(NamedTuple):
     """An answer's text, or `error` when the call failed; tokens as the endpoint counted them.
 
-    `logprobs`: of the answer's first token and its likeliest alternatives, where the endpoint gives them.
+    `logprobs`: of the answer's first token and its likeliest alternatives, where the endpoint gives them; `served`: the
+    model that the endpoint says has answered.
     """
 
     text: str | None
@@ -61,6 +69,7 @@ class Reply(NamedTuple):
     tokens_in: int = 0
     tokens_out: int = 0
     logprobs: dict[str, float] | None = None
+    served: str = ""
 
     def as_asked(self, request: Request) -> "Reply":
         """The reply as it is stored: one that was asked for log-probabilities holds them, as JSON beside the text."""
@@ -84,6 +93,10 @@ class StopAskingError(InputError):
     """An error that every further call would meet as well: a wrong key, no quota, a server that is not there."""
 
 
+class FormatRefusedError(StopAskingError):
+    """The endpoint does not take the `response_format` that all these calls ask for; in plain words it may answer."""
+
+
 # --- the ledger ----------------------------------------------------------------------------------------------------
 
 
@@ -98,7 +111,8 @@ class Ledger:
         try:
             self._open()
         except (OSError, sqlite3.Error) as error:
-            raise InputError(f"{path}: cannot be used as a ledger ({error}): choose another folder") from None
+            mend = "make room, or choose another folder"
+            raise InputError(f"{path}: cannot be used as a ledger ({error}): {mend}") from None
 
     def _open(self) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -111,6 +125,7 @@ class Ledger:
             "tokens_in INTEGER, tokens_out INTEGER, at REAL)"
         )
         self._connection.execute("CREATE TABLE IF NOT EXISTS failures (key TEXT, model TEXT, error TEXT, at REAL)")
+        self._connection.execute("CREATE TABLE IF NOT EXISTS notes (endpoint TEXT, model TEXT, what TEXT, at REAL)")
         self._connection.execute(
             "CREATE TABLE IF NOT EXISTS batches (token TEXT PRIMARY KEY, service TEXT, requests TEXT, id TEXT, at REAL)"
         )
@@ -134,19 +149,36 @@ class Ledger:
         row = (request.key, request.model, asked, reply.text, reply.tokens_in, reply.tokens_out, time.time())
         self.execute("INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?, ?, ?, ?)", row)
 
+    def forget(self, request: Request) -> None:
+        """Take an answer out of the ledger, as if it had never come."""
+        self.execute("DELETE FROM replies WHERE key = ?", (request.key,))
+
+    def note(self, request: Request, what: str) -> None:
+        """Remember something of a request's endpoint and model, for this run and every later one."""
+        self.execute("INSERT INTO notes VALUES (?, ?, ?, ?)", (request.endpoint, request.model, what, time.time()))
+
+    def has_note(self, request: Request, what: str) -> bool:
+        """Whether this was noted of a request's endpoint and model."""
+        query = "SELECT 1 FROM notes WHERE endpoint = ? AND model = ? AND what = ?"
+        return bool(self.execute(query, (request.endpoint, request.model, what)))
+
     def execute(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Run one statement and return its rows; it is on disk, safe from a kill, when this returns."""
         try:
             return self._connection.execute(statement, values).fetchall()
         except sqlite3.Error as error:
-            raise StopAskingError(f"{self._path}: cannot be written ({error}): what was answered is kept") from None
+            said = f"{self._path}: cannot be written ({error})"
+            raise StopAskingError(f"{said}: make room and run the same again, what was answered is kept") from None
 
     @contextlib.contextmanager
     def asking(self, request: Request) -> Iterator[None]:
         """Let one process at a time ask a service through this ledger, so that two do not pay for the same answers.
 
-        The operating system takes the lock from a process that is killed.
+        The operating system takes the lock from a process that is killed. Raises StopAskingError, before anything is
+        paid for, where the disk has no room for answers.
         """
+        if (free := shutil.disk_usage(self._path.parent).free) < LEAST_ROOM:
+            raise StopAskingError(f"{self._path}: {free // 1000} kB are free on its disk: make room and run again")
         service = sha256_json([request.endpoint, request.model])[:12]
         lock = FileLock(self._path.with_name(f".{self._path.name}.{service}.lock"))
         try:
@@ -181,6 +213,12 @@ class Record:
         self.replies[request.key] = reply
         self._progress.update()
 
+    def take_back(self, request: Request, why: str) -> None:
+        """Turn an answer that proved to be none into a failure: the next run asks again."""
+        self.ledger.forget(request)
+        self.replies[request.key] = Reply(None, why)
+        self.ledger.write(request, self.replies[request.key])
+
     def close(self) -> None:
         """End the progress bar."""
         self._progress.close()
@@ -203,14 +241,48 @@ def ask_all(requests: Sequence[Request], backend: Backend, ledger: Ledger, label
     return [replies[request.key] for request in requests]
 
 
+def ask_in_some_way(ways: Sequence[Sequence[Request]], backend: Backend, ledger: Ledger, label: str) -> list[Reply]:
+    """Answer every question in one of the ways to put it, best first; otherwise as `ask_all`.
+
+    Where the endpoint refuses the `response_format`, that is remembered in the ledger, and what is not answered yet is
+    asked in the next way. Every answer stands under the key of what was really asked.
+    """
+    requests = choose_ways(ways, ledger)
+    try:
+        return ask_all(requests, backend, ledger, label)
+    except FormatRefusedError:
+        if any(len(ways_of_one) == 1 for ways_of_one in ways):
+            raise
+        ledger.note(requests[0], NO_FORMAT)
+        print(f"{requests[0].model} takes no response_format: asking in plain words", file=sys.stderr)
+    return ask_all(choose_ways(ways, ledger), backend, ledger, label)
+
+
+def choose_ways(ways: Sequence[Sequence[Request]], ledger: Ledger | None) -> list[Request]:
+    """Of each question's ways the one that is answered already, else the best that was not refused."""
+    if ledger is None or not ways:
+        return [each[0] for each in ways]
+    known = ledger.find([request.key for each in ways for request in each])
+    unasked = -1 if ledger.has_note(ways[0][0], NO_FORMAT) else 0
+    return [next((way for way in each if way.key in known), each[unasked]) for each in ways]
+
+
 def unanswered(requests: Sequence[Request], path: Path) -> list[Request]:
     """The requests that a run would have to ask: all different ones but those in the ledger at `path`."""
     different = {request.key: request for request in requests}
-    if not path.is_file():
-        return list(different.values())
-    with contextlib.closing(Ledger(path)) as ledger:
-        known = ledger.find(list(different))
+    with look_into(path) as ledger:
+        known = ledger.find(list(different)) if ledger else {}
     return [request for key, request in different.items() if key not in known]
+
+
+@contextlib.contextmanager
+def look_into(path: Path) -> Iterator[Ledger | None]:
+    """The ledger at a path, or None where there is none yet: looking makes no file."""
+    if not path.is_file():
+        yield None
+        return
+    with contextlib.closing(Ledger(path)) as ledger:
+        yield ledger
 
 
 def _known(keys: Iterable[str], ledger: Ledger) -> dict[str, Reply]:

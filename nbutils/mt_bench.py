@@ -4,22 +4,38 @@
 
 ANSWERS is a model_answer file in FastChat's form (question_id, choices[0].turns), or rows with `id` and `turns`. The
 prompts are our own (data/prompts/mt-bench.toml); FastChat's are `--prompt` with its judge_prompts.jsonl.
+
+In a profile, `benchmarks = ["mt-bench"]` under [judging] makes it a part of stage 06: `run(profile, arm, seed)`.
 """
 
 import contextlib
+import functools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nbutils import artifacts, data, judge_options, judge_prompts, judges, llm, stats, tally, verdicts
+from nbutils import (
+    arms,
+    artifacts,
+    benchmark_answers,
+    data,
+    judge_options,
+    judge_prompts,
+    judges,
+    llm,
+    stats,
+    tally,
+    verdicts,
+)
+from nbutils.artifacts import Manifest, Plan
 from nbutils.errors import ArgumentParser, InputError, exits_cleanly
 from nbutils.files import read_records
 from nbutils.judge_options import LEDGER
 from nbutils.judge_prompts import Prompt
 from nbutils.llm import Ledger, Reply, Request
-from nbutils.settings import JudgeModel, PromptFile
+from nbutils.settings import Benchmark, JudgeModel, Profile, PromptFile
 
-TEST_SET = "mt-bench"
+TEST_SET: Benchmark = "mt-bench"
 JUDGMENTS = "mt_bench.jsonl"
 TURNS = (1, 2)
 SCALE = (1, 10)
@@ -138,11 +154,9 @@ def judge_conversations(
 
 def _row(talk: Conversation, turn: int, judge: JudgeModel, prompts: Sequence[Prompt], reply: Reply) -> dict[str, Any]:
     form = choose_prompt(prompts, turn, bool(talk.references)).output_format
-    score = None if reply.text is None else verdicts.read_single(reply.text, form, *SCALE)
-    status = "failed" if reply.text is None else "unparsed" if score is None else "judged"
-    fields = {"id": talk.id, "test_set": TEST_SET, "category": talk.category, "turn": turn, "arm": talk.arm}
-    read = {"judge": judge.name, "score": score, "status": status, "form": form, "len": len(talk.answers[turn - 1])}
-    return fields | read | {"review": reply.text if reply.text is not None else reply.error}
+    graded = verdicts.grade(reply.text, reply.error, form, *SCALE)
+    head = {"id": talk.id, "test_set": TEST_SET, "category": talk.category, "turn": turn, "arm": talk.arm}
+    return {**head, "judge": judge.name, **graded, "form": form, "len": len(talk.answers[turn - 1])}
 
 
 # --- counting ------------------------------------------------------------------------------------------------------
@@ -172,6 +186,64 @@ def describe(row: dict[str, Any]) -> str:
     if not row["headline"]:
         return f"MT-Bench: {counts}: no score below 99% judged"
     return f"MT-Bench: {row['score']:.2f} [{row['low']:.2f}, {row['high']:.2f}]; {counts}"
+
+
+# --- the stage -----------------------------------------------------------------------------------------------------
+
+
+def plan(profile: str | Profile, arm: str | None = None, seed: int = 42) -> Plan:
+    """What stage 06 would grade of an arm's answers to MT-Bench."""
+    chosen, name = arms.prepare(profile, arm)
+    inputs = {"answers": artifacts.upstream(benchmark_answers.plan(chosen, name, seed, TEST_SET))}
+    inputs["references"] = artifacts.sha256_json(load_references())
+    asked = [judge.model_dump() for judge in chosen.judging.judges_for(TEST_SET)]
+    settings = {"judges": asked, "prompts": [prompt.fingerprint for prompt in _prompts_of(chosen)]}
+    folder = artifacts.stage_folder(chosen.name, "mt_bench", name, seed)
+    return Plan("mt_bench", chosen.name, name, seed, folder, settings, inputs)
+
+
+def run(profile: str | Profile, arm: str | None = None, seed: int = 42) -> Manifest:
+    """Grade an arm's answers to MT-Bench by every judge that can: `judgments.jsonl`, `scores.csv`."""
+    chosen, name = arms.prepare(profile, arm)
+    answers = benchmark_answers.run(chosen, name, seed, TEST_SET)
+    return tally.complete(plan(chosen, name, seed), functools.partial(_grade, chosen, answers))
+
+
+def run_all(profile: str | Profile, seed: int = 42) -> list[Manifest]:
+    """`run` for every arm of a profile that asks for MT-Bench; [] for one that does not."""
+    chosen = arms.with_data_at_hand(arms.load(profile))
+    return [run(chosen, arm, seed) for arm in chosen.arms if TEST_SET in chosen.judging.benchmarks]
+
+
+def _prompts_of(profile: Profile) -> list[Prompt]:
+    return load_prompts(profile.judging.benchmark_prompts.get(TEST_SET))
+
+
+def _grade(profile: Profile, answers: Manifest, folder: Path) -> dict[str, Any]:
+    found = benchmark_answers.load_answers(answers, TEST_SET)
+    talks = to_conversations(found, answers.arm, str(answers.path("answers.jsonl")))
+    rows: list[dict[str, Any]] = []
+    with contextlib.closing(Ledger(artifacts.runs_folder() / profile.name / LEDGER)) as ledger:
+        for judge in profile.judging.judges_for(TEST_SET):
+            rows += judge_conversations(talks, judge, ledger, _prompts_of(profile))
+    artifacts.write_jsonl(folder / "judgments.jsonl", rows)
+    artifacts.write_csv(folder / "scores.csv", score_turns(rows))
+    return {"outputs": ["judgments.jsonl", "scores.csv"], **tally.count_calls(rows)}
+
+
+def score_turns(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row for each arm, judge and turn ("both" of them too): mean score, 95% interval clustered by question.
+
+    Score and interval are None below 99% judged.
+    """
+    table = []
+    for arm, judge in dict.fromkeys((row["arm"], row["judge"]) for row in rows):
+        mine = [row for row in rows if (row["arm"], row["judge"]) == (arm, judge)]
+        for turn in (*TURNS, "both"):
+            found = _summary([row for row in mine if turn in ("both", row["turn"])])
+            head = {"arm": arm, "judge": judge, "turn": turn, "asked": found["asked"], "judged": found["judged"]}
+            table.append(head | {key: found[key] if found["headline"] else None for key in ("score", "low", "high")})
+    return table
 
 
 # --- the command ---------------------------------------------------------------------------------------------------

@@ -68,8 +68,9 @@ def refuse_missing(profile: Profile) -> None:
         raise InputError(
             f"profile '{profile.name}': dataset '{profile.dataset}' is neither a source nor a file{_here()}"
         )
-    for arm in profile.arms:
-        arms.parse_arm(arm)
+    for arm in map(arms.parse_arm, profile.arms):
+        if arm.rule == "rated":
+            arms.ratings_of(arm, profile)
     for name in profile.generation.test_sets:
         if name != "sample" and name not in data.sources_of("prompts") and not Path(name).is_file():
             choices = ", ".join(["sample", *data.sources_of("prompts")])

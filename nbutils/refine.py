@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nbutils import arms, artifacts, judge_prompts, judges, llm, rewriting, select
+from nbutils import arms, artifacts, judge_prompts, judges, llm, rewriting, select, tally
 from nbutils.artifacts import Manifest, Plan
 from nbutils.errors import InputError
 from nbutils.judge_prompts import Prompt
@@ -56,14 +56,14 @@ def plan(profile: str | Profile, arm: str | None = None, seed: int = 42) -> Plan
     inputs = {"select": artifacts.upstream(select.plan(chosen, name, seed))}
     made_of = {**settings.model_dump(), "prompt": load_prompt(settings).fingerprint}
     folder = artifacts.stage_folder(chosen.name, "refine", name, seed)
-    return Plan("refine", chosen.name, name, seed, folder, made_of, inputs, version=2)
+    return Plan("refine", chosen.name, name, seed, folder, made_of, inputs, version=3)
 
 
 def run(profile: str | Profile, arm: str | None = None, seed: int = 42) -> Manifest:
     """Rewrite an arm's responses: `refined.jsonl`, one object a row with both versions and what became of it."""
     chosen, name = _prepare(profile, arm)
     selected = select.run(chosen, name, seed)
-    return artifacts.complete(plan(chosen, name, seed), functools.partial(_refine, chosen, selected))
+    return tally.complete(plan(chosen, name, seed), functools.partial(_refine, chosen, selected))
 
 
 def rewritten_rows(profile: Profile, arm: str, seed: int, rows: Sequence[Row]) -> list[Row]:
@@ -98,7 +98,8 @@ def _refine(profile: Profile, selected: Manifest, folder: Path) -> dict[str, Any
         replies = llm.ask_all(requests, backend, ledger, "rewriting")
     records = [_record(row, reply.text, settings, prompt) for row, reply in zip(rows, replies, strict=True)]
     artifacts.write_jsonl(folder / "refined.jsonl", records)
-    return {"outputs": ["refined.jsonl"], "refiner": _name(settings), **count_changes(records)}
+    facts = {"refiner": _name(settings), "asked": len(requests), **count_changes(records)}
+    return {"outputs": ["refined.jsonl"], **facts}
 
 
 def _name(settings: Refining) -> str:

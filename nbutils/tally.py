@@ -1,12 +1,14 @@
 """Counts of judgments: verdicts under both rules, what was not judged, and the judge that looks at length alone."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nbutils import stats
+from nbutils import artifacts, stats
+from nbutils.artifacts import Manifest, Plan
 from nbutils.verdicts import verdict
 
 Rows = Sequence[dict[str, Any]]
@@ -22,6 +24,17 @@ def count_calls(judgments: Rows) -> dict[str, int]:
     """How many calls were asked, judged, unparsed and failed: the first is the sum of the others."""
     counts = {status: sum(row["status"] == status for row in judgments) for status in STATUSES}
     return {"asked": len(judgments), **counts}
+
+
+def complete(planned: Plan, work: Callable[[Path], dict[str, Any]]) -> Manifest:
+    """As `artifacts.complete`, but more than 1% of failed calls are asked again, though nothing else has changed.
+
+    Only those: what was answered is in the ledger. Fewer stay as they are, counted.
+    """
+    made = artifacts.fresh_manifest(planned)
+    if made and made.facts["failed"] > (1 - stats.MINIMUM_JUDGED) * made.facts["asked"]:
+        made.path(artifacts.MANIFEST).unlink(missing_ok=True)
+    return artifacts.complete(planned, work)
 
 
 def verdicts_of(judgments: Iterable[dict[str, Any]], rule: str) -> dict[Prompt, str]:

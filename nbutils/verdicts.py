@@ -111,6 +111,15 @@ def read_single(text: str, form: str, low: float = 1, high: float = 10) -> float
     return float(found) if found is not None and low <= float(found) <= high else None
 
 
+def grade(
+    reply: str | None, error: str | None, form: str, low: float = 1, high: float = 10
+) -> dict[str, float | str | None]:
+    """The columns that a reply with one score gives: `score`, `status` and `review`; a reply of None has failed."""
+    score = None if reply is None else read_single(reply, form, low, high)
+    status = "failed" if reply is None else "unparsed" if score is None else "judged"
+    return {"score": score, "status": status, "review": error if reply is None else reply}
+
+
 def preference(score: float | None, other: float | None) -> float | None:
     """1 for the higher score, 0.5 for equal ones, 0 for the lower, None where one is missing."""
     if score is None or other is None:
@@ -123,14 +132,25 @@ def _compare(score: float, other: float) -> float:
 
 
 def parse_structured(text: str) -> Pair:
-    """The two grades of a JSON reply by our schema (nbutils/judge.py), or None for anything else."""
-    fields = _read_json(text)
+    """The two grades of a JSON reply by our schema (nbutils/judge.py), or None for anything else.
+
+    It may stand in a code block. A reply that was cut off within its explanation, at the limit of tokens, has its
+    grades all the same.
+    """
+    bare = _without_fence(text)
+    fields = _read_json(bare) or _read_json(bare.rstrip("\\") + '"}')
     grades = [fields.get(name) for name in ("grade_1", "grade_2")]
     numbers = [grade for grade in grades if isinstance(grade, int | float) and not isinstance(grade, bool)]
     known = [float(grade) for grade in numbers if 1 <= grade <= 10]
     if len(known) < len(grades) or set(fields) - {"grade_1", "grade_2", "explanation"}:
         return None
     return known[0], known[1]
+
+
+def _without_fence(text: str) -> str:
+    """The text without the fence of a code block, of which only the opening one is there where a reply was cut off."""
+    bare = re.sub(r"^```(?:json)?[ \t]*\n", "", text.strip(), count=1, flags=re.IGNORECASE)
+    return bare.removesuffix("```").strip() if bare != text.strip() else bare
 
 
 def parse_weighted(text: str) -> float | None:

@@ -30,7 +30,6 @@ def completion(text, **changed):
         "id": "1",
         "object": "chat.completion",
         "created": 1,
-        "model": "m",
         "choices": [choice],
         "usage": usage,
     } | changed
@@ -63,7 +62,7 @@ class ChatServer:
             self.keys.append(key)
             number = len(self.asked) - 1
         answer = self._script(number, body["messages"][-1]["content"])
-        return answer if isinstance(answer, Answer) else Answer(completion(answer))
+        return answer if isinstance(answer, Answer) else Answer(completion(answer, model=body["model"]))
 
     def done(self):
         with self._lock:

@@ -61,7 +61,7 @@ def test_letters_alone_where_there_are_no_log_probabilities(answers, tmp_path, c
     assert status == 0 and "logprobs" not in server.asked[0]
     rows = artifacts.read_jsonl(tmp_path / "out" / "judgments.jsonl")
     assert [row["preference"] for row in rows] == [1, 0, 1, 0, None, None]
-    assert "AlpacaEval: 2 of 3 instructions judged: no win rate below 99%" in printed
+    assert "AlpacaEval: 4 of 6 calls judged: no win rate below 99%" in printed
 
 
 def test_nonsense_in_place_of_log_probabilities(answers, tmp_path, capsys):

@@ -15,6 +15,7 @@ from chat_server import Answer, completion, refusal, serving
 from pydantic import SecretStr
 
 from nbutils import endpoint, endpoint_errors, limits
+from nbutils.chat_format import is_same_model
 from nbutils.endpoint import OpenAIBackend
 from nbutils.errors import InputError
 from nbutils.llm import Reply, StopAskingError, ask_all
@@ -41,7 +42,7 @@ def impatient(monkeypatch):
 @pytest.mark.parametrize("status", [500, 502, 503, 429, 408, 409])
 def test_a_passing_error_is_tried_again(ledger, impatient, status):
     with serving(lambda number, question: refusal(status, "busy") if number < 2 else "at last") as server:
-        assert ask(server, ledger, "a") == [Reply("at last", None, 7, 3)]
+        assert ask(server, ledger, "a") == [Reply("at last", None, 7, 3, served="fake-1")]
     assert len(server.asked) == 3
     assert (count(ledger, "replies"), count(ledger, "failures")) == (1, 0)
 
@@ -330,6 +331,16 @@ def test_a_run_that_cannot_work_stops_within_three_requests(ledger, name):
     assert count(ledger, "replies") == 0
 
 
+def test_a_refusal_gives_its_place_to_nobody(ledger):
+    """A server that refuses at once: a race that a third call would win now and then."""
+    with serving(lambda number, question: FINAL["a wrong key"]) as server:
+        for _ in range(25):
+            before = len(server.asked)
+            with pytest.raises(StopAskingError):
+                ask(server, ledger, *map(str, range(40)))
+            assert len(server.asked) - before <= limits.PROBES
+
+
 def test_what_is_in_flight_is_waited_for_when_the_run_stops(ledger):
     """It is being paid for."""
 
@@ -441,11 +452,22 @@ def test_a_server_on_this_machine_needs_no_key(monkeypatch, url):
 
 
 @pytest.mark.parametrize("url", [None, "https://api.example.com/v1", "https://localhost.example.com/v1"])
-def test_a_missing_key_is_named(monkeypatch, url):
+def test_a_missing_key_is_named(ledger, monkeypatch, url):
     monkeypatch.setenv("LIM_TEST_KEY", "")
     with pytest.raises(InputError) as refused:
-        OpenAIBackend(judge_at(url))
+        ask_all(questions("a"), OpenAIBackend(judge_at(url)), ledger, "test")
     assert str(refused.value) == "judge 'fake' needs a key: set the environment variable LIM_TEST_KEY"
+
+
+def test_what_is_in_the_ledger_needs_no_key(ledger, monkeypatch):
+    remote = judge_at("https://api.example.com/v1")
+    for question in questions("a", "b"):
+        ledger.write(question, Reply("paid for"))
+    monkeypatch.delenv("LIM_TEST_KEY")
+    replies = ask_all(questions("a", "b"), OpenAIBackend(remote), ledger, "test")
+    assert [reply.text for reply in replies] == ["paid for"] * 2
+    with pytest.raises(InputError, match="needs a key"):
+        ask_all(questions("a", "c"), OpenAIBackend(remote), ledger, "test")
 
 
 def test_a_server_that_echoes_the_key_does_not_get_it_into_the_ledger(tmp_path, ledger):
@@ -459,6 +481,68 @@ def test_words_like_the_stand_in_for_a_key_stay(ledger, monkeypatch):
     with serving(lambda number, question: "there is no-key here") as server:
         assert ask(server, ledger, "a")[0].text == "there is no-key here"
     assert server.keys == ["Bearer no-key"]
+
+
+# --- who has answered ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("asked", "served", "expected"),
+    [
+        ("gpt-4", "gpt-4", True),
+        ("gpt-4", "GPT-4-0613", True),
+        ("gpt-4-turbo", "gpt-4-turbo-2024-04-09", True),
+        ("openai/gpt-4o", "gpt-4o-2024-08-06", True),
+        ("m", "vendor/m:2", True),
+        ("gpt-4", "gpt-4o", False),
+        ("gpt-4o", "gpt-4o-mini", False),
+        ("gpt-4", "gpt-3.5-turbo", False),
+        ("m.1", "mx1", False),
+    ],
+)
+def test_names_of_one_model(asked, served, expected):
+    assert is_same_model(asked, served) is expected
+
+
+def test_an_answer_of_another_model_is_no_answer(ledger, impatient):
+    """Once the endpoint has shown that it knows the model by its name."""
+
+    def script(number, question):
+        return Answer(completion("9 1", model="cheap-7b" if number in (1, 2) or question == "c" else "fake-1-0613"))
+
+    with serving(script) as server:
+        replies = ask(server, ledger, *"abcd", concurrency=1, attempts=3)
+    assert [reply.text for reply in replies] == ["9 1", "9 1", None, "9 1"]
+    assert replies[2].error == "BadAnswerError: 'cheap-7b' has answered in place of 'fake-1'"
+    assert server.questions() == list("abbbcccd") and count(ledger, "replies") == 3
+
+
+def test_other_models_that_answered_first_are_taken_back(ledger, impatient):
+    """The first answers come from elsewhere; the third shows that the endpoint knows the name."""
+
+    def script(number, question):
+        return Answer(completion("9 1", model="cheap-7b" if number < 2 else "fake-1"))
+
+    with serving(script) as server:
+        replies = ask(server, ledger, *"abc", concurrency=1)
+        assert [reply.text for reply in replies] == [None, None, "9 1"]
+        assert {reply.error for reply in replies[:2]} == {"'cheap-7b' has answered in place of 'fake-1'"}
+        assert (count(ledger, "replies"), count(ledger, "failures")) == (1, 2)
+        assert [reply.text for reply in ask(server, ledger, *"abc")] == ["9 1"] * 3
+    assert server.questions() == list("abcab")
+
+
+def test_the_name_is_remembered_by_the_ledger(ledger, impatient):
+    with serving(lambda number, question: Answer(completion("9 1", model="fake-1" if number == 0 else "x"))) as server:
+        assert ask(server, ledger, "a")[0].text == "9 1"
+        assert ask(server, ledger, "b", attempts=2)[0].text is None
+    assert server.questions() == ["a", "b", "b"]
+
+
+def test_an_alias_is_told_once(ledger, capfd):
+    with serving(lambda number, question: Answer(completion("9 1", model="served-name"))) as server:
+        assert [reply.text for reply in ask(server, ledger, *"abc")] == ["9 1"] * 3
+    assert capfd.readouterr().err.count("3 answers say: 'served-name' has answered in place of 'fake-1'") == 1
 
 
 QUOTING = {
@@ -483,10 +567,10 @@ def test_the_key_is_in_no_log_and_no_local_variable_of_a_traceback(ledger, impat
 
 
 @pytest.mark.parametrize("key", ["sk-with a space-1234", "sk-zwei\nZeilen-1234", "sk-schlüssel-1234"])
-def test_a_key_that_cannot_be_one_is_not_shown(monkeypatch, key):
+def test_a_key_that_cannot_be_one_is_not_shown(ledger, monkeypatch, key):
     monkeypatch.setenv("LIM_TEST_KEY", key)
     with pytest.raises(InputError) as refused:
-        OpenAIBackend(judge_at("http://127.0.0.1:1/v1"))
+        ask_all(questions("a"), OpenAIBackend(judge_at("http://127.0.0.1:1/v1")), ledger, "test")
     assert str(refused.value) == "the key in LIM_TEST_KEY holds a space or a foreign character: copy it anew"
 
 

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+import shutil
 
 import pytest
 
@@ -123,6 +124,14 @@ def test_a_spreadsheet_runs_no_formula_and_a_browser_no_script():
     assert "default-src 'none'" in page and "http" not in page.replace("http-equiv", "")
 
 
+def test_texts_that_look_like_our_places_stay_as_they_are():
+    odd = Pair("x", "s", "@N@ and @CONTENT@", "a", "b", "\0=1+1", "@N@")
+    drawn = human.draw_ballots([odd])
+    embedded = json.loads(re.search(r'id="content">(.*?)</script>', human.to_html(drawn), re.DOTALL)[1])
+    assert embedded["items"] == [{"number": 1, "request": odd.prompt, "answers": list(drawn[0].answers)}]
+    assert "'=1+1" in read_csv(human.to_csv(drawn))[0].values(), "a zero byte hides no formula"
+
+
 def rows_of(judge, *weights):
     return [
         {"judge": judge, "arm": "a", "baseline": "b", "test_set": "s", "id": str(i)}
@@ -176,3 +185,101 @@ def test_the_command(tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
         human.main(["read", str(tmp_path), str(ann)])
     assert ended.value.code == 2 and "give the folder of an exported ballot" in capsys.readouterr().err
+
+
+# --- the page in a browser -----------------------------------------------------------------------------------------
+
+PAYLOADS = [
+    "<script>window.hacked = 1</script>",
+    "<img src=x onerror='window.hacked = 1'><img src='https://example.com/pixel.png'>",
+    "</script></pre><script>window.hacked = 1</script>",
+    "</textarea><svg/onload=window.hacked=1>",
+    "${window.hacked = 1} {{constructor.constructor('window.hacked = 1')()}}",
+    "javascript:window.hacked=1",
+    "<meta http-equiv=refresh content='0;url=https://example.com'>",
+    "<style>@import 'https://example.com/x.css'; * { display: none }</style>",
+    "<iframe srcdoc='<script>parent.hacked = 1</script>'></iframe>",
+    "\u2028\u2029 line ends of JavaScript, \u202e turned around, \ud83d half a character",
+]
+
+
+@pytest.fixture
+def page():
+    """A page of a real browser; `requests` is what it asks for, `alerts` what it says."""
+    from playwright.sync_api import sync_playwright
+
+    executable = shutil.which("chromium") or pytest.skip("needs chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        opened = browser.new_context(accept_downloads=True).new_page()
+        opened.requests, opened.faults = [], []
+        opened.on("request", lambda request: opened.requests.append(request.url))
+        opened.on("pageerror", lambda error: opened.faults.append(str(error)))
+        opened.on("dialog", lambda dialog: (opened.faults.append(dialog.message), dialog.dismiss()))
+        yield opened
+        browser.close()
+
+
+def shown_side(page, text):
+    """Which of the two answers on the page holds a text."""
+    return "1" if text in page.locator("#answer1").inner_text() else "2"
+
+
+@pytest.mark.system
+def test_votes_by_mouse_and_keyboard_stay_and_come_back(page, ballot, capsys):
+    page.goto((ballot / "ballot.html").as_uri())
+    assert page.locator("#place").inner_text() == "Pair 1 of 12; 0 votes given"
+    for _ in range(3):
+        page.get_by_role("button", name=f"Answer {shown_side(page, 'mine')}").click()
+    for _ in range(3):
+        page.keyboard.press(shown_side(page, "mine"))
+    page.keyboard.press("0")
+    page.keyboard.press("Control+1")
+    page.keyboard.press("x")
+    assert page.locator("#place").inner_text() == "Pair 8 of 12; 7 votes given"
+    page.reload()
+    assert page.locator("#place").inner_text() == "Pair 8 of 12; 7 votes given", "it goes on at the first open pair"
+    page.get_by_role("button", name="Back").click()
+    assert page.get_by_role("button", name="Tie").get_attribute("aria-pressed") == "true"
+    assert page.locator("[aria-pressed=true]").count() == 1
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save").click()
+    download.value.save_as(ballot / "anna.csv")
+    human.main(["read", str(ballot), str(ballot / "anna.csv")])
+    assert "anna: win 6, tie 1, lose 0, 7 votes" in capsys.readouterr().out
+    weights = [row["preference"] for row in artifacts.read_jsonl(ballot / "votes.jsonl")]
+    assert weights == [1] * 6 + [0.5] + [None] * 5
+    assert all(url.startswith(("file:", "blob:")) for url in page.requests) and page.faults == []
+
+
+@pytest.mark.system
+def test_the_end_of_a_ballot_is_said_and_a_vote_can_be_changed(page, ballot):
+    page.goto((ballot / "ballot.html").as_uri())
+    for _ in range(12):
+        assert not page.locator("#done").is_visible()
+        page.keyboard.press("1")
+    assert page.locator("#done").is_visible()
+    assert page.locator("#place").inner_text() == "Pair 12 of 12; 12 votes given"
+    page.keyboard.press("2")
+    assert page.locator("[aria-pressed=true]").inner_text() == "Answer 2 (key 2)"
+    assert page.locator("#place").inner_text() == "Pair 12 of 12; 12 votes given"
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("width", [1280, 400])
+def test_payloads_are_texts_and_nothing_is_asked_of_the_network(page, tmp_path, width):
+    pairs = [Pair(str(n), "s", text, "a", "b", text * 2, text + "x" * 300) for n, text in enumerate(PAYLOADS)]
+    drawn = human.draw_ballots(pairs, seed=3)
+    human.export(drawn, tmp_path)
+    page.set_viewport_size({"width": width, "height": 800})
+    page.goto((tmp_path / "ballot.html").as_uri())
+    for ballot in drawn:
+        for name, text in zip(("request", "answer1", "answer2"), (ballot.pair.prompt, *ballot.answers), strict=True):
+            assert page.locator(f"#{name}").text_content() == text
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), (
+            "nothing runs out of the page"
+        )
+        assert page.locator("#request").is_visible()
+        page.keyboard.press("1")
+    assert page.evaluate("window.hacked") is None and page.faults == []
+    assert [url for url in page.requests if not url.startswith("file:")] == []

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -12,14 +13,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from chat_server import Answer, completion, serving
+from chat_server import Answer, completion, refusal, serving
 
 from nbutils import artifacts, data, generate, judge, judge_files, settings
 from nbutils.errors import InputError
 from nbutils.judge import ORDERS, Pair, build_request, judge_pairs, summarise
+from nbutils.llm import Request, StopAskingError
 from nbutils.settings import JudgeModel
 
 ENDPOINT = JudgeModel(name="fake", kind="openai", model="fake-1", base_url="http://127.0.0.1:1/v1")
+
+IN_WORDS = ENDPOINT.model_copy(update={"structured": False})
 
 
 def control(kind):
@@ -59,7 +63,7 @@ def test_both_orders_show_the_same_answers_swapped():
 
 
 def test_the_judge_is_told_the_form_of_its_reply_and_not_who_wrote_what():
-    request = build_request(pair(), "arm_first", ENDPOINT)
+    request = build_request(pair(), "arm_first", IN_WORDS)
     said = " ".join(text for _, text in request.messages)
     assert "two numbers separated by a space" in said and "from 1 (useless) to 10 (excellent)" in said
     assert "target" not in said and "baseline" not in said
@@ -606,8 +610,82 @@ def test_structured_output(ledger):
     assert '"grade_1" is the grade of Answer 1' in server.questions()[0] and "first line" not in server.questions()[0]
     assert [(row["score_arm"], row["score_baseline"]) for row in rows] == [(9, 4.5), (4.5, 9)]
     assert preferences(rows) == [1, 0] and rows[0]["review"] == reply
-    plain = build_request(pair(), "arm_first", ENDPOINT)
+    plain = build_request(pair(), "arm_first", IN_WORDS)
     assert plain.options == {} and plain.key != build_request(pair(), "arm_first", at).key
+
+
+REFUSALS = [
+    (400, "Invalid parameter: 'response_format' of type 'json_schema' is not supported with this model."),
+    (400, "This response_format type is unavailable now"),
+    (422, "body.response_format: extra fields not permitted"),
+]
+
+
+@pytest.mark.parametrize("number", range(len(REFUSALS)))
+def test_an_endpoint_that_takes_no_schema_is_asked_in_words_from_then_on(tmp_path, capsys, number):
+    files = (
+        write(tmp_path / "a.jsonl", answers_of("x", *"abcdef")),
+        write(tmp_path / "b.jsonl", answers_of("y", *"ghijkl")),
+    )
+
+    def script(_, question):
+        return "8 7" if "first line" in question else refusal(*REFUSALS[number])
+
+    with serving(script) as server:
+        options = ("--judge", "fake-1", "--base-url", server.url, "-o", tmp_path / "out")
+        status, printed, errors = run(capsys, *files, *options)
+        refused = sum("response_format" in body for body in server.asked)
+        assert (status, 1 <= refused <= 2, len(server.asked)) == (0, True, 12 + refused), (
+            "refusals, then every call once"
+        )
+        assert "asked 12, judged 12, unparsed 0, failed 0" in printed
+        assert "fake-1 takes no response_format: asking in plain words" in " ".join(errors)
+        stored = (
+            sqlite3.connect(tmp_path / "out" / "ledger.sqlite").execute("SELECT key, request FROM replies").fetchall()
+        )
+        assert len(stored) == 12
+        for key, asked in stored:
+            fields = json.loads(asked)
+            again = Request(**fields | {"messages": tuple(map(tuple, fields["messages"]))})
+            assert again.key == key and again.options == {}, "the key is that of what was really asked"
+        assert run(capsys, *files, *options)[0] == 0
+        assert "0 calls" in run(capsys, *files, *options, "--dry-run")[1]
+        assert len(server.asked) == 12 + refused, "the refusal is remembered"
+        write(tmp_path / "a.jsonl", answers_of("x", *"abcdefg"))
+        write(tmp_path / "b.jsonl", answers_of("y", *"ghijklm"))
+        assert "2 calls" in run(capsys, *files, *options, "--dry-run")[1]
+        assert run(capsys, *files, *options)[0] == 0
+    assert len(server.asked) == 14 + refused and "response_format" not in server.asked[-1]
+
+
+def test_what_was_answered_by_a_schema_is_not_asked_again_in_words(ledger):
+    """An endpoint that takes the schema for a while: no answer is paid for twice, whatever it says later."""
+    reply = '{"grade_1": 9, "grade_2": 4, "explanation": "x"}'
+
+    def script(number, question):
+        return reply if number < 4 else "9 4" if "first line" in question else refusal(400, "no json_schema here")
+
+    pairs = [pair(number) for number in range(6)]
+    with serving(script) as server:
+        rows = judge_pairs(pairs, ENDPOINT.model_copy(update={"base_url": server.url, "concurrency": 1}), ledger)
+        assert preferences(rows) == [1, 0] * 6 and {row["status"] for row in rows} == {"judged"}
+        assert [row["review"] for row in rows] == [reply] * 4 + ["9 4"] * 8
+        assert len(server.asked) == 4 + 1 + 8
+
+
+def test_a_schema_that_was_demanded_is_not_given_up(ledger):
+    with serving(lambda number, question: refusal(400, "no json_schema here")) as server:
+        at = ENDPOINT.model_copy(update={"base_url": server.url, "structured": True})
+        with pytest.raises(StopAskingError, match=r"takes no response_format .*: set structured = false"):
+            judge_pairs([pair()], at, ledger)
+    assert len(server.asked) <= 3
+
+
+def test_a_batch_asks_in_words_unless_told_otherwise():
+    """A batch cannot fall back: its refusals come a day later."""
+    batch = ENDPOINT.model_copy(update={"batch": True})
+    assert build_request(pair(), "arm_first", batch).options == {}
+    assert build_request(pair(), "arm_first", batch.model_copy(update={"structured": True})).options != {}
 
 
 def test_controls_are_asked_with_our_own_prompt(ledger):
@@ -828,3 +906,18 @@ def test_help_and_no_torch(tmp_path):
 
 def test_the_command_is_in_the_module_that_is_documented():
     assert Path(judge.__file__).read_text().count("python -m nbutils.judge ANSWERS_A ANSWERS_B") == 2
+
+
+def test_two_judges_of_one_name_are_refused():
+    with pytest.raises(ValueError, match="two judges are called 'a': give each a name of its own"):
+        settings.Judging(
+            target="x", baselines=("y",), judges=(control("coin"), *[JudgeModel(name="a", kind="first")] * 2)
+        )
+
+
+def test_a_dry_run_refuses_a_ceiling_that_nobody_could_keep(tmp_path, capsys):
+    files = write(tmp_path / "a.jsonl", answers_of("x", "a")), write(tmp_path / "b.jsonl", answers_of("y", "b"))
+    options = ("--judge", "nobody-knows", "-o", tmp_path / "out", "--dry-run")
+    status, printed, errors = run(capsys, *files, *options, "--max-cost", "1")
+    assert (status, errors) == (2, ["error: --max-cost needs a known price: add 'nobody-knows' to data/prices.toml"])
+    assert "2 calls" in printed and run(capsys, *files, *options)[0] == 0

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nbutils import limits, prices
+from nbutils.endpoint import OpenAIBackend
 from nbutils.errors import InputError
 from nbutils.limits import Pace, Throttle
-from nbutils.llm import StopAskingError
+from nbutils.llm import StopAskingError, ask_all
 from nbutils.prices import Budget, Price
 
 
@@ -234,6 +235,17 @@ def test_a_run_that_fits_is_not_stopped(ledger, priced):
     with serving(lambda number, question: Answer(completion("ok", usage={}))) as server:
         replies = ask(server, ledger, *texts_of(10), concurrency=4, max_cost=1.0)
     assert [reply.text for reply in replies] == ["ok"] * 10
+
+
+def test_one_backend_keeps_one_ceiling_for_several_comparisons(ledger, priced):
+    """Ten calls of 0.06 USD fit under the ceiling once, and not once for each of two baselines."""
+    usage = {"prompt_tokens": 10, "completion_tokens": 10}
+    with serving(lambda number, question: Answer(completion("ok", usage=usage))) as server:
+        backend = OpenAIBackend(judge_at(server.url, max_cost=0.7))
+        ask_all(questions(*texts_of(10)), backend, ledger, "first")
+        with pytest.raises(StopAskingError, match=r"0\.\d{4} USD of --max-cost 0\.7000 are spent"):
+            ask_all(questions(*"abcdefghij"), backend, ledger, "second")
+    assert len(server.asked) == 10
 
 
 def test_nothing_is_asked_where_nothing_may_be_spent(ledger, priced):

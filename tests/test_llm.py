@@ -36,7 +36,7 @@ def test_answers_come_in_the_order_of_the_requests(ledger):
     with serving(slow_first) as server:
         replies = ask(server, ledger, "a", "b", "c")
     assert [reply.text for reply in replies] == ["you said a", "you said b", "you said c"]
-    assert replies[0] == Reply("you said a", None, 7, 3)
+    assert replies[0] == Reply("you said a", None, 7, 3, served="fake-1")
     assert server.keys == [f"Bearer {CANARY}"] * 3
     expected = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "a"}]
     asked = next(body for body in server.asked if body["messages"][1]["content"] == "a")
@@ -71,7 +71,9 @@ def test_one_backend_serves_several_runs(ledger):
     with serving(echo) as server:
         backend = OpenAIBackend(judge_at(server.url))
         for text in "abc":
-            assert ask_all(questions(text), backend, ledger, "test") == [Reply(f"you said {text}", None, 7, 3)]
+            assert ask_all(questions(text), backend, ledger, "test") == [
+                Reply(f"you said {text}", None, 7, 3, served="fake-1")
+            ]
 
 
 def test_no_requests(ledger):
@@ -267,7 +269,7 @@ def test_the_ledger_is_an_ordinary_database(tmp_path):
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["ledger.sqlite"], "closing leaves no side files"
     with contextlib.closing(sqlite3.connect(tmp_path / "new" / "ledger.sqlite")) as database:
         names = database.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name").fetchall()
-    assert names == [("batches",), ("failures",), ("replies",)]
+    assert names == [("batches",), ("failures",), ("notes",), ("replies",)]
 
 
 # --- in a notebook ---------------------------------------------------------------------------------------------------

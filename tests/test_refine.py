@@ -116,7 +116,6 @@ def test_the_stage_with_an_endpoint(runs, no_data, monkeypatch):
         )
         profile = profile_with(rows=3, refiner=refiner)
         made = refine.run(profile)
-        assert refine.run(profile) == made
         assert len(server.asked) == 3
     records = refine.load_refined(made)
     assert [record["status"] for record in records] == ["rewritten", "kept", "failed"]
@@ -124,6 +123,25 @@ def test_the_stage_with_an_endpoint(runs, no_data, monkeypatch):
     assert [record["refined"] == record["original"] for record in records] == [False, True, True]
     assert (made.facts["rewritten"], made.facts["kept"], made.facts["failed"]) == (1, 1, 1)
     assert not any(b"canary" in path.read_bytes() for path in runs.rglob("*") if path.is_file())
+
+
+def test_what_failed_is_asked_again_by_the_next_run(runs, no_data, monkeypatch):
+    monkeypatch.setenv("LIM_TEST_KEY", "none")
+    down = [True]
+
+    def script(number, question):
+        is_lost = down[0] and number % 2
+        return Answer(completion("", choices=[])) if is_lost else f"Dull.\n{OPEN}\nNumber {number}.\n{CLOSE}"
+
+    with serving(script) as server:
+        refiner = JudgeModel(name="r", kind="openai", model="m", base_url=server.url, key_variable="LIM_TEST_KEY")
+        profile = profile_with(rows=4, refiner=refiner)
+        facts = refine.run(profile).facts
+        assert (facts["asked"], facts["rewritten"], facts["failed"]) == (4, 2, 2)
+        down[0] = False
+        assert refine.run(profile).facts["failed"] == 0
+        assert len(server.asked) == 6, "only what had failed"
+        assert refine.run(profile).facts["rewritten"] == 4 and len(server.asked) == 6
 
 
 def test_rewritten_rows_keep_everything_but_the_response(runs, no_data):
