@@ -7,6 +7,7 @@ lines import Python's own modules alone. What Colab has stays as it is: torch wi
 a library that is replaced under a running kernel breaks it.
 """
 
+import argparse
 import contextlib
 import importlib
 import importlib.metadata
@@ -247,6 +248,9 @@ def main() -> None:
     """Entry point of `python -m nbutils.colab`."""
     from nbutils import REPOSITORY, ROOT
 
+    argparse.ArgumentParser(
+        prog="python -m nbutils.colab", description="Write badges and set-up cells anew."
+    ).parse_args()
     changed = write_form(ROOT, REPOSITORY)
     print("\n".join(f"written: {path.relative_to(ROOT)}" for path in changed) or f"all badges point to {REPOSITORY}")
 

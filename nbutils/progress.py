@@ -16,7 +16,7 @@ def track(items: Iterable[Any], label: str, total: int | None = None, initial: i
     """Wrap an iterable (or count from `initial` to `total` by hand with `.update`) with progress on stderr."""
     interactive = sys.stderr.isatty()
     # A notebook shows what goes to stderr as if something were wrong.
-    log = sys.stdout if "ipykernel" in sys.modules else sys.stderr
+    log = sys.stdout if _is_in_notebook() else sys.stderr
     return tqdm(
         items,
         desc=label,
@@ -28,6 +28,11 @@ def track(items: Iterable[Any], label: str, total: int | None = None, initial: i
         delay=1.0,
         bar_format=None if interactive else PLAIN,
     )
+
+
+def _is_in_notebook() -> bool:
+    ipython = sys.modules.get("IPython")
+    return ipython is not None and hasattr(ipython.get_ipython(), "kernel")
 
 
 class _Lines:

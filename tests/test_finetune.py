@@ -291,7 +291,7 @@ def test_a_fully_trained_model_has_a_card_of_its_own(tmp_path):
     selected = Manifest("select", "x", "alpaca-1k-longest", 42, "", {}, {}, {}, facts, {}, "", 0, "", tmp_path)
     card = model_card.card(settings.load_profile("llama2-7b-full"), selected, "alpaca-1k-longest", 1000)
     assert "library_name: transformers\ntags: [long-is-more, full-fine-tuning]" in card
-    assert "All weights of meta-llama/Llama-2-7b-hf (revision" in card
+    assert "All weights of NousResearch/Llama-2-7b-hf (revision" in card
 
 
 def test_an_adapter_names_the_revision_of_its_base(tmp_path):
