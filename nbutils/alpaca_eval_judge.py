@@ -97,6 +97,7 @@ def plan(profile: str | Profile, arm: str | None = None, seed: int = 42) -> Plan
     chosen, name = arms.prepare(profile, arm)
     inputs = {"answers": artifacts.upstream(benchmark_answers.plan(chosen, name, seed, TEST_SET))}
     inputs["baseline"] = data.fingerprint("alpaca-eval-outputs")
+    inputs["difficulty"] = data.fingerprint("alpaca-eval-difficulty")
     prompts = (judge.load_prompt(), _prompt_of(chosen))
     settings = {"judges": [each.model_dump() for each in chosen.judging.judges_for(TEST_SET)], "baseline": BASELINE}
     settings["prompts"] = [prompt.fingerprint for prompt in prompts]
@@ -130,14 +131,16 @@ def _judge(profile: Profile, answers: Manifest, folder: Path) -> dict[str, Any]:
     rows = add_difficulty(rows)
     artifacts.write_jsonl(folder / "judgments.jsonl", rows)
     artifacts.write_csv(folder / "rates.csv", rate_arms(rows))
-    return {"outputs": ["judgments.jsonl", "rates.csv"], **tally.count_calls(rows)}
+    return {"outputs": ["judgments.jsonl", "rates.csv"], **tally.facts_of(rows)}
 
 
 def add_difficulty(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows with each instruction's published `difficulty`, which is one against BASELINE only."""
+    if not any(row["baseline"] == BASELINE for row in rows):
+        return list(rows)
     table = data.load_table("alpaca-eval-difficulty")["instruction_difficulty"]
     known = {f"alpaca_eval_{number}": float(value) for number, value in table.items()}
-    return [row | {"difficulty": known[row["id"]]} if row["baseline"] == BASELINE else row for row in rows]
+    return [row | {"difficulty": known.get(row["id"])} if row["baseline"] == BASELINE else row for row in rows]
 
 
 def rate_arms(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -197,7 +200,10 @@ def main(arguments: list[str] | None = None) -> None:
     baseline = read_answers(other) if other.is_file() else baseline_answers(given.baseline)
     judge_files.run_command(make_pairs(read_answers(given.answers), baseline), judging, prompt, given)
     if not given.dry_run:
-        print(describe(artifacts.read_jsonl(given.out / judge_files.JUDGMENTS)))
+        path = given.out / judge_files.JUDGMENTS
+        rows = add_difficulty(artifacts.read_jsonl(path))
+        artifacts.write_jsonl(path, rows)
+        print(describe(rows))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import json
 import re
 from typing import Any
 
-from nbutils.llm import Reply, Request
+from nbutils.llm import Reply, Request, writable
 
 
 class BadAnswerError(Exception):
@@ -57,11 +57,6 @@ def is_same_model(asked: str, served: str) -> bool:
     """Whether two names are of one model: publishers put their own name before it, and endpoints a date behind it."""
     mine, theirs = (name.lower().rpartition("/")[2] for name in (asked, served))
     return bool(re.fullmatch(re.escape(mine) + r"([-@:]\d[\d-]*)?", theirs))
-
-
-def writable(text: str) -> str:
-    """The text with halves of surrogate pairs, which neither a network nor a database takes, replaced by "?"."""
-    return text.encode("utf-8", "replace").decode()
 
 
 def _text_of(choices: Any) -> str | None:

@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nbutils import artifacts, judge, judge_files, judgments, lengths
-from nbutils.chat_format import writable
 from nbutils.errors import ArgumentParser, InputError, exits_cleanly
 from nbutils.judge import Pair
+from nbutils.llm import writable
 from nbutils.settings import JudgeModel
 
 COLUMNS = ("number", "request", "answer_1", "answer_2", "vote")

@@ -24,6 +24,8 @@ def expand(record: Record, number: int) -> Iterator[Record]:
     """
     if isinstance(record.get("data"), list):  # a whole log as one object
         for place, inner in enumerate(record["data"]):
+            if not isinstance(inner, dict):
+                raise InputError(f"row {place} of 'data' is {type(inner).__name__}, not an object")
             yield from expand(inner, place)
     elif all(key in record for key in _ANNOTATION):
         yield _annotation(record, number)

@@ -7,8 +7,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from nbutils.errors import InputError
 
-LIKE_A_KEY = re.compile(r"(?<![A-Za-z0-9])(sk|pk|rk|gsk|hf|xai|nvapi|pplx|r8|ghp|AIza)[-_]?[A-Za-z0-9_-]{16,}")
-"""Beginnings of the keys that well-known services give out."""
+_BODY = r"(?:(?=[A-Za-z_-]*[0-9])[A-Za-z0-9_-]{16,}|[A-Za-z0-9]{16,})"
+LIKE_A_KEY = re.compile(
+    rf"(?<![A-Za-z0-9])(?:(?:sk|pk|rk|gsk|hf|xai|nvapi|pplx|r8|ghp)[-_]{_BODY}|AIza[A-Za-z0-9_-]{{16,}})"
+)
+"""Keys of well-known services: their beginnings, then no mere words joined by dashes."""
 
 
 class Settings(BaseModel):

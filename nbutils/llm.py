@@ -100,6 +100,11 @@ class FormatRefusedError(StopAskingError):
 # --- the ledger ----------------------------------------------------------------------------------------------------
 
 
+def writable(text: str) -> str:
+    """The text with halves of surrogate pairs, which neither a network nor a database takes, replaced by "?"."""
+    return text.encode("utf-8", "replace").decode()
+
+
 class Ledger:
     """Answers on disk, in SQLite with a write-ahead log, safe for several processes.
 
@@ -142,7 +147,7 @@ class Ledger:
     def write(self, request: Request, reply: Reply) -> None:
         """Store an answer, or note a failure. Raises StopAskingError when the disk takes it no more."""
         if reply.text is None:
-            entry = (request.key, request.model, reply.error, time.time())
+            entry = (request.key, request.model, writable(reply.error or ""), time.time())
             self.execute("INSERT INTO failures VALUES (?, ?, ?, ?)", entry)
             return
         asked = json.dumps(asdict(request))

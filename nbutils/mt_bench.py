@@ -89,10 +89,10 @@ def _id_of(record: dict[str, Any]) -> str:
 
 
 def _turns_of(record: dict[str, Any], place: str) -> tuple[str, str]:
-    turns = record.get("turns")
-    if turns is None and isinstance(record.get("choices"), list) and record["choices"]:
-        turns = record["choices"][0].get("turns")
-    if turns is None or len(turns) != len(TURNS) or not all(isinstance(turn, str) for turn in turns):
+    turns, choices = record.get("turns"), record.get("choices")
+    if turns is None and isinstance(choices, list) and choices and isinstance(choices[0], dict):
+        turns = choices[0].get("turns")
+    if not isinstance(turns, list) or len(turns) != len(TURNS) or not all(isinstance(turn, str) for turn in turns):
         raise InputError(f"{place}: an answer needs 'turns' (or choices[0].turns), two texts")
     return turns[0], turns[1]
 
@@ -228,7 +228,7 @@ def _grade(profile: Profile, answers: Manifest, folder: Path) -> dict[str, Any]:
             rows += judge_conversations(talks, judge, ledger, _prompts_of(profile))
     artifacts.write_jsonl(folder / "judgments.jsonl", rows)
     artifacts.write_csv(folder / "scores.csv", score_turns(rows))
-    return {"outputs": ["judgments.jsonl", "scores.csv"], **tally.count_calls(rows)}
+    return {"outputs": ["judgments.jsonl", "scores.csv"], **tally.facts_of(rows)}
 
 
 def score_turns(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal or in a notebook, a plain line now and then in a log."""
+"""Progress of long work: a bar on a terminal, a plain line now and then in a notebook or a log."""
 
 import logging
 import sys

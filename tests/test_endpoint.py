@@ -620,6 +620,13 @@ def test_a_malformed_url_is_one_line_that_does_not_repeat_it(number):
     assert CANARY not in "".join(traceback.format_exception(refused.value))
 
 
+@pytest.mark.parametrize(
+    "name", ["hf-internal-testing/tiny-random-LlamaForCausalLM", "skeptical-judge-of-answers", "pkg-server-internal-1"]
+)
+def test_ordinary_names_are_no_keys(name):
+    assert JudgeModel.build(name="x", kind="openai", model=name).model == name
+
+
 @pytest.mark.parametrize("field", ["name", "model", "key_variable"])
 @pytest.mark.parametrize("value", [CANARY, "gsk_0123456789abcdefghij", "hf_0123456789abcdefghij"])
 def test_a_setting_that_looks_like_a_key_is_refused_and_not_shown(field, value):

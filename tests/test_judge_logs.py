@@ -6,6 +6,7 @@ import json
 import pytest
 
 from nbutils import alpaca_eval, data, length_bias
+from nbutils.errors import InputError
 from nbutils.judgments import cherry_judgments, read_judgments
 
 
@@ -66,6 +67,13 @@ def test_faulty_annotations_are_named(changes, complaint, tmp_path, capsys):
         length_bias.main([str(path)])
     assert stopped.value.code == 2
     assert complaint in capsys.readouterr().err
+
+
+def test_a_log_of_no_objects_is_named(tmp_path):
+    path = tmp_path / "log.json"
+    path.write_text('{"data": [1]}', encoding="utf-8")
+    with pytest.raises(InputError, match="row 0 of 'data' is int, not an object"):
+        read_judgments(path)
 
 
 def test_an_annotation_without_a_preference_is_counted_as_not_judged(tmp_path):

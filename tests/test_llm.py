@@ -330,3 +330,9 @@ def test_a_notebooks_stop_button_stops_the_asking(tmp_path):
         assert len(server.asked) < 1000
     with contextlib.closing(Ledger(tmp_path / "ledger.sqlite")) as ledger:
         assert 0 <= len(server.asked) - count(ledger, "replies") <= 4, "all but those in flight are kept"
+
+
+def test_an_error_with_half_a_surrogate_pair_is_noted(ledger):
+    request = Request("e", "m", (("user", "x"),), 16)
+    ledger.write(request, Reply(None, "bad \ud800"))
+    assert ledger.execute("SELECT error FROM failures") == [("bad ?",)]

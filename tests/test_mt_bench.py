@@ -89,6 +89,10 @@ def test_grades_and_counts_by_hand(talks, tmp_path):
         ([record(81, "a")], r"row 0: an answer needs 'turns' \(or choices\[0\].turns\), two texts"),
         ([record(81, "a", None)], "two texts"),
         ([{"question_id": 81}], "two texts"),
+        ([{"question_id": 81, "turns": 5}], "two texts"),
+        ([{"question_id": 81, "turns": "ab"}], "two texts"),
+        ([{"question_id": 81, "turns": {"a": 1, "b": 2}}], "two texts"),
+        ([{"question_id": 81, "choices": ["x"]}], "two texts"),
         ([], "no answers"),
     ],
 )
