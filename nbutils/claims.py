@@ -213,10 +213,10 @@ def write_tables(folder: Path) -> list[Path]:
 
 def _tabulate_lengths() -> Iterator[dict[str, Any]]:
     """Mean NLTK words of a training response, the paper's beside ours."""
-    measured = {fact.bound: fact.measured for fact in load_facts() if fact.claim == "D2"}
+    ours = {fact.bound: fact.measured for fact in load_facts() if fact.claim == "D2"}
     for row in paper_numbers.read_table("training-lengths"):
         paper = float(row["paper_mean_words"])
-        yield {"arm": row["arm"], "paper": paper, "here": measured[paper]}
+        yield {"arm": row["arm"], "paper": paper, "here": ours[paper]}
 
 
 def write_facts(facts: Sequence[Fact]) -> None:

@@ -13,10 +13,10 @@ RULE = (
     "equals the published value to its printed digits, or lies on the claimed side of the bound given). Within the "
     "interval, not separable: the interval covers no effect, and the paper's value too (where none is published: lies "
     "on the claimed side; where the claim itself is that there is no effect, or no loss: always). Not reproduced: "
-    "neither. Not run: nothing that could decide it was run here; the tiny model and every profile whose note says "
-    "that it is not the paper's setting count as not run. Where a claim has several parts or judges, the weakest "
-    "decides, and a part that was not run leaves the claim not run. Judges and base models differ from the paper's, so "
-    "direction is compared, not size."
+    "neither. Not run: nothing that could decide it was run here; the tiny model, a part of MT-Bench or AlpacaEval, "
+    "and every profile whose note says that it is not the paper's setting count as not run. Where a claim has several "
+    "parts or judges, the weakest decides, and a part that was not run leaves the claim not run. Judges and base "
+    "models differ from the paper's, so direction is compared, not size."
 )
 
 INTERVALS = (

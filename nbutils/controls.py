@@ -12,7 +12,7 @@ from nbutils.arms import Arm
 from nbutils.evidence import SHOWN_JUDGES, is_pooled
 from nbutils.measured import Results
 
-KINDS = ("rival", "random rows", "trained tokens", "answer length", "epochs", "number of rows")
+KINDS = ("rival", "random rows", "trained tokens", "answer length", "epochs", "noise", "number of rows")
 
 
 def classify(target: Arm, baseline: Arm) -> str:
@@ -20,7 +20,7 @@ def classify(target: Arm, baseline: Arm) -> str:
     if baseline.suffixes.variant != target.suffixes.variant:
         return "answer length"
     if baseline.selection == target.selection:
-        return "epochs"
+        return "epochs" if baseline.suffixes.epochs != target.suffixes.epochs else "noise"
     if baseline.rule == "random-token-matched":
         return "trained tokens"
     if baseline.rule == "random":

@@ -3,13 +3,13 @@
 data/published/comparisons.csv names, for every claim, who is compared with whom and by which stage (`stage`).
 """
 
-import fnmatch
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from nbutils import capabilities, paper_numbers, stats
+from nbutils import arms, capabilities, paper_numbers, stats
 from nbutils.judgments import to_items
 from nbutils.length_control import mean_with_interval
 from nbutils.measured import Results, Rows
@@ -21,6 +21,12 @@ LLM_JUDGES = ("openai", "transformers")
 
 SHOWN_JUDGES = (*LLM_JUDGES, "reference")
 """Kinds of judges whose verdicts a figure may show beside the paper's."""
+
+BASES = {"llama-2-7b": "Llama-2-7B", "llama-2-13b": "Llama-2-13B", "mistral-7b-v0.1": "Mistral-7B"}
+"""The paper's names of base models by their repositories', in small letters and without "-hf"."""
+
+MT_BENCH_CALLS, ALPACA_EVAL_CALLS = 80 * 2, 805 * 2
+"""Calls for a whole benchmark: both turns of every question, both orders of every instruction."""
 
 
 class Measured(NamedTuple):
@@ -39,9 +45,9 @@ def is_evidence(profile: Profile) -> bool:
 
 
 def base_of(profile: Profile) -> str:
-    """The paper's name of a profile's base model, else the model's own."""
-    known = {"llama-2-7b": "Llama-2-7B", "llama-2-13b": "Llama-2-13B", "mistral-7b": "Mistral-7B"}
-    return next((name for part, name in known.items() if part in profile.model.base.lower()), profile.model.base)
+    """The paper's name of a profile's base model, else the model's own: one tuned to chat is another model."""
+    base = profile.model.base
+    return BASES.get(Path(base).name.lower().removesuffix("-hf"), base)
 
 
 def measure(results: Results) -> Measured:
@@ -69,8 +75,8 @@ def _comparisons(base: str) -> Rows:
 
 
 def _is_about(wanted: str, base: str) -> bool:
-    # "Llama-2-13B or Mistral-7B" is a figure whose base is not named: any other base than the first stands for it.
-    return wanted in ("", base) or (" or " in wanted and base != "Llama-2-7B")
+    # "Llama-2-13B or Mistral-7B" is a figure of which our source does not say which of them it shows.
+    return wanted == "" or base in wanted.split(" or ")
 
 
 def _words(wanted: Row) -> str:
@@ -82,9 +88,10 @@ def _is_pair(wanted: Row, arm: str, against: str) -> bool:
 
 
 def _is_named(wanted: str, arm: str) -> bool:
-    """Whether an arm is the one that a comparison names (`*` stands for anything, such as a sampling seed)."""
+    """Whether an arm is the one that a comparison names (`*` stands for a number, such as a sampling seed)."""
     # The paper trains whole datasets for three epochs, which a profile says in their arms' names.
-    return fnmatch.fnmatchcase(re.sub(r"^(alpaca-52k|evol-70k)\+epochs\d+", r"\1", arm), wanted)
+    name = re.sub(r"^(alpaca-52k|evol-70k)\+epochs3(?=\+|$)", r"\1", arm)
+    return re.fullmatch(re.escape(wanted).replace(r"\*", r"\d+"), name) is not None
 
 
 # --- numbers -------------------------------------------------------------------------------------------------------
@@ -131,19 +138,21 @@ def _rate_differences(results: Results, wanted: Row) -> Iterator[Number]:
 
 
 def scores_of(results: Results) -> list[dict[str, Any]]:
-    """MT-Bench scores of both turns with intervals, by arm and judge, where at least 99% was graded."""
-    whole = (row for row in results.mt_bench if row["turn"] == "both" and _is_whole(row, "score"))
+    """MT-Bench scores of both turns with intervals, by arm and judge, where at least 99% of it was graded."""
+    both = (row for row in results.mt_bench if row["turn"] == "both")
+    whole = (row for row in both if _is_whole(row, "score", MT_BENCH_CALLS))
     return [_score(row, ("score", "low", "high"), 1, "") for row in whole]
 
 
 def rates_of(results: Results) -> list[dict[str, Any]]:
-    """AlpacaEval win rates in percent with intervals, by arm, judge and baseline, where at least 99% was judged."""
-    whole = (row for row in results.alpaca_eval if _is_whole(row, "win_rate"))
+    """AlpacaEval win rates in percent with intervals, by arm, judge and baseline, where 99% of it was judged."""
+    whole = (row for row in results.alpaca_eval if _is_whole(row, "win_rate", ALPACA_EVAL_CALLS))
     return [_score(row, ("win_rate", "win_low", "win_high"), 100, row["baseline"]) for row in whole]
 
 
-def _is_whole(row: Mapping[str, str], name: str) -> bool:
-    is_enough = int(row["judged"]) >= stats.MINIMUM_JUDGED * int(row["asked"]) > 0
+def _is_whole(row: Mapping[str, str], name: str, calls: int) -> bool:
+    # A profile's `max_prompts` asks a part only, whose score is none of the benchmark's.
+    is_enough = int(row["judged"]) >= stats.MINIMUM_JUDGED * max(int(row["asked"]), calls)
     return is_enough and row[name] not in ("", "nan")
 
 
@@ -239,6 +248,11 @@ def _in_percent(row: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _with_words(row: dict[str, Any], words: Mapping[str, float]) -> Iterator[dict[str, Any]]:
-    """The row with the rival's mean words of a training response; nothing where it is not known."""
-    if row["against"] in words and row["arm"] in words:
-        yield {**row, "words": words[row["against"]]}
+    """The row with the rival's mean words of a training response; nothing where it is not known.
+
+    Nor for Figures 6a, 6b and 7: where a rival was made to answer otherwise, or has the same rows as the arm.
+    """
+    mine, other = (arms.parse_arm(row[side]) for side in ("arm", "against"))
+    is_other = other.selection != mine.selection and other.suffixes.variant == mine.suffixes.variant
+    if is_other and {mine.selection, other.selection} <= words.keys():
+        yield {**row, "words": words[other.selection]}

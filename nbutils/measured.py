@@ -11,6 +11,7 @@ import numpy as np
 
 from nbutils import (
     alpaca_eval_judge,
+    arms,
     artifacts,
     capabilities,
     generate,
@@ -45,8 +46,8 @@ class Results:
 
     judge, length_bias, mt_bench, alpaca_eval: as their stages write them. lengths: `arm`, `baseline` and the mean
     difference of their answers' lengths in characters with its interval. capabilities: `arm`, and the mean of the
-    paper's four tasks as a share. votes: judgment rows of people. words: mean NLTK words of each arm's training
-    responses.
+    paper's four tasks as a share. votes: judgment rows of people. words: mean NLTK words of a training response, by
+    selection (`Arm.selection`).
     """
 
     profile: Profile
@@ -70,7 +71,8 @@ class Results:
 def find(profile: Profile, seed: int = 42) -> dict[str, Manifest]:
     """The fresh results of a profile that claims are read from, by label ("judge alpaca-1k-longest")."""
     stages = [stage for stage in STAGES if _is_asked_for(profile, stage)]
-    wanted = [(stage, arm) for stage in stages for arm in (*profile.arms, capabilities.BASE)]
+    wanted = [(stage, arm) for stage in stages for arm in profile.arms]
+    wanted += [(stage, capabilities.BASE) for stage in stages if stage == "capabilities"]
     found = {f"{stage} {arm}": _fresh(profile, stage, arm, seed) for stage, arm in wanted}
     return {label: made for label, made in found.items() if made}
 
@@ -82,8 +84,10 @@ def _is_asked_for(profile: Profile, stage: str) -> bool:
 
 
 def _fresh(profile: Profile, stage: str, arm: str, seed: int) -> Manifest | None:
+    # Arms that train on the same rows share one selection.
+    stored = arms.parse_arm(arm).selection if stage == "select" else arm
     # To plan is to hash all that is upstream: not for what was never run.
-    if artifacts.read_manifest(artifacts.stage_folder(profile.name, stage, arm, seed)) is None:
+    if artifacts.read_manifest(artifacts.stage_folder(profile.name, stage, stored, seed)) is None:
         return None
     made: Plan = STAGES[stage].plan(profile, arm, seed)
     return artifacts.fresh_manifest(made)
@@ -144,7 +148,7 @@ def find_votes(profile: Profile, seed: int = 42) -> list[dict[str, Any]]:
     """People's votes on the answers as they are now, as judgment rows.
 
     They are looked for in runs/<profile>/human/<arm>/seed-<n>, the folder of a ballot that `nbutils.human` exported
-    and read; a ballot on other answers is passed over.
+    and read; a ballot on other answers, or on an arm that the profile does not have, is passed over.
     """
     folders = (artifacts.stage_folder(profile.name, "human", arm, seed) for arm in profile.arms)
     voted = (folder for folder in folders if (folder / "votes.jsonl").is_file())
@@ -158,8 +162,10 @@ def _read_votes(folder: Path) -> list[dict[str, Any]]:
 def _is_current(profile: Profile, folder: Path, seed: int) -> bool:
     """Whether a ballot shows the answers that the profile's arms give now."""
     key = human.read_key(folder)
-    arms = {item[side] for item in key["items"].values() for side in ("arm", "baseline")}
-    made = {arm: artifacts.fresh_manifest(generate.plan(profile, arm, seed)) for arm in arms}
+    shown = {item[side] for item in key["items"].values() for side in ("arm", "baseline")}
+    if not shown <= set(profile.arms):
+        return False
+    made = {arm: artifacts.fresh_manifest(generate.plan(profile, arm, seed)) for arm in shown}
     answers = {(arm, a["test_set"], a["id"]): a for arm, one in made.items() if one for a in generate.load_answers(one)}
     try:
         ballots = [_ballot(number, key["items"][str(number)], answers) for number in sorted(map(int, key["items"]))]

@@ -11,6 +11,7 @@ from nbutils import (
     capabilities,
     claims,
     controls,
+    data,
     evidence,
     generate,
     human,
@@ -18,6 +19,7 @@ from nbutils import (
     length_bias,
     measured,
     mt_bench,
+    paper_numbers,
     report,
     select,
     settings,
@@ -89,7 +91,7 @@ def score_row(arm, score, half=0.3, judged=160, turn="both", judge_name=JUDGE):
 def rate_row(arm, rate, half=0.01, judge_name=JUDGE):
     interval = {"win_rate": rate, "win_low": rate - half, "win_high": rate + half}
     controlled = {"lc_win_rate": "", "lc_low": "", "lc_high": "", "mean_chars": 900, "baseline_mean_chars": 2000}
-    head = {"arm": arm, "baseline": "gpt4_1106_preview", "judge": judge_name, "asked": 805, "judged": 805}
+    head = {"arm": arm, "baseline": "gpt4_1106_preview", "judge": judge_name, "asked": 1610, "judged": 1610}
     return {**head, **interval, **controlled}
 
 
@@ -173,6 +175,14 @@ def test_half_graded_answers_controls_and_single_turns_are_no_evidence(folder, c
     assert verdicts(profile)["M2"] == "not run"
 
 
+@pytest.mark.parametrize(("calls", "verdict"), [(20, "not run"), (158, "not run"), (159, "reproduced")])
+def test_a_part_of_mt_bench_is_not_the_benchmark(folder, calls, verdict):
+    profile = make_profile()
+    for arm, score in ((LONGEST, 5.0), (REFINED, 8.0)):
+        plant(profile, "mt_bench", arm, {"scores.csv": [score_row(arm, score, judged=calls) | {"asked": calls}]})
+    assert verdicts(profile)["M2"] == verdict
+
+
 def test_scores_of_two_judges_are_not_mixed(folder):
     profile = make_profile()
     plant(profile, "mt_bench", LONGEST, {"scores.csv": [score_row(LONGEST, 5.0)]})
@@ -192,6 +202,20 @@ def test_alpaca_eval_rates_settle_refinement_and_that_the_longest_gain_little(fo
     assert found["A1"].measured[0].value == pytest.approx(2.8)
     assert found["A4"].verdict == WITHIN  # "little" was the claim, and no difference can be told
     assert found["A5"].verdict == "not run"
+
+
+@pytest.mark.parametrize(("calls", "verdict"), [(100, "not run"), (805, "not run"), (1594, "reproduced")])
+def test_a_part_of_alpaca_eval_is_not_the_benchmark(folder, calls, verdict):
+    profile = make_profile()
+    for arm, rate in ((LONGEST, 0.032), (REFINED, 0.06)):
+        row = rate_row(arm, rate) | {"asked": calls, "judged": calls}
+        plant(profile, "alpaca_eval", arm, {"rates.csv": [row]})
+    assert verdicts(profile)["A1"] == verdict
+
+
+def test_the_whole_benchmarks_are_as_large_as_said(mirror):
+    assert len(mt_bench.TURNS) * len(data.load_prompts("mt-bench")) == evidence.MT_BENCH_CALLS
+    assert len(judge.ORDERS) * len(alpaca_eval_judge.baseline_answers()) == evidence.ALPACA_EVAL_CALLS
 
 
 def test_a_large_gain_contradicts_that_the_longest_gain_little(folder):
@@ -267,6 +291,35 @@ def test_answers_that_grow_over_the_epochs_speak_against_the_papers_dynamics(fol
     profile = make_profile((LONGEST, early))
     plant_judging(profile, LONGEST, judgments_of(LONGEST, early, 140, 20, longer=80))
     assert verdicts(profile)["L3"] == "not reproduced"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "arm", "is_named"),
+    [
+        ("alpaca-52k", "alpaca-52k", True),
+        ("alpaca-52k", "alpaca-52k+epochs3", True),
+        ("alpaca-52k", "alpaca-52k+epochs1", False),
+        ("alpaca-52k", "alpaca-52k+epochs30", False),
+        ("alpaca-52k", "alpaca-52k+epochs3+min150", False),
+        ("alpaca-52k+min150", "alpaca-52k+epochs3+min150", True),
+        ("evol-70k", "evol-70k+epochs3", True),
+        ("alpaca-1k-random-*", "alpaca-1k-random-7", True),
+        ("alpaca-1k-random-*", "alpaca-1k-random-7+min150", False),
+        ("alpaca-1k-random-*", "alpaca-1k-random-7-rewritten", False),
+        ("alpaca-1k-longest+epochs*", "alpaca-1k-longest+epochs12", True),
+        ("alpaca-1k-longest+epochs*", "alpaca-1k-longest+epochs1+asklong", False),
+        ("alpaca-1k-longest", "alpaca-1k-longest+epochs3", False),
+    ],
+)
+def test_an_arm_is_the_one_that_a_comparison_names(wanted, arm, is_named):
+    assert evidence._is_named(wanted, arm) is is_named
+
+
+def test_other_epochs_and_treated_draws_settle_nothing(folder):
+    others = (f"{FULL}+epochs1", "alpaca-1k-random-7+min150")
+    profile = make_profile((LONGEST, *others))
+    plant_judging(profile, LONGEST, *(judgments_of(LONGEST, arm, 140, 20) for arm in others))
+    assert claims.measure_run(profile, SEED).numbers == {}
 
 
 def test_every_random_seed_has_to_lose(folder):
@@ -355,6 +408,15 @@ def test_votes_on_other_answers_or_half_of_a_ballot_do_not_count(folder):
     assert verdicts(profile)["H1"] == "not run"
 
 
+def test_a_ballot_on_an_arm_that_the_profile_lacks_is_passed_over(folder):
+    profile = make_profile((LONGEST, LIMA))
+    plant_votes(profile, 70)
+    key = artifacts.stage_folder(profile.name, "human", LONGEST, SEED) / human.KEY
+    key.write_text(key.read_text(encoding="utf-8").replace(LIMA, "somebody-else"), encoding="utf-8")
+    assert measured.find_votes(profile, SEED) == []
+    assert verdicts(profile)["H1"] == "not run"
+
+
 def test_half_a_ballot_does_not_count(folder):
     profile = make_profile((LONGEST, LIMA))
     plant_votes(profile, 70, missing=5)
@@ -406,6 +468,58 @@ def test_another_base_model_settles_its_own_claims(folder):
     assert verdicts(profile)["M3"] == "not reproduced"  # the longest were planted above both
 
 
+def with_base(profile, base):
+    return profile.model_copy(update={"model": profile.model.model_copy(update={"base": base})})
+
+
+@pytest.mark.parametrize(
+    ("base", "name"),
+    [
+        ("NousResearch/Llama-2-7b-hf", "Llama-2-7B"),
+        ("meta-llama/Llama-2-13b-hf", "Llama-2-13B"),
+        ("mistralai/Mistral-7B-v0.1", "Mistral-7B"),
+        ("/models/Llama-2-7b-hf/", "Llama-2-7B"),
+        ("meta-llama/Llama-2-7b-chat-hf", "meta-llama/Llama-2-7b-chat-hf"),
+        ("meta-llama/Llama-2-70b-hf", "meta-llama/Llama-2-70b-hf"),
+        ("mistralai/Mistral-7B-Instruct-v0.2", "mistralai/Mistral-7B-Instruct-v0.2"),
+        ("mistralai/Mistral-7B-v0.3", "mistralai/Mistral-7B-v0.3"),
+    ],
+)
+def test_a_base_model_goes_by_its_whole_name(base, name):
+    assert evidence.base_of(with_base(make_profile(), base)) == name
+
+
+@pytest.mark.parametrize(
+    ("profile", "name"),
+    [
+        ("llama2-7b", "Llama-2-7B"),
+        ("llama2-7b-full", "Llama-2-7B"),
+        ("paper-controls", "Llama-2-7B"),
+        ("llama2-13b", "Llama-2-13B"),
+        ("mistral-7b", "Mistral-7B"),
+        ("mistral-7b-full", "Mistral-7B"),
+    ],
+)
+def test_the_ready_profiles_train_the_papers_base_models(profile, name):
+    assert evidence.base_of(settings.load_profile(profile)) == name
+
+
+@pytest.mark.parametrize("base", ["meta-llama/Llama-2-7b-chat-hf", "mistralai/Mistral-7B-Instruct-v0.2"])
+def test_a_model_tuned_to_chat_settles_no_claim_on_a_base_model(folder, base):
+    profile = with_base(make_profile(), base)
+    plant_everything(profile)
+    named = {row["claim"] for row in paper_numbers.read_table("comparisons") if row["base"]}
+    assert {"P2", "P5b", "M1", "A1", "O1"} <= named
+    assert not named & set(claims.measure_run(profile, SEED).numbers)
+
+
+@pytest.mark.parametrize("base", ["llama2-13b", "mistral-7b"])
+def test_both_bases_that_a_figure_may_show_settle_it(folder, base):
+    profile = make_profile(base=base)
+    plant_everything(profile)
+    assert {"P5b", "P5c", "M2"} <= set(claims.measure_run(profile, SEED).numbers)
+
+
 def test_the_command_prints_a_runs_verdicts(folder, capsys, tmp_path):
     profile = make_profile()
     plant_everything(profile)
@@ -435,6 +549,18 @@ def test_a_runs_numbers_stand_in_the_papers_figures_with_its_name(folder):
     assert {"10.00", "14.00"} <= set(shown["paper-table-1-alpacaeval"])
     assert {"5.00", "7.00", "llama2-7b, gpt-4o-mini"} <= set(shown["paper-table-2-mt-bench"])
     assert not any("nothing of ours" in text.replace("\n", " ") for words in shown.values() for text in words)
+
+
+def test_rivals_with_conditions_stand_at_the_length_of_their_rows(folder):
+    arms = (LONGEST, f"{FULL}+epochs3", f"{FULL}+epochs3+min150", f"{LONGEST}+epochs3")
+    profile = make_profile(arms)
+    plant_judging(profile, LONGEST, *(judgments_of(LONGEST, arm, 120, 40) for arm in arms[1:]))
+    for arm in (LONGEST, f"{FULL}+epochs3"):
+        plant(profile, "select", arm, {"ids.csv": []})
+    results = measured.read(profile, measured.find(profile, SEED))
+    assert results.words == {LONGEST: 256.8, FULL: 256.8}
+    rows = evidence.beside_paper(results)["paper-figure-6-length"]
+    assert [(row["against"], row["words"]) for row in rows] == [(f"{FULL}+epochs3", 256.8)]  # the rest: 6a and 7
 
 
 def test_the_tiny_models_numbers_carry_its_note(folder):
@@ -470,6 +596,21 @@ def test_controls_are_named_by_what_they_control_for(folder):
     assert kinds["alpaca-random-token-matched-7"][0] == "trained tokens"
     assert kinds[SCORE] == ("rival", "")
     assert {row["net_win"] for row in table} == {40.0}
+
+
+@pytest.mark.parametrize(
+    ("baseline", "kind"),
+    [
+        (f"{LONGEST}+neftune", "noise"),
+        (f"{LONGEST}+neftune+epochs3", "epochs"),
+        (f"{LONGEST}+epochs3", "epochs"),
+        (f"{LONGEST}+neftune+min150", "answer length"),
+    ],
+)
+def test_noise_on_the_embeddings_is_not_called_epochs(baseline, kind):
+    parse = controls.arms.parse_arm
+    assert controls.classify(parse(LONGEST), parse(baseline)) == kind
+    assert kind in controls.KINDS
 
 
 def test_the_ready_profiles_have_every_control():
