@@ -166,8 +166,8 @@ def stand_in(name: str, profile: Profile) -> str:
 
 def resolve_arm(name: str, profile: Profile, resolved: Profile) -> str:
     """The arm to run for the name that a caller gave, where the sample may stand in for the dataset."""
-    selections = {each.partition("+")[0] for each in profile.arms}
-    if resolved is profile or name.partition("+")[0] not in selections:
+    arm = parse_arm(name)
+    if resolved is profile or arm.rule in ("all", "rated") or pool_source(arm, profile) != profile.dataset:
         return name
     return stand_in(name, profile)
 

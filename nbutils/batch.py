@@ -108,7 +108,7 @@ def run_grid(name: str, options: engine.Options, optional: bool = False) -> Path
     print(arms.data_line(grid.given, grid.profile), flush=True)
     folder = artifacts.runs_folder() / grid.profile.name / "batch"
     config = {"profile": name, "optional": "yes" if optional else "no"}
-    with engine.controller(folder, f"lim-{grid.profile.name}") as job_name:
+    with engine.controller(folder, f"lim-{grid.profile.name}", options.dry_run) as job_name:
         _mark_what_is_done(grid)
         engine.start(ROOT / "Snakefile", folder, config, options, job_name)
     return report.plan(grid.given, None, grid.profile.seeds[-1]).folder / "report.html"
@@ -146,7 +146,7 @@ def main(given: list[str] | None = None) -> None:
     parsed = parser.parse_args(own)
     made = run_grid(parsed.profile, engine.options_of(parsed, extra), parsed.all)
     if not parsed.dry_run:
-        print(f"\nThe report: {made}")
+        print(f"\nThe report: {made}" if made.is_file() else "\nNo report yet.")
 
 
 if __name__ == "__main__":

@@ -66,16 +66,20 @@ def make_folders_absolute() -> None:
 
 
 @contextlib.contextmanager
-def controller(folder: Path, name: str) -> Iterator[str]:
+def controller(folder: Path, name: str, dry_run: bool = False) -> Iterator[str]:
     """Be the only controller of a folder; yields the prefix of its Slurm jobs' names.
 
     Where an earlier controller was killed, its Slurm jobs are cancelled: their successors go on from what those have
-    written. Raises InputError while another one lives.
+    written. A dry run cancels nothing and leaves the earlier one's record. Raises InputError while another one lives,
+    and where jobs cannot be cancelled.
     """
     folder.mkdir(parents=True, exist_ok=True)
     job_name = f"{name[:40]}-{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]}"
     try:
         with FileLock(folder / ".controller.lock", timeout=0):
+            if dry_run:
+                yield job_name
+                return
             _clear_up(folder, job_name)
             artifacts.write_json(folder / RECORD, {"process": os.getpid(), "host": socket.gethostname()})
             try:
@@ -100,7 +104,19 @@ def _clear_up(folder: Path, job_name: str) -> None:
     print(f"An earlier controller ({_who(folder)}) did not end: what it finished is kept, the rest continues.")
     if jobs := _slurm_jobs(job_name):
         print(f"Its Slurm jobs are cancelled and submitted anew: {', '.join(jobs)}", flush=True)
-        subprocess.run(["scancel", *jobs], check=True)
+        _cancel(jobs, job_name)
+
+
+def _cancel(jobs: Sequence[str], job_name: str) -> None:
+    try:
+        done = subprocess.run(["scancel", *jobs], capture_output=True, text=True)
+        said = "; ".join(done.stderr.splitlines()) or f"status {done.returncode}"
+        why = said if done.returncode else ""
+    except OSError as error:
+        why = str(error)
+    # A job that has ended meanwhile makes scancel fail as well.
+    if why and (left := _slurm_jobs(job_name)):
+        raise InputError(f"scancel failed ({why}): cancel {', '.join(left)} and run the same command again")
 
 
 def _slurm_jobs(job_name: str) -> list[str]:

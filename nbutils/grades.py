@@ -63,7 +63,8 @@ def refuse_too_few(grades: Grades, what: str) -> None:
     """Raise InputError where less than 99% of the rows have a grade: nothing is chosen then."""
     graded = int((~np.isnan(grades)).sum())
     if graded < stats.MINIMUM_JUDGED * len(grades):
-        raise InputError(f"{what}: {graded} of {len(grades)} rows have a grade: nothing is chosen below 99%, run again")
+        mend = "the next run asks failed calls again; unparsed replies are asked again into another folder only"
+        raise InputError(f"{what}: {graded} of {len(grades)} rows have a grade: nothing is chosen below 99%; {mend}")
 
 
 # --- choosing ------------------------------------------------------------------------------------------------------
@@ -71,7 +72,10 @@ def refuse_too_few(grades: Grades, what: str) -> None:
 
 def draw_threshold(grades: Grades, threshold: float) -> Ids:
     """Positions (ascending) of the rows graded `threshold` or better."""
-    return np.flatnonzero(grades >= threshold)
+    chosen = np.flatnonzero(grades >= threshold)
+    if not len(chosen):
+        raise InputError(f"no row is graded {threshold:g} or better: the best grade is {np.nanmax(grades):g}")
+    return chosen
 
 
 def draw_top_k(grades: Grades, k: int) -> Ids:

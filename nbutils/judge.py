@@ -264,7 +264,7 @@ def write_judgments(folder: Path, judgments: Sequence[dict[str, Any]]) -> dict[s
     summary = summarise(judgments)
     artifacts.write_jsonl(folder / "judgments.jsonl", judgments)
     artifacts.write_csv(folder / "summary.csv", summary)
-    return {"outputs": ["judgments.jsonl", "summary.csv"], **tally.count_calls(judgments)}
+    return {"outputs": ["judgments.jsonl", "summary.csv"], **tally.facts_of(judgments)}
 
 
 def load_references(test_sets: Iterable[str]) -> dict[tuple[str, str], str]:

@@ -121,7 +121,8 @@ def run_command(pairs: Sequence[Pair], judging: JudgeModel, prompt: Prompt, give
     if not judge_options.settle_cost(requests, judging, given):
         return
     facts = judge_files(pairs, judging, given.out, prompt)
-    print(f"{given.out}: {', '.join(f'{key} {value}' for key, value in facts.items() if key != 'outputs')}")
+    counts = {key: value for key, value in facts.items() if key not in ("outputs", "lacking")}
+    print(f"{given.out}: {', '.join(f'{key} {value}' for key, value in counts.items())}")
     table = judge.summarise(artifacts.read_jsonl(given.out / JUDGMENTS))
     for row in table[: len(judge.RULES)]:
         print(tally.describe(row))

@@ -29,7 +29,7 @@ def check_prompts(profile: Profile, name: str) -> str:
     where a judge needs it.
     """
     if name in data.sources():
-        return f"{name}: {data.source(name).rows:,} prompts"
+        return f"{name}: a public test set"
     prompts = data.load_prompts(name)
     if not prompts:
         raise InputError(f"{name}: no prompts")

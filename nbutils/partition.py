@@ -73,7 +73,7 @@ def select_part(folder: Path, name: str, request: Request, bests: Path) -> Recor
     kept = select_files.read_longest(alone, request)
     path = _rows_path(bests, names.index(name), file)
     alone.write_selected([int(i) for i in kept.ids], path)
-    record = {"part": name, **_stamp(folder / name), "request": request._asdict(), **_facts(alone, request, kept)}
+    record = {"part": name, **_stamp(folder / name), **how_measured(request), **_facts(alone, request, kept)}
     record |= {"part_sha256": artifacts.sha256_file(folder / name), "best_sha256": artifacts.sha256_file(path)}
     artifacts.write_json(path.with_suffix(".json"), record)
     return record
@@ -84,12 +84,34 @@ def _facts(part: JsonLines | ParquetFiles, request: Request, kept: Longest) -> R
     return {
         "rows": kept.n,
         "form": _form(part, request),
-        "library": lengths.library_version(request.measure),
-        "exact": request.measure != "nltk_words" or lengths.has_punkt(),
         "ids": [int(i) for i in kept.ids],
         "lengths": [select_files.plain_number(length) for length in kept.lengths],
         "ties_left_out": ties - taken,
     }
+
+
+def how_measured(request: Request) -> Record:
+    """What determines a part's lengths besides its rows: the request, and what counts here, down to its files.
+
+    For `nltk_words` punkt's tables are fetched first where they can be, as counting itself would.
+    """
+    is_by_nltk = request.measure == "nltk_words"
+    if is_by_nltk:
+        lengths.nltk_tokenizers()
+    return {
+        "request": request._asdict(),
+        "library": lengths.library_version(request.measure),
+        "exact": not is_by_nltk or lengths.has_punkt(),
+        "tokenizer_sha256": _hash_tokenizer(request.tokenizer) if request.measure == "tokens" else None,
+    }
+
+
+def _hash_tokenizer(given: str | None) -> str | None:
+    """Hash of the file that a tokenizer is read from; None for one that its name determines."""
+    if given is None:
+        return None
+    path = Path(given)
+    return select_files.hash_source(path / "tokenizer.json" if path.is_dir() else path)
 
 
 def _form(part: JsonLines | ParquetFiles, request: Request) -> str | None:
@@ -102,9 +124,9 @@ def _form(part: JsonLines | ParquetFiles, request: Request) -> str | None:
 # --- merge ---------------------------------------------------------------------------------------------------------
 
 
-def is_fresh(record: Record | None, part: Path, name: str, request: Request) -> bool:
-    """Whether a record answers this request for this part as it is now (by its size and time of change)."""
-    wanted = {"part": name, "request": request._asdict(), **_stamp(part)}
+def is_fresh(record: Record | None, part: Path, name: str, measured: Record) -> bool:
+    """Whether a record is of this part as it is now (by its size and time of change), `measured` as asked here."""
+    wanted = {"part": name, **measured, **_stamp(part)}
     return record is not None and all(record.get(key) == value for key, value in wanted.items())
 
 
@@ -124,8 +146,9 @@ def merge(folder: Path, bests: Path, request: Request, out: Path) -> Record:
     """
     file, names = open_folder(folder, request.split), part_names(folder, request.split)
     select_files.check_output(file, folder, out)
-    records = [_fresh_record(folder, bests, number, name, request) for number, name in enumerate(names)]
-    _refuse_disagreement(records)
+    measured = how_measured(request)
+    records = [_fresh_record(folder, bests, number, name, measured) for number, name in enumerate(names)]
+    _refuse_other_forms(records)
     global_ids = [_ids(record) + first for record, first in _with_offset(records, [each["rows"] for each in records])]
     kept = _join(records, global_ids, request.k)
     check_k(request.k, kept.n, str(folder))
@@ -138,24 +161,22 @@ def merge(folder: Path, bests: Path, request: Request, out: Path) -> Record:
         _write_lines(paths, chosen, [len(record["ids"]) for record in records], out)
     hashes = {record["part"]: record["part_sha256"] for record in records}
     manifest = select_files.describe(folder.name, _hash_folder(folder, hashes), request, kept)
-    manifest["exact"] = all(record["exact"] for record in records)
     artifacts.write_json(out.with_name(out.name + ".manifest.json"), manifest)
     return manifest
 
 
-def _fresh_record(folder: Path, bests: Path, number: int, name: str, request: Request) -> Record:
+def _fresh_record(folder: Path, bests: Path, number: int, name: str, measured: Record) -> Record:
     record = read_record(bests / f"{number}.json")
-    if record is None or not is_fresh(record, folder / name, name, request):
+    if record is None or not is_fresh(record, folder / name, name, measured):
         raise InputError(f"{bests / f'{number}.json'}: not the k longest of {name} as it is: run its map (again)")
     return record
 
 
-def _refuse_disagreement(records: Sequence[Record]) -> None:
-    for key in ("form", "library", "exact"):
-        found = {record[key]: record["part"] for record in records if record["rows"]}
-        if len(found) > 1:
-            (one, here), (other, there), *_ = found.items()
-            raise InputError(f"{here} has {key} {one}, {there} {other}: parts must agree to be compared")
+def _refuse_other_forms(records: Sequence[Record]) -> None:
+    found = {record["form"]: record["part"] for record in records if record["rows"]}
+    if len(found) > 1:
+        (one, here), (other, there), *_ = found.items()
+        raise InputError(f"{here} has form {one}, {there} {other}: parts must agree to be compared")
 
 
 def _with_offset(items: Sequence[Any], sizes: Sequence[int]) -> Iterator[tuple[Any, int]]:
@@ -217,19 +238,24 @@ def run(folder: Path, request: Request, out: Path, options: engine.Options) -> R
     """
     engine.make_folders_absolute()
     lengths.check_measure(request.measure)
+    check_k(request.k, sys.maxsize, str(folder))
     names = part_names(folder, request.split)
     select_files.check_output(open_folder(folder, request.split), folder, out)
     bests = out.resolve().with_name(f"{out.name}.parts")
     config = {"rows": str(folder.resolve()), "bests": str(bests), "out": str(out.resolve()), "split": request.split}
-    with engine.controller(bests, "lim-parts") as job_name:
-        for number, name in enumerate(names):
-            record = bests / f"{number}.json"
-            if not is_fresh(read_record(record), folder / name, name, request):
-                record.unlink(missing_ok=True)
+    with engine.controller(bests, "lim-parts", options.dry_run) as job_name:
+        _forget_stale(folder, bests, names, how_measured(request))
         config["options"] = shlex.join(_request_arguments(request))
         engine.start(ROOT / "partition.smk", bests, config, options, job_name, ("--forcerun", "merge"))
     manifest = out.with_name(out.name + ".manifest.json")
     return None if options.dry_run else read_record(manifest)
+
+
+def _forget_stale(folder: Path, bests: Path, names: Sequence[str], measured: Record) -> None:
+    for number, name in enumerate(names):
+        record = bests / f"{number}.json"
+        if not is_fresh(read_record(record), folder / name, name, measured):
+            record.unlink(missing_ok=True)
 
 
 def _request_arguments(request: Request) -> list[str]:

@@ -71,7 +71,7 @@ class Cost(NamedTuple):
             raise InputError(_unknown(self.model))
         if self.dollars <= ceiling:
             return ""
-        return f"the run may cost up to {self.dollars:.2f} USD: it stops before it has spent {ceiling:.2f}"
+        return f"the run may cost up to {self.dollars:.2f} USD: it stops before it has spent {ceiling:.4g}"
 
 
 class Budget:

@@ -125,7 +125,7 @@ def refuse_stale(planned: Plan) -> None:
         if fingerprint == "missing":
             raise InputError(
                 f"no report: the result of '{label}' is missing or stale: "
-                f"run `python -m nbutils.run {planned.profile}` to bring it up to date"
+                f"run `python -m nbutils.run` with the profile named '{planned.profile}' to bring it up to date"
             )
 
 

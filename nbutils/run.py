@@ -9,6 +9,7 @@ papermill would only warn of; `--check` reads one's own files to their ends and 
 """
 
 import ast
+import itertools
 import os
 import re
 import sys
@@ -21,6 +22,7 @@ from filelock import FileLock
 
 from nbutils import (
     ROOT,
+    alpaca_eval_judge,
     arms,
     artifacts,
     capabilities,
@@ -30,11 +32,13 @@ from nbutils import (
     generate,
     judge,
     length_bias,
+    mt_bench,
     notebook,
     own_files,
     refine,
     report,
     select,
+    tally,
 )
 from nbutils.artifacts import Plan
 from nbutils.errors import ArgumentParser, InputError, exits_cleanly
@@ -58,6 +62,9 @@ STAGES: dict[str, Any] = {
     "08_capabilities": capabilities,
     "09_report": report,
 }
+
+BENCHMARKS: dict[str, Any] = {mt_bench.TEST_SET: mt_bench, alpaca_eval_judge.TEST_SET: alpaca_eval_judge}
+"""What notebook 06 also runs, for every arm, where a profile asks for it."""
 
 
 class Step(NamedTuple):
@@ -83,6 +90,14 @@ class Step(NamedTuple):
         """The plan of the stage behind the notebook."""
         made: Plan = STAGES[self.notebook].plan(self.profile, *([self.arm] if self.arm else []), seed=self.seed)
         return made
+
+    def plans(self) -> Iterator[Plan]:
+        """The plans of all that the notebook runs: its stage's, and in 06 the grading of the benchmarks."""
+        yield self.plan()
+        if self.notebook == "06_judge":
+            profile = arms.with_data_at_hand(load_profile(self.profile))
+            for benchmark, arm in itertools.product(profile.judging.benchmarks, profile.arms):
+                yield BENCHMARKS[benchmark].plan(profile, arm, self.seed)
 
 
 def steps(name: str, profile: Profile, optional: bool = False) -> Iterator[Step]:
@@ -112,8 +127,13 @@ def _rewrites(profile: Profile) -> bool:
 
 
 def is_done(step: Step) -> bool:
-    """Whether a step's result is fresh and its executed notebook is there to be read."""
-    return step.output.is_file() and artifacts.fresh_manifest(step.plan()) is not None
+    """Whether a step's results are fresh, none lacks calls, and its executed notebook is there to be read."""
+    return step.output.is_file() and all(map(_is_settled, step.plans()))
+
+
+def _is_settled(plan: Plan) -> bool:
+    made = artifacts.fresh_manifest(plan)
+    return made is not None and not tally.is_lacking(made)
 
 
 # --- one notebook --------------------------------------------------------------------------------------------------

@@ -227,13 +227,18 @@ def load_profile(name: str | os.PathLike[str]) -> Profile:
 
 
 def _find_files(table: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """The table with the names of one's own files completed where they lie beside the profile."""
+    """The table with full paths for one's own files: beside the profile, else in the working directory.
+
+    A full path says the same in every notebook, command and job.
+    """
 
     def find(value: Any) -> Any:
         if isinstance(value, list):
             return [find(each) for each in value]
-        is_path = isinstance(value, str) and bool("/" in value or Path(value).suffix)
-        return str(folder / value) if is_path and (folder / value).exists() else value
+        if not isinstance(value, str) or not ("/" in value or Path(value).suffix):
+            return value
+        there = (path.resolve() for path in (folder / value, Path(value)) if path.exists())
+        return str(next(there, value))
 
     model, generation = table.get("model"), table.get("generation")
     for section, key in ((table, "dataset"), (table, "ratings"), (model, "base"), (generation, "test_sets")):

@@ -1,5 +1,6 @@
 """Counts of judgments: verdicts under both rules, what was not judged, and the judge that looks at length alone."""
 
+import collections
 import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -26,13 +27,42 @@ def count_calls(judgments: Rows) -> dict[str, int]:
     return {"asked": len(judgments), **counts}
 
 
+def facts_of(judgments: Rows) -> dict[str, Any]:
+    """A manifest's facts: the counts of calls, and `lacking`, whether calls are to be asked again.
+
+    They are where more than 1% of the prompts of some judge, arm and baseline have a failed call: judges that never
+    fail must not hide one that does.
+    """
+    return {**count_calls(judgments), "lacking": _lacks_calls(judgments)}
+
+
+def _lacks_calls(judgments: Rows) -> bool:
+    prompts: dict[Any, dict[Prompt, bool]] = {}
+    for row in judgments:
+        group = prompts.setdefault((row["judge"], row["arm"], row.get("baseline")), {})
+        key = (row["test_set"], row["id"])
+        group[key] = group.get(key, False) or row["status"] == "failed"
+    return any(_is_too_much(sum(group.values()), len(group)) for group in prompts.values())
+
+
+def _is_too_much(failed: int, asked: int) -> bool:
+    return failed > (1 - stats.MINIMUM_JUDGED) * asked
+
+
+def is_lacking(made: Manifest) -> bool:
+    """Whether a result lacks so many calls that they are asked again; without the fact, 1% of all calls decides."""
+    facts = made.facts
+    default = _is_too_much(facts.get("failed", 0), facts.get("asked", 0))
+    return bool(facts.get("lacking", default))
+
+
 def complete(planned: Plan, work: Callable[[Path], dict[str, Any]]) -> Manifest:
-    """As `artifacts.complete`, but more than 1% of failed calls are asked again, though nothing else has changed.
+    """As `artifacts.complete`, but failed calls are asked again where there are too many (`is_lacking`).
 
     Only those: what was answered is in the ledger. Fewer stay as they are, counted.
     """
     made = artifacts.fresh_manifest(planned)
-    if made and made.facts["failed"] > (1 - stats.MINIMUM_JUDGED) * made.facts["asked"]:
+    if made and is_lacking(made):
         made.path(artifacts.MANIFEST).unlink(missing_ok=True)
     return artifacts.complete(planned, work)
 
@@ -162,3 +192,12 @@ def bootstrap_mean(groups: Sequence[Sequence[float]], seed: int = 0) -> stats.Es
     low, high = np.quantile(sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1), [0.025, 0.975])
     method = f"bootstrap over {len(kept)} questions, {DRAWS} draws"
     return stats.Estimate(float(sums.sum() / sizes.sum()), float(low), float(high), int(sizes.sum()), method)
+
+
+def describe_lost(rows: Rows) -> str:
+    """A line on the calls without a verdict: how many, by judge and status, and how the first such reply begins."""
+    lost = [row for row in rows if row["status"] != "judged"]
+    counts = collections.Counter((row["judge"], row["status"]) for row in lost)
+    said = ", ".join(f"{judge}: {count} {status}" for (judge, status), count in sorted(counts.items()))
+    first = next((row["review"] for row in lost if row["review"]), None)
+    return f"no headline: {said} of {len(rows)} calls" + (f"; the first reply begins {first[:80]!r}" if first else "")

@@ -299,7 +299,7 @@ def test_the_stage_judges_ones_own_prompts(tmp_path, runs, no_data, monkeypatch)
     monkeypatch.setattr(generate, "plan", lambda chosen, arm, seed: artifacts.Plan("", "", arm, 0, tmp_path, {}, {}))
     made = judge.run(profile)
     rows = judge.load_judgments(made)
-    assert made.facts == {"asked": 8, "judged": 8, "unparsed": 0, "failed": 0}
+    assert made.facts == {"asked": 8, "judged": 8, "unparsed": 0, "failed": 0, "lacking": False}
     found = {row["judge"]: row["preference"] for row in rows if row["order"] == "arm_first"}
     assert found["reference"] == 1 and found["longer"] == 1 and found["first"] == 1
     assert {row["arm"] for row in rows} == {"sample-60-longest"}
@@ -482,7 +482,7 @@ def test_max_cost_stops_a_run_and_the_next_one_goes_on(files, tmp_path, capsys):
         options = ("--judge", "gpt-4o", "--base-url", server.url, "-o", tmp_path / "out", "--concurrency", "1")
         status, printed, errors = run(capsys, *files, *options, "--max-cost", "0.012")
         assert (status, len(errors)) == (2, 1)
-        assert re.fullmatch(r"the run may cost up to 0\.0\d USD: it stops before it has spent 0\.01\n", printed)
+        assert re.fullmatch(r"the run may cost up to 0\.0\d USD: it stops before it has spent 0\.012\n", printed)
         assert "0.0085 USD of --max-cost 0.0120 are spent and the next call may cost 0.006" in errors[0]
         assert len(server.asked) == 2
         assert run(capsys, *files, *options, "--max-cost", "1")[0] == 0

@@ -74,7 +74,15 @@ def test_what_looks_like_a_key_is_refused_and_written_nowhere(tmp_path, paramete
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("name", "value"), [("arm", "alpaca-1k-random-7"), ("seed", 7), ("profile", "my/sk-run.toml")])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("arm", "alpaca-1k-random-7"),
+        ("seed", 7),
+        ("profile", "my/sk-run.toml"),
+        ("profile", "skills-comparison-of-judges.toml"),
+    ],
+)
 def test_what_does_not_is_let_through(name, value):
     run.refuse_keys(SELECT, {name: value})
     run.refuse_unknown(SELECT, {name: value})

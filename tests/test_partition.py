@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nbutils import partition, select
+from nbutils import engine, lengths, partition, select
 from nbutils.errors import InputError
 from nbutils.select import Request
 
@@ -151,6 +151,62 @@ def test_a_map_that_was_asked_otherwise(mapped):
     assert "0.json: not the k longest" in _refused(folder, bests, Request(3, "chars"))
 
 
+@pytest.mark.parametrize(
+    ("measure", "name", "value"),
+    [
+        ("words", "library_version", lambda measure: "python 4"),
+        ("nltk_words", "library_version", lambda measure: "nltk 9"),
+        ("nltk_words", "has_punkt", lambda: "otherwise"),
+    ],
+    ids=["library", "nltk", "punkt"],
+)
+def test_a_map_that_counted_with_something_else(tmp_path, monkeypatch, measure, name, value):
+    folder, bests, request = tmp_path / "parts", tmp_path / "bests", Request(1, measure)
+    _write_lines(folder, [[3, 1]])
+    partition.select_part(folder, "part-00.jsonl", request, bests)
+    partition.merge(folder, bests, request, tmp_path / "before.jsonl")
+    monkeypatch.setattr(lengths, name, value)
+    assert "0.json: not the k longest of part-00.jsonl" in _refused(folder, bests, request)
+
+
+def _write_tokenizer(path, words):
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    made = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="?"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    made.save(str(path))
+
+
+@pytest.mark.parametrize("given", ["own", "own/tokenizer.json"], ids=["folder", "file"])
+def test_a_tokenizer_file_that_has_changed(tmp_path, given):
+    folder, bests, request = (
+        tmp_path / "parts",
+        tmp_path / "bests",
+        Request(2, "tokens", tokenizer=f"{tmp_path}/{given}"),
+    )
+    (tmp_path / "own").mkdir()
+    _write_tokenizer(tmp_path / "own" / "tokenizer.json", ["?", "é"])
+    _write_lines(folder, [[3, 1], [2]])
+    merged = _merged(folder, request, tmp_path / "merged.jsonl")
+    assert merged == _at_once(folder, request, tmp_path / "once.jsonl")
+    (tmp_path / "own" / "weights.bin").write_text("no part of the tokenizer")
+    partition.merge(folder, bests, request, tmp_path / "merged.jsonl")
+    _write_tokenizer(tmp_path / "own" / "tokenizer.json", ["?", "other"])
+    assert "0.json: not the k longest of part-00.jsonl" in _refused(folder, bests, request)
+
+
+def test_a_run_forgets_the_maps_that_count_with_something_else(mapped, monkeypatch):
+    folder, bests = mapped
+    out, left = folder.parent / "out.jsonl", []
+    bests.rename(folder.parent / "out.jsonl.parts")
+    see = lambda snakefile, bests, *more: left.append(sorted(path.name for path in bests.glob("?.json")))  # noqa: E731
+    monkeypatch.setattr(engine, "start", see)
+    partition.run(folder, WORDS_3, out, engine.Options(dry_run=True))
+    monkeypatch.setattr(lengths, "library_version", lambda measure: "python 4")
+    partition.run(folder, WORDS_3, out, engine.Options(dry_run=True))
+    assert left == [["0.json", "1.json"], []]
+
+
 def test_a_new_part_in_front_shifts_no_rows_unseen(mapped):
     folder, bests = mapped
     (folder / "a-first.jsonl").write_text('{"output": "a"}\n')
@@ -186,6 +242,7 @@ def test_more_rows_than_there_are(mapped):
         (["map", "parts", "part-00.jsonl", "-k", "0", "-o", "bests"], "k = 0"),
         (["map", "parts", "part-00.jsonl", "--measure", "inches", "-o", "bests"], "unknown measure 'inches'"),
         (["map", "parts/part-00.jsonl", "part-00.jsonl", "-o", "bests"], "not a folder of parts"),
+        (["run", "parts", "-k", "0", "-o", "out.jsonl"], "error: parts: k = 0: at least one row must be asked for"),
         (["merge", "parts", "bests", "-o", "parts/out.jsonl"], "a part of the input folder"),
         (["merge", "parts", "bests", "-o", "out.parquet"], "let its name end in"),
         (["merge", "parts", "nowhere", "-o", "out.jsonl"], "run its map"),
@@ -194,6 +251,7 @@ def test_more_rows_than_there_are(mapped):
 )
 def test_bad_commands(mapped, monkeypatch, capsys, arguments, expected):
     monkeypatch.chdir(mapped[0].parent)
+    monkeypatch.setattr(engine, "start", lambda *given: pytest.fail("no job may start"))
     with pytest.raises(SystemExit) as ended:
         partition.main(arguments)
     assert ended.value.code == 2

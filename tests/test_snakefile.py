@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -10,9 +11,10 @@ from pathlib import Path
 import pytest
 from engine_runs import SMALL_GRID, run_command
 
-from nbutils import ROOT, batch, engine, run, settings
+from nbutils import ROOT, artifacts, batch, engine, partition, run, settings
 from nbutils.errors import InputError
 from nbutils.run import Step
+from nbutils.select_files import Request
 
 needs_snakemake = pytest.mark.skipif(not engine.is_installed(), reason="needs requirements-batch.txt")
 
@@ -108,6 +110,86 @@ def test_a_step_that_outlived_its_controller_is_named(grid_file, capsys):
     assert capsys.readouterr().out == expected
 
 
+# --- what is done --------------------------------------------------------------------------------------------------
+
+
+def _with_benchmarks(grid_file, names, more=""):
+    grid = Path(grid_file)
+    grid.write_text(SMALL_GRID.replace("[judging]\n", f"[judging]\nbenchmarks = {names}\n{more}"))
+    return Step("06_judge", grid_file, "sample-24-longest", 1)
+
+
+class _Stage:
+    """A stage of which only the plan is known."""
+
+    def __init__(self, stage):
+        self.stage = stage
+
+    def plan(self, profile, arm, seed):
+        folder = artifacts.stage_folder("small-grid", self.stage, arm, seed)
+        return artifacts.Plan(self.stage, "small-grid", arm, seed, folder, {}, {})
+
+
+@pytest.fixture
+def judged(grid_file, monkeypatch):
+    """The step of 06 in the small grid with both benchmarks, its notebook and all its results being there."""
+    monkeypatch.setitem(run.STAGES, "06_judge", _Stage("judge"))
+    monkeypatch.setattr(run, "BENCHMARKS", {"mt-bench": _Stage("mt_bench"), "alpaca-eval": _Stage("alpaca_eval")})
+    step = _with_benchmarks(grid_file, ["mt-bench", "alpaca-eval"])
+    artifacts.write_text(step.output, "{}")
+    for plan in step.plans():
+        _finish(plan)
+    return step
+
+
+def _finish(plan, **facts):
+    (plan.folder / artifacts.MANIFEST).unlink(missing_ok=True)
+    artifacts.complete(plan, lambda folder: {"asked": 800, "failed": 2, "lacking": False, **facts})
+
+
+@pytest.mark.parametrize("number", range(5), ids=["judge", "mt 1", "mt 2", "alpaca 1", "alpaca 2"])
+def test_06_is_done_when_nothing_of_it_is_lost_or_lacks_calls(judged, number):
+    plan = list(judged.plans())[number]
+    assert run.is_done(judged)
+    _finish(plan, lacking=True)
+    assert not run.is_done(judged), "its failed calls are to be asked again"
+    _finish(plan)
+    assert run.is_done(judged)
+    (plan.folder / artifacts.MANIFEST).unlink()
+    assert not run.is_done(judged), "lost"
+
+
+def test_other_steps_are_done_with_their_stage_and_notebook_alone(judged, monkeypatch):
+    monkeypatch.setitem(run.STAGES, "07_length_bias", _Stage("length_bias"))
+    step = judged._replace(notebook="07_length_bias")
+    assert [plan.stage for plan in step.plans()] == ["length_bias"]
+    _finish(step.plan())
+    assert not run.is_done(step), "no notebook"
+    artifacts.write_text(step.output, "{}")
+    assert run.is_done(step)
+
+
+def test_06_depends_on_the_benchmarks_and_their_prompts(tmp_path, runs, mirror):
+    def plans(names, more=""):
+        return list(_with_benchmarks(str(tmp_path / "grid.toml"), names, more).plans())
+
+    longest, random = "sample-24-longest", "sample-24-random-7"
+    found = plans(["mt-bench", "alpaca-eval"])
+    expected = [(name, arm, 1) for name in ("mt_bench", "alpaca_eval") for arm in (longest, random)]
+    assert [(plan.stage, plan.arm, plan.seed) for plan in found] == [("judge", longest, 1), *expected]
+    assert [plan.stage for plan in plans([])] == ["judge"]
+    prompt = 'benchmark_prompts = { mt-bench = { source = "mt-bench-judge-prompts" } }\n'
+    changed = plans(["mt-bench", "alpaca-eval"], prompt)
+    differ = [one.stage for one, other in zip(found, changed, strict=True) if one.key != other.key]
+    assert differ == ["mt_bench", "mt_bench"]
+
+
+def test_a_run_needs_no_torch_to_see_what_is_done():
+    program = "import sys; import nbutils.run; print({'torch', 'transformers'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
 # --- one controller a folder ---------------------------------------------------------------------------------------
 
 HOLDS = """
@@ -145,13 +227,83 @@ def test_a_second_controller_is_refused_and_a_killed_one_is_succeeded(tmp_path, 
     assert capsys.readouterr().out == "", "an end that was one leaves nothing to clear up"
 
 
-def _fake_slurm(folder, monkeypatch):
+def _kill_controller(folder):
+    """What a killed controller leaves; gives the text of its record."""
+    artifacts.write_json(folder / engine.RECORD, {"process": 1, "host": "there"})
+    return (folder / engine.RECORD).read_text()
+
+
+def _dry_partition(folder):
+    (folder / "rows").mkdir()
+    (folder / "rows" / "a.jsonl").write_text('{"output": "a"}\n')
+    options = engine.Options(dry_run=True)
+    partition.run(folder / "rows", Request(1, "words"), folder / "out.jsonl", options)
+
+
+def _dry_batch(folder):
+    (folder / "grid.toml").write_text(SMALL_GRID)
+    batch.run_grid(str(folder / "grid.toml"), engine.Options(dry_run=True))
+
+
+@pytest.mark.parametrize(
+    ("start", "where", "name"),
+    [(_dry_partition, "out.jsonl.parts", "lim-parts"), (_dry_batch, "runs/small-grid/batch", "lim-small-grid")],
+    ids=["partition", "batch"],
+)
+def test_a_dry_run_leaves_the_jobs_of_a_killed_controller_alone(
+    tmp_path, monkeypatch, runs, no_data, start, where, name
+):
+    started, folder = [], tmp_path / where
+    record = _kill_controller(folder)
+    _fake_slurm(folder, monkeypatch, name)
+    monkeypatch.setattr(engine, "start", lambda *given: started.append(given))
+    start(tmp_path)
+    assert [given[4][: len(name)] for given in started] == [name]
+    assert not (folder / "cancelled").exists()
+    assert (folder / engine.RECORD).read_text() == record
+    with engine.controller(folder, name):
+        assert (folder / "cancelled").read_text() == "7 9\n", "the run itself does cancel them"
+
+
+def test_a_dry_run_waits_for_its_turn_too(tmp_path):
+    with (
+        engine.controller(tmp_path, "test", dry_run=True),
+        pytest.raises(InputError, match="works here already"),
+        engine.controller(tmp_path, "test", dry_run=True),
+    ):
+        pass
+
+
+def test_jobs_that_cannot_be_cancelled(tmp_path, monkeypatch):
+    record = _kill_controller(tmp_path)
+    _fake_slurm(tmp_path, monkeypatch, scancel="echo one >&2; echo two >&2; exit 1")
+    refusal = r"^scancel failed \(one; two\): cancel 7, 9 and run the same command again$"
+    with pytest.raises(InputError, match=refusal), engine.controller(tmp_path, "test"):
+        pytest.fail("no successor may start")
+    assert (tmp_path / engine.RECORD).read_text() == record
+    (tmp_path / "scancel").unlink()
+    (tmp_path / "cat").symlink_to(shutil.which("cat"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(InputError, match=r"^scancel failed .*No such file"), engine.controller(tmp_path, "test"):
+        pytest.fail("no successor may start")
+    assert (tmp_path / engine.RECORD).read_text() == record
+
+
+def test_jobs_that_end_while_they_are_cancelled(tmp_path, monkeypatch):
+    _kill_controller(tmp_path)
+    _fake_slurm(tmp_path, monkeypatch, scancel=f"echo > {tmp_path}/squeue; echo Invalid job id >&2; exit 1")
+    with engine.controller(tmp_path, "test"):
+        assert "there" not in (tmp_path / engine.RECORD).read_text()
+    assert not (tmp_path / engine.RECORD).exists()
+
+
+def _fake_slurm(folder, monkeypatch, prefix="test", scancel=None):
     """Commands that list two jobs of this folder's controller between others, and note what is cancelled."""
     digest = engine.hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]
-    lines = [f"7 test-{digest}_a1b2", "8 test-00000000_a1b2", f"9 test-{digest}_c3", "10 somebody else's job"]
+    lines = [f"7 {prefix}-{digest}_a1b2", "8 test-00000000_a1b2", f"9 {prefix}-{digest}_c3", "10 somebody else's job"]
     for name, text in (
         ("squeue", f'cat <<"E"\n{chr(10).join(lines)}\nE'),
-        ("scancel", f"echo $* > {folder}/cancelled"),
+        ("scancel", scancel or f"echo $* > {folder}/cancelled"),
     ):
         (folder / name).write_text(f"#!/bin/sh\n{text}\n")
         (folder / name).chmod(0o755)

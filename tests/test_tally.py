@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nbutils import data, tally
+from nbutils import artifacts, data, tally
 from nbutils.tally import ORDERS, summarise
 
 
@@ -81,6 +81,62 @@ def test_preferences_without_scores():
     assert tally.win_rate(soft)[0] == pytest.approx((0.65 + 0.55) / 2)
 
 
+# --- what is asked again -------------------------------------------------------------------------------------------
+
+
+def judged_by(judge, *failed, **fields):
+    """Judgments of 100 prompts in both orders; the prompts of these numbers have a call that failed."""
+    rows = [each | {"judge": judge, **fields} for i in range(100) for each in both(i, (9, 8), (9, 8))]
+    return [each | {"status": "failed"} if i % 2 and i // 2 in failed else each for i, each in enumerate(rows)]
+
+
+CONTROLS = [each for name in ("longer", "first", "coin") for each in judged_by(name)]
+
+
+@pytest.mark.parametrize(
+    ("judgments", "expected"),
+    [
+        (judged_by("m", 1), False),
+        (judged_by("m", 1, 2), True),
+        (CONTROLS + judged_by("m", 1), False),
+        (CONTROLS + judged_by("m", 1, 2), True),
+        (judged_by("m", 1, 2, baseline="x") + judged_by("m", baseline="y"), True),
+        (judged_by("m", 1, baseline="x") + judged_by("m", 2, baseline="y"), False),
+        (judged_by("m", 1, arm="x") + judged_by("m", 2, arm="y"), False),
+        (judged_by("m", 1) + judged_by("n", 2), False),
+        ([], False),
+    ],
+    ids=["1%", "2%", "1%, controls", "2%, controls", "a baseline", "baselines", "arms", "judges", "none"],
+)
+def test_too_many_failed_calls_of_one_judge_arm_and_baseline(judgments, expected):
+    facts = tally.facts_of(judgments)
+    assert facts == {**tally.count_calls(judgments), "lacking": expected}
+    unpaired = [{key: value for key, value in each.items() if key != "baseline"} for each in judgments[:200]]
+    assert tally.facts_of(unpaired)["lacking"] == tally.facts_of(judgments[:200])["lacking"]
+
+
+@pytest.mark.parametrize(
+    ("facts", "times"),
+    [
+        ({"asked": 800, "failed": 2, "lacking": True}, 2),
+        ({"asked": 800, "failed": 2, "lacking": False}, 1),
+        ({"asked": 200, "failed": 2}, 1),
+        ({"asked": 200, "failed": 3}, 2),
+        ({}, 1),
+    ],
+)
+def test_what_lacks_calls_is_done_again(tmp_path, facts, times):
+    planned, done = artifacts.Plan("judge", "p", "a", 1, tmp_path, {}, {}), []
+
+    def work(folder):
+        done.append(folder)
+        return {"outputs": [], **facts}
+
+    tally.complete(planned, work)
+    made = tally.complete(planned, work)
+    assert (len(done), tally.is_lacking(made)) == (times, times == 2)
+
+
 def test_descriptions():
     pooled = summarise(JUDGED)[0]
     assert tally.describe(pooled).endswith(
@@ -142,3 +198,11 @@ def test_win_rates_equal_the_published_leaderboard(mirror):
     assert len(off) >= 30
     assert max(rate for rate, _ in off) < 1e-3
     assert max(error for _, error in off) < 1e-3
+
+
+def test_lost_calls_are_named_with_what_was_said():
+    row = {"judge": "j", "status": "judged", "review": "8 9"}
+    lost = [row | {"status": "failed", "review": None}, row | {"status": "unparsed", "review": "No."}]
+    assert tally.describe_lost([row, *lost, lost[1]]) == (
+        "no headline: j: 1 failed, j: 2 unparsed of 4 calls; the first reply begins 'No.'"
+    )
