@@ -44,12 +44,12 @@ def check():
 
 
 def test_good_files_are_described(place):
-    assert check() == ["my_rows.jsonl: 2 rows", "my_prompts.jsonl: 2 prompts, 2 with a reference"]
+    assert check() == [f"{place}/my_rows.jsonl: 2 rows", f"{place}/my_prompts.jsonl: 2 prompts, 2 with a reference"]
 
 
 def test_empty_responses_are_counted(place):
     (place / "my_rows.jsonl").write_text(lines(ROW, ROW, ROW | {"output": " \n"}), encoding="utf-8")
-    assert check()[0] == "my_rows.jsonl: 3 rows, 1 of them with an empty response"
+    assert check()[0] == f"{place}/my_rows.jsonl: 3 rows, 1 of them with an empty response"
 
 
 @pytest.mark.parametrize("example", re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL), ids=["rows", "prompts"])
@@ -82,7 +82,7 @@ BAD = {
         ),
         "row 1: a conversation without an assistant turn",
     ),
-    "too few": (ROWS, lines(ROW), "arm 'own-2-longest' of my_rows.jsonl: k = 2 is more than the 1 rows there are"),
+    "too few": (ROWS, lines(ROW), "my_rows.jsonl: k = 2 is more than the 1 rows there are"),
     "empty": (ROWS, "", "my_rows.jsonl: the file is empty"),
     "no text": (PROMPTS, lines(PROMPT, {"id": "q2"}), "row 1: not a prompt of the form 'own'"),
     "no prompts": (PROMPTS, "[]", "my_prompts.jsonl: no prompts"),

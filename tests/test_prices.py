@@ -100,7 +100,7 @@ def test_a_batch_has_its_own_price():
 @pytest.mark.parametrize(("ceiling", "said"), [(None, False), (2.0, False), (2.5, False), (1.99, True), (0.0, True)])
 def test_a_run_that_may_reach_the_ceiling_says_so(ceiling, said):
     """It keeps the ceiling while it runs (tests/test_limits.py)."""
-    expected = f"the run may cost up to 2.00 USD: it stops before it has spent {ceiling:.2f}" if said else ""
+    expected = f"the run may cost up to 2.00 USD: it stops before it has spent {ceiling:.4g}" if said else ""
     assert Cost("m", 1, 1, 1, 2.0, "d").check_ceiling(ceiling) == expected
 
 
