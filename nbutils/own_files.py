@@ -42,6 +42,18 @@ def check_prompts(profile: Profile, name: str) -> str:
     return f"{name}: {len(prompts):,} prompts, {sum(bool(prompt.reference) for prompt in prompts):,} with a reference"
 
 
+def find_leaks(profile: Profile) -> list[str]:
+    """A line for each own test set with prompts that are instructions of the own dataset: a model has seen those."""
+    taught = {row.instruction.strip() for row in select.load_pool(profile.dataset)}
+    own = [name for name in profile.generation.test_sets if name not in data.sources()]
+    leaks = {name: [p.id for p in data.load_prompts(name) if p.instruction.strip() in taught] for name in own}
+    return [
+        f"note: {name}: {len(ids)} prompts are training instructions as well (first: id '{ids[0]}'): take them out"
+        for name, ids in leaks.items()
+        if ids
+    ]
+
+
 def _check_prompt(where: str, prompt: EvalPrompt, needs_reference: bool) -> None:
     for field in ("input", "reference", "category"):
         if not isinstance(getattr(prompt, field), str):

@@ -253,13 +253,14 @@ def check_inputs(profile: Profile) -> list[str]:
     notebook.refuse_missing(profile)
     is_own = profile.dataset not in data.sources()
     rows = [own_files.check_rows(profile)] if is_own else []
-    return rows + [own_files.check_prompts(profile, name) for name in profile.generation.test_sets]
+    prompts = [own_files.check_prompts(profile, name) for name in profile.generation.test_sets]
+    return rows + prompts + (own_files.find_leaks(profile) if is_own else [])
 
 
 def run_profile(name: str, optional: bool = False) -> Path:
     """Execute all steps that are not done and return the path of the last report."""
     given = load_profile(name)
-    check_inputs(given)
+    print("".join(f"{line}\n" for line in check_inputs(given) if line.startswith("note: ")), end="", flush=True)
     profile = arms.with_data_at_hand(given)
     print(arms.data_line(given, profile), flush=True)
     wanted = list(steps(name, profile, optional))

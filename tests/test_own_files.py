@@ -180,3 +180,13 @@ def answer_yourself(folder, results):
     answers = artifacts.read_jsonl(next(results.glob("generate/*-longest/seed-42/answers.jsonl")))
     mine = [{key: answer[key] for key in ("id", "prompt", "test_set")} | {"response": "Yes."} for answer in answers]
     artifacts.write_jsonl(folder / "my_answers.jsonl", mine)
+
+
+def test_prompts_that_were_trained_on_are_named(place):
+    assert len(check()) == 2
+    trained = {"id": "q2", "instruction": f"{ROW['instruction']} ", "reference": "x"}
+    (place / "my_prompts.jsonl").write_text(lines(PROMPT, trained), encoding="utf-8")
+    (leak,) = check()[2:]
+    assert leak == (
+        f"note: {place}/my_prompts.jsonl: 1 prompts are training instructions as well (first: id 'q2'): take them out"
+    )
