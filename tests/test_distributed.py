@@ -18,7 +18,7 @@ sys.path.insert(0, {tests!r})
 from trainable_models import profile_on
 from nbutils import finetune
 manifest = finetune.run(profile_on({base!r}, {training!r}), "sample-24-longest", 42)
-print("finished by", manifest.facts["processes"])
+print(f"finished by {{manifest.facts['processes']}}", flush=True)
 """
 
 

@@ -93,7 +93,7 @@ def lab(tmp_path_factory):
 def lab_command(root):
     """The command of `make lab`, as make would run it."""
     printed = subprocess.run(
-        ["make", "-n", "lab", f"BIN={Path(sys.executable).parent}", f"LAB_ROOT={root}"],
+        ["make", "--no-print-directory", "-n", "lab", f"BIN={Path(sys.executable).parent}", f"LAB_ROOT={root}"],
         cwd=ROOT,
         capture_output=True,
         text=True,
