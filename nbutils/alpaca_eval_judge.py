@@ -114,8 +114,7 @@ def run(profile: str | Profile, arm: str | None = None, seed: int = 42) -> Manif
 
 def run_all(profile: str | Profile, seed: int = 42) -> list[Manifest]:
     """`run` for every arm of a profile that asks for AlpacaEval; [] for one that does not."""
-    chosen = arms.with_data_at_hand(arms.load(profile))
-    return [run(chosen, arm, seed) for arm in chosen.arms if TEST_SET in chosen.judging.benchmarks]
+    return benchmark_answers.run_for_all(run, TEST_SET, profile, seed)
 
 
 def _prompt_of(profile: Profile) -> Prompt:
@@ -156,7 +155,7 @@ def _rate(found: dict[str, Any], rows: Sequence[dict[str, Any]]) -> dict[str, An
     head = {key: found[key] for key in ("arm", "baseline", "judge")}
     mine = [row for row in rows if all(row[key] == value for key, value in head.items())]
     calls = tally.count_calls(mine)
-    is_enough = calls["judged"] >= stats.MINIMUM_JUDGED * calls["asked"]
+    is_enough = stats.is_enough(calls["judged"], calls["asked"])
     controlled = "length_controlled_difficulty" if "length_controlled_difficulty" in found else "length_controlled"
     columns = {"win_rate": "win_rate", "win_low": "win_rate_low", "win_high": "win_rate_high"}
     columns |= {"lc_win_rate": controlled, "lc_low": f"{controlled}_low", "lc_high": f"{controlled}_high"}
@@ -175,7 +174,7 @@ def _mean(rows: Sequence[dict[str, Any]], name: str) -> float:
 def describe(rows: Sequence[dict[str, Any]]) -> str:
     """AlpacaEval's line: the win rate in percent with its standard error, only where 99% of the calls were judged."""
     calls, instructions = tally.count_calls(rows), len({row["id"] for row in rows})
-    if calls["judged"] < stats.MINIMUM_JUDGED * calls["asked"]:
+    if not stats.is_enough(calls["judged"], calls["asked"]):
         return f"AlpacaEval: {calls['judged']} of {calls['asked']} calls judged: no win rate below 99%"
     rate, error = tally.win_rate(rows)
     shown = f"{100 * (rate or 0):.2f}% +- {100 * (error or 0):.2f} (one standard error)"

@@ -6,7 +6,7 @@ it. Decoding is the profile's, where FastChat samples by category (temperature 0
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,14 @@ def run(profile: str | Profile, arm: str, seed: int, benchmark: Benchmark) -> Ma
     if planned.stage == "generate":
         return generate.run(chosen, name, seed)
     return artifacts.complete(planned, functools.partial(_answer_all, chosen, tuned, planned, benchmark))
+
+
+def run_for_all(
+    grade: Callable[[Profile, str, int], Manifest], benchmark: Benchmark, profile: str | Profile, seed: int
+) -> list[Manifest]:
+    """A benchmark's stage for every arm of a profile that asks for it; [] for one that does not."""
+    chosen = arms.with_data_at_hand(arms.load(profile))
+    return [grade(chosen, arm, seed) for arm in chosen.arms if benchmark in chosen.judging.benchmarks]
 
 
 def load_answers(manifest: Manifest, benchmark: Benchmark) -> list[Answer]:

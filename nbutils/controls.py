@@ -59,12 +59,9 @@ def _row(row: dict[str, str], results: Results) -> dict[str, Any]:
         "selection": baseline.selection,
         "treatment": describe(baseline),
         **_mean_lengths(row, results),
-        **{name: round(100 * float(row[key]), 1) for name, key in _NET.items()},
+        **{name: round(100 * float(row[name]), 1) for name in ("net_win", "low", "high")},
         "prompts": int(row["prompts"]),
     }
-
-
-_NET = {"net_win": "net_win", "low": "low", "high": "high"}
 
 
 def _mean_lengths(row: dict[str, str], results: Results) -> dict[str, Any]:

@@ -152,8 +152,7 @@ def rates_of(results: Results) -> list[dict[str, Any]]:
 
 def _is_whole(row: Mapping[str, str], name: str, calls: int) -> bool:
     # A profile's `max_prompts` asks a part only, whose score is none of the benchmark's.
-    is_enough = int(row["judged"]) >= stats.MINIMUM_JUDGED * max(int(row["asked"]), calls)
-    return is_enough and row[name] not in ("", "nan")
+    return stats.is_enough(int(row["judged"]), max(int(row["asked"]), calls)) and row[name] not in ("", "nan")
 
 
 def _score(row: Mapping[str, str], names: Sequence[str], factor: float, baseline: str) -> dict[str, Any]:
@@ -202,7 +201,7 @@ def _human_rates(results: Results, wanted: Row) -> Iterator[Number]:
     for arm, baseline in pairs:
         mine = [row for row in results.votes if (row["arm"], row["baseline"]) == (arm, baseline)]
         voted = sum(row["preference"] is not None for row in mine)
-        if _is_pair(wanted, arm, baseline) and voted >= stats.MINIMUM_JUDGED * len(mine):
+        if _is_pair(wanted, arm, baseline) and stats.is_enough(voted, len(mine)):
             found = mean_with_interval(to_items(mine).preference)
             label = f"people ({len({row['judge'] for row in mine})}), {arm} against {baseline}, {found.n} prompts"
             value, low, high = (100 * bound for bound in (found.value, found.low, found.high))

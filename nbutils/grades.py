@@ -62,7 +62,7 @@ def _checked_rating(where: str, record: Any, rows: Sequence[Row]) -> dict[str, A
 def refuse_too_few(grades: Grades, what: str) -> None:
     """Raise InputError where less than 99% of the rows have a grade: nothing is chosen then."""
     graded = int((~np.isnan(grades)).sum())
-    if graded < stats.MINIMUM_JUDGED * len(grades):
+    if not stats.is_enough(graded, len(grades)):
         mend = "the next run asks failed calls again; unparsed replies are asked again into another folder only"
         raise InputError(f"{what}: {graded} of {len(grades)} rows have a grade: nothing is chosen below 99%; {mend}")
 

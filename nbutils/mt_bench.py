@@ -175,7 +175,7 @@ def _summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     scores = [[row["score"] for row in rows if row["id"] == name and row["score"] is not None] for name in questions]
     mean = tally.bootstrap_mean(scores)
     calls = tally.count_calls(rows)
-    headline = calls["judged"] >= stats.MINIMUM_JUDGED * calls["asked"]
+    headline = stats.is_enough(calls["judged"], calls["asked"])
     interval = {"score": round(mean.value, 4), "low": round(mean.low, 4), "high": round(mean.high, 4)}
     return {"questions": len(questions), **calls, **interval, "headline": headline}
 
@@ -211,8 +211,7 @@ def run(profile: str | Profile, arm: str | None = None, seed: int = 42) -> Manif
 
 def run_all(profile: str | Profile, seed: int = 42) -> list[Manifest]:
     """`run` for every arm of a profile that asks for MT-Bench; [] for one that does not."""
-    chosen = arms.with_data_at_hand(arms.load(profile))
-    return [run(chosen, arm, seed) for arm in chosen.arms if TEST_SET in chosen.judging.benchmarks]
+    return benchmark_answers.run_for_all(run, TEST_SET, profile, seed)
 
 
 def _prompts_of(profile: Profile) -> list[Prompt]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from nbutils import __version__, arms, data
 from nbutils.errors import InputError
+from nbutils.progress import running_shell
 from nbutils.settings import LIKE_A_KEY, Profile, load_profile
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def is_like_a_key(name: str, value: object) -> bool:
 
 def _watch_notebook(profile: Profile) -> None:
     """Inside a kernel: look at the parameters once, and from now on at every cell that is run."""
-    shell = _shell()
+    shell = running_shell()
     if shell is None:
         return
     refuse_injected(shell.user_ns.get("In", []))
@@ -102,11 +103,6 @@ def _watch_notebook(profile: Profile) -> None:
     others = [each for each in shell.ast_transformers if not isinstance(each, OrderGuard)]
     shell.ast_transformers[:] = [*others, OrderGuard(shell.user_ns, values)]
     shell.set_custom_exc((NameError,), _explain_missing)
-
-
-def _shell() -> Any:
-    ipython = sys.modules.get("IPython")
-    return ipython.get_ipython() if ipython else None
 
 
 def refuse_injected(cells: Sequence[str]) -> None:
@@ -259,7 +255,7 @@ def browse(sizes: Mapping[str, int], show: Callable[[str, int], Table]) -> Any:
 
     Where there are no widgets: the table of the first name and place.
     """
-    if _shell() is None:
+    if running_shell() is None:
         return show(next(iter(sizes)), 0)
     import ipywidgets
 

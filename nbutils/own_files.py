@@ -1,20 +1,17 @@
 """One's own dataset and test sets, read to their ends before anything runs, not after hours of training."""
 
 from collections import Counter
+from collections.abc import Sequence
 
-from nbutils import arms, data, select
+from nbutils import arms, data
 from nbutils.errors import InputError
-from nbutils.rows import EvalPrompt
+from nbutils.rows import EvalPrompt, Row
 from nbutils.settings import Profile
 from nbutils.topk import check_k
 
 
-def check_rows(profile: Profile) -> str:
-    """Read a profile's own dataset; a line on what it holds.
-
-    Raises InputError naming file and row for a row that cannot be read, and for an arm of more rows than there are.
-    """
-    rows = select.load_pool(profile.dataset)
+def check_rows(profile: Profile, rows: Sequence[Row]) -> str:
+    """A line on what a profile's own dataset holds. Raises InputError for an arm of more rows than there are."""
     for arm in map(arms.parse_arm, profile.arms):
         if arm.pool == "own":
             check_k(arm.k, len(rows), f"arm '{arm.name}' of {profile.dataset}")
@@ -42,9 +39,9 @@ def check_prompts(profile: Profile, name: str) -> str:
     return f"{name}: {len(prompts):,} prompts, {sum(bool(prompt.reference) for prompt in prompts):,} with a reference"
 
 
-def find_leaks(profile: Profile) -> list[str]:
+def find_leaks(profile: Profile, rows: Sequence[Row]) -> list[str]:
     """A line for each own test set with prompts that are instructions of the own dataset: a model has seen those."""
-    taught = {row.instruction.strip() for row in select.load_pool(profile.dataset)}
+    taught = {row.instruction.strip() for row in rows}
     own = [name for name in profile.generation.test_sets if name not in data.sources()]
     leaks = {name: [p.id for p in data.load_prompts(name) if p.instruction.strip() in taught] for name in own}
     return [

@@ -43,7 +43,11 @@ def open_folder(folder: Path, split: str = "train") -> JsonLines | ParquetFiles:
 
 def part_names(folder: str | Path, split: str = "train") -> list[str]:
     """The parts of a folder, relative to it, in the order in which their rows count."""
-    return [part.relative_to(folder).as_posix() for part in open_folder(Path(folder), split).parts]
+    return _names_of(open_folder(Path(folder), split))
+
+
+def _names_of(file: JsonLines | ParquetFiles) -> list[str]:
+    return [part.relative_to(file.path).as_posix() for part in file.parts]
 
 
 def _rows_path(bests: Path, number: int, file: JsonLines | ParquetFiles) -> Path:
@@ -66,7 +70,8 @@ def select_part(folder: Path, name: str, request: Request, bests: Path) -> Recor
     """
     lengths.check_measure(request.measure)
     check_k(request.k, sys.maxsize, name)
-    file, names = open_folder(folder, request.split), part_names(folder, request.split)
+    file = open_folder(folder, request.split)
+    names = _names_of(file)
     if name not in names:
         raise InputError(f"{folder}: no part '{name}': it has {', '.join(names[:3])}, ...")
     alone = type(file)(folder / name, [folder / name])
@@ -144,7 +149,8 @@ def merge(folder: Path, bests: Path, request: Request, out: Path) -> Record:
 
     Raises InputError, and writes nothing, where a part's record is missing or stale or the parts disagree.
     """
-    file, names = open_folder(folder, request.split), part_names(folder, request.split)
+    file = open_folder(folder, request.split)
+    names = _names_of(file)
     select_files.check_output(file, folder, out)
     measured = how_measured(request)
     records = [_fresh_record(folder, bests, number, name, measured) for number, name in enumerate(names)]
@@ -239,12 +245,12 @@ def run(folder: Path, request: Request, out: Path, options: engine.Options) -> R
     engine.make_folders_absolute()
     lengths.check_measure(request.measure)
     check_k(request.k, sys.maxsize, str(folder))
-    names = part_names(folder, request.split)
-    select_files.check_output(open_folder(folder, request.split), folder, out)
+    file = open_folder(folder, request.split)
+    select_files.check_output(file, folder, out)
     bests = out.resolve().with_name(f"{out.name}.parts")
     config = {"rows": str(folder.resolve()), "bests": str(bests), "out": str(out.resolve()), "split": request.split}
     with engine.controller(bests, "lim-parts", options.dry_run) as job_name:
-        _forget_stale(folder, bests, names, how_measured(request))
+        _forget_stale(folder, bests, _names_of(file), how_measured(request))
         config["options"] = shlex.join(_request_arguments(request))
         engine.start(ROOT / "partition.smk", bests, config, options, job_name, ("--forcerun", "merge"))
     manifest = out.with_name(out.name + ".manifest.json")

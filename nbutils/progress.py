@@ -16,7 +16,7 @@ def track(items: Iterable[Any], label: str, total: int | None = None, initial: i
     """Wrap an iterable (or count from `initial` to `total` by hand with `.update`) with progress on stderr."""
     interactive = sys.stderr.isatty()
     # A notebook shows what goes to stderr as if something were wrong.
-    log = sys.stdout if _is_in_notebook() else sys.stderr
+    log = sys.stdout if hasattr(running_shell(), "kernel") else sys.stderr
     return tqdm(
         items,
         desc=label,
@@ -30,9 +30,10 @@ def track(items: Iterable[Any], label: str, total: int | None = None, initial: i
     )
 
 
-def _is_in_notebook() -> bool:
+def running_shell() -> Any:
+    """The IPython shell that runs this code, a notebook's among them; None where there is none."""
     ipython = sys.modules.get("IPython")
-    return ipython is not None and hasattr(ipython.get_ipython(), "kernel")
+    return ipython.get_ipython() if ipython else None
 
 
 class _Lines:

@@ -132,7 +132,7 @@ def _select(file: RecordFile, ratings: Sequence[dict[str, Any]], given: argparse
     chosen = _choose(found, given)
     out = given.out / f"selected{file.suffixes[0]}"
     file.write_selected([int(i) for i in chosen], out)
-    lowest = f", the lowest grade {found[chosen].min():g}" if len(chosen) else ""
+    lowest = f", the lowest grade {found[chosen].min():g}"
     print(f"{out}: {len(chosen)} rows{lowest}")
 
 

@@ -251,10 +251,10 @@ def one_step(name: str, profile: Profile, stem: str, parameters: Mapping[str, An
 def check_inputs(profile: Profile) -> list[str]:
     """Refuse what does not exist or cannot be read before anything runs; a line on every own file and test set."""
     notebook.refuse_missing(profile)
-    is_own = profile.dataset not in data.sources()
-    rows = [own_files.check_rows(profile)] if is_own else []
-    prompts = [own_files.check_prompts(profile, name) for name in profile.generation.test_sets]
-    return rows + prompts + (own_files.find_leaks(profile) if is_own else [])
+    own = None if profile.dataset in data.sources() else select.load_pool(profile.dataset)
+    lines = [] if own is None else [own_files.check_rows(profile, own)]
+    lines += [own_files.check_prompts(profile, name) for name in profile.generation.test_sets]
+    return lines if own is None else lines + own_files.find_leaks(profile, own)
 
 
 def run_profile(name: str, optional: bool = False) -> Path:

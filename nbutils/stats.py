@@ -25,6 +25,11 @@ def count_verdicts(verdicts: Sequence[str]) -> dict[str, int]:
     return {name: sum(verdict == name for verdict in verdicts) for name in (*VERDICTS, "unscored")}
 
 
+def is_enough(judged: int, asked: int) -> bool:
+    """Whether so many of what was asked were judged that a headline may rest on them."""
+    return judged >= MINIMUM_JUDGED * asked
+
+
 def net_win(verdicts: Sequence[str], draws: int = 10_000, seed: int = 0) -> Estimate:
     """Share of wins minus share of losses among scored prompts, with a bootstrap interval over prompts.
 
