@@ -3,9 +3,12 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Most of what is installed is never imported, and Python compiles the rest when it first is: so it must be let to.
+INSTALL := $(BIN)/python -m pip install --quiet --no-compile
 PROFILE ?= tiny
 LAB_ROOT ?= $(CURDIR)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test test-all test-long run batch figures bench lab lint format setup setup-dev setup-batch clean help
 
@@ -25,19 +28,20 @@ help:
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11 ..." if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
+	$(INSTALL) pip==26.3  # the one that comes with Python 3.11 takes four times as long
 
 $(VENV)/.runtime: requirements.txt pyproject.toml | $(BIN)/python
 	@echo "Installing into $(VENV): a few minutes ..."
-	$(BIN)/python -m pip install --quiet -r requirements.txt
-	$(BIN)/python -m pip install --quiet --no-deps -e .
+	$(INSTALL) -r requirements.txt
+	$(INSTALL) --no-deps -e .
 	@touch $@
 
 $(VENV)/.batch: requirements-batch.txt $(VENV)/.runtime
-	$(BIN)/python -m pip install --quiet -r requirements-batch.txt
+	$(INSTALL) -r requirements-batch.txt
 	@touch $@
 
 $(VENV)/.dev: requirements-dev.txt requirements-benchmarks.txt $(VENV)/.batch
-	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
+	$(INSTALL) -r requirements-dev.txt
 	@touch $@
 
 setup: $(VENV)/.runtime
@@ -79,7 +83,7 @@ format: setup-dev
 	$(BIN)/ruff format .
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not system and not long"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not system and not long"
 
 test-all: test
 	$(BIN)/python -m pytest -m "system and not long"

@@ -218,7 +218,7 @@ def load_rows(name: str) -> list[Row]:
 def load_prompts(name: str) -> list[EvalPrompt]:
     """Prompts of a test set; `sample` names the one that ships with the project, a path names one's own file."""
     if Path(name).suffix in (".json", ".jsonl"):
-        return rows.to_prompts(read_records(Path(name)), "own", Path(name).stem)
+        return rows.to_prompts(read_records(Path(name)), "own", Path(name).stem, file=name)
     entry = _of_kind("sample-prompts" if name == "sample" else name, "prompts")
     records = (record for path in obtain(entry.name) for record in read_records(path))
     return rows.to_prompts(records, entry.form, name)

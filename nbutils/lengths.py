@@ -6,6 +6,8 @@ NLTK's word tokenizer). It reproduces the published selection to the last id; no
 
 import functools
 import hashlib
+import os
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -143,10 +145,22 @@ def _warn_of_other_nltk() -> None:
 
 def _punkt_folder() -> str | None:
     """Where punkt's English tables lie: NLTK_DATA and nltk's own places first, then the project's sources."""
-    from nltk.data import path as places
-
     from nbutils import data
 
-    found = [Path(place) / "tokenizers" / "punkt_tab" / "english" for place in places if Path(place).is_dir()]
+    places = filter(Path.is_dir, map(Path, nltk_folders()))
+    found = [place / "tokenizers" / "punkt_tab" / "english" for place in places]
     found += [folder] if (folder := data.locate_quietly("punkt")) else []
     return next((str(folder) for folder in found if (folder / "abbrev_types.txt").is_file()), None)
+
+
+def nltk_folders() -> list[str]:
+    """`nltk.data.path`, where nltk looks for its data; known without nltk, whose import takes two seconds."""
+    if "nltk" in sys.modules:
+        from nltk.data import path
+
+        return list(path)
+    named = [folder for folder in os.environ.get("NLTK_DATA", "").split(os.pathsep) if folder]
+    home = str(Path.home() / "nltk_data")
+    installed = [f"{sys.prefix}/{place}nltk_data" for place in ("", "share/", "lib/")]
+    system = [f"/usr/{place}/nltk_data" for place in ("share", "local/share", "lib", "local/lib")]
+    return [*named, home, *installed, *system]

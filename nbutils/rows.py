@@ -267,14 +267,17 @@ PROMPT_FORMS: dict[str, Callable[[Mapping[str, Any], int], EvalPrompt]] = {
 }
 
 
-def to_prompts(records: Iterable[Mapping[str, Any]], form: str, test_set: str) -> list[EvalPrompt]:
-    """Read the records of a test set. Raises InputError with the row's number for a record of another form."""
+def to_prompts(
+    records: Iterable[Mapping[str, Any]], form: str, test_set: str, file: str | None = None
+) -> list[EvalPrompt]:
+    """Read the records of a test set. Raises InputError with file (or test set) and row for one of another form."""
     prompts = []
     for number, record in enumerate(records):
         try:
             prompts.append(PROMPT_FORMS[form](record, number)._replace(test_set=test_set))
         except (KeyError, IndexError, TypeError, InputError) as error:
-            raise InputError(f"{test_set}: row {number}: not a prompt of the form '{form}' ({error!s})") from None
+            where = f"{file or test_set}: row {number}"
+            raise InputError(f"{where}: not a prompt of the form '{form}' ({error!s})") from None
     return prompts
 
 

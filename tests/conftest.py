@@ -2,11 +2,19 @@
 
 import contextlib
 import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 MIRROR = "LIM_DATA_MIRROR"
+
+
+def pytest_collection_modifyitems(items):
+    """Files with many slow tests first: begun last, one of them would keep a single worker busy at the end."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.fixture
@@ -66,8 +74,25 @@ def alpaca(mirror):
 
 
 @pytest.fixture(scope="session")
-def alpaca_words(alpaca):
-    """The paper's length of every response of Alpaca-52k (takes some 20 seconds)."""
+def counted(tmp_path_factory):
+    """A folder of runs in which lengths that were counted once are remembered; all workers share it."""
+    base = tmp_path_factory.getbasetemp()
+    return (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "counted"
+
+
+@pytest.fixture(scope="session")
+def alpaca_words(alpaca, counted):
+    """The paper's length of every response of Alpaca-52k, counted once in a session (takes some 20 seconds)."""
     from nbutils import lengths
 
-    return lengths.count([row.response for row in alpaca], "nltk_words")
+    with pytest.MonkeyPatch.context() as patch, FileLock(f"{counted}.lock"):
+        patch.setenv("LIM_RUNS", str(counted))
+        return lengths.count_again([row.response for row in alpaca], "nltk_words")
+
+
+@pytest.fixture
+def counted_runs(runs, counted, alpaca_words):
+    """`runs`, where Alpaca's lengths need not be counted again: that is half the time of what asks for them."""
+    runs.mkdir()
+    (runs / ".lengths").symlink_to(counted / ".lengths")
+    return runs

@@ -250,7 +250,7 @@ def test_alpaca_arms_are_pinned(alpaca):
 
 
 @pytest.mark.slow
-def test_the_stage_selects_the_published_rows(runs, mirror):
+def test_the_stage_selects_the_published_rows(counted_runs):
     made = select.run("tiny", "alpaca-1k-longest")
     assert made.facts["ids_sha256"] == "b6691885e9c956494c44d574f60ed34147780fba56335f86e0d9d263f8190d33"
     assert made.facts["ids_in_published_selection"] == 1000

@@ -285,7 +285,7 @@ def test_committed_page_and_tables_follow_from_the_published_numbers(tmp_path):
 
 
 @pytest.mark.slow
-def test_committed_facts_are_those_of_the_data(mirror):
+def test_committed_facts_are_those_of_the_data(counted_runs):
     if missing := data_facts.missing_sources():
         pytest.skip(f"not at hand: {', '.join(missing)}")
     assert data_facts.measure_facts() == claims.load_facts()

@@ -402,12 +402,11 @@ def test_the_judge_is_local_pinned_and_beside_the_controls():
 
 
 @pytest.mark.slow
-def test_half_an_hour_with_the_real_rows(llama2, tmp_path, monkeypatch):
+def test_half_an_hour_with_the_real_rows(llama2, counted_runs):
     from transformers import PreTrainedTokenizerFast
 
     from nbutils import generate
 
-    monkeypatch.setenv("LIM_RUNS", str(tmp_path))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=llama2, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
     profile = t4()
     loads = {arm: colab_time.count_load(profile, arm, 42, tokenizer) for arm in profile.arms}

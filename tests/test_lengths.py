@@ -1,7 +1,10 @@
 """Every measure against hand-checked values and against brute force."""
 
 import json
+import os
 import string
+import subprocess
+import sys
 
 import nltk
 import numpy as np
@@ -238,6 +241,13 @@ def test_without_punkt_the_measure_says_how_far_it_is_off(no_data):
     assert not lengths.has_punkt()
     with pytest.warns(UserWarning, match="nltk_words is approximate.*585 of 52,002 counts and 0 of the 1,000"):
         lengths.count(["One. Two."], "nltk_words")
+
+
+@pytest.mark.parametrize("named", ["", "/a", f"/a{os.pathsep}/b with a space{os.pathsep}"])
+def test_nltks_folders_are_known_without_nltk(named):
+    program = "import sys\nfrom nbutils import lengths\nours, early = lengths.nltk_folders(), 'nltk' in sys.modules\n"
+    program += "import nltk.data\nassert ours == nltk.data.path == lengths.nltk_folders(), ours\nassert not early"
+    subprocess.run([sys.executable, "-c", program], env={**os.environ, "NLTK_DATA": named}, check=True)
 
 
 def test_punkt_is_found_in_the_mirror_and_gives_the_trained_splitter(mirror):

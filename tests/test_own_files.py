@@ -84,7 +84,7 @@ BAD = {
     ),
     "too few": (ROWS, lines(ROW), "my_rows.jsonl: k = 2 is more than the 1 rows there are"),
     "empty": (ROWS, "", "my_rows.jsonl: the file is empty"),
-    "no text": (PROMPTS, lines(PROMPT, {"id": "q2"}), "row 1: not a prompt of the form 'own'"),
+    "no text": (PROMPTS, lines(PROMPT, {"id": "q2"}), "my_prompts.jsonl: row 1: not a prompt of the form 'own'"),
     "no prompts": (PROMPTS, "[]", "my_prompts.jsonl: no prompts"),
     "twice": (PROMPTS, lines(PROMPT, PROMPT), "my_prompts.jsonl: 2 prompts have the id 'q1'"),
     "reference": (PROMPTS, lines(PROMPT, PROMPT | {"id": "q2", "reference": ["x"]}), "row 1: 'reference' is list, not"),
