@@ -4,11 +4,10 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
+import killable
 import numpy as np
 import pytest
 import torch
@@ -125,20 +124,15 @@ def test_a_loss_that_is_not_a_number_stops_the_run(base, runs):
         finetune.run(profile_on(base, {"learning_rate": 1e30, "max_grad_norm": 0.0}), "sample-24-longest", 42)
 
 
-KILLED = """
-import sys
-sys.path.insert(0, {tests!r})
-from trainable_models import profile_on
-from nbutils import finetune
-finetune.run(profile_on({base!r}, {training!r}), "sample-24-longest", 42)
-"""
+def train_in(runs, base, training):
+    os.environ["LIM_RUNS"] = str(runs)
+    finetune.run(profile_on(base, training), "sample-24-longest", 42)
 
 
 @pytest.mark.slow
 def test_a_killed_run_continues_on_the_same_curve(base, tmp_path, monkeypatch):
     training = {"lora_dropout": 0.2, "epochs": 1.5}
-    script = KILLED.format(tests=str(Path(__file__).parent), base=str(base), training=training)
-    kills = kill_at_each_save(script, tmp_path / "broken")
+    kills = kill_at_each_save(tmp_path / "broken", base, training)
     assert kills == 3
     monkeypatch.setenv("LIM_RUNS", str(tmp_path / "whole"))
     whole = finetune.run(profile_on(base, training), "sample-24-longest", 42)
@@ -148,21 +142,21 @@ def test_a_killed_run_continues_on_the_same_curve(base, tmp_path, monkeypatch):
     assert (found / weights).read_bytes() == whole.path(weights).read_bytes()
 
 
-def kill_at_each_save(script, runs):
-    """Run until it finishes, each time killed soon after a new checkpoint's folder appears, whole or not."""
-    command, env = [sys.executable, "-c", script], {**os.environ, "LIM_RUNS": str(runs)}
+def kill_at_each_save(runs, base, training):
+    """Train until it finishes, each time killed soon after a new checkpoint's folder appears, whole or not."""
     seen, kills = set(), 0
     while True:
-        running = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while running.poll() is None and not (new := set(runs.rglob("checkpoint-*")) - seen):
+        running = killable.start(train_in, runs, base, training)
+        while running.is_alive() and not (new := set(runs.rglob("checkpoint-*")) - seen):
             time.sleep(0.002)
-        if running.poll() is not None:
-            assert running.returncode == 0
+        if not running.is_alive():
+            assert running.exitcode == 0
             return kills
         seen |= new
         time.sleep(0.01 * kills)
-        running.send_signal(signal.SIGKILL)
-        running.wait()
+        running.kill()
+        running.join()
+        assert running.exitcode == -signal.SIGKILL
         kills += 1
 
 

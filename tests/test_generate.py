@@ -4,11 +4,9 @@ import itertools
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
+import killable
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -240,31 +238,28 @@ def test_an_interrupted_run_goes_on_behind_its_last_answer(stage, monkeypatch, t
     assert len(asked) == 12 + SHORT - 11, "what was answered is not asked again"
 
 
-KILLED = """
-import sys
-sys.path.insert(0, sys.argv[1])
-from pathlib import Path
-import test_generate
-folder = Path(sys.argv[2])
-test_generate.install(folder)
-test_generate.generate.run(test_generate.profile(folder, temperature=float(sys.argv[3])), "sample-60-longest", 1)
-"""
+def generate_in(runs, folder, temperature):
+    os.environ["LIM_RUNS"] = str(runs)
+    install(folder)
+    generate.run(profile(folder, temperature=temperature), "sample-60-longest", 1)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0.0, 0.9])
 def test_a_run_that_is_killed_again_and_again_ends_with_the_same_answers(stage, folder, tmp_path, temperature):
     expected = stage(temperature=temperature)
-    environment = {**os.environ, "LIM_RUNS": str(tmp_path / "killed")}
-    command = [sys.executable, "-c", KILLED, str(Path(__file__).parent), str(folder), str(temperature)]
+    what = (generate_in, tmp_path / "killed", folder, temperature)
     stage_folder = tmp_path / "killed" / expected.folder.relative_to(artifacts.runs_folder())
     for answered in (1, 9, 20):
-        started = subprocess.Popen(command, env=environment)
+        started = killable.start(*what)
         wait_for_answers(stage_folder, answered, started)
-        started.send_signal(signal.SIGKILL)
-        started.wait()
+        started.kill()
+        started.join()
+        assert started.exitcode == -signal.SIGKILL
         assert not (stage_folder / "manifest.json").exists()
-    subprocess.run(command, env=environment, check=True)
+    last = killable.start(*what)
+    last.join()
+    assert last.exitcode == 0
     made = artifacts.read_manifest(stage_folder)
     assert made.path("answers.jsonl").read_bytes() == expected.path("answers.jsonl").read_bytes()
     assert made.facts["answered_last"] <= len(ADVERSARIAL) - 20
@@ -275,7 +270,7 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_answers(stage, 
 def wait_for_answers(folder, count, process):
     deadline = time.monotonic() + 120
     while sum(len(part.read_bytes().splitlines()) for part in folder.glob(".answers-*.part.jsonl")) < count:
-        assert process.poll() is None, "the run ended before it was killed"
+        assert process.is_alive(), "the run ended before it was killed"
         assert time.monotonic() < deadline
         time.sleep(0.002)
 

@@ -419,7 +419,7 @@ def test_llama2_tokens_of_alpaca(alpaca, llama2):
     assert whole.mean() == pytest.approx(64.5, abs=0.05)
 
 
-@pytest.mark.slow
+@pytest.mark.long  # counts all of Alpaca a second time, for a constant that only another nltk would change
 @pytest.mark.filterwarnings("ignore:nltk_words is approximate")
 def test_what_an_untrained_punkt_costs(alpaca, alpaca_words, no_data):
     approximate = lengths.count([row.response for row in alpaca], "nltk_words")
