@@ -33,7 +33,7 @@ $(BIN)/python:
 $(VENV)/.runtime: requirements.txt pyproject.toml | $(BIN)/python
 	@echo "Installing into $(VENV): a few minutes ..."
 	$(INSTALL) -r requirements.txt
-	$(INSTALL) --no-deps -e .
+	PYTHONWARNINGS=ignore $(INSTALL) --no-deps -e .
 	@touch $@
 
 $(VENV)/.batch: requirements-batch.txt $(VENV)/.runtime

@@ -43,15 +43,20 @@ def plan(profile: str | Profile, arm: str, seed: int) -> Plan:
     return Plan("capabilities", chosen.name, name, seed, folder, settings.model_dump(), inputs, version=2)
 
 
+def check_installed() -> None:
+    """Raise InputError where lm-evaluation-harness is missing, which the other stages do without."""
+    if importlib.util.find_spec("lm_eval") is None:
+        mend = "pip install -r requirements-benchmarks.txt (on Colab: docs/colab.md)"
+        raise InputError(f"stage 08 needs lm-evaluation-harness: {mend}")
+
+
 def run(profile: str | Profile, arm: str, seed: int = 42) -> Manifest:
     """Measure the profile's tasks: `capabilities.csv`, one row for each task and metric with its standard error.
 
     Each task is kept as it is finished: an interrupted run continues with the next one.
     """
     chosen, name = _prepare(profile, arm)
-    if importlib.util.find_spec("lm_eval") is None:
-        mend = "pip install -r requirements-benchmarks.txt (on Colab: docs/colab.md)"
-        raise InputError(f"stage 08 needs lm-evaluation-harness: {mend}")
+    check_installed()
     tuned = finetune.run(chosen, name, seed) if name != BASE else None
     models.base_location(chosen, seed)
     planned = plan(chosen, name, seed)

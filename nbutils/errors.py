@@ -6,7 +6,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -17,6 +17,13 @@ class InputError(ValueError):
 
 class ArgumentParser(argparse.ArgumentParser):
     """An argument parser whose complaints are InputErrors: one line, without the usage."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse does it, but no argument may be empty: as a path it would mean the working directory."""
+        given = sys.argv[1:] if args is None else list(args)
+        if "" in given:
+            self.error("an argument is empty: is a shell variable unset?")
+        return super().parse_known_args(given, namespace)
 
     def error(self, message: str) -> NoReturn:
         """Raise what argparse would have printed."""
@@ -36,15 +43,23 @@ def exits_cleanly(main: Callable[..., None]) -> Callable[..., None]:
             # `... | head` closed our output: nothing is wrong, and Python must not complain at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         except OSError as error:
-            if error.errno not in DISK_FULL:
-                raise
-            where = f"{error.filename}: " if error.filename else ""
-            sys.exit(_report(InputError(f"{where}{error.strerror}: make room and run the same command to continue")))
+            sys.exit(_report(_explain(error)))
         except KeyboardInterrupt:
             print("interrupted; what was finished is kept, run the same command to continue", file=sys.stderr)
             sys.exit(130)
 
     return wrapped
+
+
+def _explain(error: OSError) -> InputError:
+    """What the machine refused; raises the error anew where it names no file and the disk is not full."""
+    where = error.filename2 or error.filename
+    if error.errno in DISK_FULL:
+        place = f"{where}: " if where else ""
+        return InputError(f"{place}{error.strerror}: make room and run the same command to continue")
+    if not where:
+        raise error
+    return InputError(f"{where}: {error.strerror}: choose another place, or mend this one")
 
 
 def _report(error: InputError) -> int:

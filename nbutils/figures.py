@@ -101,6 +101,8 @@ def main(arguments: list[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     if given.adopt:
         print(f"tables taken over: {', '.join(adopt_tables(given.adopt, given.folder))}")
+    if not (given.folder / "tables").is_dir():
+        raise InputError(f"{given.folder}: no folder 'tables' in it: name one like the project's figures/")
     drawn = draw_all(given.folder)
     missing = [name for name in FIGURES if name not in drawn]
     print(f"{given.folder}: {', '.join(drawn)}" + (f"; without tables: {', '.join(missing)}" if missing else ""))

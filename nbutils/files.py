@@ -165,7 +165,7 @@ class ParquetFiles:
 
         for batch in self._arrow_batches([name]):
             texts = batch.column(0)
-            with self._readable():
+            with _readable(self.path):
                 texts.validate(full=True)
             yield texts if pa.types.is_string(texts.type) else texts.cast(pa.large_string())
 
@@ -183,10 +183,7 @@ class ParquetFiles:
                 first += batch.num_rows
 
     def _common_schema(self) -> Any:
-        import pyarrow.parquet as pq
-
-        with self._readable():
-            first, *others = (pq.read_schema(part) for part in self.parts)
+        first, *others = (_read_schema(part) for part in self.parts)
         for part, schema in zip(self.parts[1:], others, strict=True):
             if not schema.equals(first):
                 raise InputError(f"{part}: its columns differ from those of {self.parts[0].name}: give one at a time")
@@ -196,18 +193,26 @@ class ParquetFiles:
         import pyarrow.parquet as pq
 
         for part in self.parts:
-            with self._readable(), pq.ParquetFile(part) as file:
+            with _readable(part), pq.ParquetFile(part) as file:
                 yield from file.iter_batches(_rows_per_batch(file.metadata), columns=columns, use_threads=False)
 
-    @contextlib.contextmanager
-    def _readable(self) -> Iterator[None]:
-        import pyarrow as pa
 
-        try:
-            yield
-        except (pa.ArrowException, OSError) as error:
-            why = _first_line(error)
-            raise InputError(f"{self.path}: not readable as Parquet ({why}): fetch or copy it again") from None
+def _read_schema(part: Path) -> Any:
+    import pyarrow.parquet as pq
+
+    with _readable(part):
+        return pq.read_schema(part)
+
+
+@contextlib.contextmanager
+def _readable(part: Path) -> Iterator[None]:
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        why = _first_line(error)
+        raise InputError(f"{part}: not readable as Parquet ({why}): fetch or copy it again") from None
 
 
 def _rows_per_batch(metadata: Any) -> int:

@@ -286,7 +286,8 @@ def match_answers(
         raise InputError("the two answer files share no prompt (test_set and id): they answer different test sets")
     for answer in shared:
         if answer["prompt"].strip() != other[answer["test_set"], answer["id"]]["prompt"].strip():
-            raise InputError(f"prompt '{answer['id']}' is not the same text on both sides: match the ids")
+            what = "a prompt is an instruction and, after an empty line, its input"
+            raise InputError(f"prompt '{answer['id']}' is not the same text on both sides ({what})")
     return [_pair(answer, other[answer["test_set"], answer["id"]], references) for answer in shared]
 
 

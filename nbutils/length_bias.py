@@ -279,6 +279,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("-o", "--out", type=Path, help="also write the table as CSV")
     parser.add_argument("--cut", type=Path, metavar="CUT_JUDGMENTS", help="judgments of the answers cut to one length")
     given = parser.parse_args(arguments)
+    if given.out and given.out.resolve() in [path.resolve() for path in (given.judgments, given.cut) if path]:
+        raise InputError(f"{given.out}: the table would replace the judgments: give the output another name")
     rows = read_judgments(given.judgments)
     table = analyse(rows)
     compared = compare_cut(rows, read_judgments(given.cut)) if given.cut else []

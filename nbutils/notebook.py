@@ -80,7 +80,7 @@ def refuse_missing(profile: Profile) -> None:
 
 
 def _here() -> str:
-    return f" (relative paths begin at the working directory, {Path.cwd()})"
+    return f" (looked for beside the profile, then in the working directory, {Path.cwd()})"
 
 
 # --- parameters and the order of cells -----------------------------------------------------------------------------

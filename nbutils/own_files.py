@@ -1,7 +1,7 @@
 """One's own dataset and test sets, read to their ends before anything runs, not after hours of training."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from nbutils import arms, data
 from nbutils.errors import InputError
@@ -15,8 +15,12 @@ def check_rows(profile: Profile, rows: Sequence[Row]) -> str:
     for arm in map(arms.parse_arm, profile.arms):
         if arm.pool == "own":
             check_k(arm.k, len(rows), f"arm '{arm.name}' of {profile.dataset}")
-    blank = sum(not row.response.strip() for row in rows)
-    return f"{profile.dataset}: {len(rows):,} rows" + (f", {blank:,} of them with an empty response" if blank else "")
+    empty = {
+        "instruction": sum(not (row.instruction + row.input).strip() for row in rows),
+        "response": sum(not row.response.strip() for row in rows),
+    }
+    notes = [f", {count:,} of them with an empty {what}" for what, count in empty.items() if count]
+    return f"{profile.dataset}: {len(rows):,} rows" + "".join(notes)
 
 
 def check_prompts(profile: Profile, name: str) -> str:
@@ -39,16 +43,15 @@ def check_prompts(profile: Profile, name: str) -> str:
     return f"{name}: {len(prompts):,} prompts, {sum(bool(prompt.reference) for prompt in prompts):,} with a reference"
 
 
-def find_leaks(profile: Profile, rows: Sequence[Row]) -> list[str]:
-    """A line for each own test set with prompts that are instructions of the own dataset: a model has seen those."""
-    taught = {row.instruction.strip() for row in rows}
-    own = [name for name in profile.generation.test_sets if name not in data.sources()]
-    leaks = {name: [p.id for p in data.load_prompts(name) if p.instruction.strip() in taught] for name in own}
-    return [
-        f"note: {name}: {len(ids)} prompts are training instructions as well (first: id '{ids[0]}'): take them out"
-        for name, ids in leaks.items()
-        if ids
-    ]
+def find_leaks(profile: Profile, rows: Sequence[Row]) -> Iterator[str]:
+    """A line for each own test set with prompts that stand in the own dataset: a model has seen those."""
+    taught = {(row.instruction.strip(), row.input.strip()) for row in rows}
+    for name in (name for name in profile.generation.test_sets if name not in data.sources()):
+        asked = data.load_prompts(name)
+        ids = [prompt.id for prompt in asked if (prompt.instruction.strip(), prompt.input.strip()) in taught]
+        if ids:
+            where = f"{len(ids)} (first: id '{ids[0]}')"
+            yield f"note: {name}: prompts that stand in the training rows as well: {where}: take them out"
 
 
 def _check_prompt(where: str, prompt: EvalPrompt, needs_reference: bool) -> None:

@@ -15,6 +15,7 @@ from nbutils.errors import InputError
 
 FORMS = ("alpaca", "sharegpt", "messages")
 RESPONSE_FIELDS = ("output", "response", "completion", "answer")
+INSTRUCTION_FIELDS = ("instruction", "prompt", "question")
 ASSISTANTS = ("gpt", "assistant", "model", "bot", "chatgpt")
 USERS = ("human", "user")
 
@@ -79,7 +80,7 @@ def detect_form(record: Mapping[str, Any]) -> str:
     found = ", ".join(map(repr, list(record)[:8])) or "none"
     raise InputError(
         f"no response field: expected one of {', '.join(RESPONSE_FIELDS)}, 'conversations' or 'messages', "
-        f"found {found}; name another field with --field"
+        f"found {found} (`nbutils.select` takes another one by --field)"
     )
 
 
@@ -98,7 +99,7 @@ def to_row(record: Mapping[str, Any], number: int, source: str, form: str | None
     form = form or detect_form(record)
     if form == "alpaca":
         response = _text(record, _response_field(record))
-        asked = _optional(record, "instruction"), _optional(record, "input")
+        asked = _instruction(record), _optional(record, "input")
         return Row(number, source, *asked, response, _score(record), stratum=_stratum(record))
     return _row_of_turns(record, number, source, form)
 
@@ -159,8 +160,18 @@ def _text(record: Mapping[str, Any], field: str) -> str:
     return value
 
 
+def _instruction(record: Mapping[str, Any]) -> str:
+    field = next((field for field in INSTRUCTION_FIELDS if field in record), None)
+    if field is None and not record.get("input"):
+        raise InputError(f"no instruction field: expected one of {', '.join(INSTRUCTION_FIELDS)}")
+    return _optional(record, field) if field else ""
+
+
 def _optional(record: Mapping[str, Any], field: str) -> str:
-    return str(record.get(field) or "")
+    value = record.get(field)
+    if not isinstance(value, str | None):
+        raise InputError(f"the field '{field}' is {type(value).__name__}, not text")
+    return value or ""
 
 
 def _stratum(record: Mapping[str, Any]) -> str:
@@ -250,9 +261,10 @@ def _alpaca_eval(record: Mapping[str, Any], number: int) -> EvalPrompt:
 def _own_prompt(record: Mapping[str, Any], number: int) -> EvalPrompt:
     known = {key: record[key] for key in ("input", "reference", "category") if record.get(key)}
     instruction = record.get("instruction") or record.get("prompt")
-    if not isinstance(instruction, str):
+    if not isinstance(instruction, str) or not instruction.strip():
         raise InputError("a test prompt needs the text field 'instruction' or 'prompt'")
-    return EvalPrompt(str(record.get("id", number)), "", instruction, **known)
+    own_id = record.get("id")
+    return EvalPrompt(str(number if own_id is None else own_id), "", instruction, **known)
 
 
 PROMPT_FORMS: dict[str, Callable[[Mapping[str, Any], int], EvalPrompt]] = {

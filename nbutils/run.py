@@ -254,12 +254,14 @@ def check_inputs(profile: Profile) -> list[str]:
     own = None if profile.dataset in data.sources() else select.load_pool(profile.dataset)
     lines = [] if own is None else [own_files.check_rows(profile, own)]
     lines += [own_files.check_prompts(profile, name) for name in profile.generation.test_sets]
-    return lines if own is None else lines + own_files.find_leaks(profile, own)
+    return lines if own is None else [*lines, *own_files.find_leaks(profile, own)]
 
 
 def run_profile(name: str, optional: bool = False) -> Path:
     """Execute all steps that are not done and return the path of the last report."""
     given = load_profile(name)
+    if optional and given.capabilities:
+        capabilities.check_installed()
     print("".join(f"{line}\n" for line in check_inputs(given) if line.startswith("note: ")), end="", flush=True)
     profile = arms.with_data_at_hand(given)
     print(arms.data_line(given, profile), flush=True)

@@ -251,5 +251,8 @@ def _profile_path(name: str | os.PathLike[str]) -> Path:
     given = Path(name)
     path = given if given.suffix == ".toml" else ROOT / "profiles" / f"{name}.toml"
     if not path.is_file():
-        raise InputError(f"no profile '{name}': choose one of {', '.join(profile_names())}, or give a .toml file")
+        missing = f"{name}: there is no such file; " if given.suffix == ".toml" else ""
+        raise InputError(
+            f"{missing}no profile '{name}': choose one of {', '.join(profile_names())}, or give a .toml file"
+        )
     return path

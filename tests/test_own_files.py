@@ -52,6 +52,13 @@ def test_empty_responses_are_counted(place):
     assert check()[0] == f"{place}/my_rows.jsonl: 3 rows, 1 of them with an empty response"
 
 
+def test_empty_instructions_are_counted_and_those_with_an_input_are_none(place):
+    (place / "my_rows.jsonl").write_text(
+        lines(ROW, ROW | {"instruction": " "}, {"input": "2 + 2?", "output": "4"}), encoding="utf-8"
+    )
+    assert check()[0] == f"{place}/my_rows.jsonl: 3 rows, 1 of them with an empty instruction"
+
+
 @pytest.mark.parametrize("example", re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL), ids=["rows", "prompts"])
 def test_the_pages_examples_are_read(place, example):
     kind = "my_prompts" if "reference" in example else "my_rows"
@@ -85,6 +92,13 @@ BAD = {
     "too few": (ROWS, lines(ROW), "my_rows.jsonl: k = 2 is more than the 1 rows there are"),
     "empty": (ROWS, "", "my_rows.jsonl: the file is empty"),
     "no text": (PROMPTS, lines(PROMPT, {"id": "q2"}), "my_prompts.jsonl: row 1: not a prompt of the form 'own'"),
+    "no instruction": (
+        ROWS,
+        lines(ROW, {"output": "x"}),
+        "row 1: no instruction field: expected one of instruction, prompt, question",
+    ),
+    "no text as instruction": (ROWS, lines(ROW, ROW | {"instruction": ["a"]}), "'instruction' is list, not text"),
+    "blank": (PROMPTS, lines(PROMPT, {"id": "q2", "instruction": " \n"}), "my_prompts.jsonl: row 1: not a prompt"),
     "no prompts": (PROMPTS, "[]", "my_prompts.jsonl: no prompts"),
     "twice": (PROMPTS, lines(PROMPT, PROMPT), "my_prompts.jsonl: 2 prompts have the id 'q1'"),
     "reference": (PROMPTS, lines(PROMPT, PROMPT | {"id": "q2", "reference": ["x"]}), "row 1: 'reference' is list, not"),
@@ -125,7 +139,9 @@ def loosely(text):
 @pytest.mark.parametrize("name", [ROWS, PROMPTS])
 def test_a_missing_file_is_named_with_the_place_where_it_was_looked_for(place, name):
     (place / name).unlink()
-    with pytest.raises(InputError, match=rf"'{name}'.*\(relative paths begin at the working directory, .*{place.name}"):
+    with pytest.raises(
+        InputError, match=rf"'{name}'.*\(looked for beside the profile, then in the working directory, .*{place.name}"
+    ):
         check()
 
 
@@ -187,6 +203,5 @@ def test_prompts_that_were_trained_on_are_named(place):
     trained = {"id": "q2", "instruction": f"{ROW['instruction']} ", "reference": "x"}
     (place / "my_prompts.jsonl").write_text(lines(PROMPT, trained), encoding="utf-8")
     (leak,) = check()[2:]
-    assert leak == (
-        f"note: {place}/my_prompts.jsonl: 1 prompts are training instructions as well (first: id 'q2'): take them out"
-    )
+    said = "prompts that stand in the training rows as well: 1 (first: id 'q2'): take them out"
+    assert leak == f"note: {place}/my_prompts.jsonl: {said}"

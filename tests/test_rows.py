@@ -29,7 +29,12 @@ def test_alpaca():
 
 
 def test_alpaca_without_what_is_optional():
-    assert rows.to_row({"response": "3", "input": None}, 0, "mine") == Row(0, "mine", "", "", "3")
+    assert rows.to_row({"instruction": "", "response": "3", "input": None}, 0, "mine") == Row(0, "mine", "", "", "3")
+
+
+@pytest.mark.parametrize(("asked", "answered"), [("prompt", "completion"), ("question", "answer")])
+def test_alpaca_by_other_names(asked, answered):
+    assert rows.to_row({asked: "Add.", answered: "3"}, 0, "mine") == Row(0, "mine", "Add.", "", "3")
 
 
 def test_sharegpt_of_several_turns():
