@@ -256,6 +256,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _print(votes: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]]) -> None:
+    if not any(row["preference"] is not None for row in votes):
+        print("no vote in any file yet: fill in the column 'vote' of ballot.csv, or save from ballot.html")
     for annotator in dict.fromkeys(row["judge"] for row in votes):
         found = list(decisions_of(row for row in votes if row["judge"] == annotator).values())
         print(f"{annotator}: {', '.join(f'{name} {found.count(name)}' for name in VERDICTS)}, {len(found)} votes")

@@ -1,6 +1,7 @@
 """What the commands that ask a judge have in common: the judge's options, the price before, and the folder after."""
 
 import argparse
+import difflib
 import json
 import math
 from collections.abc import Sequence
@@ -70,6 +71,9 @@ def judge_of(given: argparse.Namespace, controls: Sequence[str] = tuple(judges.C
         raise InputError(f"--max-cost {given.max_cost}: give an amount in dollars")
     if given.judge in controls:
         return JudgeModel(name=given.judge, kind=given.judge)
+    near = difflib.get_close_matches(given.judge, controls, 1, 0.8)
+    if near and not (given.local or given.base_url):
+        raise InputError(f"no judge '{given.judge}': is '{near[0]}' meant? (a model of that name needs --base-url)")
     if given.concurrency < 1:
         raise InputError(f"--concurrency {given.concurrency}: at least one call must be in flight")
     same = set(JudgeModel.model_fields) & set(vars(given))

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     import pandas
 
 PARAMETERS = ("profile", "arm", "seed")
+
+_FORMAT_WARNING = warnings.formatwarning
 
 SHOWN = ("torch", "transformers", "trl", "peft", "bitsandbytes", "nltk", "papermill")
 
@@ -69,7 +72,7 @@ def refuse_missing(profile: Profile) -> None:
         raise InputError(
             f"profile '{profile.name}': dataset '{profile.dataset}' is neither a source nor a file{_here()}"
         )
-    for arm in map(arms.parse_arm, profile.arms):
+    for arm in _parse_arms(profile):
         if arm.rule == "rated":
             arms.ratings_of(arm, profile)
     for name in profile.generation.test_sets:
@@ -77,6 +80,13 @@ def refuse_missing(profile: Profile) -> None:
             choices = ", ".join(["sample", *data.sources_of("prompts")])
             wanted = f"a .jsonl file{_here()}, or one of {choices}"
             raise InputError(f"profile '{profile.name}': unknown test set '{name}': {wanted}")
+
+
+def _parse_arms(profile: Profile) -> list[arms.Arm]:
+    try:
+        return [arms.parse_arm(name) for name in profile.arms]
+    except InputError as error:
+        raise InputError(f"profile '{profile.name}': key 'arms': {error}") from None
 
 
 def _here() -> str:
@@ -97,12 +107,21 @@ def _watch_notebook(profile: Profile) -> None:
     shell = running_shell()
     if shell is None:
         return
+    warnings.formatwarning = _format_warning
     refuse_injected(shell.user_ns.get("In", []))
     values = {name: shell.user_ns[name] for name in PARAMETERS if name in shell.user_ns}
     refuse_foreign_arm(profile, values.get("arm"))
     others = [each for each in shell.ast_transformers if not isinstance(each, OrderGuard)]
     shell.ast_transformers[:] = [*others, OrderGuard(shell.user_ns, values)]
     shell.set_custom_exc((NameError,), _explain_missing)
+
+
+def _format_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """The project's own warnings are for readers of a notebook, who need neither a path nor a line of source."""
+    is_ours = Path(filename).parent == Path(__file__).parent
+    return f"note: {message}\n" if is_ours else _FORMAT_WARNING(message, category, filename, lineno, line)
 
 
 def refuse_injected(cells: Sequence[str]) -> None:

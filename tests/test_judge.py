@@ -855,6 +855,7 @@ def test_whoever_is_at_fault_is_named(files, tmp_path, capsys):
         (["--judge", "reference"], "no reference answer for prompt 'p0': give --references, or choose another judge"),
         (["--judge", "reference", "--references", "none.jsonl"], "none.jsonl: no such file"),
         ([], "the following arguments are required: --judge"),
+        (["--judge", "longr"], "no judge 'longr': is 'longer' meant? (a model of that name needs --base-url)"),
         (["--judge", "m", "--concurrency", "0"], "--concurrency 0: at least one call must be in flight"),
         (["--judge", "m", "--concurrency", "x"], "argument --concurrency: invalid int value: 'x'"),
         (["--judge", "coin", "--colour", "red"], "unrecognized arguments: --colour red"),

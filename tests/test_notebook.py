@@ -10,6 +10,7 @@ import pytest
 from nbutils import notebook
 from nbutils.errors import InputError
 from nbutils.notebook import Table, check, shorten, side_by_side
+from nbutils.settings import load_profile
 
 NASTY = '<script>alert("x")</script>&amp;'
 
@@ -101,6 +102,18 @@ def test_a_notebooks_beginning(capsys, no_data):
     assert re.match(r"long-is-more \S+ · Python 3\.\d+\.\d+ · .*papermill \d", first)
     assert second.startswith("Profile tiny: ")
     assert "sample" in third and profile.dataset == "sample"
+
+
+def test_our_own_warnings_are_notes_and_others_stay_as_they_are():
+    assert notebook._format_warning("mind this", UserWarning, notebook.__file__, 7) == "note: mind this\n"
+    other = notebook._format_warning("mind this", UserWarning, "/a/library.py", 7, "x = 1")
+    assert other == "/a/library.py:7: UserWarning: mind this\n  x = 1\n"
+
+
+def test_a_misspelt_arm_is_named_with_its_profile_and_key():
+    profile = load_profile("tiny").model_copy(update={"arms": ("alpaca-1k-longst",)})
+    with pytest.raises(InputError, match=r"^profile 'tiny': key 'arms': unknown arm 'alpaca-1k-longst'"):
+        notebook.refuse_missing(profile)
 
 
 def test_an_unknown_profile():
