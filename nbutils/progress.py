@@ -17,7 +17,7 @@ def track(items: Iterable[Any], label: str, total: int | None = None, initial: i
     interactive = sys.stderr.isatty()
     # A notebook shows what goes to stderr as if something were wrong.
     log = sys.stdout if hasattr(running_shell(), "kernel") else sys.stderr
-    return tqdm(
+    return _Bar(
         items,
         desc=label,
         total=total,
@@ -28,6 +28,26 @@ def track(items: Iterable[Any], label: str, total: int | None = None, initial: i
         delay=1.0,
         bar_format=None if interactive else PLAIN,
     )
+
+
+class _Bar(tqdm):
+    """A bar whose estimate leaves out the first items shown: those also waited for what was loaded and compiled."""
+
+    begun: tuple[float, float] | None = None  # how many they were, and after how many seconds
+
+    def update(self, n: float | None = 1) -> bool | None:
+        """As tqdm does it, and remember when the first items were done."""
+        self.begun = self.begun or (self.n + (n or 0), self.format_dict["elapsed"])
+        return super().update(n)
+
+    @property
+    def format_dict(self) -> Any:
+        """What tqdm shows; the rate is 0, which it shows as unknown, while there is nothing to estimate from."""
+        found = super().format_dict
+        if self.begun and found["n"] != found["total"]:
+            items, seconds = found["n"] - self.begun[0], found["elapsed"] - self.begun[1]
+            found["rate"] = items / seconds if items > 0 and seconds > 0 else 0.0
+        return found
 
 
 def running_shell() -> Any:

@@ -36,6 +36,24 @@ def test_long_work_says_where_it_is(monkeypatch):
     assert "\r" not in log.getvalue()
 
 
+def test_a_slow_first_item_is_left_out_of_the_estimate(monkeypatch):
+    log = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", log)
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    bar = progress.track([], "steps", total=12)
+    bar.start_t -= 100.0  # the first step: loading and compiling
+    bar.update()
+    bar.start_t -= 4.0  # two more take two seconds each
+    bar.update(2)
+    bar.start_t -= 18.0
+    bar.update(9)
+    bar.close()
+    first, third, last = log.getvalue().splitlines()
+    assert first == "steps: 1 of 12, 01:40 elapsed, ? left"
+    assert third == "steps: 3 of 12, 01:44 elapsed, 00:18 left"
+    assert last.startswith("steps: 12 of 12, 02:02 elapsed, 00:00 left")
+
+
 @pytest.mark.parametrize("text", ["", "\n"])
 def test_nothing_is_nothing(text):
     log = io.StringIO()
