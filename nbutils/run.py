@@ -218,7 +218,8 @@ def refuse_unknown(source: Path, parameters: Mapping[str, Any]) -> None:
             raise InputError(f"{source.name}: unknown parameter '{name}': it takes {', '.join(known)}")
         wanted = type(ast.literal_eval(known[name]["default"]))
         if type(value) is not wanted:
-            raise InputError(f"{source.name}: parameter '{name}' is a {wanted.__name__}, not {type(value).__name__}")
+            kinds = f"{wanted.__name__}, not {type(value).__name__}"
+            raise InputError(f"{source.name}: parameter '{name}' must be of type {kinds}")
 
 
 def refuse_keys(source: Path, parameters: Mapping[str, Any]) -> None:

@@ -97,8 +97,8 @@ def test_a_key_is_seen_inside_a_value(key, around):
     ("parameters", "complaint"),
     [
         ({"arms": "x"}, r"^02_select\.ipynb: unknown parameter 'arms': it takes profile, arm, seed$"),
-        ({"seed": "7"}, r"^02_select\.ipynb: parameter 'seed' is a int, not str$"),
-        ({"arm": 7}, r"^02_select\.ipynb: parameter 'arm' is a str, not int$"),
+        ({"seed": "7"}, r"^02_select\.ipynb: parameter 'seed' must be of type int, not str$"),
+        ({"arm": 7}, r"^02_select\.ipynb: parameter 'arm' must be of type str, not int$"),
     ],
     ids=["misspelt", "text for a number", "number for a text"],
 )
