@@ -3,8 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Most of what is installed is never imported, and Python compiles the rest when it first is: so it must be let to.
-INSTALL := $(BIN)/python -m pip install --quiet --no-compile
+INSTALL := $(BIN)/python -m pip install --quiet
 PROFILE ?= tiny
 LAB_ROOT ?= $(CURDIR)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1

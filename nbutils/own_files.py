@@ -58,5 +58,7 @@ def _check_prompt(where: str, prompt: EvalPrompt, needs_reference: bool) -> None
     for field in ("input", "reference", "category"):
         if not isinstance(getattr(prompt, field), str):
             raise InputError(f"{where}: '{field}' is {type(getattr(prompt, field)).__name__}, not text")
+    if not (prompt.instruction + prompt.input).strip():
+        raise InputError(f"{where}: the prompt is empty: write one, or take the row out")
     if needs_reference and not prompt.reference:
         raise InputError(f"{where}: no 'reference', which the reference judge needs: add it, or choose other judges")

@@ -261,7 +261,7 @@ def _alpaca_eval(record: Mapping[str, Any], number: int) -> EvalPrompt:
 def _own_prompt(record: Mapping[str, Any], number: int) -> EvalPrompt:
     known = {key: record[key] for key in ("input", "reference", "category") if record.get(key)}
     instruction = record.get("instruction") or record.get("prompt")
-    if not isinstance(instruction, str) or not instruction.strip():
+    if not isinstance(instruction, str):
         raise InputError("a test prompt needs the text field 'instruction' or 'prompt'")
     own_id = record.get("id")
     return EvalPrompt(str(number if own_id is None else own_id), "", instruction, **known)

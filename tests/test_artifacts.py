@@ -100,7 +100,7 @@ except OSError as error:
 def test_a_full_disk_leaves_the_old_file(tmp_path):
     path = tmp_path / "file.txt"
     artifacts.write_text(path, "old")
-    command = [sys.executable, "-c", WRITE_ON_A_FULL_DISK, str(path)]
+    command = [sys.executable, "-B", "-c", WRITE_ON_A_FULL_DISK, str(path)]  # -B: no compiled modules, cut off
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout == "OSError 27\n", "the limit on a file's size was reached"
     assert path.read_text() == "old"
@@ -125,7 +125,7 @@ def test_a_selection_on_a_full_disk_is_one_line(tmp_path, name):
     out = tmp_path / f"out.{name}"
     options = [str(source), "-k", "900", "--measure", "chars", "-o", str(out)]
     done = subprocess.run(
-        [sys.executable, "-c", SELECT_ON_A_FULL_DISK, *options], capture_output=True, text=True, check=False
+        [sys.executable, "-B", "-c", SELECT_ON_A_FULL_DISK, *options], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"error: {out}: cannot be written (File too large)\n"

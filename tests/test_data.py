@@ -17,7 +17,7 @@ from huggingface_hub import constants
 from nbutils import data, downloads
 from nbutils.errors import InputError
 
-CONTENT = "".join(f'{{"output": "line {i}"}}\n' for i in range(20_000)).encode()
+CONTENT = "".join(f'{{"instruction": "Go on.", "output": "line {i}"}}\n' for i in range(20_000)).encode()
 HALF = len(CONTENT) // 2
 CHUNK = 1 << 14
 READ = data.sources.__wrapped__  # without its cache

@@ -112,7 +112,11 @@ def run_limited(command, most_bytes):
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
 
-    return subprocess.run(command, preexec_fn=limit, capture_output=True, text=True, timeout=120, check=False)
+    # Python itself would leave compiled modules behind that are cut off, and they would break every later process.
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    return subprocess.run(
+        command, preexec_fn=limit, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
 
 
 @pytest.mark.slow

@@ -98,7 +98,11 @@ BAD = {
         "row 1: no instruction field: expected one of instruction, prompt, question",
     ),
     "no text as instruction": (ROWS, lines(ROW, ROW | {"instruction": ["a"]}), "'instruction' is list, not text"),
-    "blank": (PROMPTS, lines(PROMPT, {"id": "q2", "instruction": " \n"}), "my_prompts.jsonl: row 1: not a prompt"),
+    "blank": (
+        PROMPTS,
+        lines(PROMPT, {"id": "q2", "instruction": " \n"}),
+        "my_prompts.jsonl: row 1: the prompt is empty",
+    ),
     "no prompts": (PROMPTS, "[]", "my_prompts.jsonl: no prompts"),
     "twice": (PROMPTS, lines(PROMPT, PROMPT), "my_prompts.jsonl: 2 prompts have the id 'q1'"),
     "reference": (PROMPTS, lines(PROMPT, PROMPT | {"id": "q2", "reference": ["x"]}), "row 1: 'reference' is list, not"),
