@@ -27,7 +27,7 @@ help:
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11 ..." if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
-	$(INSTALL) pip==26.3  # the one that comes with Python 3.11 takes four times as long
+	$(INSTALL) pip==26.3  # the one that comes with Python 3.11 is much slower
 
 $(VENV)/.runtime: requirements.txt pyproject.toml | $(BIN)/python
 	@echo "Installing into $(VENV): a few minutes ..."
