@@ -209,3 +209,11 @@ def test_prompts_that_were_trained_on_are_named(place):
     (leak,) = check()[2:]
     said = "prompts that stand in the training rows as well: 1 (first: id 'q2'): take them out"
     assert leak == f"note: {place}/my_prompts.jsonl: {said}"
+
+
+def test_the_same_instruction_with_another_input_is_no_leak(place):
+    row = {"instruction": "Summarise the text.", "input": "Text one.", "output": "One."}
+    (place / "my_rows.jsonl").write_text(lines(row, row), encoding="utf-8")
+    other = PROMPT | {"instruction": "Summarise the text.", "input": "Text two."}
+    (place / "my_prompts.jsonl").write_text(lines(other, other | {"id": "q2"}), encoding="utf-8")
+    assert len(check()) == 2
