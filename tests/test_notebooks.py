@@ -247,7 +247,7 @@ def test_a_failed_notebook_keeps_its_traceback(tmp_path, monkeypatch):
 # --- the report in a browser ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.system
+@pytest.mark.long  # a whole run for one page; tests/test_report.py opens pages of made-up runs in a browser
 def test_the_report_opens_in_a_browser_and_asks_nobody(finished):
     from playwright.sync_api import sync_playwright
 
