@@ -7,6 +7,7 @@ INSTALL := $(BIN)/python -m pip install --quiet
 PROFILE ?= tiny
 LAB_ROOT ?= $(CURDIR)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
+# A run is a dozen processes: the project's own modules are compiled once, not in each of them.
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test test-all test-long run batch figures bench lab lint format setup setup-dev setup-batch clean help

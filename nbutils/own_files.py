@@ -26,8 +26,8 @@ def check_rows(profile: Profile, rows: Sequence[Row]) -> str:
 def check_prompts(profile: Profile, name: str) -> str:
     """Read a test set of a profile where it is one's own; a line on what it holds.
 
-    Raises InputError naming file and row for a prompt that cannot be read, an id given twice, and a missing reference
-    where a judge needs it.
+    Raises InputError naming file and row for a prompt that cannot be read or is empty, an id given twice, and a missing
+    reference where a judge needs it.
     """
     if name in data.sources():
         return f"{name}: a public test set"
