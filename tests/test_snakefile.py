@@ -291,7 +291,7 @@ def test_jobs_that_cannot_be_cancelled(tmp_path, monkeypatch):
 
 def test_jobs_that_end_while_they_are_cancelled(tmp_path, monkeypatch):
     _kill_controller(tmp_path)
-    _fake_slurm(tmp_path, monkeypatch, scancel=f"echo > {tmp_path}/squeue; echo Invalid job id >&2; exit 1")
+    _fake_slurm(tmp_path, monkeypatch, scancel=f"echo '#!/bin/sh' > {tmp_path}/squeue; echo Invalid job id >&2; exit 1")
     with engine.controller(tmp_path, "test"):
         assert "there" not in (tmp_path / engine.RECORD).read_text()
     assert not (tmp_path / engine.RECORD).exists()
