@@ -58,7 +58,7 @@ run: setup
 
 # BATCH: slurm, kubernetes, or a folder with a Snakemake profile (SNAKEMAKE_PROFILE works as well); OPTIONS: Snakemake's.
 batch: setup-batch
-	$(BIN)/python -m nbutils.batch $(PROFILE) $(if $(BATCH),--on $(BATCH)) $(if $(OPTIONS),-- $(OPTIONS))
+	$(BIN)/python -m nbutils.execution.cluster $(PROFILE) $(if $(BATCH),--on $(BATCH)) $(if $(OPTIONS),-- $(OPTIONS))
 
 # The root is the repository, so that the notebooks' links to figures/ and docs/ lead somewhere.
 lab: setup

@@ -1,6 +1,6 @@
-# The k longest of a partitioned dataset: one job a part, then an exact merge (nbutils/partition.py starts it).
+# The k longest of a partitioned dataset: one job a part, then an exact merge (nbutils/execution/partition.py starts it).
 
-from nbutils import partition
+from nbutils.execution import partition
 
 parts = partition.part_names(config["rows"], config["split"])
 
@@ -12,7 +12,7 @@ rule merge:
     output: local(config["out"])
     params: **{name: config[name] for name in ("folder", "python", "rows", "bests", "options")},
     shell:
-        "cd {params.folder:q} && {params.python:q} -m nbutils.partition merge {params.rows:q} {params.bests:q}"
+        "cd {params.folder:q} && {params.python:q} -m nbutils.execution.partition merge {params.rows:q} {params.bests:q}"
         " {params.options} -o {output:q}"
 
 rule longest:
@@ -22,5 +22,5 @@ rule longest:
         **{name: config[name] for name in ("folder", "python", "rows", "bests", "options")},
         part = lambda wildcards: parts[int(wildcards.number)],
     shell:
-        "cd {params.folder:q} && {params.python:q} -m nbutils.partition map {params.rows:q} {params.part:q}"
+        "cd {params.folder:q} && {params.python:q} -m nbutils.execution.partition map {params.rows:q} {params.part:q}"
         " {params.options} -o {params.bests:q}"

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from timing import medians, result
 
-from nbutils import calibration, decomposition, length_control, stats
+from nbutils.analysis import calibration, comparison, length_control, verdicts
 
 VERDICTS = ["win"] * 477 + ["tie"] * 262 + ["lose"] * 291
 """As many verdicts as the paper's five test sets give."""
@@ -18,7 +18,7 @@ def bootstrap() -> Result:
     signs = np.repeat([1, 0, -1], [477, 262, 291])
     rng = np.random.default_rng(0)
     ways = {
-        "multinomial": lambda: stats.net_win(VERDICTS),
+        "multinomial": lambda: verdicts.net_win(VERDICTS),
         "prompts": lambda: [rng.choice(signs, len(signs)).mean() for _ in range(1000)],  # a tenth of the draws
     }
     seconds, _ = medians(9, ways)
@@ -36,7 +36,7 @@ def fit() -> Result:
     length_control.length_controlled_win_rate(**calls)  # imports statsmodels
     ways = {
         "fit": lambda: length_control.length_controlled_win_rate(**calls),
-        "decomposition": lambda: decomposition.decompose(**calls),
+        "decomposition": lambda: comparison.decompose(**calls),
     }
     seconds, _ = medians(5, ways)
     detail = {"decomposition, 1,000 refits, s": round(seconds["decomposition"], 2)}

@@ -5,9 +5,10 @@ from typing import Any
 
 from timing import medians, result
 
-from nbutils import data, prompts, settings, tiny_base
-from nbutils.decode import decode
-from nbutils.drafts import Draft, Room, Rules, Tally
+from nbutils import data, prompts
+from nbutils.core import settings
+from nbutils.generation.slots import Draft, Room, Rules, SlotCounts, decode
+from nbutils.training import tiny_base
 
 PROMPTS, SLOTS, EQUAL, LONGEST = 64, 32, 64, 200
 Result = dict[str, Any]
@@ -18,7 +19,7 @@ def slots() -> list[Result]:
     """G1: slots in which a token was written, over all; the rows are counted at the model's door."""
     model, tokenizer, asked, limits = _material()
     rows: list[int] = []
-    tally = Tally()
+    tally = SlotCounts()
 
     def count(*called: Any) -> None:
         ids = called[-1]["input_ids"]
@@ -82,12 +83,12 @@ def _in_slots(
     asked: Ids,
     limits: list[int],
     rows: int,
-    tally: Tally | None = None,
+    tally: SlotCounts | None = None,
     engine: str = "slots",
 ) -> Ids:
     drafts = [Draft(str(number), *pair) for number, pair in enumerate(zip(asked, limits, strict=True))]
     rules = Rules(tokenizer.eos_token_id, tokenizer.pad_token_id)
-    for _ in decode(model, drafts, rules, Room(rows, 32768), tally or Tally(), engine):
+    for _ in decode(model, drafts, rules, Room(rows, 32768), tally or SlotCounts(), engine):
         pass
     return [draft.new for draft in drafts]
 

@@ -23,9 +23,9 @@ Result = dict[str, Any]
 _ASK = """
 import contextlib, sys
 from pathlib import Path
-from nbutils.endpoint import OpenAIBackend
-from nbutils.llm import Ledger, Request, ask_all
-from nbutils.settings import JudgeModel
+from nbutils.core.judge_settings import JudgeModel
+from nbutils.llm.client import Ledger, Request, ask_all
+from nbutils.llm.endpoint import OpenAIBackend
 url, path, calls, concurrency, extra = sys.argv[1:]
 limits = {name: int(value) for name, _, value in (part.partition("=") for part in extra.split())}
 judge = JudgeModel(name="j", kind="openai", model="m", base_url=url, concurrency=int(concurrency), **limits)

@@ -17,7 +17,7 @@ import judging
 import selection
 import training
 
-from nbutils import artifacts
+from nbutils.core import disk, manifests
 
 BENCHMARKS: list[Callable[[], Any]] = [
     *selection.BENCHMARKS,
@@ -34,9 +34,7 @@ def main(aims: list[str]) -> None:
     chosen = [each for each in BENCHMARKS if not aims or _aim_of(each) in aims]
     measured = [row for benchmark in chosen for row in _print_rows(benchmark())]
     kept = [row for row in _last_results() if row["aim"] not in {row["aim"] for row in measured}]
-    artifacts.write_json(
-        RESULTS, {"machine": _machine(), "results": sorted(kept + measured, key=lambda row: row["aim"])}
-    )
+    disk.write_json(RESULTS, {"machine": _machine(), "results": sorted(kept + measured, key=lambda row: row["aim"])})
     print(f"\nwritten: {RESULTS}")
 
 
@@ -62,7 +60,7 @@ def _last_results() -> list[dict[str, Any]]:
 
 
 def _machine() -> dict[str, Any]:
-    return {"cores": os.cpu_count(), "system": platform.platform(), "versions": artifacts.installed_versions()}
+    return {"cores": os.cpu_count(), "system": platform.platform(), "versions": manifests.installed_versions()}
 
 
 if __name__ == "__main__":

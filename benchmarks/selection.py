@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 from timing import medians, not_here, peak_megabytes, result
 
-from nbutils import ROOT, data, files, lengths, select
-from nbutils.errors import InputError
+from nbutils import ROOT, data, lengths, select
+from nbutils.core.errors import InputError
+from nbutils.data import records, tokens
+from nbutils.selection import files, topk
 
 K = 1000
 Result = dict[str, Any]
@@ -34,7 +36,7 @@ def published_ids() -> Result:
         published = {row.id for row in data.load_rows("alpaca-1k-longest-published")}
     except InputError as error:
         return not_here("S1", what, target, error)
-    ids = set(select.longest(texts, K, "nltk_words").tolist())
+    ids = set(topk.longest(texts, K, "nltk_words").tolist())
     found = len(ids & published)
     detail = {"library": lengths.library_version("nltk_words"), "punkt": lengths.has_punkt()}
     return result("S1", what, f"{found} of {len(published)}", target, ids == published, detail)
@@ -53,7 +55,7 @@ def longest_by_tokens() -> Result:
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer)
     ways = {
         # A new counter each time: nothing is remembered from an earlier repeat.
-        "ours": lambda: select.longest(texts, K, "tokens", lengths.TokenCounter(tokenizer)),
+        "ours": lambda: topk.longest(texts, K, "tokens", tokens.TokenCounter(tokenizer)),
         "transformers batch call": lambda: _top(map(len, fast(texts, add_special_tokens=False)["input_ids"])),
         "encode row by row": lambda: _top(len(tokenizer.encode(text, add_special_tokens=False)) for text in texts),
         "encode_batch_fast, all cores": lambda: _top(
@@ -103,13 +105,13 @@ def million_rows_time() -> list[Result]:
 
 
 def _time_of_selection(folder: Path, measure: str) -> Result:
-    opened = files.open_records(folder)
-    request = select.Request(K, measure)
+    opened = records.open_records(folder)
+    request = files.SelectionRequest(K, measure)
     out = folder.parent / "out.parquet"
     ways = {
         "read and count": lambda: sum(len(counts) for counts in _lengths_of_column(opened, measure)),
-        "select": lambda: select.longest_of_file(opened, request).n,
-        "whole command": lambda: select.select_file(str(folder), request, out)["rows"],
+        "select": lambda: files.longest_of_file(opened, request).n,
+        "whole command": lambda: files.select_file(str(folder), request, out)["rows"],
     }
     seconds, rows = medians(5 if measure == "chars" else 3, ways)
     if set(rows.values()) != {1_000_000}:

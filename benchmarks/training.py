@@ -6,9 +6,11 @@ from typing import Any
 import numpy as np
 from timing import not_here, result
 
-from nbutils import data, packing, prompts, settings
-from nbutils.errors import InputError
+from nbutils import data, prompts
+from nbutils.core import settings
+from nbutils.core.errors import InputError
 from nbutils.prompts import IGNORED, Example
+from nbutils.training import packing
 
 PADDED = 2048
 OFFICIAL_ROWS = 105 * 128
@@ -36,7 +38,7 @@ def _steps() -> list[np.ndarray]:
 
 
 def _rows_of(step: np.ndarray) -> list[dict[str, Any]]:
-    from nbutils.packed_trainer import StepCollator
+    from nbutils.training.trainer import StepCollator
 
     recipe = settings.load_profile("llama2-7b").training
     return StepCollator(recipe)([longest_examples()[i]._asdict() for i in step])["rows"]
@@ -70,11 +72,11 @@ def same_loss() -> Result:
     from peft import LoraConfig, get_peft_model
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from nbutils import packed_attention
+    from nbutils.training import trainer
 
     torch.manual_seed(0)
     shape = {"hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 4, "num_attention_heads": 4}
-    config = LlamaConfig(vocab_size=1000, attn_implementation=packed_attention.register(), **shape)
+    config = LlamaConfig(vocab_size=1000, attn_implementation=trainer.register(), **shape)
     model = get_peft_model(LlamaForCausalLM(config), LoraConfig(r=8, target_modules="all-linear"))
     for name, weight in model.named_parameters():
         if "lora_B" in name:
@@ -91,7 +93,7 @@ def same_loss() -> Result:
 
 
 def _three_ways() -> list[list[dict[str, Any]]]:
-    from nbutils.packed_trainer import StepCollator, flatten
+    from nbutils.training.trainer import StepCollator, flatten
 
     random = np.random.default_rng(0)
     ids = [random.integers(4, 1000, length).tolist() for length in random.integers(20, 700, 32)]
@@ -114,7 +116,7 @@ def _unmask(row: dict[str, Any]) -> dict[str, Any]:
 def _gradient(model: Any, rows: list[dict[str, Any]]) -> tuple[float, Any]:
     import torch
 
-    from nbutils.packed_trainer import weighted_loss
+    from nbutils.training.trainer import weighted_loss
 
     model.zero_grad()
     total = 0.0
@@ -167,9 +169,9 @@ def _adapted_llama(recomputes: bool) -> Any:
     import torch
     from peft import LoraConfig, get_peft_model
 
-    from nbutils import packed_attention
+    from nbutils.training import trainer
 
-    model = _llama_7b(recomputes, packed_attention.register())
+    model = _llama_7b(recomputes, trainer.register())
     with torch.device("meta"):
         adapted = get_peft_model(model, LoraConfig(r=64, target_modules="all-linear"), low_cpu_mem_usage=True)
     if recomputes:

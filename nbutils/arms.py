@@ -4,8 +4,8 @@
     alpaca-1k-random-7              1,000 at random, sampling seed 7     alpaca-1k-longest-instruction
     alpaca-random-token-matched-7   as many trained tokens as the 1,000 longest have
     alpaca-1k-longest-stratified    the longest of every stratum, in proportion
-    alpaca-1k-rated-7               the 1,000 best by the profile's `ratings` (nbutils/rate.py): whole grades from the
-                                    best down, and of the grade that fits in part a sample with seed 7 (default 0)
+    alpaca-1k-rated-7               the 1,000 best by the profile's `ratings` (nbutils/judging/rate.py): whole grades
+                                    from the best down, of the one that fits in part a sample with seed 7 (default 0)
     alpaca-1k-longest-rewritten     the longest with the responses that stage 03 rewrote
     alpaca-52k, lima-1k, alpaca-1k-score, alpaca-1k-longest-refined ...   a whole source, as published
 
@@ -15,17 +15,15 @@ for three epochs. Generation, with the same trained model: `+min150` bans the en
 """
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from nbutils import data, grades
-from nbutils.errors import InputError
-from nbutils.rows import Row
-from nbutils.settings import Profile, load_profile
-from nbutils.topk import check_k, per_row, top_k
+from nbutils import data
+from nbutils.core import settings
+from nbutils.core.errors import InputError
+from nbutils.core.settings import Profile
 
 POOLS = {"alpaca": "alpaca-52k", "evol": "evol-70k", "openhermes": "openhermes-2.5", "sample": "sample"}
 RULES = ("longest", "shortest", "longest-instruction", "longest-stratified", "random", "random-token-matched", "rated")
@@ -57,8 +55,13 @@ class Arm(NamedTuple):
 
     @property
     def selection(self) -> str:
-        """Name of the selection alone."""
+        """Name of the training rows alone."""
         return self.name.partition("+")[0]
+
+    @property
+    def drawn(self) -> str:
+        """Name of the rows as stage 02 draws them, before any rewriting."""
+        return self.selection.removesuffix("-rewritten")
 
     @property
     def trained(self) -> str:
@@ -119,17 +122,9 @@ def pool_source(arm: Arm, profile: Profile) -> str:
     return profile.dataset if arm.pool == "own" else POOLS[arm.pool]
 
 
-# --- the profile with what is at hand ------------------------------------------------------------------------------
-
-
-def load(profile: str | Profile) -> Profile:
-    """A profile by name or path, or as it is."""
-    return profile if isinstance(profile, Profile) else load_profile(profile)
-
-
 def prepare(profile: str | Profile, arm: str | None = None) -> tuple[Profile, str]:
     """The profile with what is at hand, and the name of the arm to run in it (the judging's target by default)."""
-    given = load(profile)
+    given = settings.as_profile(profile)
     chosen = with_data_at_hand(given)
     return chosen, resolve_arm(arm or given.judging.target, given, chosen)
 
@@ -175,11 +170,11 @@ def resolve_arm(name: str, profile: Profile, resolved: Profile) -> str:
 def ratings_of(arm: Arm, profile: Profile) -> Path:
     """The file with the grades of a rated arm's rows. Raises InputError where the profile names none."""
     if profile.ratings is None:
-        mend = 'set ratings = "DIR/ratings.jsonl", a file of `python -m nbutils.rate`, above its tables'
+        mend = 'set ratings = "DIR/ratings.jsonl", a file of `python -m nbutils.judging.rate`, above its tables'
         raise InputError(f"arm '{arm.name}': profile '{profile.name}' names no ratings: {mend}")
     path = Path(profile.ratings).expanduser()
     if not path.is_file():
-        raise InputError(f"arm '{arm.name}': {path}: no such ratings file: `python -m nbutils.rate` writes one")
+        raise InputError(f"arm '{arm.name}': {path}: no such ratings file: `python -m nbutils.judging.rate` writes one")
     return path
 
 
@@ -193,76 +188,3 @@ def data_line(profile: Profile, resolved: Profile) -> str:
         f"Data: {profile.dataset} is not at hand, so the sample of {rows} stands in "
         f"(`python -m nbutils.data fetch {profile.dataset}` brings the real one)."
     )
-
-
-# --- drawing -------------------------------------------------------------------------------------------------------
-
-
-Measured = Callable[[list[str]], Ids]
-
-
-def draw(
-    arm: Arm,
-    rows: list[Row],
-    measured: Measured,
-    trained: Measured,
-    turns: str = "sum",
-    ratings: Path | None = None,
-) -> Ids:
-    """Positions (ascending) of an arm's rows in its pool.
-
-    measured: length of texts under the profile's measure; trained: tokens that a text adds to the loss; turns: the
-    rule for rows of several turns; ratings: the file of grades that a rated arm needs. Raises InputError when the pool
-    has fewer rows than the arm asks for.
-    """
-    if arm.rule == "all":
-        return np.arange(len(rows))
-    check_k(arm.k, len(rows), f"arm '{arm.name}'")
-    if arm.rule == "rated":
-        if ratings is None:
-            raise InputError(f"arm '{arm.name}' needs a file of ratings")
-        return grades.draw_tiers(grades.read_grades(ratings, rows), arm.k, arm.number or 0)
-    if arm.rule == "longest-instruction":
-        return top_k(measured([row.instruction for row in rows]), arm.k)
-    if arm.rule == "random":
-        return np.sort(_shuffled(arm, len(rows))[: arm.k])
-    responses = [row.responses for row in rows]
-    lengths = per_row(responses, turns, measured)
-    if arm.rule == "random-token-matched":
-        return _draw_token_matched(arm, lengths, per_row(responses, "sum", trained))
-    if arm.rule == "longest-stratified":
-        return _draw_stratified(rows, lengths, arm.k)
-    return top_k(-lengths if arm.rule == "shortest" else lengths, arm.k)
-
-
-def _shuffled(arm: Arm, n: int) -> Ids:
-    return np.random.default_rng(arm.number).permutation(n)
-
-
-def _draw_token_matched(arm: Arm, lengths: Ids, tokens: Ids) -> Ids:
-    order = _shuffled(arm, len(tokens))
-    budget = tokens[top_k(lengths, arm.k)].sum()
-    return np.sort(order[: 1 + int(np.abs(np.cumsum(tokens[order]) - budget).argmin())])
-
-
-def _draw_stratified(rows: list[Row], lengths: Ids, k: int) -> Ids:
-    strata = np.array([stratum_of(row) for row in rows])
-    names, sizes = np.unique(strata, return_counts=True)
-    chosen = [
-        np.flatnonzero(strata == name)[top_k(lengths[strata == name], quota)]
-        for name, quota in zip(names, apportion(sizes, k), strict=True)
-    ]
-    return np.sort(np.concatenate(chosen))
-
-
-def stratum_of(row: Row) -> str:
-    """A row's stratum: its category or origin where the dataset has one, else whether it has an input."""
-    return row.stratum or ("with input" if row.input else "without input")
-
-
-def apportion(sizes: Ids, k: int) -> list[int]:
-    """Split k in proportion to sizes by largest remainders (ties to the earlier stratum); never above a size."""
-    quota, remainder = np.divmod(np.asarray(sizes) * k, np.sum(sizes))
-    by_remainder = np.argsort(-remainder, kind="stable")
-    quota[by_remainder[: k - quota.sum()]] += 1
-    return [int(value) for value in quota]

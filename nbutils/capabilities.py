@@ -6,32 +6,19 @@ version), from which the paper takes its figure 5.
 
 import functools
 import importlib.util
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nbutils import ROOT, arms, artifacts, finetune, models
-from nbutils.artifacts import Manifest, Plan
-from nbutils.devices import choose_precision
-from nbutils.errors import InputError
-from nbutils.settings import Capabilities, Profile
-
-HEADLINE = {
-    "arc_challenge": "acc_norm",
-    "hellaswag": "acc_norm",
-    "mmlu": "acc",
-    "truthfulqa_mc2": "acc",
-    "winogrande": "acc",
-    "gsm8k": "exact_match",
-}
-"""The number of each task that the leaderboard shows; `acc` for every other task."""
-
-PAPERS_FOUR = ("arc_challenge", "mmlu", "truthfulqa_mc2", "winogrande")
-"""Tasks of the paper's mean. It leaves out HellaSwag, of which LIMA-1k contains items, and GSM8K."""
-
-BASE = "base"
-"""What stands in the place of an arm's name for the model before fine-tuning."""
+from nbutils import ROOT, arms, finetune
+from nbutils.analysis import leaderboards
+from nbutils.analysis.leaderboards import BASE
+from nbutils.core import disk, manifests
+from nbutils.core.devices import choose_precision
+from nbutils.core.errors import InputError
+from nbutils.core.manifests import Manifest, Plan
+from nbutils.core.settings import Capabilities, Profile
+from nbutils.training import models
 
 
 def plan(profile: str | Profile, arm: str, seed: int) -> Plan:
@@ -39,7 +26,7 @@ def plan(profile: str | Profile, arm: str, seed: int) -> Plan:
     chosen, name = _prepare(profile, arm)
     settings = _settings(chosen)
     inputs = {"model": _model_hash(chosen, name, seed), "tasks": _hash_tasks(settings)}
-    folder = artifacts.stage_folder(chosen.name, "capabilities", name, seed)
+    folder = manifests.stage_folder(chosen.name, "capabilities", name, seed)
     return Plan("capabilities", chosen.name, name, seed, folder, settings.model_dump(), inputs, version=2)
 
 
@@ -60,7 +47,7 @@ def run(profile: str | Profile, arm: str, seed: int = 42) -> Manifest:
     tuned = finetune.run(chosen, name, seed) if name != BASE else None
     models.base_location(chosen, seed)
     planned = plan(chosen, name, seed)
-    return artifacts.complete(planned, functools.partial(_measure_all, chosen, tuned, planned))
+    return manifests.complete(planned, functools.partial(_measure_all, chosen, tuned, planned))
 
 
 def _prepare(profile: str | Profile, arm: str) -> tuple[Profile, str]:
@@ -69,8 +56,8 @@ def _prepare(profile: str | Profile, arm: str) -> tuple[Profile, str]:
 
 def _model_hash(profile: Profile, arm: str, seed: int) -> str:
     if arm == BASE:
-        return artifacts.sha256_json([models.base_fingerprint(profile, seed), profile.training.method])
-    return artifacts.upstream(finetune.plan(profile, arm, seed))
+        return disk.sha256_json([models.base_fingerprint(profile, seed), profile.training.method])
+    return manifests.upstream(finetune.plan(profile, arm, seed))
 
 
 def _settings(profile: Profile) -> Capabilities:
@@ -81,7 +68,7 @@ def _settings(profile: Profile) -> Capabilities:
 
 def _hash_tasks(settings: Capabilities) -> str:
     files = sorted((ROOT / settings.folder).iterdir()) if settings.folder else []
-    return artifacts.sha256_json({path.name: artifacts.sha256_file(path) for path in files if path.is_file()})
+    return disk.sha256_json({path.name: disk.sha256_file(path) for path in files if path.is_file()})
 
 
 # --- measuring -----------------------------------------------------------------------------------------------------
@@ -90,18 +77,22 @@ def _hash_tasks(settings: Capabilities) -> str:
 def _measure_all(profile: Profile, tuned: Manifest | None, planned: Plan, folder: Path) -> dict[str, Any]:
     settings = _settings(profile)
     part = folder / f".tasks-{planned.key[:12]}.part.jsonl"
-    done = {record["task"]: record["rows"] for record in (artifacts.drop_torn_line(part) if part.is_file() else [])}
+    done = {record["task"]: record["rows"] for record in (disk.drop_torn_line(part) if part.is_file() else [])}
     missing = {task: shots for task, shots in settings.tasks.items() if task not in done}
     if missing:
         measure = _measurer(profile, tuned, planned.seed)
         for task, shots in missing.items():
             done[task] = measure(task, shots)
             with open(part, "a", encoding="utf-8") as file:
-                file.write(artifacts.json_line({"task": task, "rows": done[task]}))
+                file.write(disk.json_line({"task": task, "rows": done[task]}))
     table = [row for task in settings.tasks for row in done[task]]
-    artifacts.write_csv(folder / "capabilities.csv", table)
+    disk.write_csv(folder / "capabilities.csv", table)
     part.unlink(missing_ok=True)
-    return {"outputs": ["capabilities.csv"], "tasks": headlines(table), "mean_of_four": mean_of_four(table)}
+    return {
+        "outputs": ["capabilities.csv"],
+        "tasks": leaderboards.headlines(table),
+        "mean_of_four": leaderboards.mean_of_four(table),
+    }
 
 
 def _measurer(profile: Profile, tuned: Manifest | None, seed: int) -> Any:
@@ -134,7 +125,7 @@ def _measurer(profile: Profile, tuned: Manifest | None, seed: int) -> Any:
 def _load(profile: Profile, tuned: Manifest | None, seed: int) -> Any:
     precision = choose_precision()
     if tuned:
-        return models.load_tuned(profile, seed, precision, tuned.folder / finetune.weights_name(profile))
+        return models.load_tuned(profile, seed, precision, tuned.folder / models.weights_name(profile))
     return models.load_base(profile, seed, precision, profile.training.method == "qlora", trains=False).eval()
 
 
@@ -150,42 +141,3 @@ def _rows(task: str, metrics: Mapping[str, Any], samples: Mapping[str, Any]) -> 
         {"task": task, "metric": name, "value": values[name], "stderr": values.get(f"{name}_stderr"), "items": count}
         for name in names
     ]
-
-
-# --- what counts ---------------------------------------------------------------------------------------------------
-
-
-def headlines(table: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float | None]]:
-    """The number that counts of each task: `value` (a share) and `stderr`."""
-    counted = [row for row in table if row["metric"] == HEADLINE.get(row["task"], "acc")]
-    return {row["task"]: {"value": _number(row["value"]), "stderr": _number(row["stderr"])} for row in counted}
-
-
-def _number(value: Any) -> float | None:
-    return float(value) if value not in (None, "") else None
-
-
-def mean_of_four(table: Sequence[Mapping[str, Any]]) -> dict[str, float] | None:
-    """The paper's mean (its figure 5) with its standard error; None where one of the four tasks is missing."""
-    found = headlines(table)
-    four = [found[task] for task in PAPERS_FOUR if task in found]
-    if len(four) < len(PAPERS_FOUR):
-        return None
-    value = sum(each["value"] or 0.0 for each in four) / len(four)
-    return {"value": value, "stderr": math.sqrt(sum((each["stderr"] or 0.0) ** 2 for each in four)) / len(four)}
-
-
-def compare(base: Sequence[Mapping[str, Any]], tuned: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One row a task: before, after, their difference and its standard error.
-
-    Both models answer the same items, so the true error of the difference is smaller than the one given, which takes
-    them as independent.
-    """
-    before, after = headlines(base), headlines(tuned)
-    return [_difference(task, before[task], after[task]) for task in after if task in before]
-
-
-def _difference(task: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
-    error = math.hypot(before["stderr"] or 0.0, after["stderr"] or 0.0)
-    values = {"base": before["value"], "arm": after["value"], "difference": after["value"] - before["value"]}
-    return {"task": task, **{name: round(value, 4) for name, value in values.items()}, "stderr": round(error, 4)}

@@ -12,12 +12,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from nbutils import arms, artifacts, data, describe, lengths, notebook, select
-from nbutils.artifacts import Manifest, Plan
-from nbutils.describe import PUBLISHED, Counted, Pool, Record
-from nbutils.errors import ArgumentParser, InputError, exits_cleanly
-from nbutils.rows import Row
-from nbutils.settings import Profile
+from nbutils import arms, data, lengths
+from nbutils.core import disk, manifests, settings
+from nbutils.core import tables as core_tables
+from nbutils.core.errors import ArgumentParser, InputError, exits_cleanly
+from nbutils.core.manifests import Manifest, Plan
+from nbutils.core.settings import Profile
+from nbutils.data.rows import Row
+from nbutils.selection import tables
+from nbutils.selection import tables as selection_tables
+from nbutils.selection.tables import PUBLISHED, Counted, Pool, Record
 
 DATASETS = (
     "alpaca-52k",
@@ -58,7 +62,7 @@ def fetch_small(profile: Profile) -> None:
 
     What cannot be fetched is left out: every table holds what is at hand.
     """
-    if data.is_offline() or profile.dataset == "sample":
+    if settings.is_offline() or profile.dataset == "sample":
         return
     for name in (*DATASETS, "llama2-tokenizer", "punkt"):
         if (data.source(name).bytes or 0) <= SMALL:
@@ -72,11 +76,11 @@ def plan(profile: str | Profile, arm: str = "all", seed: int = 42) -> Plan:
     """What stage 01 would write. Its only arm is `all`, since it looks at every dataset at hand."""
     if arm != "all":
         raise InputError(f"explore looks at all datasets together: its only arm is 'all', not '{arm}'")
-    chosen = arms.with_data_at_hand(arms.load(profile))
+    chosen = arms.with_data_at_hand(settings.as_profile(profile))
     selected = pools(chosen)
     inputs = {name: _fingerprint(name) for name in (*selected, *DATASETS) if _is_there(name)}
-    measures = {"measures": describe.measures_at_hand(), "measures_exact": lengths.has_punkt()}
-    folder = artifacts.stage_folder(chosen.name, "explore", arm, seed)
+    measures = {"measures": tables.measures_at_hand(), "measures_exact": lengths.has_punkt()}
+    folder = manifests.stage_folder(chosen.name, "explore", arm, seed)
     return Plan("explore", chosen.name, arm, seed, folder, {"pools": selected, **measures}, inputs)
 
 
@@ -85,10 +89,10 @@ def run(profile: str | Profile, arm: str = "all", seed: int = 42) -> Manifest:
 
     Takes half a minute to a minute with Alpaca-52k, a second with the sample.
     """
-    chosen = arms.with_data_at_hand(arms.load(profile))
+    chosen = arms.with_data_at_hand(settings.as_profile(profile))
     fetch_small(chosen)
     planned = plan(chosen, arm, seed)
-    return artifacts.complete(planned, functools.partial(_explore, planned))
+    return manifests.complete(planned, functools.partial(_explore, planned))
 
 
 def _is_there(name: str) -> bool:
@@ -96,17 +100,17 @@ def _is_there(name: str) -> bool:
 
 
 def _fingerprint(name: str) -> str:
-    return data.fingerprint(name) if name in data.sources() else artifacts.sha256_file(Path(name))
+    return data.fingerprint(name) if name in data.sources() else disk.sha256_file(Path(name))
 
 
 def _explore(planned: Plan, folder: Path) -> dict[str, Any]:
-    counted = {name: describe.count_dataset(name) for name in planned.inputs}
+    counted = {name: selection_tables.count_dataset(name) for name in planned.inputs}
     chosen = [_make_pool(counted, name, k) for name, k in planned.settings["pools"].items()]
     tables = {f"{name}.csv": list(records) for name, records in _tabulate(counted, chosen).items()}
     for name, records in tables.items():
         # No table is better than an empty one: only the published selections carry scores.
-        artifacts.write_csv(folder / name, records) if records else (folder / name).unlink(missing_ok=True)
-    artifacts.write_json(folder / "selections.json", {pool.counted.name: _ids_by_length(pool) for pool in chosen})
+        disk.write_csv(folder / name, records) if records else (folder / name).unlink(missing_ok=True)
+    disk.write_json(folder / "selections.json", {pool.counted.name: _ids_by_length(pool) for pool in chosen})
     missing = [name for name in DATASETS if name not in counted]
     outputs = [*(name for name, records in tables.items() if records), "selections.json"]
     return {"outputs": outputs, "datasets": list(counted), "not_at_hand": missing}
@@ -114,7 +118,7 @@ def _explore(planned: Plan, folder: Path) -> dict[str, Any]:
 
 def _make_pool(counted: dict[str, Counted], name: str, k: int) -> Pool:
     published = [counted[other] for other in SELECTED_FROM.get(name, ()) if other in counted]
-    return describe.make_pool(counted[name], k, published)
+    return tables.make_pool(counted[name], k, published)
 
 
 def _tabulate(counted: dict[str, Counted], pools: list[Pool]) -> dict[str, Iterator[Record]]:
@@ -122,13 +126,13 @@ def _tabulate(counted: dict[str, Counted], pools: list[Pool]) -> dict[str, Itera
     drawn = [selection for pool in pools for selection in pool.drawn.values()]
     others = [dataset for dataset in counted.values() if dataset.name not in PUBLISHED.values()]
     return {
-        "lengths": describe.tabulate_lengths([*counted.values(), *unpublished]),
-        "histograms": describe.tabulate_histograms([*counted.values(), *unpublished]),
-        "measures": describe.tabulate_measures(pools),
-        "content": describe.tabulate_content(pools),
-        "scores": describe.tabulate_scores(counted.values()),
-        "overlaps": describe.tabulate_overlaps(pools),
-        "budget": describe.tabulate_budget([*drawn, *others]),
+        "lengths": tables.tabulate_lengths([*counted.values(), *unpublished]),
+        "histograms": tables.tabulate_histograms([*counted.values(), *unpublished]),
+        "measures": tables.tabulate_measures(pools),
+        "content": tables.tabulate_content(pools),
+        "scores": tables.tabulate_scores(counted.values()),
+        "overlaps": tables.tabulate_overlaps(pools),
+        "budget": tables.tabulate_budget([*drawn, *others]),
     }
 
 
@@ -148,26 +152,26 @@ def load_examples(made: Manifest) -> dict[str, list[Row]]:
     """Rows of every selection that the stage drew, the longest response first, by the selection's name."""
     examples: dict[str, list[Row]] = {}
     for pool, selections in json.loads(made.path("selections.json").read_text(encoding="utf-8")).items():
-        by_id = {row.id: row for row in select.load_pool(pool)}
+        by_id = {row.id: row for row in data.load_pool(pool)}
         examples |= {name: [by_id[i] for i in ids] for name, ids in selections.items()}
     return examples
 
 
-def show_examples(rows: Sequence[Row], first: int = 1, count: int = 3, characters: int = 600) -> notebook.Table:
+def show_examples(rows: Sequence[Row], first: int = 1, count: int = 3, characters: int = 600) -> core_tables.Table:
     """A few rows as an escaped table, from the place `first` on (1 is the longest), long texts shortened."""
     shown = rows[first - 1 : first - 1 + count]
-    words = lengths.count(describe.texts_of(shown), "nltk_words")
+    words = lengths.count(tables.texts_of(shown), "nltk_words")
     records = [
         {
             "place": place,
             "row": row.id,
             "words": int(length),
-            "instruction": notebook.shorten("\n\n".join(filter(None, [row.instruction, row.input])), characters),
-            "response": notebook.shorten("\n".join(row.responses), characters),
+            "instruction": core_tables.shorten("\n\n".join(filter(None, [row.instruction, row.input])), characters),
+            "response": core_tables.shorten("\n".join(row.responses), characters),
         }
         for place, (row, length) in enumerate(zip(shown, words, strict=True), start=first)
     ]
-    return notebook.Table(records)
+    return core_tables.Table(records)
 
 
 # --- the command ---------------------------------------------------------------------------------------------------

@@ -2,8 +2,11 @@
 
 python -m nbutils.finetune PROFILE ARM                      one process
 accelerate launch -m nbutils.finetune PROFILE ARM           one process a GPU, on one machine or several
+python -m nbutils.finetune PROFILE ARM --merge              then runs/<profile>/merge/<arm>/seed-<n>/model as well
+python -m nbutils.finetune PROFILE ARM --push-to OWNER/NAME    and upload adapter (or merged model) to the Hub, private
 """
 
+import dataclasses
 import functools
 import math
 import shutil
@@ -12,13 +15,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nbutils import arms, artifacts, estimate, hub, model_card, models, packing, prompts, select
-from nbutils.artifacts import Manifest, Plan
-from nbutils.commands import seed_of, stage_parser
-from nbutils.devices import Precision, choose_precision, peak_memory_gb
-from nbutils.errors import InputError, exits_cleanly
+from nbutils import arms, prompts, refine, select
+from nbutils.core import disk, manifests
+from nbutils.core.devices import Precision, choose_precision, peak_memory_gb
+from nbutils.core.errors import InputError, exits_cleanly
+from nbutils.core.manifests import Manifest, Plan
+from nbutils.core.settings import Profile, Training, seed_of, stage_parser
+from nbutils.data.rows import Row
 from nbutils.prompts import Example
-from nbutils.settings import Profile, Training
+from nbutils.training import memory, models, packing, release
 
 
 class Encoded(NamedTuple):
@@ -33,11 +38,15 @@ def plan(profile: str | Profile, arm: str, seed: int) -> Plan:
     """What stage 04 would train for an arm."""
     chosen, name = _prepare(profile, arm)
     inputs = {
-        "select": artifacts.upstream(select.plan(chosen, name, seed)),
+        "select": manifests.upstream(select.plan(chosen, name, seed)),
         "base": models.base_fingerprint(chosen, seed),
     }
-    folder = artifacts.stage_folder(chosen.name, "finetune", name, seed)
-    return Plan("finetune", chosen.name, name, seed, folder, chosen.training.model_dump(), inputs, version=3)
+    is_rewritten = arms.parse_arm(name).rewritten
+    if is_rewritten:
+        inputs["refine"] = manifests.upstream(refine.plan(chosen, arms.parse_arm(name).drawn, seed))
+    folder = manifests.stage_folder(chosen.name, "finetune", name, seed)
+    version = 4 if is_rewritten else 3
+    return Plan("finetune", chosen.name, name, seed, folder, chosen.training.model_dump(), inputs, version)
 
 
 def _prepare(profile: str | Profile, arm: str) -> tuple[Profile, str]:
@@ -58,12 +67,26 @@ def run(profile: str | Profile, arm: str, seed: int = 42) -> Manifest:
     chosen, name = _prepare(profile, arm)
     if models.processes() > 1:
         return _run_together(chosen, name, seed)
-    selected = select.run(chosen, name, seed)
-    models.base_location(chosen, seed)
+    selected = _bring_inputs(chosen, name, seed)
     planned = plan(chosen, name, seed)
-    manifest = artifacts.complete(planned, functools.partial(_train, chosen, selected, planned))
+    manifest = manifests.complete(planned, functools.partial(_train, chosen, selected, planned))
     _drop_checkpoints(planned)
     return manifest
+
+
+def _bring_inputs(profile: Profile, arm: str, seed: int) -> Manifest:
+    """The selection that an arm trains on, with its rewriting and the base model made where they are not yet."""
+    selected, parsed = select.run(profile, arm, seed), arms.parse_arm(arm)
+    if parsed.rewritten:
+        refine.run(profile, parsed.drawn, seed)
+    models.base_location(profile, seed)
+    return selected
+
+
+def load_rows(profile: Profile, selected: Manifest, arm: str, seed: int) -> list[Row]:
+    """An arm's training rows: those of its selection, as stage 03 rewrote them where the arm's name says so."""
+    rows, parsed = select.load_arm(selected), arms.parse_arm(arm)
+    return refine.rewritten_rows(profile, parsed.drawn, seed, rows) if parsed.rewritten else rows
 
 
 def _run_together(profile: Profile, arm: str, seed: int) -> Manifest:
@@ -72,18 +95,17 @@ def _run_together(profile: Profile, arm: str, seed: int) -> Manifest:
 
     state = PartialState(cpu=choose_precision().device == "cpu")
     with state.main_process_first():
-        selected = select.run(profile, arm, seed)
-        models.base_location(profile, seed)
+        selected = _bring_inputs(profile, arm, seed)
     planned = plan(profile, arm, seed)
-    is_fresh = artifacts.fresh_manifest(planned) is not None
+    is_fresh = manifests.fresh_manifest(planned) is not None
     state.wait_for_everyone()
     if state.is_main_process:
-        artifacts.complete(planned, functools.partial(_train, profile, selected, planned))
+        manifests.complete(planned, functools.partial(_train, profile, selected, planned))
         _drop_checkpoints(planned)
     elif not is_fresh:
         _train(profile, selected, planned, planned.folder)
     state.wait_for_everyone()
-    manifest = artifacts.fresh_manifest(planned)
+    manifest = manifests.fresh_manifest(planned)
     if manifest is None:
         raise InputError(f"{planned.folder}: the first process wrote no result there: all machines must share runs/")
     return manifest
@@ -93,25 +115,35 @@ def _train(profile: Profile, selected: Manifest, planned: Plan, folder: Path) ->
     precision = choose_precision()
     print(f"{planned.arm}: {profile.training.method} in {precision.dtype}: {precision.reason}", flush=True)
     tokenizer = models.load_tokenizer(profile, planned.seed)
-    encoded = encode_rows(profile, selected, tokenizer)
+    rows = load_rows(profile, selected, planned.arm, planned.seed)[: profile.training.max_rows]
+    encoded = encode_rows(profile, rows, tokenizer, planned.arm)
     steps = plan_steps(profile.training, len(encoded.examples), planned.seed)
-    expected = estimate.check_fit(profile, planned.seed, precision, steps, encoded.examples)
+    expected = memory.check_fit(profile, planned.seed, precision, steps, encoded.examples)
     trainer = make_trainer(profile, planned, precision, tokenizer, encoded.examples, steps, folder)
     seconds = _fit(trainer, folder, planned)
-    weights = folder / weights_name(profile)
+    weights = folder / models.weights_name(profile)
     prompts.add_chat_template(tokenizer, profile.training.prompt_style)
     _save(trainer, tokenizer, weights)
     if not trainer.is_world_process_zero():
         return {}
-    _conclude(profile, selected, planned.arm, weights, trainer)
+    own = _measure_rewritten(profile, rows, planned.arm)
+    _conclude(profile, dataclasses.replace(selected, facts=selected.facts | own), planned.arm, weights, trainer)
     epochs = _write_curve(folder, trainer, steps, len(encoded.examples))
     outputs = ["loss.csv", *(f"{weights.name}/{path.name}" for path in sorted(weights.iterdir()))]
     outputs += ["samples.jsonl"] * (folder / "samples.jsonl").is_file()
     counted = _count(profile, encoded, trainer.state)
     speed = {"train_seconds": round(seconds, 2), "peak_memory_gb": round(peak_memory_gb(), 3)}
     guess = {"estimated_gb": round(expected.bytes / 1e9, 3), "estimated_seconds": round(expected.seconds, 1)}
-    facts = {**counted, "epochs": epochs, "uniform_loss": round(math.log(len(tokenizer)), 4), **speed, **guess}
+    facts = {**counted, **own, "epochs": epochs, "uniform_loss": round(math.log(len(tokenizer)), 4), **speed, **guess}
     return {"outputs": outputs, **facts, "precision": precision._asdict(), "processes": models.processes()}
+
+
+def _measure_rewritten(profile: Profile, rows: Sequence[Row], arm: str) -> dict[str, Any]:
+    """How long the responses of rewritten rows are; nothing for others, whose selection has counted them."""
+    if not arms.parse_arm(arm).rewritten:
+        return {}
+    measure, turns = profile.selection.measure, profile.selection.turns
+    return {"measure": measure, "mean_length": round(float(select.row_lengths(rows, measure, turns).mean()), 4)}
 
 
 def plan_steps(settings: Training, rows: int, seed: int) -> list[Any]:
@@ -119,26 +151,20 @@ def plan_steps(settings: Training, rows: int, seed: int) -> list[Any]:
     return packing.plan_steps(rows, settings.examples_per_step, settings.epochs, settings.epoch_end, seed)
 
 
-def weights_name(profile: Profile) -> str:
-    """Folder of what was trained: `adapter`, or `model` after full fine-tuning."""
-    return "model" if profile.training.method == "full" else "adapter"
-
-
-def encode_rows(profile: Profile, selected: Manifest, tokenizer: Any) -> Encoded:
-    """Tokenise an arm's rows (all, or the profile's first `max_rows`) and assert that each of them is trained on.
+def encode_rows(profile: Profile, rows: Sequence[Row], tokenizer: Any, arm: str) -> Encoded:
+    """Tokenise an arm's rows and assert that each of them is trained on.
 
     A row whose prompt alone fills `max_length` has nothing left to train on: it is dropped and counted.
     """
     settings = profile.training
-    rows = select.load_arm(selected)[: settings.max_rows]
     examples = [prompts.encode(row, tokenizer, settings.prompt_style, settings.max_length) for row in rows]
     usable = [example for example in examples if example.trained]
     if not usable:
-        raise InputError(f"{selected.arm}: no row has a trained token within {settings.max_length}: raise max_length")
+        raise InputError(f"{arm}: no row has a trained token within {settings.max_length}: raise max_length")
     prompts.check_examples(usable, tokenizer.eos_token_id)
     empty = sum(not row.response.strip() for row in rows)
     if empty:
-        print(f"{selected.arm}: {empty:,} rows have an empty response: they train the end of sequence alone")
+        print(f"{arm}: {empty:,} rows have an empty response: they train the end of sequence alone")
     return Encoded(usable, len(examples) - len(usable), empty)
 
 
@@ -157,9 +183,8 @@ def make_trainer(
     """The trainer for a plan, with the base model loaded and nothing trained yet."""
     from transformers import PrinterCallback, set_seed
 
-    from nbutils.checkpoints import CheckpointSeal
-    from nbutils.packed_trainer import EmbeddingNoise, PackedTrainer
-    from nbutils.training_log import Progress, SampleAnswers, epochs_after
+    from nbutils.training.callbacks import CheckpointSeal, Progress, SampleAnswers, epochs_after
+    from nbutils.training.trainer import EmbeddingNoise, PackedTrainer
 
     settings = profile.training
     # TRL makes the adapters, whose first matrix is random, before the trainer sets its seed.
@@ -240,7 +265,7 @@ def _dataset(examples: Sequence[Example]) -> Any:
 
 def _fit(trainer: Any, folder: Path, planned: Plan) -> float:
     """Train, from the last whole checkpoint where there is one; returns the seconds that it took."""
-    from nbutils.checkpoints import last_complete_checkpoint
+    from nbutils.training.callbacks import last_complete_checkpoint
 
     found = last_complete_checkpoint(checkpoint_folder(planned, folder))
     if found:
@@ -279,20 +304,20 @@ def _conclude(profile: Profile, selected: Manifest, arm: str, weights: Path, tra
     models.check_saved_tokenizer(weights, trainer.processing_class)
     if profile.training.method != "full":
         models.check_saved_adapter(weights, trainer.model)
-        model_card.name_base(weights, profile)
-    model_card.write_card(weights, profile, selected, arm, len(trainer.train_dataset))
+        release.name_base(weights, profile)
+    release.write_card(weights, profile, selected, arm, len(trainer.train_dataset))
 
 
 def _write_curve(folder: Path, trainer: Any, steps: Sequence[Any], rows: int) -> float:
-    from nbutils.training_log import epochs_after, loss_table
+    from nbutils.training.callbacks import epochs_after, loss_table
 
     epochs = epochs_after(steps, rows)
-    artifacts.write_csv(folder / "loss.csv", loss_table(trainer.state.log_history, epochs))
+    disk.write_csv(folder / "loss.csv", loss_table(trainer.state.log_history, epochs))
     return round(float(epochs[-1]), 4)
 
 
 def _count(profile: Profile, encoded: Encoded, state: Any) -> dict[str, Any]:
-    from nbutils.training_log import summarise_loss
+    from nbutils.training.callbacks import summarise_loss
 
     examples = encoded.examples
     return {
@@ -308,17 +333,52 @@ def _count(profile: Profile, encoded: Encoded, state: Any) -> dict[str, Any]:
     }
 
 
+# --- merging -------------------------------------------------------------------------------------------------------
+
+
+def plan_merge(profile: str | Profile, arm: str, seed: int) -> Plan:
+    """What merging an arm's adapter would make."""
+    chosen, name = _prepare_merge(profile, arm)
+    inputs = {"finetune": manifests.upstream(plan(chosen, name, seed))}
+    folder = manifests.stage_folder(chosen.name, "merge", name, seed)
+    return Plan("merge", chosen.name, name, seed, folder, {}, inputs)
+
+
+def _prepare_merge(profile: str | Profile, arm: str) -> tuple[Profile, str]:
+    # Variants of an arm (`+min150`) are one trained model: it is merged once.
+    chosen, name = arms.prepare(profile, arm)
+    return chosen, arms.parse_arm(name).trained
+
+
+def merge(profile: str | Profile, arm: str, seed: int = 42) -> Manifest:
+    """Merge an arm's trained adapter: `model/` in safetensors, and how far its probabilities are from the adapter's."""
+    chosen, name = _prepare_merge(profile, arm)
+    if chosen.training.method == "full":
+        raise InputError(f"{chosen.name} trains all weights: finetune/{name} holds a whole model, nothing is to merge")
+    tuned = run(chosen, name, seed)
+    planned = plan_merge(chosen, name, seed)
+    return manifests.complete(planned, functools.partial(release.merge_adapter, chosen, tuned, planned))
+
+
+# --- the command ---------------------------------------------------------------------------------------------------
+
+
 @exits_cleanly
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of `python -m nbutils.finetune`."""
     parser = stage_parser("finetune", "Fine-tune a profile's base model on an arm.")
     parser.add_argument("--push-to", metavar="OWNER/NAME", help="upload the weights to the Hub (a private repository)")
+    parser.add_argument("--merge", action="store_true", help="also merge the adapter into its base: one 16-bit model")
     given = parser.parse_args(arguments)
     manifest = run(given.profile, given.arm, seed_of(given))
     weights = manifest.path("model" if manifest.facts["method"] == "full" else "adapter")
     print(f"{manifest.facts['optimizer_steps']} steps, loss {manifest.facts['last_loss']:.3f}: {weights}")
+    if given.merge:
+        merged = merge(given.profile, given.arm, seed_of(given))
+        weights = merged.path("model")
+        print(f"{weights}: probabilities within {merged.facts['largest_difference']} of the adapter's")
     if given.push_to:
-        print(f"uploaded: {hub.push(weights, given.push_to)}")
+        print(f"uploaded: {release.push(weights, given.push_to)}")
 
 
 if __name__ == "__main__":

@@ -2,202 +2,35 @@
 
     python -m nbutils.judge ANSWERS_A ANSWERS_B --judge reference -o DIR
     python -m nbutils.judge ANSWERS_A ANSWERS_B --judge MODEL --base-url URL -o DIR [--dry-run] [--max-cost USD]
+    python -m nbutils.judge ANSWERS_A ANSWERS_B --cut -o DIR
 
 ANSWERS_A is the target, ANSWERS_B the baseline. Re-running continues: what was answered is in DIR/ledger.sqlite.
+`--cut` judges nothing: it writes both files again, every pair of answers cut to one length.
 """
 
 import contextlib
 import functools
 import itertools
-from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from nbutils import (
-    arms,
-    artifacts,
-    benchmark_answers,
-    data,
-    generate,
-    judge_prompts,
-    judges,
-    lengths,
-    llm,
-    tally,
-    verdicts,
-)
-from nbutils.artifacts import Manifest, Plan
-from nbutils.errors import InputError
-from nbutils.judge_prompts import Prompt
-from nbutils.llm import Backend, Ledger, Reply, Request
-from nbutils.settings import JudgeModel, Profile, PromptFile
-from nbutils.tally import ORDERS, RULES, inconsistency, summarise, verdicts_of
-from nbutils.verdicts import parse_scores, preference, verdict
+from nbutils import arms, data, generate
+from nbutils.analysis import leaderboards
+from nbutils.analysis.verdicts import facts_of, verdict
+from nbutils.core import disk, manifests
+from nbutils.core.judge_settings import Benchmark
+from nbutils.core.manifests import Manifest, Plan
+from nbutils.core.settings import Profile
+from nbutils.generation.answers import load_answers, load_benchmark_answers
+from nbutils.judging import alpaca_eval, command, judges, mt_bench, pairs, records
+from nbutils.judging.pairs import Pair, judge_pairs, match_answers
+from nbutils.judging.prompts import JudgePrompt
+from nbutils.judging.replies import parse_scores
+from nbutils.llm.client import Ledger
 
-__all__ = ["ORDERS", "RULES", "inconsistency", "parse_scores", "preference", "summarise", "verdict", "verdicts_of"]
+__all__ = ["parse_scores", "verdict"]
 
-MEASURE = "chars"
-"""Length of an answer in judgment files, as AlpacaEval counts it."""
-
-
-class Pair(NamedTuple):
-    """Two answers to one prompt: the target's and the baseline's, with a reference answer where there is one."""
-
-    id: str
-    test_set: str
-    prompt: str
-    arm: str
-    baseline: str
-    answer: str
-    baseline_answer: str
-    reference: str = ""
-
-
-# --- the question to the judge -------------------------------------------------------------------------------------
-
-
-def load_prompt(given: PromptFile | None = None) -> Prompt:
-    """The prompt that a profile names, or the project's own (data/prompts/pair.toml)."""
-    return judge_prompts.load(given, "pair", "pairwise")
-
-
-def usable_prompt(judge: JudgeModel, prompt: Prompt | None) -> Prompt:
-    """The prompt that a judge gets: those that need no service know the form of the project's own only."""
-    return prompt if prompt and judge.kind not in judges.CONTROLS else load_prompt()
-
-
-def build_request(pair: Pair, order: str, judge: JudgeModel, prompt: Prompt | None = None) -> Request:
-    """The call that grades a pair in one order. The fence's marker depends on all the texts inside the fence."""
-    prompt = prompt or load_prompt()
-    answers = (pair.answer, pair.baseline_answer)
-    first, second = answers if order == "arm_first" else answers[::-1]
-    facts = {} if judge.kind in ("openai", "transformers") else _facts(pair, first, second)
-    options = _options(prompt, judge)
-    messages = prompt.messages(_texts(pair, first, second), "response_format" in options)
-    service, model = judges.service_of(judge), judge.model or judge.name
-    most = 1 if prompt.output_format == "m/M" else judge.max_tokens
-    return Request(service, model, messages, most, judge.temperature, facts, options)
-
-
-def ways_to_ask(pair: Pair, order: str, judge: JudgeModel, prompt: Prompt | None = None) -> list[Request]:
-    """The calls that grade a pair in one order, best first: as JSON where that may be tried, and in plain words."""
-    best = build_request(pair, order, judge, prompt)
-    if judge.structured != "auto" or "response_format" not in best.options:
-        return [best]
-    return [best, build_request(pair, order, judge.model_copy(update={"structured": False}), prompt)]
-
-
-def _texts(pair: Pair, first: str, second: str) -> dict[str, str]:
-    named = {"question": pair.prompt, "answer_1": first, "answer_2": second, "reference_1": pair.reference}
-    return {**named, "answer_a": first, "answer_b": second, "ref_answer_1": pair.reference}
-
-
-def _facts(pair: Pair, first: str, second: str) -> dict[str, str]:
-    return {"answer_1": first, "answer_2": second, "reference": pair.reference, "id": f"{pair.test_set}/{pair.id}"}
-
-
-_GRADES = {
-    "type": "object",
-    "properties": {
-        "grade_1": {"type": "number"},
-        "grade_2": {"type": "number"},
-        "explanation": {"type": "string"},
-    },
-    "required": ["grade_1", "grade_2", "explanation"],
-    "additionalProperties": False,
-}
-
-
-def _options(prompt: Prompt, judge: JudgeModel) -> dict[str, Any]:
-    """What the prompt asks of an endpoint beside its messages."""
-    if judge.kind != "openai":
-        return {}
-    if prompt.output_format == "m/M" and judge.logprobs:
-        return {"logprobs": True, "top_logprobs": 5}  # as AlpacaEval 2 asks
-    is_wanted = judge.structured is True or (judge.structured == "auto" and not judge.batch)
-    if is_wanted and prompt.reply_format_structured:
-        schema = {"name": "grades", "strict": True, "schema": _GRADES}
-        return {"response_format": {"type": "json_schema", "json_schema": schema}}
-    return {}
-
-
-# --- judging -------------------------------------------------------------------------------------------------------
-
-
-def judge_pairs(
-    pairs: Sequence[Pair],
-    judge: JudgeModel,
-    ledger: Ledger,
-    prompt: Prompt | None = None,
-    backend: Backend | None = None,
-) -> list[dict[str, Any]]:
-    """Judge every pair in both orders: one judgment row per order (design, section 6), in the order of the pairs.
-
-    A `backend` that several calls share keeps one ceiling of costs for all of them.
-    """
-    chosen = usable_prompt(judge, prompt)
-    asked = [(pair, order) for pair in pairs for order in ORDERS]
-    ways = [ways_to_ask(pair, order, judge, chosen) for pair, order in asked]
-    replies = llm.ask_in_some_way(ways, backend or judges.make_backend(judge), ledger, f"judge {judge.name}")
-    arm_lengths = lengths.count([pair.answer for pair, _ in asked], MEASURE)
-    baseline_lengths = lengths.count([pair.baseline_answer for pair, _ in asked], MEASURE)
-    sizes = zip(arm_lengths, baseline_lengths, strict=True)
-    counted = zip(asked, replies, sizes, strict=True)
-    form = chosen.output_format
-    return [_judgment(*place, judge, reply, (int(a), int(b)), form) for place, reply, (a, b) in counted]
-
-
-def _judgment(
-    pair: Pair, order: str, judge: JudgeModel, reply: Reply, sizes: tuple[int, int], form: str
-) -> dict[str, Any]:
-    return {
-        "id": pair.id,
-        "test_set": pair.test_set,
-        "arm": pair.arm,
-        "baseline": pair.baseline,
-        "judge": judge.name,
-        "order": order,
-        **score_review(reply.text, order, form),
-        "review": reply.text if reply.text is not None else reply.error,
-        "len_arm": sizes[0],
-        "len_baseline": sizes[1],
-        "measure": MEASURE,
-        **({} if form == "scores" else {"form": form}),
-    }
-
-
-def score_review(review: str | None, order: str, form: str = "scores") -> dict[str, Any]:
-    """The columns that a stored review gives: scores by side, preference and status. Re-parsing costs nothing.
-
-    form: the `output_format` of the prompt that asked; a review of None is a call that failed.
-    """
-    read = verdicts.read_pair(review, form) if review is not None else None
-    is_swapped = order != "arm_first"
-    arm_score, baseline_score = _by_side(read.scores if read else None, is_swapped)
-    return {
-        "score_arm": arm_score,
-        "score_baseline": baseline_score,
-        "preference": None if read is None else 1 - read.preference if is_swapped else read.preference,
-        "status": "failed" if review is None else "judged" if read else "unparsed",
-    }
-
-
-def _by_side(scores: tuple[float, float] | None, is_swapped: bool) -> tuple[float | None, float | None]:
-    if scores is None:
-        return None, None
-    return scores[::-1] if is_swapped else scores
-
-
-def rescore(judgments: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Stored judgment rows, read anew from their reviews; a call that failed stays one."""
-    return [
-        row
-        | score_review(None if row["status"] == "failed" else row["review"], row["order"], row.get("form", "scores"))
-        for row in judgments
-    ]
-
-
-# --- the stage -----------------------------------------------------------------------------------------------------
+# --- pairwise ------------------------------------------------------------------------------------------------------
 
 
 def plan(profile: str | Profile, arm: str, seed: int) -> Plan:
@@ -207,15 +40,15 @@ def plan(profile: str | Profile, arm: str, seed: int) -> Plan:
     """
     chosen, name = arms.prepare(profile, arm)
     judging = chosen.judging
-    inputs = {f"answers {side}": artifacts.upstream(generate.plan(chosen, side, seed)) for side in _sides(chosen, name)}
+    inputs = {f"answers {side}": manifests.upstream(generate.plan(chosen, side, seed)) for side in _sides(chosen, name)}
     for each, benchmark in itertools.product(chosen.arms, judging.benchmarks):
-        answered = benchmark_answers.plan(chosen, each, seed, benchmark)
-        inputs[f"{benchmark} answers {each}"] = artifacts.upstream(answered)
-    folder = artifacts.stage_folder(chosen.name, "judge", name, seed)
-    prompts = {prompt.fingerprint for prompt in (load_prompt(), load_prompt(judging.prompt))}
+        answered = generate.plan_benchmark(chosen, each, seed, benchmark)
+        inputs[f"{benchmark} answers {each}"] = manifests.upstream(answered)
+    folder = manifests.stage_folder(chosen.name, "judge", name, seed)
+    prompts = {prompt.fingerprint for prompt in (pairs.load_prompt(), pairs.load_prompt(judging.prompt))}
     pairwise = judging.model_dump(exclude={"benchmarks", "benchmark_prompts"})
     settings = {"judging": pairwise, "prompts": sorted(prompts)}
-    return Plan("judge", chosen.name, name, seed, folder, settings, inputs, version=2)
+    return Plan("judge", chosen.name, name, seed, folder, settings, inputs, version=3)
 
 
 def _sides(profile: Profile, name: str) -> list[str]:
@@ -223,88 +56,127 @@ def _sides(profile: Profile, name: str) -> list[str]:
 
 
 def run(profile: str | Profile, arm: str | None = None, seed: int = 42) -> Manifest:
-    """Judge an arm (the profile's target by default) against every baseline: `judgments.jsonl`, `summary.csv`."""
+    """Judge an arm (the profile's target by default) against every baseline: `judgments.jsonl`, `summary.csv`.
+
+    `judgments_cut.jsonl` has what the judges that need no service say of the answers cut to one length. Judges that are
+    paid for are never asked again unbidden: for them there is the command's `--cut`.
+    """
     chosen, name = arms.prepare(profile, arm)
     answers = {side: generate.run(chosen, side, seed) for side in _sides(chosen, name)}
     for each, benchmark in itertools.product(chosen.arms, chosen.judging.benchmarks):
-        benchmark_answers.run(chosen, each, seed, benchmark)
+        generate.run_benchmark(chosen, each, seed, benchmark)
     planned = plan(chosen, name, seed)
-    return tally.complete(planned, functools.partial(_judge_all, chosen, name, answers))
+    return manifests.complete_calls(planned, functools.partial(_judge_all, chosen, name, answers))
 
 
 def load_pairs(profile: str | Profile, arm: str | None = None, seed: int = 42) -> list[Pair]:
     """The pairs of answers that `run` judges, baseline by baseline."""
     chosen, name = arms.prepare(profile, arm)
-    mine = generate.load_answers(generate.run(chosen, name, seed))
-    references = load_references(chosen.generation.test_sets)
-    others = (generate.load_answers(generate.run(chosen, side, seed)) for side in chosen.judging.baselines)
+    mine = load_answers(generate.run(chosen, name, seed))
+    references = pairs.load_references(chosen.generation.test_sets)
+    others = (load_answers(generate.run(chosen, side, seed)) for side in chosen.judging.baselines)
     return [pair for other in others for pair in match_answers(mine, other, references)]
 
 
-def load_judgments(manifest: Manifest) -> list[dict[str, Any]]:
-    """The judgment rows that a finished judging holds."""
-    return artifacts.read_jsonl(manifest.path("judgments.jsonl"))
-
-
 def _judge_all(profile: Profile, name: str, answers: dict[str, Manifest], folder: Path) -> dict[str, Any]:
-    mine = generate.load_answers(answers[name])
-    references = load_references(profile.generation.test_sets)
-    judgments, prompt = [], load_prompt(profile.judging.prompt)
-    backends = {judge.name: judges.make_backend(judge) for judge in profile.judging.judges}
-    with contextlib.closing(Ledger(artifacts.runs_folder() / profile.name / "ledger.sqlite")) as ledger:
-        for baseline in profile.judging.baselines:
-            pairs = match_answers(mine, generate.load_answers(answers[baseline]), references)
-            for judge in profile.judging.judges:
-                judgments += judge_pairs(pairs, judge, ledger, prompt, backends[judge.name])
-    return write_judgments(folder, judgments)
+    mine, judging = load_answers(answers[name]), profile.judging
+    references = pairs.load_references(profile.generation.test_sets)
+    judgments, cut, prompt = [], [], pairs.load_prompt(judging.prompt)
+    backends = {judge.name: judges.make_backend(judge) for judge in judging.judges}
+    with _ledger(profile) as ledger:
+        for baseline in judging.baselines:
+            matched = match_answers(mine, load_answers(answers[baseline]), references)
+            shortened = [pairs.cut_pair(pair) for pair in matched]
+            for judge in judging.judges:
+                judgments += judge_pairs(matched, judge, ledger, prompt, backends[judge.name])
+                cut += judge_pairs(shortened, judge, ledger) if judge.kind in judges.CONTROLS else []
+    disk.write_jsonl(folder / "judgments_cut.jsonl", cut)
+    facts = records.write_judgments(folder, judgments)
+    return facts | {"outputs": [*facts["outputs"], "judgments_cut.jsonl"]}
 
 
-def write_judgments(folder: Path, judgments: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Write the judgments and their summary; return the facts for the manifest."""
-    summary = summarise(judgments)
-    artifacts.write_jsonl(folder / "judgments.jsonl", judgments)
-    artifacts.write_csv(folder / "summary.csv", summary)
-    return {"outputs": ["judgments.jsonl", "summary.csv"], **tally.facts_of(judgments)}
+def _ledger(profile: Profile) -> contextlib.closing[Ledger]:
+    return contextlib.closing(Ledger(disk.runs_folder() / profile.name / command.LEDGER))
 
 
-def load_references(test_sets: Iterable[str]) -> dict[tuple[str, str], str]:
-    """Reference answers of test sets by (test set, prompt id), "" where a prompt has none."""
-    found = (prompt for name in test_sets for prompt in data.load_prompts(name))
-    return {(prompt.test_set, prompt.id): prompt.reference for prompt in found}
+# --- MT-Bench and AlpacaEval ---------------------------------------------------------------------------------------
 
 
-def match_answers(
-    mine: Sequence[dict[str, Any]], theirs: Sequence[dict[str, Any]], references: dict[tuple[str, str], str]
-) -> list[Pair]:
-    """Pair the answers to the same prompt.
+def plan_benchmark(profile: str | Profile, arm: str | None, seed: int, benchmark: Benchmark) -> Plan:
+    """What stage 06 would grade of an arm's answers to MT-Bench, or judge of those to AlpacaEval."""
+    chosen, name = arms.prepare(profile, arm)
+    inputs = {"answers": manifests.upstream(generate.plan_benchmark(chosen, name, seed, benchmark))}
+    settings: dict[str, Any] = {"judges": [judge.model_dump() for judge in chosen.judging.judges_for(benchmark)]}
+    if benchmark == mt_bench.TEST_SET:
+        inputs["references"] = disk.sha256_json(mt_bench.load_references())
+        prompts = _mt_bench_prompts(chosen)
+    else:
+        inputs["baseline"] = data.fingerprint("alpaca-eval-outputs")
+        inputs["difficulty"] = data.fingerprint("alpaca-eval-difficulty")
+        settings["baseline"] = alpaca_eval.BASELINE
+        prompts = [pairs.load_prompt(), _alpaca_eval_prompt(chosen)]
+    settings["prompts"] = [prompt.fingerprint for prompt in prompts]
+    stage = benchmark.replace("-", "_")
+    return Plan(
+        stage, chosen.name, name, seed, manifests.stage_folder(chosen.name, stage, name, seed), settings, inputs
+    )
 
-    Raises InputError where the two sides share no prompt, or give one id to two different prompts.
+
+def run_benchmark(profile: str | Profile, arm: str | None, seed: int, benchmark: Benchmark) -> Manifest:
+    """Judge an arm's answers to a benchmark by every judge that can: `judgments.jsonl`, and a table.
+
+    The table is `scores.csv` of MT-Bench (a mean for each turn), `rates.csv` of AlpacaEval (win rates).
     """
-    other = {(answer["test_set"], answer["id"]): answer for answer in theirs}
-    shared = [answer for answer in mine if (answer["test_set"], answer["id"]) in other]
-    if not shared:
-        raise InputError("the two answer files share no prompt (test_set and id): they answer different test sets")
-    for answer in shared:
-        if answer["prompt"].strip() != other[answer["test_set"], answer["id"]]["prompt"].strip():
-            what = "a prompt is an instruction and, after an empty line, its input"
-            raise InputError(f"prompt '{answer['id']}' is not the same text on both sides ({what})")
-    return [_pair(answer, other[answer["test_set"], answer["id"]], references) for answer in shared]
+    chosen, name = arms.prepare(profile, arm)
+    answers = generate.run_benchmark(chosen, name, seed, benchmark)
+    work = _grade_mt_bench if benchmark == mt_bench.TEST_SET else _judge_alpaca_eval
+    planned = plan_benchmark(chosen, name, seed, benchmark)
+    return manifests.complete_calls(planned, functools.partial(work, chosen, answers))
 
 
-def _pair(mine: dict[str, Any], theirs: dict[str, Any], references: dict[tuple[str, str], str]) -> Pair:
-    reference = references.get((mine["test_set"], mine["id"]), "")
-    texts = (mine["prompt"], mine["arm"], theirs["arm"], mine["response"], theirs["response"])
-    return Pair(mine["id"], mine["test_set"], *texts, reference)
+def run_for_all(profile: str | Profile, seed: int, benchmark: Benchmark) -> list[Manifest]:
+    """A benchmark's result for every arm of a profile that asks for it; [] for one that does not."""
+    chosen = arms.prepare(profile)[0]
+    wanted = chosen.arms if benchmark in chosen.judging.benchmarks else ()
+    return [run_benchmark(chosen, arm, seed, benchmark) for arm in wanted]
 
 
-# --- the command ---------------------------------------------------------------------------------------------------
+def _mt_bench_prompts(profile: Profile) -> list[JudgePrompt]:
+    return mt_bench.load_prompts(profile.judging.benchmark_prompts.get(mt_bench.TEST_SET))
+
+
+def _alpaca_eval_prompt(profile: Profile) -> JudgePrompt:
+    return alpaca_eval.load_prompt(profile.judging.benchmark_prompts.get(alpaca_eval.TEST_SET))
+
+
+def _grade_mt_bench(profile: Profile, answers: Manifest, folder: Path) -> dict[str, Any]:
+    found = load_benchmark_answers(answers, mt_bench.TEST_SET)
+    talks = mt_bench.to_conversations(found, answers.arm, str(answers.path("answers.jsonl")))
+    rows: list[dict[str, Any]] = []
+    with _ledger(profile) as ledger:
+        for judge in profile.judging.judges_for(mt_bench.TEST_SET):
+            rows += mt_bench.judge_conversations(talks, judge, ledger, _mt_bench_prompts(profile))
+    disk.write_jsonl(folder / "judgments.jsonl", rows)
+    disk.write_csv(folder / "scores.csv", mt_bench.score_turns(rows))
+    return {"outputs": ["judgments.jsonl", "scores.csv"], **facts_of(rows)}
+
+
+def _judge_alpaca_eval(profile: Profile, answers: Manifest, folder: Path) -> dict[str, Any]:
+    mine = load_benchmark_answers(answers, alpaca_eval.TEST_SET)
+    matched = match_answers(mine, alpaca_eval.baseline_answers(), {})
+    rows: list[dict[str, Any]] = []
+    with _ledger(profile) as ledger:
+        for judge in profile.judging.judges_for(alpaca_eval.TEST_SET):
+            rows += judge_pairs(matched, judge, ledger, _alpaca_eval_prompt(profile))
+    rows = alpaca_eval.add_difficulty(rows)
+    disk.write_jsonl(folder / "judgments.jsonl", rows)
+    disk.write_csv(folder / "rates.csv", leaderboards.rate_arms(rows))
+    return {"outputs": ["judgments.jsonl", "rates.csv"], **facts_of(rows)}
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point of `python -m nbutils.judge`; the command itself is in nbutils/judge_files.py."""
-    from nbutils import judge_files
-
-    judge_files.main(arguments)
+    """Entry point of `python -m nbutils.judge`; the command itself is in nbutils/judging/command.py."""
+    command.main(arguments)
 
 
 if __name__ == "__main__":

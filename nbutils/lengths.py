@@ -13,11 +13,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from nbutils import artifacts
-from nbutils.errors import InputError
-from nbutils.tokens import Lengths, TokenCounter, count_bytes, from_iterable, token_counter
+import numpy as np
 
-__all__ = ["Lengths", "TokenCounter", "count", "count_again", "token_counter", "upper_bound"]
+from nbutils import data
+from nbutils.core import disk
+from nbutils.core.errors import InputError
+from nbutils.data.tokens import Lengths, count_bytes, from_iterable, token_counter
 
 MEASURES = ("nltk_words", "words", "chars", "bytes", "tokens")
 EXACT_NLTK = ("3.9.1", "3.9.2")  # the same counts on all of Alpaca-52k
@@ -43,7 +44,7 @@ def count(texts: Sequence[str], measure: str, tokenizer: Any = None) -> Lengths:
 def count_again(texts: Sequence[str], measure: str) -> Lengths:
     """`count`, remembered on disk by the texts' content: every stage and every arm asks for the same pools."""
     made_by = (measure, library_version(measure), _punkt_folder() is None, _hash_texts(texts))
-    return artifacts.remembered_array("lengths", made_by, functools.partial(count, texts, measure))
+    return disk.remembered_array("lengths", made_by, functools.partial(count, texts, measure))
 
 
 def _hash_texts(texts: Sequence[str]) -> str:
@@ -164,3 +165,13 @@ def nltk_folders() -> list[str]:
     installed = [f"{sys.prefix}/{place}nltk_data" for place in ("", "share/", "lib/")]
     system = [f"/usr/{place}/nltk_data" for place in ("share", "local/share", "lib", "local/lib")]
     return [*named, home, *installed, *system]
+
+
+def trained_tokens(texts: list[str]) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Tokens that responses add to the loss, the end-of-sequence token counted (Llama-2's, else NLTK words)."""
+    return count_again(texts, trained_measure()) + 1
+
+
+def trained_measure() -> str:
+    """The measure that trained tokens are counted by: Llama-2 tokens where its tokenizer is at hand, else words."""
+    return "tokens" if data.is_at_hand("llama2-tokenizer") else "nltk_words"

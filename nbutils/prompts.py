@@ -9,10 +9,12 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from nbutils import data, rows
-from nbutils.errors import InputError
-from nbutils.files import read_bytes, read_records
-from nbutils.rows import EvalPrompt, Row
+from nbutils import data
+from nbutils.core.errors import InputError
+from nbutils.data import forms
+from nbutils.data.json_records import read_bytes
+from nbutils.data.records import read_records
+from nbutils.data.rows import EvalPrompt, Row
 
 IGNORED = -100
 """Label of a token that adds nothing to the loss (PyTorch's convention)."""
@@ -113,7 +115,7 @@ def _preamble(with_input: bool) -> str:
     """Alpaca's opening sentences, with or without an input, as the released training rows carry them."""
     for path in data.obtain("alpaca-1k-longest-published"):
         for record in read_records(path):
-            preamble, _, given = rows.split_alpaca_prompt(record["conversations"][0]["value"])
+            preamble, _, given = forms.split_alpaca_prompt(record["conversations"][0]["value"])
             if bool(given) == with_input:
                 return preamble.strip()
     raise InputError("the released rows hold no such prompt: fetch alpaca-1k-longest-published again")

@@ -14,25 +14,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nbutils import arms, artifacts, judge_prompts, judges, llm, rewriting, select, tally
-from nbutils.artifacts import Manifest, Plan
-from nbutils.errors import InputError
-from nbutils.judge_prompts import Prompt
-from nbutils.llm import Ledger, LocalBackend, Request
-from nbutils.rewriting import count_changes
-from nbutils.rows import Row
-from nbutils.settings import Profile, Refining
-
-__all__ = [
-    "build_request",
-    "count_changes",
-    "describe",
-    "extract_rewrite",
-    "load_refined",
-    "plan",
-    "rewritten_rows",
-    "run",
-]
+from nbutils import arms, select
+from nbutils.core import disk, manifests, settings
+from nbutils.core import settings as core_settings
+from nbutils.core.errors import InputError
+from nbutils.core.judge_settings import Refining
+from nbutils.core.manifests import Manifest, Plan
+from nbutils.core.settings import Profile
+from nbutils.data.rows import Row
+from nbutils.judging import judges
+from nbutils.judging import prompts as judge_prompts
+from nbutils.judging.prompts import JudgePrompt
+from nbutils.llm import client
+from nbutils.llm.client import Ledger, LocalBackend, Request
+from nbutils.selection import rewriting
+from nbutils.selection.rewriting import count_changes
 
 OPEN, CLOSE = "[Better Answer]", "[End]"
 """The tags of the project's own prompt."""
@@ -42,7 +38,7 @@ STAND_IN = "scripted stand-in"
 
 def describe(profile: str | Profile) -> str:
     """One line that says who rewrites how many rows."""
-    settings = _settings(arms.load(profile))
+    settings = _settings(core_settings.as_profile(profile))
     rows = f"{settings.rows:,}" if settings.rows else "all"
     if settings.refiner is None:
         return f"No endpoint is set, so a {STAND_IN} rewrites {rows} rows: it improves nothing."
@@ -53,9 +49,9 @@ def plan(profile: str | Profile, arm: str | None = None, seed: int = 42) -> Plan
     """What stage 03 would rewrite."""
     chosen, name = _prepare(profile, arm)
     settings = _settings(chosen)
-    inputs = {"select": artifacts.upstream(select.plan(chosen, name, seed))}
+    inputs = {"select": manifests.upstream(select.plan(chosen, name, seed))}
     made_of = {**settings.model_dump(), "prompt": load_prompt(settings).fingerprint}
-    folder = artifacts.stage_folder(chosen.name, "refine", name, seed)
+    folder = manifests.stage_folder(chosen.name, "refine", name, seed)
     return Plan("refine", chosen.name, name, seed, folder, made_of, inputs, version=3)
 
 
@@ -63,7 +59,7 @@ def run(profile: str | Profile, arm: str | None = None, seed: int = 42) -> Manif
     """Rewrite an arm's responses: `refined.jsonl`, one object a row with both versions and what became of it."""
     chosen, name = _prepare(profile, arm)
     selected = select.run(chosen, name, seed)
-    return tally.complete(plan(chosen, name, seed), functools.partial(_refine, chosen, selected))
+    return manifests.complete_calls(plan(chosen, name, seed), functools.partial(_refine, chosen, selected))
 
 
 def rewritten_rows(profile: Profile, arm: str, seed: int, rows: Sequence[Row]) -> list[Row]:
@@ -74,11 +70,11 @@ def rewritten_rows(profile: Profile, arm: str, seed: int, rows: Sequence[Row]) -
 
 def load_refined(manifest: Manifest) -> list[dict[str, Any]]:
     """The records that a finished rewriting holds."""
-    return artifacts.read_jsonl(manifest.path("refined.jsonl"))
+    return disk.read_jsonl(manifest.path("refined.jsonl"))
 
 
 def _prepare(profile: str | Profile, arm: str | None) -> tuple[Profile, str]:
-    given = arms.load(profile)
+    given = settings.as_profile(profile)
     return arms.prepare(given, arm or _settings(given).arm)
 
 
@@ -94,10 +90,10 @@ def _refine(profile: Profile, selected: Manifest, folder: Path) -> dict[str, Any
     backend = judges.make_backend(settings.refiner) if settings.refiner else LocalBackend(rewrite_by_script)
     prompt = load_prompt(settings)
     requests = [build_request(row, settings, prompt) for row in rows]
-    with contextlib.closing(Ledger(artifacts.runs_folder() / profile.name / "ledger.sqlite")) as ledger:
-        replies = llm.ask_all(requests, backend, ledger, "rewriting")
+    with contextlib.closing(Ledger(disk.runs_folder() / profile.name / "ledger.sqlite")) as ledger:
+        replies = client.ask_all(requests, backend, ledger, "rewriting")
     records = [_record(row, reply.text, settings, prompt) for row, reply in zip(rows, replies, strict=True)]
-    artifacts.write_jsonl(folder / "refined.jsonl", records)
+    disk.write_jsonl(folder / "refined.jsonl", records)
     facts = {"refiner": _name(settings), "asked": len(requests), **count_changes(records)}
     return {"outputs": ["refined.jsonl"], **facts}
 
@@ -106,7 +102,7 @@ def _name(settings: Refining) -> str:
     return settings.refiner.model if settings.refiner else STAND_IN
 
 
-def load_prompt(settings: Refining) -> Prompt:
+def load_prompt(settings: Refining) -> JudgePrompt:
     """The prompt that a profile names, or the project's own. A stand-in knows the form of the latter only."""
     return judge_prompts.load(settings.prompt if settings.refiner else None, "refine", "rewrite")
 
@@ -116,7 +112,7 @@ def _texts(row: Row) -> dict[str, str]:
     return {"question": f"{row.instruction}{given}", "answer": row.response}
 
 
-def build_request(row: Row, settings: Refining, prompt: Prompt | None = None) -> Request:
+def build_request(row: Row, settings: Refining, prompt: JudgePrompt | None = None) -> Request:
     """The call that rewrites one response."""
     facts = {} if settings.refiner else {"response": row.response}
     service, temperature = "default", 0.0
@@ -137,7 +133,7 @@ def extract_rewrite(reply: str, tags: tuple[str, str] = (OPEN, CLOSE)) -> str | 
     return rewriting.extract_rewrite(reply, tags)
 
 
-def _record(row: Row, reply: str | None, settings: Refining, prompt: Prompt) -> dict[str, Any]:
+def _record(row: Row, reply: str | None, settings: Refining, prompt: JudgePrompt) -> dict[str, Any]:
     rewritten = extract_rewrite(reply, prompt.tags) if reply is not None else None
     flags = _flags(row, rewritten, str(reply), settings, prompt) if rewritten else []
     usable = rewritten if not set(flags) & set(rewriting.REFUSED) else None
@@ -151,7 +147,7 @@ def _record(row: Row, reply: str | None, settings: Refining, prompt: Prompt) -> 
     }
 
 
-def _flags(row: Row, rewritten: str, reply: str, settings: Refining, prompt: Prompt) -> list[str]:
+def _flags(row: Row, rewritten: str, reply: str, settings: Refining, prompt: JudgePrompt) -> list[str]:
     marker = judge_prompts.make_marker(*_texts(row).values())
     is_closed = prompt.tags[1] in reply.partition(prompt.tags[0])[2]
     return rewriting.find_flags(row.response, rewritten, settings.length_factor, marker, is_closed)

@@ -20,29 +20,12 @@ from typing import Any, NamedTuple, TextIO
 
 from filelock import FileLock
 
-from nbutils import (
-    ROOT,
-    alpaca_eval_judge,
-    arms,
-    artifacts,
-    capabilities,
-    data,
-    explore,
-    finetune,
-    generate,
-    judge,
-    length_bias,
-    mt_bench,
-    notebook,
-    own_files,
-    refine,
-    report,
-    select,
-    tally,
-)
-from nbutils.artifacts import Plan
-from nbutils.errors import ArgumentParser, InputError, exits_cleanly
-from nbutils.settings import Profile, load_profile
+from nbutils import ROOT, arms, capabilities, explore, finetune, generate, judge, length_bias, refine, report, select
+from nbutils.core import disk, judge_settings, manifests
+from nbutils.core.errors import ArgumentParser, InputError, exits_cleanly
+from nbutils.core.manifests import Plan
+from nbutils.core.settings import Profile, load_profile
+from nbutils.selection import preflight
 
 PAPERMILL: dict[str, Any] = {
     "kernel_name": "python3",
@@ -63,9 +46,6 @@ STAGES: dict[str, Any] = {
     "09_report": report,
 }
 
-BENCHMARKS: dict[str, Any] = {mt_bench.TEST_SET: mt_bench, alpaca_eval_judge.TEST_SET: alpaca_eval_judge}
-"""What notebook 06 also runs, for every arm, where a profile asks for it."""
-
 
 class Step(NamedTuple):
     """One notebook to execute, with its papermill parameters; `arm` is empty where the stage looks at all arms."""
@@ -84,7 +64,7 @@ class Step(NamedTuple):
     def output(self) -> Path:
         """Where the executed notebook is kept."""
         name = "-".join(part for part in (self.notebook, self.arm, f"seed-{self.seed}") if part)
-        return artifacts.runs_folder() / load_profile(self.profile).name / "notebooks" / f"{name}.ipynb"
+        return disk.runs_folder() / load_profile(self.profile).name / "notebooks" / f"{name}.ipynb"
 
     def plan(self) -> Plan:
         """The plan of the stage behind the notebook."""
@@ -97,7 +77,7 @@ class Step(NamedTuple):
         if self.notebook == "06_judge":
             profile = arms.with_data_at_hand(load_profile(self.profile))
             for benchmark, arm in itertools.product(profile.judging.benchmarks, profile.arms):
-                yield BENCHMARKS[benchmark].plan(profile, arm, self.seed)
+                yield judge.plan_benchmark(profile, arm, self.seed, benchmark)
 
 
 def steps(name: str, profile: Profile, optional: bool = False) -> Iterator[Step]:
@@ -105,7 +85,7 @@ def steps(name: str, profile: Profile, optional: bool = False) -> Iterator[Step]
     for seed in profile.seeds:
         yield Step("01_explore", name, "", seed)
         trained = list(dict.fromkeys(arms.parse_arm(arm).trained for arm in profile.arms))
-        selected = dict.fromkeys(arms.parse_arm(arm).selection for arm in trained)
+        selected = dict.fromkeys(arms.parse_arm(arm).drawn for arm in trained)
         yield from (Step("02_select", name, arm, seed) for arm in selected)
         if profile.refining and _rewrites(profile):
             yield Step("03_refine", name, profile.refining.arm, seed)
@@ -132,15 +112,15 @@ def is_done(step: Step) -> bool:
 
 
 def _is_settled(plan: Plan) -> bool:
-    made = artifacts.fresh_manifest(plan)
-    return made is not None and not tally.is_lacking(made)
+    made = manifests.fresh_manifest(plan)
+    return made is not None and not manifests.is_lacking(made)
 
 
 # --- one notebook --------------------------------------------------------------------------------------------------
 
 
 class ProgressLog:
-    """A text stream that passes on a kernel's lines of progress (nbutils/progress.py), indented, to the log of a run.
+    """A text stream that passes a kernel's lines of progress (nbutils/core/progress.py), indented, to a run's log.
 
     What else its libraries say stays in the executed notebook.
     """
@@ -225,7 +205,7 @@ def refuse_unknown(source: Path, parameters: Mapping[str, Any]) -> None:
 def refuse_keys(source: Path, parameters: Mapping[str, Any]) -> None:
     """Raise InputError, before papermill writes it anywhere, for a parameter that looks like a key."""
     for name, value in parameters.items():
-        if notebook.is_like_a_key(name, value):
+        if judge_settings.is_like_a_key(name, value):
             raise InputError(
                 f"{source.name}: a parameter looks like a key, and parameters are written into notebooks: "
                 "set it as an environment variable, and name that variable in the profile ('key_variable')"
@@ -246,24 +226,14 @@ def one_step(name: str, profile: Profile, stem: str, parameters: Mapping[str, An
     return Step(stem, name, arm, parameters.get("seed", profile.seeds[0]))
 
 
-# --- the whole run -------------------------------------------------------------------------------------------------
-
-
-def check_inputs(profile: Profile) -> list[str]:
-    """Refuse what does not exist or cannot be read before anything runs; a line on every own file and test set."""
-    notebook.refuse_missing(profile)
-    own = None if profile.dataset in data.sources() else select.load_pool(profile.dataset)
-    lines = [] if own is None else [own_files.check_rows(profile, own)]
-    lines += [own_files.check_prompts(profile, name) for name in profile.generation.test_sets]
-    return lines if own is None else [*lines, *own_files.find_leaks(profile, own)]
-
-
 def run_profile(name: str, optional: bool = False) -> Path:
     """Execute all steps that are not done and return the path of the last report."""
     given = load_profile(name)
     if optional and given.capabilities:
         capabilities.check_installed()
-    print("".join(f"{line}\n" for line in check_inputs(given) if line.startswith("note: ")), end="", flush=True)
+    print(
+        "".join(f"{line}\n" for line in preflight.check_inputs(given) if line.startswith("note: ")), end="", flush=True
+    )
     profile = arms.with_data_at_hand(given)
     print(arms.data_line(given, profile), flush=True)
     wanted = list(steps(name, profile, optional))
@@ -285,7 +255,7 @@ def _run_step(step: Step, place: str = "") -> None:
 def run_alone(name: str, stem: str, parameters: Mapping[str, Any]) -> Path:
     """Execute one notebook of a profile, fresh or not, and return where it is kept."""
     given = load_profile(name)
-    notebook.refuse_missing(given)
+    preflight.refuse_missing(given)
     step = one_step(name, given, stem, parameters)
     print(f"  {step.notebook} {step.arm} running ...", flush=True)
     execute(step)
@@ -317,7 +287,7 @@ def main(arguments: list[str] | None = None) -> None:
     if given.offline:
         os.environ["LIM_OFFLINE"] = "1"
     if given.check:
-        print("\n".join(check_inputs(load_profile(given.profile))))
+        print("\n".join(preflight.check_inputs(load_profile(given.profile))))
     elif given.only:
         print(f"\nThe notebook: {run_alone(given.profile, given.only, _parse_parameters(given.parameters))}")
     else:

@@ -51,7 +51,7 @@ def no_data(tmp_path, monkeypatch):
 @pytest.fixture
 def ledger(tmp_path):
     """An open ledger of its own."""
-    from nbutils.llm import Ledger
+    from nbutils.llm.client import Ledger
 
     with contextlib.closing(Ledger(tmp_path / "ledger.sqlite")) as opened:
         yield opened

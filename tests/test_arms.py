@@ -6,9 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nbutils import arms, lengths, select
-from nbutils.errors import InputError
-from nbutils.rows import Row
-from nbutils.settings import load_profile
+from nbutils.core.errors import InputError
+from nbutils.core.settings import load_profile
+from nbutils.data.rows import Row
+from nbutils.selection import draw, files
 
 
 def _words(texts):
@@ -20,7 +21,7 @@ def _pool(counts, **more):
 
 
 def _draw(name, rows, turns="sum"):
-    return arms.draw(arms.parse_arm(name), rows, _words, lambda texts: _words(texts) + 1, turns).tolist()
+    return draw.draw(arms.parse_arm(name), rows, _words, lambda texts: _words(texts) + 1, turns).tolist()
 
 
 # --- names ---------------------------------------------------------------------------------------------------------
@@ -122,9 +123,9 @@ def test_stratified_keeps_the_proportions():
 
 
 def test_strata_are_categories_or_whether_there_is_an_input():
-    assert arms.stratum_of(Row(0, "p", "q", "given", "a")) == "with input"
-    assert arms.stratum_of(Row(0, "p", "q", "", "a")) == "without input"
-    assert arms.stratum_of(Row(0, "p", "q", "given", "a", stratum="coding")) == "coding"
+    assert draw.stratum_of(Row(0, "p", "q", "given", "a")) == "with input"
+    assert draw.stratum_of(Row(0, "p", "q", "", "a")) == "without input"
+    assert draw.stratum_of(Row(0, "p", "q", "given", "a", stratum="coding")) == "coding"
 
 
 @pytest.mark.parametrize("name", ["own-3-random-7", "own-2-random-token-matched-7"])
@@ -160,14 +161,14 @@ def test_more_rows_than_there_are_are_refused():
 
 
 def test_a_whole_source():
-    assert arms.draw(arms.parse_arm("lima-1k"), _pool([1, 2, 3]), _words, _words).tolist() == [0, 1, 2]
+    assert draw.draw(arms.parse_arm("lima-1k"), _pool([1, 2, 3]), _words, _words).tolist() == [0, 1, 2]
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.integers(1, 10**6), min_size=1, max_size=12), st.data())
 def test_apportion(sizes, data):
     k = data.draw(st.integers(0, sum(sizes)))
-    quota = arms.apportion(np.array(sizes), k)
+    quota = draw.apportion(np.array(sizes), k)
     assert sum(quota) == k
     for share, size in zip(quota, sizes, strict=True):
         assert 0 <= share <= size
@@ -175,9 +176,9 @@ def test_apportion(sizes, data):
 
 
 def test_apportion_values():
-    assert arms.apportion(np.array([10, 5]), 6) == [4, 2]
-    assert arms.apportion(np.array([1, 1, 1]), 2) == [1, 1, 0]
-    assert arms.apportion(np.array([7, 2, 1]), 3) == [2, 1, 0]
+    assert draw.apportion(np.array([10, 5]), 6) == [4, 2]
+    assert draw.apportion(np.array([1, 1, 1]), 2) == [1, 1, 0]
+    assert draw.apportion(np.array([7, 2, 1]), 3) == [2, 1, 0]
 
 
 # --- what is at hand -----------------------------------------------------------------------------------------------
@@ -232,7 +233,7 @@ def test_the_stage_without_data(runs, no_data):
     rows = select.load_arm(made)
     assert (made.arm, len(rows)) == ("sample-60-longest", 60)
     assert made.facts["threshold"] == lengths.count([row.response for row in rows], "nltk_words").min()
-    assert made.facts["ids_sha256"] == select.ids_sha256(row.id for row in rows)
+    assert made.facts["ids_sha256"] == files.ids_sha256(row.id for row in rows)
     assert (made.facts["exact"], made.facts["pool_rows"]) == (False, 260)
     assert select.run("tiny", "alpaca-1k-longest") == made, "the second call returns what the first one wrote"
 
@@ -241,9 +242,9 @@ def test_alpaca_arms_are_pinned(alpaca):
     """A draw that changes would silently change what every later result means."""
     drawn = _draw("alpaca-1k-random-7", alpaca)
     assert len(drawn) == 1000
-    assert select.ids_sha256(drawn) == "8c395ed53f1b24143e22903dcccf3c3f3d52f778b0e4d22a50078bba54432588"
+    assert files.ids_sha256(drawn) == "8c395ed53f1b24143e22903dcccf3c3f3d52f778b0e4d22a50078bba54432588"
     matched = _draw("alpaca-random-token-matched-7", alpaca)
-    assert select.ids_sha256(matched) == "3d6270cf9b13343849a9653711c9002a345dc72896914a30b032f383af8d496e"
+    assert files.ids_sha256(matched) == "3d6270cf9b13343849a9653711c9002a345dc72896914a30b032f383af8d496e"
     tokens = _words([row.response for row in alpaca]) + 1
     target = tokens[select.top_k(tokens, 1000)].sum()
     assert abs(tokens[matched].sum() - target) <= tokens.max() / 2

@@ -8,9 +8,10 @@ import sys
 import numpy as np
 import pytest
 
-from nbutils import ROOT, arms, describe, explore, lengths
-from nbutils.errors import InputError
-from nbutils.rows import Row
+from nbutils import ROOT, arms, explore, lengths
+from nbutils.core.errors import InputError
+from nbutils.data.rows import Row
+from nbutils.selection import tables
 
 TABLES = ["budget", "content", "histograms", "lengths", "measures", "overlaps", "scores"]
 COMMITTED = ROOT / "figures" / "tables"
@@ -80,7 +81,7 @@ def test_nltk_words_agree_with_themselves_and_no_share_is_too_large(made):
 def test_overlap_with_itself_is_the_size(made):
     table = read(made.folder, "overlaps")
     own = [record for record in table if record["left"] == record["right"]]
-    assert len(own) == len(describe.RULES)
+    assert len(own) == len(tables.RULES)
     assert all(record["shared"] == record["of"] for record in own)
 
 
@@ -107,7 +108,7 @@ def test_examples_are_escaped():
 
 
 def test_an_own_file_is_looked_at(no_data, runs, tmp_path):
-    from nbutils.settings import load_profile
+    from nbutils.core.settings import load_profile
 
     path = tmp_path / "rows.jsonl"
     path.write_text('{"instruction": "Say it.", "output": "word"}\n' * 5 + '{"instruction": "x", "output": "a b c"}\n')
@@ -122,7 +123,7 @@ def test_an_own_file_is_looked_at(no_data, runs, tmp_path):
 
 @pytest.mark.parametrize("longest", [0, 1, 2, 7, 255, 256, 823, 3492])
 def test_bins_reach_above_the_longest(longest):
-    edges = describe.bin_edges(longest)
+    edges = tables.bin_edges(longest)
     assert edges[:2] == [0, 1]
     assert edges[-1] > longest
     assert all(np.diff(edges) > 0)
@@ -140,7 +141,7 @@ def test_bins_reach_above_the_longest(longest):
     ],
 )
 def test_names_are_those_of_arms(pool, k, rule, name):
-    assert describe.arm_name(pool, k, rule) == name
+    assert tables.arm_name(pool, k, rule) == name
     assert arms.parse_arm(name).k == k
 
 
@@ -157,26 +158,27 @@ def test_names_are_those_of_arms(pool, k, rule, name):
     ],
 )
 def test_traits(response, traits):
-    assert describe.find_traits(Row(0, "own", "Do it.", "", response)) == traits
-    assert describe.find_traits(Row(0, "own", "Do it.", "to this", response)) == ["has an input", *traits]
+    assert tables.find_traits(Row(0, "own", "Do it.", "", response)) == traits
+    assert tables.find_traits(Row(0, "own", "Do it.", "to this", response)) == ["has an input", *traits]
 
 
 def test_repeated_share_counts_what_came_before():
     words = " ".join("abcdefgh")
-    assert describe.repeated_share(words) == 0
-    assert describe.repeated_share(f"{words} {words}") == pytest.approx(1 / 9)
-    assert describe.repeated_share("") == 0
+    assert tables.repeated_share(words) == 0
+    assert tables.repeated_share(f"{words} {words}") == pytest.approx(1 / 9)
+    assert tables.repeated_share("") == 0
 
 
 def test_scores_that_nobody_gave_are_left_out():
-    lima = describe.Counted("lima-1k", [Row(0, "lima-1k", "", "", "x", 0.0)] * 2, {})
-    rated = describe.Counted("alpaca-1k-score", [Row(0, "alpaca-1k-score", "", "", "x", 4.5)] * 2, {})
-    assert list(describe.tabulate_scores([lima, rated])) == [{"dataset": "alpaca-1k-score", "score": 4.5, "rows": 2}]
+    lima = tables.Counted("lima-1k", [Row(0, "lima-1k", "", "", "x", 0.0)] * 2, {})
+    rated = tables.Counted("alpaca-1k-score", [Row(0, "alpaca-1k-score", "", "", "x", 4.5)] * 2, {})
+    assert list(tables.tabulate_scores([lima, rated])) == [{"dataset": "alpaca-1k-score", "score": 4.5, "rows": 2}]
 
 
 def test_importing_what_the_notebooks_need_is_light():
     heavy = {"torch", "transformers", "matplotlib", "pandas"}
-    code = "from nbutils import describe, explore, figures, notebook, select; import sys; "
+    code = "from nbutils import explore, notebook, select; from nbutils.figures import registry; "
+    code += "from nbutils.selection import tables; import sys; "
     code += f"assert not {heavy} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import time
-from pathlib import Path
 
 import killable
 import numpy as np
@@ -14,11 +13,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from trainable_models import make_tokenizer, profile_on, save_model
 
-from nbutils import artifacts, checkpoints, finetune, model_card, models, settings, training_log
-from nbutils.artifacts import Manifest
-from nbutils.devices import Precision
-from nbutils.errors import InputError
-from nbutils.rows import Row
+from nbutils import finetune
+from nbutils.core import disk, settings
+from nbutils.core.devices import Precision
+from nbutils.core.errors import InputError
+from nbutils.core.manifests import Manifest
+from nbutils.data.rows import Row
+from nbutils.training import callbacks, models, release
 
 # --- checkpoints ---------------------------------------------------------------------------------------------------
 
@@ -29,7 +30,7 @@ def write_checkpoint(folder, step, sealed=True):
     (checkpoint / "optimizer.pt").write_bytes(b"x" * 100)
     (checkpoint / "trainer_state.json").write_text(json.dumps({"global_step": step}), encoding="utf-8")
     if sealed:
-        checkpoints.seal(checkpoint)
+        callbacks.seal(checkpoint)
     return checkpoint
 
 
@@ -40,20 +41,20 @@ def test_the_newest_whole_checkpoint_is_taken(tmp_path):
     (write_checkpoint(tmp_path, 105) / "trainer_state.json").unlink()
     (write_checkpoint(tmp_path, 107) / "complete.json").write_text('{"optimizer.pt": 1', encoding="utf-8")
     write_checkpoint(tmp_path, 110, sealed=False)
-    assert checkpoints.last_complete_checkpoint(tmp_path) == whole
+    assert callbacks.last_complete_checkpoint(tmp_path) == whole
 
 
 def test_no_checkpoint_means_a_fresh_start(tmp_path):
-    assert checkpoints.last_complete_checkpoint(tmp_path / "missing") is None
+    assert callbacks.last_complete_checkpoint(tmp_path / "missing") is None
 
 
 def test_the_loss_table_holds_every_logged_step():
     facts = {"learning_rate": "0.1", "grad_norm": "0.25"}
     log = [{"step": 1, "loss": "2.5", **facts}, {"step": 2, "loss": 2.25, **facts}, {"train_runtime": 1}]
-    epochs = training_log.epochs_after([np.arange(4), np.arange(4)], rows=5)
-    table = training_log.loss_table(log, epochs)
+    epochs = callbacks.epochs_after([np.arange(4), np.arange(4)], rows=5)
+    table = callbacks.loss_table(log, epochs)
     assert [(row["step"], row["epoch"], row["loss"]) for row in table] == [(1, 0.8, 2.5), (2, 1.6, 2.25)]
-    assert training_log.summarise_loss(log) == {"first_loss": 2.5, "last_loss": 2.25}
+    assert callbacks.summarise_loss(log) == {"first_loss": 2.5, "last_loss": 2.25}
 
 
 # --- the stage -----------------------------------------------------------------------------------------------------
@@ -81,7 +82,7 @@ def test_a_run_leaves_weights_curve_samples_and_counts(finished):
     assert (facts["rows"], facts["optimizer_steps"], facts["epochs"], facts["dropped_rows"]) == (24, 8, 2.0, 0)
     assert facts["precision"]["dtype"] == "float32"
     assert len(loss_of(finished).splitlines()) == 9
-    samples = artifacts.read_jsonl(finished.path("samples.jsonl"))
+    samples = disk.read_jsonl(finished.path("samples.jsonl"))
     assert [record["step"] for record in samples] == [0, 4, 8]
     assert all(record["n_tokens"] <= 4 for record in samples)
     assert not list(finished.folder.glob(".checkpoints-*"))
@@ -163,20 +164,19 @@ def kill_at_each_save(runs, base, training):
 # --- adversarial rows ----------------------------------------------------------------------------------------------
 
 
-def encoded_rows(rows, monkeypatch, base, **training):
+def encoded_rows(rows, base, **training):
     profile = profile_on(base, {"max_rows": None, "max_length": 64, **training})
-    monkeypatch.setattr(finetune.select, "load_arm", lambda _: rows)
     tokenizer = models.load_tokenizer(profile, 42)
-    return finetune.encode_rows(profile, Manifest(*[""] * 5, *[{}] * 5, "", 0, "", Path()), tokenizer), tokenizer
+    return finetune.encode_rows(profile, rows, tokenizer, "mine"), tokenizer
 
 
-def test_rows_that_cannot_be_trained_are_dropped_and_counted(monkeypatch, base):
+def test_rows_that_cannot_be_trained_are_dropped_and_counted(base):
     empty, long, shut = (
         Row(0, "own", "say", "", ""),
         Row(1, "own", "say", "", "a " * 200),
         Row(2, "own", "x " * 200, "", "yes"),
     )
-    encoded, tokenizer = encoded_rows([empty, long, shut], monkeypatch, base)
+    encoded, tokenizer = encoded_rows([empty, long, shut], base)
     assert (encoded.dropped, encoded.empty) == (1, 1)
     first, second = encoded.examples
     assert first.labels[-1] == tokenizer.eos_token_id
@@ -186,8 +186,8 @@ def test_rows_that_cannot_be_trained_are_dropped_and_counted(monkeypatch, base):
     assert tokenizer.eos_token_id not in second.labels
 
 
-def test_special_tokens_in_a_response_are_text(monkeypatch, base):
-    encoded, tokenizer = encoded_rows([Row(0, "own", "end </s> it", "", "so </s><s><pad> it ends")], monkeypatch, base)
+def test_special_tokens_in_a_response_are_text(base):
+    encoded, tokenizer = encoded_rows([Row(0, "own", "end </s> it", "", "so </s><s><pad> it ends")], base)
     (example,) = encoded.examples
     specials = {tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id}
     assert [token for token in example.input_ids if token in specials] == [
@@ -197,9 +197,9 @@ def test_special_tokens_in_a_response_are_text(monkeypatch, base):
     assert example.labels.count(tokenizer.eos_token_id) == 1
 
 
-def test_an_arm_of_which_nothing_fits_is_refused(monkeypatch, base):
+def test_an_arm_of_which_nothing_fits_is_refused(base):
     with pytest.raises(InputError, match="no row has a trained token within 8: raise max_length"):
-        encoded_rows([Row(0, "own", "a long instruction", "", "yes")], monkeypatch, base, max_length=8)
+        encoded_rows([Row(0, "own", "a long instruction", "", "yes")], base, max_length=8)
 
 
 def test_padding_with_the_end_of_sequence_is_undone(base, tmp_path):
@@ -260,8 +260,8 @@ def test_a_step_in_fp16_makes_no_bf16_tensor(method, base, runs, monkeypatch):
 
 
 def test_full_fine_tuning_keeps_its_weights_apart_from_adapters():
-    assert finetune.weights_name(settings.load_profile("llama2-7b-full")) == "model"
-    assert finetune.weights_name(settings.load_profile("llama2-7b")) == "adapter"
+    assert models.weights_name(settings.load_profile("llama2-7b-full")) == "model"
+    assert models.weights_name(settings.load_profile("llama2-7b")) == "adapter"
 
 
 def test_the_card_names_data_licence_and_no_path(tmp_path):
@@ -269,8 +269,8 @@ def test_the_card_names_data_licence_and_no_path(tmp_path):
     (tmp_path / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
     facts = {"rows": 1000, "pool_rows": 52002, "mean_length": 256.8, "measure": "nltk_words", "ids_sha256": "b669"}
     selected = Manifest("select", "tiny", "alpaca-1k-longest", 42, "", {}, {}, {}, facts, {}, "", 0, "", tmp_path)
-    model_card.name_base(tmp_path, settings.load_profile("tiny"))
-    model_card.write_card(tmp_path, settings.load_profile("tiny"), selected, "alpaca-1k-longest+neftune", 64)
+    release.name_base(tmp_path, settings.load_profile("tiny"))
+    release.write_card(tmp_path, settings.load_profile("tiny"), selected, "alpaca-1k-longest+neftune", 64)
     assert json.loads((tmp_path / "adapter_config.json").read_text())["target_modules"] == ["k_proj", "v_proj"]
     card = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert "# alpaca-1k-longest+neftune" in card
@@ -283,7 +283,7 @@ def test_the_card_names_data_licence_and_no_path(tmp_path):
 def test_a_fully_trained_model_has_a_card_of_its_own(tmp_path):
     facts = {"rows": 1000, "pool_rows": 52002, "mean_length": 256.8, "measure": "nltk_words", "ids_sha256": "b669"}
     selected = Manifest("select", "x", "alpaca-1k-longest", 42, "", {}, {}, {}, facts, {}, "", 0, "", tmp_path)
-    card = model_card.card(settings.load_profile("llama2-7b-full"), selected, "alpaca-1k-longest", 1000)
+    card = release.card(settings.load_profile("llama2-7b-full"), selected, "alpaca-1k-longest", 1000)
     assert "library_name: transformers\ntags: [long-is-more, full-fine-tuning]" in card
     assert "All weights of NousResearch/Llama-2-7b-hf (revision" in card
 
@@ -292,7 +292,7 @@ def test_an_adapter_names_the_revision_of_its_base(tmp_path):
     config = {"base_model_name_or_path": "/somewhere", "revision": None, "target_modules": []}
     (tmp_path / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
     profile = settings.load_profile("colab-t4")
-    model_card.name_base(tmp_path, profile)
+    release.name_base(tmp_path, profile)
     stored = json.loads((tmp_path / "adapter_config.json").read_text())
     assert (stored["base_model_name_or_path"], stored["revision"]) == (profile.model.base, profile.model.revision)
 

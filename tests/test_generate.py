@@ -12,9 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_models import EOS, save, tokenizer
 
-from nbutils import artifacts, data, figures_generate, finetune, generate, models, prompts, questions, settings
-from nbutils.errors import InputError
-from nbutils.rows import EvalPrompt
+from nbutils import ROOT, data, finetune, generate, prompts
+from nbutils.core import disk, manifests, settings
+from nbutils.core.errors import InputError
+from nbutils.data.rows import EvalPrompt
+from nbutils.figures import results
+from nbutils.generation import answers, questions
+from nbutils.generation import answers as generation_answers
+from nbutils.training import models
 
 CONTEXT = 4096
 
@@ -83,7 +88,7 @@ def test_test_prompts_are_limited_per_set(tmp_path):
     own = tmp_path / "own.jsonl"
     own.write_text("".join(json.dumps({"id": i, "prompt": f"Say {i}."}) + "\n" for i in range(4)), encoding="utf-8")
     wanted = settings.Generation(test_sets=("sample", str(own)), max_prompts=3)
-    assert [prompt.id for prompt in generate.load_test_prompts(wanted)] == ["sample_0", "sample_1", "sample_2", *"012"]
+    assert [prompt.id for prompt in answers.load_test_prompts(wanted)] == ["sample_0", "sample_1", "sample_2", *"012"]
 
 
 # --- what is counted -----------------------------------------------------------------------------------------------
@@ -94,15 +99,15 @@ def test_summary_counts_answers_that_were_cut():
         {"n_tokens": 4, "response": "abcd", "finish_reason": "stop"},
         {"n_tokens": 8, "response": "ab", "finish_reason": "length"},
     ]
-    made = generate.summarise(answers)
+    made = generation_answers.summarise(answers)
     assert made == {"answers": 2, "mean_tokens": 6.0, "mean_chars": 3.0, "eos_rate": 0.5, "cut_rate": 0.5}
 
 
 def test_a_torn_last_line_is_dropped_before_going_on(tmp_path):
     part = tmp_path / "part.jsonl"
-    whole = artifacts.json_line({"id": "a", "test_set": "t", "response": "é\u2028x"})
+    whole = disk.json_line({"id": "a", "test_set": "t", "response": "é\u2028x"})
     part.write_bytes(whole.encode() + b'{"id": "b", "test_s')
-    assert set(generate._read_part(part)) == {"t/a"}
+    assert set(answers._read_part(part)) == {"t/a"}
     assert part.read_text(encoding="utf-8") == whole
 
 
@@ -121,10 +126,10 @@ SHORT = len(ADVERSARIAL) - 2
 
 def install(folder):
     """Put a saved model in the place of base and fine-tuned one; also run in the processes that are killed."""
-    tuned = artifacts.Manifest("finetune", "x", "x", 1, "k", {}, {}, {"m": "h"}, {}, {}, "g", 0.0, "now", folder)
+    tuned = manifests.Manifest("finetune", "x", "x", 1, "k", {}, {}, {"m": "h"}, {}, {}, "g", 0.0, "now", folder)
     finetune.run = lambda *_: tuned
-    finetune.plan = lambda *_: artifacts.Plan("finetune", "x", "x", 1, folder, {}, {})
-    finetune.weights_name = lambda *_: "model"
+    finetune.plan = lambda *_: manifests.Plan("finetune", "x", "x", 1, folder, {}, {})
+    models.weights_name = lambda *_: "model"
     models.base_location = lambda *_: str(folder / "model")
 
 
@@ -135,7 +140,7 @@ def folder(tmp_path_factory):
     save(made / "model", context=CONTEXT)
     records = [{"id": f"é{number}", "prompt": text} for number, text in enumerate(ADVERSARIAL)]
     (made / "own.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
-    text = (settings.ROOT / "profiles" / "tiny.toml").read_text(encoding="utf-8")
+    text = (ROOT / "profiles" / "tiny.toml").read_text(encoding="utf-8")
     text = text.replace('method = "qlora"', 'method = "full"')
     text = text.replace('test_sets = ["sample"]', f'test_sets = ["{made}/own.jsonl"]')
     text = text.replace("max_new_tokens = 160", "max_new_tokens = 150").replace("batch_size = 20", "batch_size = 8")
@@ -147,7 +152,7 @@ def folder(tmp_path_factory):
 @pytest.fixture
 def stage(folder, runs, monkeypatch):
     """`run(arm)` of the profile above."""
-    for module, name in ((finetune, "run"), (finetune, "plan"), (finetune, "weights_name"), (models, "base_location")):
+    for module, name in ((finetune, "run"), (finetune, "plan"), (models, "weights_name"), (models, "base_location")):
         monkeypatch.setattr(module, name, getattr(module, name))
     install(folder)
     return lambda arm="sample-60-longest", **changed: generate.run(profile(folder, **changed), arm, 1)
@@ -160,7 +165,7 @@ def profile(folder, **changed):
 
 def test_adversarial_prompts_are_answered_and_counted(stage):
     made = stage()
-    answers = generate.load_answers(made)
+    answers = generation_answers.load_answers(made)
     assert [answer["id"] for answer in answers] == [f"é{number}" for number in range(len(ADVERSARIAL))]
     assert [answer["prompt"] for answer in answers] == list(ADVERSARIAL)
     facts = made.facts
@@ -192,25 +197,25 @@ def test_variants_of_an_arm_answer_under_their_own_conditions(stage):
         stage(f"sample-60-longest{suffix}", max_prompts=SHORT) for suffix in ("", "+min100", "+asklong")
     )
     assert len({made.folder for made in (plain, banned, longer)}) == 3
-    lengths = [[answer["n_tokens"] for answer in generate.load_answers(made)] for made in (plain, banned)]
+    lengths = [[answer["n_tokens"] for answer in answers.load_answers(made)] for made in (plain, banned)]
     assert min(lengths[0]) < 100 < min(lengths[1])
     assert [new for old, new in zip(*lengths, strict=True) if old > 100] == [old for old in lengths[0] if old > 100]
     assert longer.settings["length_prompt"] == questions.ASK_FOR_LENGTH
-    for ours, theirs in zip(*(generate.load_answers(made) for made in (plain, longer)), strict=True):
+    for ours, theirs in zip(*(answers.load_answers(made) for made in (plain, longer)), strict=True):
         assert ours["prompt"] == theirs["prompt"]
         assert theirs["arm"] == "sample-60-longest+asklong"
 
 
 def test_sampling_is_in_the_manifest_and_repeats(stage, monkeypatch, tmp_path):
     first = stage(temperature=0.8, max_prompts=SHORT)
-    texts = [answer["response"] for answer in generate.load_answers(first)]
+    texts = [answer["response"] for answer in answers.load_answers(first)]
     assert first.settings["temperature"] == 0.8
     monkeypatch.setenv("LIM_RUNS", str(tmp_path / "again"))
     again = [
-        answer["response"] for answer in generate.load_answers(stage(temperature=0.8, batch_size=3, max_prompts=SHORT))
+        answer["response"] for answer in answers.load_answers(stage(temperature=0.8, batch_size=3, max_prompts=SHORT))
     ]
     assert texts == again
-    assert texts != [answer["response"] for answer in generate.load_answers(stage(max_prompts=SHORT))]
+    assert texts != [answer["response"] for answer in answers.load_answers(stage(max_prompts=SHORT))]
 
 
 def test_a_context_above_the_models_own_is_refused(stage):
@@ -227,9 +232,9 @@ def test_an_interrupted_run_goes_on_behind_its_last_answer(stage, monkeypatch, t
             raise KeyboardInterrupt
         return to_answer(completion, arm)
 
-    to_answer = generate._to_answer
+    to_answer = answers._to_answer
     monkeypatch.setenv("LIM_RUNS", str(tmp_path / "again"))
-    monkeypatch.setattr(generate, "_to_answer", interrupt)
+    monkeypatch.setattr(answers, "_to_answer", interrupt)
     with pytest.raises(KeyboardInterrupt):
         stage(max_prompts=SHORT)
     made = stage(max_prompts=SHORT)
@@ -249,7 +254,7 @@ def generate_in(runs, folder, temperature):
 def test_a_run_that_is_killed_again_and_again_ends_with_the_same_answers(stage, folder, tmp_path, temperature):
     expected = stage(temperature=temperature)
     what = (generate_in, tmp_path / "killed", folder, temperature)
-    stage_folder = tmp_path / "killed" / expected.folder.relative_to(artifacts.runs_folder())
+    stage_folder = tmp_path / "killed" / expected.folder.relative_to(disk.runs_folder())
     for answered in (1, 9, 20):
         started = killable.start(*what)
         wait_for_answers(stage_folder, answered, started)
@@ -260,7 +265,7 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_answers(stage, 
     last = killable.start(*what)
     last.join()
     assert last.exitcode == 0
-    made = artifacts.read_manifest(stage_folder)
+    made = manifests.read_manifest(stage_folder)
     assert made.path("answers.jsonl").read_bytes() == expected.path("answers.jsonl").read_bytes()
     assert made.facts["answered_last"] <= len(ADVERSARIAL) - 20
     assert made.facts["answers"] == len(ADVERSARIAL)
@@ -291,21 +296,21 @@ def test_ours_is_the_template_of_training():
 
 def test_the_curve_of_lengths_ends_at_the_share_that_ended():
     written = [{"n_tokens": n, "finish_reason": "stop"} for n in (5, 3)] + [{"n_tokens": 9, "finish_reason": "length"}]
-    lengths, shares = figures_generate.ended_by(written, 9)
+    lengths, shares = results.ended_by(written, 9)
     assert lengths == [0, 3, 5, 9]
     assert shares == pytest.approx([0, 100 / 3, 200 / 3, 200 / 3])
 
 
 @given(st.lists(st.floats(0, 100), max_size=5))
 def test_labels_do_not_cover_each_other(wanted):
-    places = figures_generate.spread(wanted)
+    places = results.spread(wanted)
     ordered = sorted(places)
     gaps = [after - before for before, after in itertools.pairwise(ordered)]
-    assert all(gap >= figures_generate.LABEL_HEIGHT - 1e-9 for gap in gaps)
+    assert all(gap >= results.LABEL_HEIGHT - 1e-9 for gap in gaps)
     assert all(place >= want for place, want in zip(places, wanted, strict=True))
 
 
 def test_the_figure_names_every_variant():
     written = [{"n_tokens": 5, "finish_reason": "stop"}]
-    figure = figures_generate.draw_lengths({"alpaca-52k": written, "alpaca-52k+min150": written}, 9)
+    figure = results.draw_lengths({"alpaca-52k": written, "alpaca-52k+min150": written}, 9)
     assert [text.get_text() for text in figure.axes[0].texts] == ["Alpaca-52k", "Alpaca-52k+min150"]

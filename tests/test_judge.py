@@ -15,11 +15,16 @@ import pyarrow.parquet as pq
 import pytest
 from chat_server import Answer, completion, refusal, serving
 
-from nbutils import artifacts, data, generate, judge, judge_files, settings
-from nbutils.errors import InputError
-from nbutils.judge import ORDERS, Pair, build_request, judge_pairs, summarise
-from nbutils.llm import Request, StopAskingError
-from nbutils.settings import JudgeModel
+from nbutils import data, generate, judge
+from nbutils.analysis import verdicts
+from nbutils.analysis.verdicts import ORDERS, summarise
+from nbutils.core import disk, judge_settings, manifests, settings
+from nbutils.core.errors import InputError
+from nbutils.core.judge_settings import JudgeModel
+from nbutils.judging import command as judging_command
+from nbutils.judging import pairs, records, replies
+from nbutils.judging.pairs import Pair, build_request, judge_pairs
+from nbutils.llm.client import Request, StopAskingError
 
 ENDPOINT = JudgeModel(name="fake", kind="openai", model="fake-1", base_url="http://127.0.0.1:1/v1")
 
@@ -73,7 +78,8 @@ def test_the_judge_is_told_the_form_of_its_reply_and_not_who_wrote_what():
 
 def test_the_same_pair_is_the_same_request_in_every_run():
     assert build_request(pair(), "arm_first", ENDPOINT) == build_request(pair(), "arm_first", ENDPOINT)
-    code = "from nbutils.judge import Pair, build_request; from nbutils.settings import JudgeModel as J; "
+    code = "from nbutils.core.judge_settings import JudgeModel as J; "
+    code += "from nbutils.judging.pairs import Pair, build_request; "
     code += f"print(build_request(Pair{tuple(pair())!r}, 'arm_first', J(**{ENDPOINT.model_dump()!r})).key)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == build_request(pair(), "arm_first", ENDPOINT).key
@@ -141,8 +147,8 @@ def test_the_first_judge(ledger):
     rows = judge_pairs(PAIRS, control("first"), ledger)
     assert preferences(rows) == [1, 0] * 4
     assert [row["order"] for row in rows] == list(ORDERS) * 4
-    assert judge.inconsistency(rows) == 1.0
-    assert set(judge.verdicts_of(rows, "exact").values()) == {"tie"}
+    assert verdicts.inconsistency(rows) == 1.0
+    assert set(verdicts.verdicts_of(rows, "exact").values()) == {"tie"}
 
 
 def test_the_coin(ledger):
@@ -216,7 +222,7 @@ def test_unparsed_and_failed_are_counted_and_never_scored(ledger):
 
 def row_of(number, order, arm, baseline, **fields):
     scores = None if arm is None else (arm, baseline)
-    status = {"status": "judged" if scores else "unparsed", "preference": judge.preference(arm, baseline)}
+    status = {"status": "judged" if scores else "unparsed", "preference": replies.preference(arm, baseline)}
     sides = {"judge": "j", "arm": "a", "baseline": "b", "score_arm": arm, "score_baseline": baseline}
     return {"id": str(number), "test_set": "one", "order": order} | sides | status | fields
 
@@ -253,7 +259,7 @@ def test_summaries_add_up():
         assert row["asked"] == row["judged"] + row["unparsed"] + row["failed"]
         assert row["prompts"] == row["win"] + row["tie"] + row["lose"] + row["unscored"]
         assert row["asked"] == 2 * row["prompts"]
-    for rule in judge.RULES:
+    for rule in verdicts.RULES:
         mine = [row for row in table if (row["judge"], row["rule"]) == ("j", rule)]
         pooled = next(row for row in mine if row["test_set"] == "all")
         for key in ("asked", "judged", "unparsed", "failed", "prompts", "win", "tie", "lose", "unscored"):
@@ -272,7 +278,7 @@ def test_summaries_add_up():
 )
 def test_inconsistency_counts_opposite_preferences(orders, expected):
     rows = [{"id": str(i), "test_set": "", "preference": value} for i, values in enumerate(orders) for value in values]
-    assert judge.inconsistency(rows) == expected
+    assert verdicts.inconsistency(rows) == expected
 
 
 # --- the stage -----------------------------------------------------------------------------------------------------
@@ -287,18 +293,18 @@ def test_the_stage_judges_ones_own_prompts(tmp_path, runs, no_data, monkeypatch)
     def answer(profile, arm, seed):
         folder = tmp_path / arm
         row = {"id": "q", "test_set": "mine", "prompt": "Say yes.", "response": sides[arm], "arm": arm}
-        artifacts.write_jsonl(folder / "answers.jsonl", [row])
-        hashes = {"answers.jsonl": artifacts.sha256_file(folder / "answers.jsonl")}
+        disk.write_jsonl(folder / "answers.jsonl", [row])
+        hashes = {"answers.jsonl": disk.sha256_file(folder / "answers.jsonl")}
         what = ("generate", "tiny", arm, seed, "key", {}, {}, hashes, {}, {}, "git", 0.0, "now", folder)
-        return artifacts.Manifest(*what)
+        return manifests.Manifest(*what)
 
     monkeypatch.setattr(generate, "run", answer)
-    monkeypatch.setattr(artifacts, "upstream", lambda planned: f"answers of {planned.arm}")
+    monkeypatch.setattr(manifests, "upstream", lambda planned: f"answers of {planned.arm}")
     tiny = settings.load_profile("tiny")
     profile = tiny.model_copy(update={"generation": tiny.generation.model_copy(update={"test_sets": (str(prompts),)})})
-    monkeypatch.setattr(generate, "plan", lambda chosen, arm, seed: artifacts.Plan("", "", arm, 0, tmp_path, {}, {}))
+    monkeypatch.setattr(generate, "plan", lambda chosen, arm, seed: manifests.Plan("", "", arm, 0, tmp_path, {}, {}))
     made = judge.run(profile)
-    rows = judge.load_judgments(made)
+    rows = records.load_judgments(made)
     assert made.facts == {"asked": 8, "judged": 8, "unparsed": 0, "failed": 0, "lacking": False}
     found = {row["judge"]: row["preference"] for row in rows if row["order"] == "arm_first"}
     assert found["reference"] == 1 and found["longer"] == 1 and found["first"] == 1
@@ -315,7 +321,7 @@ def test_another_prompt_or_prompt_file_makes_a_judging_stale(tmp_path, runs, no_
         template = f"{words} {{question}} {{answer_1}} {{answer_2}}"
         file.write_text(f'name = "x"\ntype = "pairwise"\noutput_format = "scores"\nprompt_template = "{template}"\n')
         os.utime(file, ns=(0, len(words)))
-        judging = tiny.judging.model_copy(update={"prompt": settings.PromptFile(file=str(file))})
+        judging = tiny.judging.model_copy(update={"prompt": judge_settings.PromptFile(file=str(file))})
         return judge.plan(tiny.model_copy(update={"judging": judging}), "alpaca-1k-longest", 42).key
 
     found = {key("Compare"), key("Compare them"), judge.plan(tiny, "alpaca-1k-longest", 42).key}
@@ -328,8 +334,8 @@ def test_a_profile_names_its_prompt(tmp_path):
     own = own.replace("[judging]", "[judging]\nprompt = { source = 'mt-bench-judge-prompts', name = 'pair-v2' }")
     (tmp_path / "own.toml").write_text(own)
     profile = settings.load_profile(tmp_path / "own.toml")
-    assert profile.judging.prompt == settings.PromptFile(source="mt-bench-judge-prompts", name="pair-v2")
-    assert profile.refining.prompt == settings.PromptFile(file="r.toml") and profile.refining.length_factor == 2
+    assert profile.judging.prompt == judge_settings.PromptFile(source="mt-bench-judge-prompts", name="pair-v2")
+    assert profile.refining.prompt == judge_settings.PromptFile(file="r.toml") and profile.refining.length_factor == 2
     (tmp_path / "own.toml").write_text(own.replace("'pair-v2'", "'pair-v2', url = 'https://host/p'"))
     with pytest.raises(InputError, match=r"judging\.prompt.*one of 'file', 'source' or 'url'"):
         settings.load_profile(tmp_path / "own.toml")
@@ -369,7 +375,7 @@ def run(capsys, *arguments):
 
 
 def judgments_in(folder):
-    return artifacts.read_jsonl(folder / "judgments.jsonl")
+    return disk.read_jsonl(folder / "judgments.jsonl")
 
 
 @pytest.mark.parametrize(
@@ -596,7 +602,7 @@ def test_fastchats_prompt_and_verdicts_in_letters(files, tmp_path, capsys, mirro
     assert preferences(rows) == [1, 1, 0, 0, 0.5, 0.5]
     assert {row["form"] for row in rows} == {"[[A]]"} and {row["score_arm"] for row in rows} == {None}
     assert "rule exact: win 1, tie 1, lose 1, unscored 0" in printed
-    assert judge.rescore([row | {"preference": None, "status": "unparsed"} for row in rows]) == rows
+    assert replies.rescore([row | {"preference": None, "status": "unparsed"} for row in rows]) == rows
 
 
 def test_structured_output(ledger):
@@ -689,16 +695,16 @@ def test_a_batch_asks_in_words_unless_told_otherwise():
 
 
 def test_controls_are_asked_with_our_own_prompt(ledger):
-    other = judge.load_prompt(settings.PromptFile(file="data/prompts/alpaca-eval.toml"))
+    other = pairs.load_prompt(judge_settings.PromptFile(file="data/prompts/alpaca-eval.toml"))
     assert judge_pairs(PAIRS, control("longer"), ledger, other) == judge_pairs(PAIRS, control("longer"), ledger)
 
 
 def test_stored_reviews_are_read_anew_without_a_call(ledger):
     rows = judge_pairs(PAIRS, control("longer"), ledger)
     blank = {"score_arm": None, "score_baseline": None, "preference": None, "status": "unparsed"}
-    assert judge.rescore([row | blank for row in rows]) == rows
+    assert replies.rescore([row | blank for row in rows]) == rows
     failed = rows[0] | blank | {"status": "failed", "review": "9 1"}
-    assert judge.rescore([failed]) == [failed], "an error's text is no review"
+    assert replies.rescore([failed]) == [failed], "an error's text is no review"
 
 
 def test_fewer_than_99_percent_have_no_headline(tmp_path, capsys):
@@ -721,7 +727,7 @@ def test_the_published_reviews_are_judged_through_the_same_code(mirror):
         head = {"id": str(record["index"]), "test_set": record["test_set"], "judge": record["judge"]} | sides
         head |= {"len_arm": len(record["Answer1"]), "len_baseline": len(record["Answer2"])}
         for order, review in zip(ORDERS, (record["review"], record["review_reverse"]), strict=True):
-            rows.append(head | {"order": order, "review": review} | judge.score_review(review, order))
+            rows.append(head | {"order": order, "review": review} | replies.score_review(review, order))
         first, swapped = json.loads(record["scores"]), json.loads(record["scores_reverse"])
         scale = all(score >= 1 for score in (*first, *swapped))
         total = np.sign(first[0] - first[1]) + np.sign(swapped[1] - swapped[0])
@@ -754,7 +760,7 @@ def test_the_least_that_an_answer_needs(tmp_path, capsys):
 
 
 def test_parquet_answers(files, tmp_path, capsys):
-    mine, theirs = (artifacts.read_jsonl(path) for path in files)
+    mine, theirs = (disk.read_jsonl(path) for path in files)
     pq.write_table(pa.Table.from_pylist(mine), tmp_path / "a.parquet")
     pq.write_table(pa.Table.from_pylist(theirs), tmp_path / "b.parquet")
     run(capsys, *files, "--judge", "longer", "-o", tmp_path / "jsonl")
@@ -878,7 +884,7 @@ def test_a_large_file_with_a_doubled_prompt(tmp_path):
     rows = answers_of("x", *["text"] * 30_000)
     path = write(tmp_path / "large.jsonl", [*rows, rows[-1]])
     with pytest.raises(InputError, match="prompt 'p29999' of 'set' is answered 2 times"):
-        judge_files.read_answers(path)
+        judging_command.read_answers(path)
 
 
 def command(*arguments):
@@ -897,7 +903,7 @@ def test_the_command_as_a_process(files, tmp_path):
 
 
 def test_help_and_no_torch(tmp_path):
-    code = "import sys, nbutils.judge, nbutils.judge_files; print('torch' in sys.modules, 'openai' in sys.modules)"
+    code = "import sys, nbutils.judge; print('torch' in sys.modules, 'openai' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert done.stdout == "False False\n"
     with pytest.raises(SystemExit) as ended:
@@ -906,12 +912,12 @@ def test_help_and_no_torch(tmp_path):
 
 
 def test_the_command_is_in_the_module_that_is_documented():
-    assert Path(judge.__file__).read_text().count("python -m nbutils.judge ANSWERS_A ANSWERS_B") == 2
+    assert Path(judge.__file__).read_text().count("python -m nbutils.judge ANSWERS_A ANSWERS_B") == 3
 
 
 def test_two_judges_of_one_name_are_refused():
     with pytest.raises(ValueError, match="two judges are called 'a': give each a name of its own"):
-        settings.Judging(
+        judge_settings.Judging(
             target="x", baselines=("y",), judges=(control("coin"), *[JudgeModel(name="a", kind="first")] * 2)
         )
 

@@ -13,8 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
-from nbutils import lengths, select, tokens, topk
-from nbutils.errors import InputError
+from nbutils import lengths, select
+from nbutils.core.errors import InputError
+from nbutils.data import tokens
+from nbutils.selection import files, topk
 
 PUBLISHED_IDS = "b6691885e9c956494c44d574f60ed34147780fba56335f86e0d9d263f8190d33"
 CORPUS = (
@@ -22,7 +24,7 @@ CORPUS = (
     "Write a function f(x) that returns x * 2;  then test it: f(21) == 42.",
     "It's the 3rd time - the the the then there these; over and over again.",
 )
-SPACE = lengths.TokenCounter.SPACE
+SPACE = tokens.TokenCounter.SPACE
 
 
 # --- tokenizers made here ------------------------------------------------------------------------------------------
@@ -131,7 +133,7 @@ texts_of_any_kind = st.lists(any_text, max_size=8)
 thorough = settings(max_examples=150, deadline=None)
 
 SMALL = _like_llama()
-SMALL_COUNTER = lengths.TokenCounter(SMALL)
+SMALL_COUNTER = tokens.TokenCounter(SMALL)
 
 
 # --- values --------------------------------------------------------------------------------------------------------
@@ -279,16 +281,16 @@ def test_tokens_never_exceed_their_bound(texts):
 
 
 def test_rare_words_are_bounded_by_their_bytes(monkeypatch):
-    monkeypatch.setattr(lengths.TokenCounter, "FREQUENT", 1)
-    counter = lengths.TokenCounter(SMALL)
+    monkeypatch.setattr(tokens.TokenCounter, "FREQUENT", 1)
+    counter = tokens.TokenCounter(SMALL)
     # "the" is the most frequent word and counted exactly (1 token); "fox" has at most its 3 bytes and a space.
     assert counter.upper_bound(["the the fox"]).tolist() == [1 + 1 + 4]
     assert counter.count(["the the fox"]).tolist() == _brute_force(SMALL, ["the the fox"])
 
 
 def test_the_memo_of_words_stays_small(monkeypatch):
-    monkeypatch.setattr(lengths.TokenCounter, "REMEMBERED", 50)
-    counter = lengths.TokenCounter(SMALL)
+    monkeypatch.setattr(tokens.TokenCounter, "REMEMBERED", 50)
+    counter = tokens.TokenCounter(SMALL)
     for start in range(0, 1000, 20):
         texts = [f"word{number} the" for number in range(start, start + 20)]
         assert counter.count(texts).tolist() == _brute_force(SMALL, texts)
@@ -296,7 +298,7 @@ def test_the_memo_of_words_stays_small(monkeypatch):
 
 
 def test_llama2_tokens_equal_brute_force(llama2):
-    counter = lengths.token_counter(llama2)
+    counter = tokens.token_counter(llama2)
     assert counter.is_exact_by_words
 
     @thorough
@@ -312,7 +314,7 @@ def test_llama2_tokens_equal_brute_force(llama2):
 @pytest.mark.parametrize("name", UNFIT)
 def test_a_tokenizer_without_the_property_is_counted_whole(name):
     made = UNFIT[name]()
-    counter = lengths.TokenCounter(made)
+    counter = tokens.TokenCounter(made)
     assert not counter.is_exact_by_words
     assert counter.upper_bound(["the dog"]) is None
     _check_against_brute_force(made, counter)
@@ -349,7 +351,7 @@ def test_padding_and_truncation_left_on_do_not_change_the_count():
     made.enable_padding(length=64)
     made.enable_truncation(max_length=3)
     texts = ["the quick brown fox jumps over the lazy dog", "a", ""]
-    assert lengths.TokenCounter(made).count(texts).tolist() == _brute_force(SMALL, texts)
+    assert tokens.TokenCounter(made).count(texts).tolist() == _brute_force(SMALL, texts)
     assert made.truncation and made.padding, "the caller's tokenizer stays as it was"
 
 
@@ -368,8 +370,8 @@ def test_lone_surrogates_are_refused_with_their_text():
 
 
 def test_one_counter_per_tokenizer():
-    assert lengths.token_counter(SMALL) is lengths.token_counter(SMALL)
-    assert lengths.token_counter(SMALL_COUNTER) is SMALL_COUNTER
+    assert tokens.token_counter(SMALL) is tokens.token_counter(SMALL)
+    assert tokens.token_counter(SMALL_COUNTER) is SMALL_COUNTER
 
 
 @pytest.mark.parametrize(
@@ -395,7 +397,7 @@ def test_the_published_selection_to_the_last_id(alpaca, alpaca_words):
     assert alpaca_words.mean() == pytest.approx(51.3826, abs=1e-4)
     assert (int(np.median(alpaca_words)), alpaca_words.min(), alpaca_words.max()) == (37, 0, 823)
     ids = select.top_k(alpaca_words, 1000)
-    assert select.ids_sha256(ids) == PUBLISHED_IDS
+    assert files.ids_sha256(ids) == PUBLISHED_IDS
     kept = alpaca_words[ids]
     assert (kept.min(), (kept == 192).sum(), (alpaca_words == 192).sum()) == (192, 2, 15)
     assert kept.mean() == pytest.approx(256.8, abs=0.05)
@@ -403,9 +405,9 @@ def test_the_published_selection_to_the_last_id(alpaca, alpaca_words):
 
 @pytest.mark.slow
 def test_the_bound_finds_the_same_ids_as_counting_all(alpaca):
-    kept = select.Longest(1000)
+    kept = topk.Longest(1000)
     topk.add_texts(kept, [row.response for row in alpaca], 0, "nltk_words")
-    assert select.ids_sha256(kept.ids) == PUBLISHED_IDS
+    assert files.ids_sha256(kept.ids) == PUBLISHED_IDS
     assert (kept.n, kept.threshold, kept.ties) == (52_002, 192, (15, 2))
 
 
@@ -413,7 +415,7 @@ def test_the_bound_finds_the_same_ids_as_counting_all(alpaca):
 def test_llama2_tokens_of_alpaca(alpaca, llama2):
     texts = [row.response for row in alpaca]
     whole = np.array([len(encoding) for encoding in llama2.encode_batch_fast(texts, add_special_tokens=False)])
-    counter = lengths.TokenCounter(llama2)
+    counter = tokens.TokenCounter(llama2)
     assert (counter.upper_bound(texts) >= whole).all()
     assert (counter.count(texts) == whole).all()
     assert whole.mean() == pytest.approx(64.5, abs=0.05)

@@ -6,11 +6,12 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from nbutils import data, prompts, rows
-from nbutils.errors import InputError
-from nbutils.files import read_records
+from nbutils import data, prompts
+from nbutils.core.errors import InputError
+from nbutils.data import forms
+from nbutils.data.records import read_records
+from nbutils.data.rows import EvalPrompt, Row
 from nbutils.prompts import IGNORED, Example, check_examples, encode, encode_prompt, render, response_text
-from nbutils.rows import EvalPrompt, Row
 
 BARE = Row(1, "s", "Name a colour.", "", "Red, of course.")
 WITH_INPUT = Row(2, "s", "Translate.", "bonjour", "Hello\nthere")
@@ -326,4 +327,4 @@ def test_released_rows_are_read_as_they_are_written(released):
     """The ids of the rows survive the round through the flattened prompt."""
     made = data.load_rows("alpaca-1k-longest-published")
     assert len({row.id for row in made}) == 1000
-    assert rows.split_alpaca_prompt(prompts._flattened(made[0]))[1:] == (made[0].instruction, made[0].input)
+    assert forms.split_alpaca_prompt(prompts._flattened(made[0]))[1:] == (made[0].instruction, made[0].input)

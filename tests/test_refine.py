@@ -6,11 +6,14 @@ import re
 import pytest
 from chat_server import Answer, completion, serving
 
-from nbutils import data, refine, rewriting, select, settings
-from nbutils.errors import InputError
-from nbutils.refine import build_request, count_changes, extract_rewrite, rewrite_by_script
-from nbutils.rows import Row
-from nbutils.settings import JudgeModel, PromptFile, Refining
+from nbutils import data, refine, select
+from nbutils.core import settings
+from nbutils.core.errors import InputError
+from nbutils.core.judge_settings import JudgeModel, PromptFile, Refining
+from nbutils.data.rows import Row
+from nbutils.refine import build_request, extract_rewrite, rewrite_by_script
+from nbutils.selection import rewriting
+from nbutils.selection.rewriting import count_changes
 
 OPEN, CLOSE = refine.OPEN, refine.CLOSE
 
@@ -108,7 +111,7 @@ def test_the_stage_on_the_sample(runs, no_data):
 
 def test_the_stage_with_an_endpoint(runs, no_data, monkeypatch):
     monkeypatch.setenv("LIM_TEST_KEY", "sk-canary-0f")
-    monkeypatch.setattr("nbutils.endpoint._wait", lambda state: 0.0)
+    monkeypatch.setattr("nbutils.llm.endpoint._wait", lambda state: 0.0)
     replies = [f"Short.\n{OPEN}\nBetter.\n{CLOSE}", "It is fine.", Answer(completion("", choices=[]))]
     with serving(lambda number, question: replies[number]) as server:
         refiner = JudgeModel(

@@ -14,11 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from report_run import ARM, BASELINE, make_answers, make_judgments, make_profile, open_page, write_run
 
-from nbutils import data, figures, report, report_pairs
-from nbutils.errors import InputError
-from nbutils.settings import load_profile
+from nbutils import data, report
+from nbutils.claims import published
+from nbutils.core.errors import InputError
+from nbutils.core.settings import load_profile
+from nbutils.figures import registry
+from nbutils.judging import browse
 
-TABLES = figures.FOLDER / "tables"
+TABLES = registry.FOLDER / "tables"
 
 PAYLOADS = [
     "<script>window.pwned = 1</script>",
@@ -136,7 +139,7 @@ def test_policy_lets_in_the_projects_own_style_and_script_alone(harmless):
     st.recursive(st.text() | st.integers() | st.none(), lambda part: st.lists(part) | st.dictionaries(st.text(), part))
 )
 def test_data_block_is_json_that_no_parser_of_html_can_leave(value):
-    text = report_pairs.to_json(value)
+    text = browse.to_json(value)
     assert json.loads(text) == value
     assert text.isascii()
     assert not set("<>&") & set(text)
@@ -162,7 +165,7 @@ def test_pairs_hold_both_answers_and_every_review(tmp_path):
 
 def test_what_does_not_fit_is_left_out_evenly_and_counted():
     pairs = [{"id": str(number), "judges": {"x": {"reviews": [1, 2]}}, "text": "x" * 100} for number in range(100)]
-    whole, part = report_pairs.pack(pairs), report_pairs.pack(pairs, 5_000)
+    whole, part = browse.pack(pairs), browse.pack(pairs, 5_000)
     assert (whole.shown, whole.total, whole.reviews) == (100, 100, 200)
     assert 25 <= part.shown < 50
     assert len(part.json) <= 5_000
@@ -170,14 +173,14 @@ def test_what_does_not_fit_is_left_out_evenly_and_counted():
     kept = [int(pair["id"]) for pair in json.loads(part.json)]
     assert kept[0] < 5
     assert kept[-1] > 95 - 100 // len(kept)
-    assert report_pairs.pack(pairs, 50).shown == 0
+    assert browse.pack(pairs, 50).shown == 0
 
 
 def test_a_huge_answer_is_shortened():
     answer = {"prompt": "p", "response": "x" * 10**6, "n_tokens": 5, "finish_reason": "length"}
     judgment = {"id": "1", "test_set": "s", "arm": "a", "baseline": "b", "judge": "j", "order": "arm_first"}
     judgment |= {"status": "failed", "score_arm": None, "score_baseline": None, "review": None}
-    (pair,) = report_pairs.collect([judgment], {arm: {("s", "1"): answer} for arm in "ab"}, "exact")
+    (pair,) = browse.collect([judgment], {arm: {("s", "1"): answer} for arm in "ab"}, "exact")
     assert pair["mine"]["text"].endswith("… (1,000,000 characters)")
     assert pair["mine"]["chars"] == 10**6
     assert pair["judges"]["j"] == {"verdict": "unscored", "reviews": [["arm_first", "failed", None, None, ""]]}
@@ -216,8 +219,8 @@ def test_nothing_is_reported_before_it_was_computed(no_data, runs):
 
 def test_a_changed_number_of_the_paper_makes_the_report_stale(no_data, runs, tmp_path, monkeypatch):
     before = report.plan("tiny")
-    shutil.copytree(report.paper_numbers.FOLDER, tmp_path / "published")
-    monkeypatch.setattr(report.paper_numbers, "FOLDER", tmp_path / "published")
+    shutil.copytree(published.FOLDER, tmp_path / "published")
+    monkeypatch.setattr(published, "FOLDER", tmp_path / "published")
     assert report.plan("tiny").key == before.key
     (tmp_path / "published" / "mt-bench.csv").write_text("base,arm,score\n", encoding="utf-8")
     assert report.plan("tiny").key != before.key

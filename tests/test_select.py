@@ -14,9 +14,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nbutils import artifacts, data, files, json_files, select, select_files
-from nbutils.files import HubDataset
-from nbutils.select import Request
+from nbutils import data, select
+from nbutils import lengths as lengths_
+from nbutils.core import disk
+from nbutils.data import json_records, load, records
+from nbutils.data import rows as data_rows
+from nbutils.data.records import HubDataset
+from nbutils.selection import files
+from nbutils.selection.files import SelectionRequest
 
 # Lengths in words: 3 1 0 5 3 5 3 2. The three longest: 3 and 5, then row 0, the first of three ties.
 WORDS = [3, 1, 0, 5, 3, 5, 3, 2]
@@ -112,7 +117,7 @@ def test_parquet_keeps_schema_nested_columns_and_metadata(tmp_path, capsys, meas
     assert table.schema.metadata == {b"about": b"a test"}
     status, _, errors = _run(capsys, source, "-k", 3, "--measure", measure, "-o", out)
     assert (status, errors) == (0, [])
-    lengths = select.lengths.count(RESPONSES, measure)
+    lengths = lengths_.count(RESPONSES, measure)
     written = pq.read_table(out)
     assert written.schema.equals(table.schema, check_metadata=True)
     assert written.equals(table.take(select.top_k(lengths, 3)))
@@ -187,14 +192,14 @@ def test_json_lines_in_a_file_called_json(tmp_path, capsys):
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
 def test_forms_of_rows(tmp_path, capsys, form, row, kind):
     rows = [row(text) for text in RESPONSES]
-    assert {select.rows.detect_form(each) for each in rows} == {form}
+    assert {data_rows.detect_form(each) for each in rows} == {form}
     source, out = tmp_path / f"rows.{kind}", tmp_path / f"out.{kind}"
     if kind == "jsonl":
         source.write_text(_lines(rows))
     else:
         pq.write_table(pa.Table.from_pylist(rows), source)
     assert _chosen(capsys, source, out)["ids"] == LONGEST_3
-    written = artifacts.read_jsonl(out) if kind == "jsonl" else pq.read_table(out).to_pylist()
+    written = disk.read_jsonl(out) if kind == "jsonl" else pq.read_table(out).to_pylist()
     assert written == [rows[i] for i in LONGEST_3]
 
 
@@ -253,7 +258,7 @@ def test_what_the_manifest_says(tmp_path, capsys):
     assert printed == f"{out}: 3 of 8 rows, words >= 3; 1 of 3 ties at the threshold taken, lower row numbers first\n"
     assert json.loads(Path(f"{out}.manifest.json").read_text()) == {
         "source": "rows.jsonl",
-        "source_sha256": artifacts.sha256_file(source),
+        "source_sha256": disk.sha256_file(source),
         "rows": 8,
         "k": 3,
         "measure": "words",
@@ -266,7 +271,7 @@ def test_what_the_manifest_says(tmp_path, capsys):
         "threshold": 3,
         "ties_at_threshold": 3,
         "ties_taken": 1,
-        "ids_sha256": select.ids_sha256(LONGEST_3),
+        "ids_sha256": files.ids_sha256(LONGEST_3),
         "ids": LONGEST_3,
     }
 
@@ -274,8 +279,8 @@ def test_what_the_manifest_says(tmp_path, capsys):
 def test_ids_sha256_is_of_the_ids_joined_by_commas():
     # printf 0,3,5 | sha256sum
     expected = "1762bad225fc9c1bd6cd8e9f719b0fdfd0ebcad416a25c8071bbe3814138c18b"
-    assert select.ids_sha256([5, 0, 3]) == expected
-    assert select.ids_sha256(np.array([5, 0, 3])) == expected
+    assert files.ids_sha256([5, 0, 3]) == expected
+    assert files.ids_sha256(np.array([5, 0, 3])) == expected
 
 
 def test_without_punkt_the_default_measure_is_marked_approximate(tmp_path, capsys, no_data):
@@ -289,7 +294,7 @@ def test_without_punkt_the_default_measure_is_marked_approximate(tmp_path, capsy
 
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet", "json"])
 def test_ties_across_batches_go_to_the_first_rows(tmp_path, capsys, monkeypatch, suffix):
-    for module in (json_files, files):
+    for module in (json_records, records):
         monkeypatch.setattr(module, "BATCH_ROWS", 3)
     source, out = tmp_path / f"rows.{suffix}", tmp_path / f"out.{suffix}"
     rows = [{"output": "w " * n} for n in (1, 2, 2, 2, 2, 2, 3, 2, 2)]
@@ -321,7 +326,7 @@ def hub_folder(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["out.parquet", "out.jsonl", "out.jsonl.gz"])
 def test_a_hub_dataset(hub_folder, tmp_path, name):
     dataset, out = HubDataset(str(hub_folder)), tmp_path / name
-    kept = select.longest_of_file(dataset, Request(3, "words"))
+    kept = files.longest_of_file(dataset, SelectionRequest(3, "words"))
     assert (kept.ids.tolist(), kept.n) == (LONGEST_3, 8)
     dataset.write_selected(kept.ids, out)
     if name.endswith(".parquet"):
@@ -334,8 +339,8 @@ def test_a_hub_dataset(hub_folder, tmp_path, name):
 
 def test_a_dataset_with_a_dot_in_its_name_is_asked_of_the_hub(monkeypatch):
     asked = []
-    monkeypatch.setattr(select_files, "HubDataset", lambda name, split: asked.append((name, split)))
-    select_files.open_source("teknium/OpenHermes-2.5", "train")
+    monkeypatch.setattr(files, "HubDataset", lambda name, split: asked.append((name, split)))
+    files.open_source("teknium/OpenHermes-2.5", "train")
     assert asked == [("teknium/OpenHermes-2.5", "train")]
 
 
@@ -397,7 +402,8 @@ def tokens_at_hand(monkeypatch):
     vocabulary = {f"<0x{byte:02X}>": byte for byte in range(256)} | {"▁": 256}
     made = Tokenizer(models.BPE(vocabulary, [], byte_fallback=True))
     made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    monkeypatch.setattr(data, "llama2_tokenizer", lambda: made)
+    for module in (load, data):
+        monkeypatch.setattr(module, "llama2_tokenizer", lambda: made)
 
 
 @pytest.mark.parametrize("case", BAD)

@@ -1,0 +1,181 @@
+"""Do the estimators say what is there? Judges with planted tastes, and how often the intervals hold the truth."""
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nbutils.analysis import items as analysis_items
+from nbutils.analysis.comparison import decompose
+from nbutils.analysis.intervals import Estimate, mean_with_interval
+from nbutils.analysis.items import Calls, to_calls, to_items
+from nbutils.analysis.length_control import JudgeFit, expit, fit_judge
+from nbutils.analysis.verdicts import ORDERS
+
+REPLICATES = 400
+PROMPTS = 200
+RATIO = 1.5
+"""Median length of the arm's answers over the baseline's."""
+
+
+class Taste(NamedTuple):
+    """A simulated judge, in logits: for the arm's quality, per unit of tanh(standardised length difference), for the
+    first place; `shared` is the spread of what only the prompt decides, which both orders of a prompt share."""
+
+    quality: float = 0.0
+    length: float = 0.0
+    position: float = 0.0
+    shared: float = 0.0
+
+
+GRID = tuple(Taste(*planted) for planted in itertools.product((-1.0, 0.0, 1.0), (0.0, 1.5, 3.0), (0.0, 1.0)))
+"""The planted tastes of the calibration: quality by length by position."""
+
+DEPENDENT = (Taste(0.0, 1.5, 0.0, 2.0), Taste(0.5, 1.5, 0.5, 2.0))
+"""Judges whose two orders of a prompt depend on each other."""
+
+
+def simulate(taste: Taste, prompts: int, rng: np.random.Generator, ratio: float = RATIO) -> Calls:
+    """Judge random pairs in both orders; lengths are log-normal (spread 0.5), the arm's `ratio` times as long."""
+    arm = np.round(rng.lognormal(5 + math.log(ratio), 0.5, prompts))
+    baseline = np.round(rng.lognormal(5, 0.5, prompts))
+    squashed = np.tanh((arm - baseline) / (arm - baseline).std())
+    own = taste.quality + taste.length * squashed + taste.shared * rng.normal(size=prompts)
+    orders = [(rng.random(prompts) < expit(own + place * taste.position)).astype(float) for place in (1, -1)]
+    first = np.repeat([1.0, -1.0], prompts)
+    return Calls(
+        np.concatenate(orders), np.tile(arm, 2), np.tile(baseline, 2), None, np.tile(np.arange(prompts), 2), first
+    )
+
+
+def true_rate(taste: Taste) -> float:
+    """The judge's win rate for the arm at equal length, averaged over both positions and what prompts share."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(61)
+    logits = taste.quality + taste.shared * nodes[:, None] + taste.position * np.array([1.0, -1.0])
+    return float(weights @ expit(logits).mean(axis=1) / weights.sum())
+
+
+def truths(taste: Taste) -> dict[str, float]:
+    """What each estimator should find. Coefficients are defined where the model is the judge's own (shared = 0)."""
+    rates = {"win_rate": true_rate(taste)}
+    planted = {"quality": taste.quality, "length": taste.length, "position": taste.position}
+    return rates if taste.shared else rates | planted
+
+
+def calibrate(
+    tastes: Iterable[Taste] = GRID,
+    replicates: int = REPLICATES,
+    prompts: int = PROMPTS,
+    seed: int = 0,
+    clustered: bool = True,
+) -> list[dict[str, Any]]:
+    """One row per taste and estimator: truth, mean, bias with its standard error, share of intervals with the truth.
+
+    clustered: False takes the two orders of a prompt for independent, which they are not.
+    """
+    rows = []
+    for number, taste in enumerate(tastes):
+        rng = np.random.default_rng([seed, number])
+        fits = [_fit(simulate(taste, prompts, rng), clustered) for _ in range(replicates)]
+        for name, truth in truths(taste).items():
+            head = _head(taste, prompts, name, "jackknife" if clustered else "not clustered")
+            rows.append({**head, **score([getattr(fit, name) for fit in fits], truth)})
+    return rows
+
+
+def _fit(calls: Calls, clustered: bool) -> JudgeFit:
+    return fit_judge(**(calls if clustered else calls._replace(clusters=None))._asdict())
+
+
+def calibrate_bootstrap(
+    tastes: Iterable[Taste], replicates: int = REPLICATES, prompts: int = PROMPTS, draws: int = 300, seed: int = 0
+) -> list[dict[str, Any]]:
+    """The same for the rate at equal length, its interval by the bootstrap over prompts."""
+    rows = []
+    for number, taste in enumerate(tastes):
+        rng = np.random.default_rng([seed, number])
+        found = [
+            decompose(**simulate(taste, prompts, rng)._asdict(), draws=draws, seed=place).at_equal_length
+            for place in range(replicates)
+        ]
+        rates = [each._replace(value=_rate(each.value), low=_rate(each.low), high=_rate(each.high)) for each in found]
+        rows.append({**_head(taste, prompts, "win_rate", "bootstrap"), **score(rates, true_rate(taste))})
+    return rows
+
+
+def _rate(net: float) -> float:
+    return (1 + net) / 2
+
+
+def _head(taste: Taste, prompts: int, name: str, interval: str) -> dict[str, Any]:
+    planted = {f"planted_{key}": value for key, value in taste._asdict().items()}
+    return {**planted, "prompts": prompts, "estimator": name, "interval": interval}
+
+
+def score(found: list[Estimate], truth: float) -> dict[str, Any]:
+    """Bias and coverage of estimates of one truth."""
+    values = np.array([each.value for each in found])
+    hits = sum(each.low <= truth <= each.high for each in found)
+    return {
+        "replicates": len(found),
+        "truth": round(truth, 5),
+        "mean": round(float(values.mean()), 5),
+        "bias": round(float(values.mean() - truth), 5),
+        "bias_error": round(float(values.std(ddof=1)) / math.sqrt(len(found)), 5),
+        "width": round(float(np.mean([each.high - each.low for each in found])), 5),
+        "coverage": hits / len(found),
+    }
+
+
+# --- what the analysis concludes -----------------------------------------------------------------------------------
+
+CONTROLS = {
+    "coin": "a coin",
+    "longer": "always the longer answer",
+    "first": "always the first answer",
+    "quality": "quality alone (1 logit)",
+    "mixed": "quality (1 logit) and length (1.5 logits)",
+}
+
+
+def judge_rows(control: str, prompts: int, rng: np.random.Generator) -> list[dict[str, Any]]:
+    """Judgment rows of one simulated comparison by a control judge of CONTROLS."""
+    tastes = {"quality": Taste(1.0), "mixed": Taste(1.0, 1.5)}
+    calls = simulate(tastes.get(control, Taste()), prompts, rng)
+    if control == "longer":
+        calls = calls._replace(preference=0.5 + 0.5 * np.sign(calls.len_model - calls.len_baseline))
+    if control == "first":
+        calls = calls._replace(preference=np.repeat([1.0, 0.0], prompts))
+    return list(_rows(calls, control))
+
+
+def _rows(calls: Calls, control: str) -> Iterator[dict[str, Any]]:
+    orders = np.where(np.asarray(calls.first) > 0, *ORDERS)
+    columns = (calls.preference, calls.len_model, calls.len_baseline, calls.clusters, orders)
+    for preference, arm, baseline, prompt, order in zip(*columns, strict=True):
+        head = {"id": int(prompt), "test_set": "simulated", "judge": control, "arm": "arm", "baseline": "baseline"}
+        yield {**head, "order": str(order), "preference": float(preference), "len_arm": arm, "len_baseline": baseline}
+
+
+def count_findings(replicates: int = REPLICATES, prompts: int = PROMPTS, seed: int = 0) -> list[dict[str, Any]]:
+    """How often the analysis reaches each of its findings about each control judge, as shares of the replicates."""
+    rows = []
+    for number, control in enumerate(CONTROLS):
+        rng = np.random.default_rng([seed, number])
+        found: dict[str, int] = {}
+        for _ in range(replicates):
+            finding = _finding(judge_rows(control, prompts, rng))
+            found[finding] = found.get(finding, 0) + 1
+        for finding, times in sorted(found.items(), key=lambda pair: -pair[1]):
+            head = {"judge": control, "what": CONTROLS[control], "prompts": prompts, "replicates": replicates}
+            rows.append({**head, "finding": finding, "share": times / replicates})
+    return rows
+
+
+def _finding(rows: list[dict[str, Any]]) -> str:
+    items = to_items(rows)
+    controlled = fit_judge(**to_calls(rows)._asdict()).win_rate
+    raw = mean_with_interval(items.preference)
+    return analysis_items.describe(raw, controlled, analysis_items.decided_by(items))

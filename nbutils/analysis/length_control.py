@@ -1,0 +1,244 @@
+"""Estimators of stage 07: a logistic model of a judge, the win rate at equal length, and means with intervals."""
+
+import math
+import warnings
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nbutils.analysis import intervals
+from nbutils.analysis.intervals import Estimate, Numbers
+from nbutils.core.errors import InputError
+
+Column = Sequence[float] | Numbers
+
+PSEUDO_WEIGHT = 0.1
+"""Weight of each pseudo-item that keeps a fit finite. Of 0.02, 0.05, 0.1, 0.5 and 1 it had the least bias over planted
+tastes at 40 and 100 prompts; 0.5 pulled a length-only judge's rate twice as far towards the longer side."""
+
+SCALES = ("difference", "log_ratio")
+
+
+class JudgeFit(NamedTuple):
+    """What the logistic model says of a judge, each with a 95% interval.
+
+    win_rate: the arm's at equal length, over both orders, in 0..1. In logits: quality, at equal length and without
+    position (and at the mean difficulty); length, for one unit of tanh(standardised length difference); position, for
+    standing first (NaN where the orders are not known).
+    """
+
+    win_rate: Estimate
+    quality: Estimate
+    length: Estimate
+    position: Estimate
+
+
+class Design(NamedTuple):
+    """The model's columns (constant, length, difficulty, position) for the items given and for equal lengths.
+
+    y: (n,); fitted: (n, k); equal: (m, n, k), the items at length difference 0, once for each position; clusters: (n,).
+    """
+
+    y: Numbers
+    fitted: Numbers
+    equal: Numbers
+    clusters: Any
+    names: tuple[str, ...]
+
+
+def length_controlled_win_rate(
+    preference: Column,
+    len_model: Column,
+    len_baseline: Column,
+    difficulty: Column | None = None,
+    clusters: Sequence[Any] | None = None,
+    first: Column | None = None,
+    scale: str = "difference",
+) -> Estimate:
+    """Win rate in 0..1 that would remain if both answers had the same length, with its 95% interval.
+
+    In the manner of length-controlled AlpacaEval (Dubois et al., 2404.04475): a logistic model of the preference on
+    tanh of the standardised length difference and, where given, the instruction's difficulty and the position (`first`:
+    1 where the model's answer was shown first, -1 where second), read off at length difference 0 and averaged over the
+    items and both positions. Fractional preferences are allowed. Two pseudo-items of preference 1/2 for each column
+    (PSEUDO_WEIGHT each) keep the fit finite when a column separates the verdicts. Intervals are cluster-robust: a
+    one-step jackknife over `clusters` (over items without), on the logit scale, with Student's quantile. `scale` is
+    "difference" (AlpacaEval's) or "log_ratio": the same with the difference of the lengths' logarithms, an answer
+    counting as one unit at least. All other arguments have shape (n,); NaN preferences are left out. Raises InputError
+    for unequal shapes, preferences outside 0..1, lengths, difficulties or positions that are not finite, fewer than 3
+    items, fewer than 2 clusters or an unknown scale.
+    """
+    return fit_judge(preference, len_model, len_baseline, difficulty, clusters, first, scale).win_rate
+
+
+def fit_judge(
+    preference: Column,
+    len_model: Column,
+    len_baseline: Column,
+    difficulty: Column | None = None,
+    clusters: Sequence[Any] | None = None,
+    first: Column | None = None,
+    scale: str = "difference",
+) -> JudgeFit:
+    """Fit the model of `length_controlled_win_rate` (same arguments and errors); return all that it estimates."""
+    design = make_design(preference, len_model, len_baseline, difficulty, clusters, first, scale)
+    n, independent = len(design.y), int(design.clusters.max()) + 1
+    coefficients, covariance = _fit_logistic(design)
+    quantile = intervals.student_margin(independent - 1)
+    ratios = {
+        name: _with_margin(coefficients[place], math.sqrt(covariance[place, place]), quantile, n)
+        for place, name in enumerate(design.names)
+    }
+    if intervals.agree(design.y):
+        rate = intervals.unanimous_interval(float(design.y[0]), n, independent)
+    else:
+        rate = _predict_mean(design, coefficients, covariance, quantile)
+    unknown = Estimate(math.nan, math.nan, math.nan, n, "not in the data")
+    return JudgeFit(rate, *(ratios.get(name, unknown) for name in ("constant", "length", "position")))
+
+
+# --- the columns ---------------------------------------------------------------------------------------------------
+
+
+def make_design(
+    preference: Column,
+    len_model: Column,
+    len_baseline: Column,
+    difficulty: Column | None = None,
+    clusters: Sequence[Any] | None = None,
+    first: Column | None = None,
+    scale: str = "difference",
+) -> Design:
+    """Check the arguments of `length_controlled_win_rate` and lay out the model's columns."""
+    y = np.asarray(preference, dtype=float)
+    given = {"len_model": len_model, "len_baseline": len_baseline, "difficulty": difficulty, "first": first}
+    use = _check_items(y, given, clusters)
+    found = {name: np.asarray(column, dtype=float)[use] for name, column in given.items() if column is not None}
+    columns = {"length": _squash(_on_scale(found["len_model"], scale) - _on_scale(found["len_baseline"], scale))}
+    if "difficulty" in found:
+        columns["difficulty"] = _standardise(found["difficulty"])
+    if "first" in found:
+        columns["position"] = found["first"]
+    # A column without spread (all lengths equal, one order only) would make the design singular.
+    columns = {"constant": np.ones(int(use.sum()))} | {k: column for k, column in columns.items() if np.ptp(column) > 0}
+    names = tuple(columns)
+    fitted = np.column_stack(list(columns.values()))
+    return Design(y[use], fitted, _at_equal_length(fitted, names), _number(clusters, use), names)
+
+
+def _check_items(y: Numbers, given: dict[str, Any], clusters: Any) -> Any:
+    """Which items have a preference; raises InputError for what cannot be used."""
+    for name, column in {**given, "clusters": clusters}.items():
+        if column is not None and len(column) != len(y):
+            raise InputError(f"{name} has {len(column)} items, preference has {len(y)}: they must match")
+    use = ~np.isnan(y)
+    for name, column in given.items():
+        if column is not None and not np.all(np.isfinite(np.asarray(column, dtype=float)[use])):
+            raise InputError(f"{name} holds a value that is not a finite number")
+    if use.sum() < 3:
+        raise InputError(f"{int(use.sum())} judged items: a length-controlled rate needs at least 3")
+    if np.any((y[use] < 0) | (y[use] > 1)):
+        raise InputError("preferences must lie between 0 and 1")
+    return use
+
+
+def _number(clusters: Any, use: Any) -> Any:
+    if clusters is None:
+        return np.arange(int(use.sum()))
+    groups = np.unique(np.asarray(clusters)[use], return_inverse=True)[1]
+    if groups.max() == 0:
+        raise InputError("all items are of one cluster: an interval over clusters needs at least 2")
+    return groups
+
+
+def _at_equal_length(fitted: Numbers, names: tuple[str, ...]) -> Numbers:
+    equal = fitted.copy()
+    equal[:, [place for place, name in enumerate(names) if name == "length"]] = 0.0
+    if "position" not in names:
+        return equal[None]
+    both = np.stack([equal, equal])
+    both[:, :, names.index("position")] = [[1.0], [-1.0]]
+    return both
+
+
+def _on_scale(lengths: Numbers, scale: str) -> Numbers:
+    if scale not in SCALES:
+        raise InputError(f"unknown scale '{scale}': choose one of {', '.join(SCALES)}")
+    return lengths if scale == "difference" else np.log(np.maximum(lengths, 1))
+
+
+def _squash(delta: Numbers) -> Numbers:
+    # Divided by its spread and not centred: 0 has to stay "equally long".
+    spread = delta.std()
+    return np.tanh(delta / spread) if spread > 0 else np.zeros_like(delta)
+
+
+def _standardise(column: Numbers) -> Numbers:
+    spread = column.std()
+    return (column - column.mean()) / spread if spread > 0 else np.zeros_like(column)
+
+
+def add_pseudo_items(design: Design) -> tuple[Numbers, Numbers, Numbers]:
+    """Preferences, columns and weights of the items, then of the pseudo-items: 1 and -1 in one column at a time."""
+    axes = np.eye(max(2, design.fitted.shape[1]))[1:, : design.fitted.shape[1]]
+    pseudo = np.vstack([axes, -axes])
+    pseudo[:, 0] = 1.0
+    y = np.append(design.y, np.full(len(pseudo), 0.5))
+    weights = np.append(np.ones(len(design.y)), np.full(len(pseudo), PSEUDO_WEIGHT))
+    return y, np.vstack([design.fitted, pseudo]), weights
+
+
+# --- the fit -------------------------------------------------------------------------------------------------------
+
+
+def _fit_logistic(design: Design) -> tuple[Numbers, Numbers]:
+    from statsmodels.genmod.families import Binomial
+    from statsmodels.genmod.generalized_linear_model import GLM
+    from statsmodels.tools.sm_exceptions import PerfectSeparationWarning
+
+    y, columns, weights = add_pseudo_items(design)
+    with warnings.catch_warnings():
+        # It may suspect separation where a length-only judge is; the pseudo-items keep the fit finite.
+        warnings.simplefilter("ignore", PerfectSeparationWarning)
+        found = GLM(y, columns, family=Binomial(), freq_weights=weights).fit()
+    curvature = weights * found.fittedvalues * (1 - found.fittedvalues)
+    information = (columns.T * curvature) @ columns
+    own = len(design.y)
+    return found.params, _jackknife(design, found.fittedvalues[:own], curvature[:own], information)
+
+
+def _jackknife(design: Design, fitted: Numbers, curvature: Numbers, information: Numbers) -> Numbers:
+    """Covariance of the coefficients from leaving out one cluster at a time, each refitted by one Newton step.
+
+    The linearised cluster jackknife (CV3L of MacKinnon, Nielsen and Webb, 2023). Where length nearly separates the
+    verdicts at 40 prompts the plain sandwich covers 0.85 instead of 0.95, this one 0.92 to 0.95.
+    """
+    groups, width = design.clusters.max() + 1, design.fitted.shape[1]
+    scores = np.zeros((groups, width))
+    np.add.at(scores, design.clusters, design.fitted * (design.y - fitted)[:, None])
+    own = np.zeros((groups, width, width))
+    np.add.at(own, design.clusters, np.einsum("n,nk,nl->nkl", curvature, design.fitted, design.fitted))
+    changes = np.linalg.solve(information - own, scores[:, :, None])[:, :, 0]
+    covariance: Numbers = changes.T @ changes
+    return covariance
+
+
+def _predict_mean(design: Design, coefficients: Numbers, covariance: Numbers, quantile: float) -> Estimate:
+    probability = expit(design.equal @ coefficients)
+    value = float(probability.mean())
+    gradient = np.einsum("mn,mnk->k", probability * (1 - probability), design.equal) / probability.size
+    scale = math.sqrt(gradient @ covariance @ gradient) / (value * (1 - value))
+    logit = math.log(value / (1 - value))
+    low, high = (float(expit(np.array(logit + sign * quantile * scale))) for sign in (-1, 1))
+    return Estimate(value, low, high, len(design.y), "logistic in tanh(length difference), read off at 0")
+
+
+def expit(x: Numbers) -> Numbers:
+    """The logistic function, without overflow."""
+    return np.exp(-np.logaddexp(0, -x))
+
+
+def _with_margin(value: float, error: float, quantile: float, n: int) -> Estimate:
+    margin = quantile * error
+    return Estimate(float(value), float(value - margin), float(value + margin), n, "logits of the logistic model")

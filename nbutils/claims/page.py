@@ -1,0 +1,163 @@
+"""The claims as a Markdown page (docs/claims.md), and the sentences that sum them up in a minute."""
+
+import itertools
+import textwrap
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from nbutils.claims import published
+
+RULE = (
+    "Reproduced: measured here on the claimed side, with a 95% interval that excludes no effect (a fact about data: it "
+    "equals the published value to its printed digits, or lies on the claimed side of the bound given). Within the "
+    "interval, not separable: the interval covers no effect, and the paper's value too (where none is published: lies "
+    "on the claimed side; where the claim itself is that there is no effect, or no loss: always). Not reproduced: "
+    "neither. Not run: nothing that could decide it was run here; the tiny model, a part of MT-Bench or AlpacaEval, "
+    "and every profile whose note says that it is not the paper's setting count as not run. Where a claim has several "
+    "parts or judges, the weakest decides, and a part that was not run leaves the claim not run. Judges and base "
+    "models differ from the paper's, so direction is compared, not size."
+)
+
+INTERVALS = (
+    "The paper gives single runs without error bars; the intervals are ours. Pairwise: normal, over 1,030 prompts. "
+    "AlpacaEval 2.0: the leaderboard's standard error where it has one, else 0.88 of a coin's over 805 prompts (0.84 "
+    "to 0.92 in the 27 models below 20% whose preferences are public). MT-Bench: a standard error of 0.30 a score "
+    "(0.25 to 0.36, clustered by question, in the judgments of the TACOS repository). Differences are taken as if "
+    "independent, the paper's and ours. None of them holds the variation between training seeds."
+)
+
+SOURCES = (
+    "The paper's full text was not at hand. The numbers come from the official repository and its summary slide, from "
+    "the abstract, and where marked in data/published from transcriptions by others: compare with the paper before "
+    "citing."
+)
+
+EXACT = "exact counts"
+"""What is said of numbers that have no sampling error."""
+
+NOT_RUN = "Not run here, for want of a model of the paper's size, its judges, or people"
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+class Line(NamedTuple):
+    """A line of the summary: what it says, the claims (id and words) of which it says so, and their topics."""
+
+    head: str
+    claims: list[tuple[str, str]]
+    topics: list[str]
+
+    @property
+    def is_brief(self) -> bool:
+        """Whether the claims' names are enough."""
+        return self.head == NOT_RUN
+
+    @property
+    def names(self) -> str:
+        """The names of the claims, by topic."""
+        named = zip(self.topics, self.claims, strict=True)
+        groups = itertools.groupby(named, lambda pair: pair[0])
+        return "; ".join(f"{topic}: {', '.join(name for _, (name, _) in found)}" for topic, found in groups)
+
+
+def headline(rows: Rows) -> str:
+    """How many claims ended how, and about what. rows: as `claims.tabulate` gives them."""
+    words = {"reproduced": "reproduced", "not reproduced": "not reproduced", "not run": "not run"}
+    words |= {"within the interval, not separable": "measured, too little to separate"}
+    parts = [_count(what, [row["topic"] for row in rows if row["verdict"] == name]) for name, what in words.items()]
+    return f"Of {len(rows)} claims {', '.join(filter(None, parts))}."
+
+
+def _count(what: str, topics: Sequence[str]) -> str:
+    """A number of claims, with their topics where these are few."""
+    if not topics:
+        return f"none {what}" if what == "not reproduced" else ""
+    about = Counter(topics)
+    shown = ", ".join(f"{topic} {count}" for topic, count in about.items())
+    return f"{len(topics)} {what} ({shown})"
+
+
+def summarise(rows: Rows) -> list[Line]:
+    """What a reader with one minute wants to know: which claims ended how, and what the published numbers can show.
+
+    rows: as `claims.tabulate` gives them.
+    """
+    own = [row for row in rows if row["topic"] != "abstract"]
+    lines = {
+        "Reproduced here": [row for row in rows if row["verdict"] == "reproduced"],
+        "Not reproduced here": [row for row in rows if row["verdict"] == "not reproduced"],
+        "Measured here, too little to separate": [row for row in rows if row["verdict"].startswith("within")],
+        NOT_RUN: [row for row in rows if row["verdict"] == "not run"],
+        "Published differences that exceed their own error": [row for row in own if _separable(row) == "all"],
+        "Published differences within their own error": [row for row in own if _separable(row) == "none"],
+        "Contradicted by another published number": [row for row in own if "contradicted" in row["published_shows"]],
+    }
+    return [_line(head, found) for head, found in lines.items() if found]
+
+
+def _line(head: str, rows: Rows) -> Line:
+    return Line(head, [(row["id"], row["claim"]) for row in rows], [row["topic"] for row in rows])
+
+
+def _separable(row: Mapping[str, Any]) -> str:
+    """How many published comparisons are separable on the claimed side: `all`, `some`, `none`, or `unknown`."""
+    shows = row["published_shows"].split(", ")
+    whole = [part for part in shows if part.endswith(" separable") and "not separable" not in part]
+    if not any("separable" in part or "contradicted" in part for part in shows):
+        return "unknown"
+    return "none" if not whole else "all" if len(shows) == 1 else "some"
+
+
+def render(rows: Rows) -> str:
+    """The page, from rows as `claims.tabulate` gives them."""
+    head = [
+        "# Claims",
+        _wrap("What became of every claim. Written by `python -m nbutils.claims --write`."),
+    ]
+    minute = ["## In one minute", _wrap(f"**{headline(rows)}**"), "\n".join(map(_render_line, summarise(rows)))]
+    rule = ["## The rule", *map(_wrap, (RULE, INTERVALS, SOURCES))]
+    parts = [_render_topic(topic, list(found)) for topic, found in itertools.groupby(rows, lambda row: row["topic"])]
+    return "\n\n".join([*head, *minute, *rule, *parts, _render_power()]) + "\n"
+
+
+def _render_line(line: Line) -> str:
+    if line.is_brief:
+        return _wrap(f"- {line.head}: {line.names}.", "  ")
+    claims = "\n".join(_wrap(f"  - {name}: {words}", "    ") for name, words in line.claims)
+    return f"- {line.head}:\n{claims}"
+
+
+def _render_topic(topic: str, rows: Rows) -> str:
+    lines = [f"## {topic[0].upper()}{topic[1:]}", ""]
+    lines += ["| | claim | where | published | that shows | found here | verdict |", "|---|---|---|---|---|---|---|"]
+    lines += [_render_row(row) for row in rows]
+    notes = [_wrap(f"- {row['id']}: {row['note']}", "  ") for row in rows if row["note"]]
+    return "\n".join([*lines, "", *notes]).rstrip()
+
+
+def _render_row(row: Mapping[str, Any]) -> str:
+    names = ("id", "claim", "where", "published", "published_shows", "here", "verdict")
+    cells = [str(row[name]).replace("|", "\\|").replace("; ", "<br>") or "–" for name in names]
+    # An abstract's sentence rests on other claims, whose rows hold the numbers.
+    if row["topic"] == "abstract":
+        cells[3], cells[5] = "", ""
+    return f"| {' | '.join(cells)} |"
+
+
+def _render_power() -> str:
+    lines = [
+        "## What a number of prompts can show",
+        "",
+        _wrap("A net win of 18 points with 25% ties: the paper's smallest published effect, against LIMA-1k (P3)."),
+        "",
+        "| prompts | 95% interval | excludes zero in |",
+        "|---|---|---|",
+    ]
+    rows = published.power_table()
+    lines += [f"| {row['prompts']:,} | ±{row['margin']} | {row['power']:.0f}% of runs |" for row in rows]
+    return "\n".join(lines)
+
+
+def _wrap(text: str, indent: str = "") -> str:
+    return textwrap.fill(text, 120, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)

@@ -1,0 +1,218 @@
+"""Every claim of the paper beside its numbers, their uncertainty, what was measured here, and a verdict.
+
+    python -m nbutils.claims                 print the verdicts
+    python -m nbutils.claims --profile NAME  the same with what the profile's run measured
+    python -m nbutils.claims --write         and write docs/claims.md and the tables of figures/ that hold them
+    python -m nbutils.claims facts           recompute the claims about data from the public files and compare
+    python -m nbutils.claims facts --write   and store what was measured
+
+Claims are in data/published/claims.csv, the comparisons on which they stand in comparisons.csv beside it.
+"""
+
+import itertools
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from nbutils.claims import page, published
+from nbutils.claims import published as claims_published
+from nbutils.claims.evidence import Measured
+from nbutils.claims.facts import Fact
+from nbutils.claims.published import FOLDER, Number
+from nbutils.core import disk
+
+REPRODUCED, WITHIN, FAILED, NOT_RUN = OUTCOMES = (
+    "reproduced",
+    "within the interval, not separable",
+    "not reproduced",
+    "not run",
+)
+AGREEMENT = "P4"
+"""The claim about the order of other claims' numbers; what else rests on claims takes the weakest of their verdicts."""
+
+
+class Claim(NamedTuple):
+    """A claim: `rests_on` names the claims that decide it, `test` says what would test it."""
+
+    id: str
+    topic: str
+    claim: str
+    where: str
+    rests_on: tuple[str, ...]
+    test: str
+    note: str
+
+
+class Settled(NamedTuple):
+    """A claim with the published numbers it stands on, the facts and measurements made here, and the verdict.
+
+    missing: parts of the claim that were not measured, where others were; silent: parts for which neither numbers nor
+    facts are published.
+    """
+
+    claim: Claim
+    published: list[Number]
+    facts: list[Fact]
+    measured: list[Number]
+    verdict: str
+    missing: tuple[str, ...] = ()
+    silent: tuple[str, ...] = ()
+
+    @property
+    def paper(self) -> list[str]:
+        """What was published, in words."""
+        exact = [fact for fact in self.facts if fact.relation == "equal"]
+        return [*map(str, self.published), *(f"{fact.quantity}: {fact.shown_bound}" for fact in exact)]
+
+    @property
+    def here(self) -> list[str]:
+        """What was found here, in words."""
+        return [*map(str, [*self.facts, *self.measured]), *(f"not run: {part}" for part in self.missing)]
+
+    @property
+    def reading(self) -> str:
+        """What the published numbers themselves can show, in a few words."""
+        if self.facts and not self.published:
+            return page.EXACT
+        counts = Counter(number.reading for number in self.published)
+        total = len(self.published)
+        parts = [f"{counts[name]} of {total} {name}" for name in ("separable", "contradicted", "not separable")]
+        shown = [part for part in parts if not part.startswith("0 ")] or (["no interval"] if self.published else [])
+        shown += [f"none for {', '.join(self.silent)}"] if self.silent and shown else []
+        return ", ".join(shown) or "no numbers"
+
+
+# --- reading -------------------------------------------------------------------------------------------------------
+
+
+def load_claims() -> list[Claim]:
+    """The claims of data/published/claims.csv, in its order."""
+    rows = published.read_table("claims")
+    return [Claim(**{**row, "rests_on": tuple(row["rests_on"].split())}) for row in rows]  # type: ignore[arg-type]
+
+
+def load_facts() -> list[Fact]:
+    """The facts about data that were measured and stored (data/published/measured-facts.csv)."""
+    rows = published.read_table("measured-facts")
+    return [Fact(**{**row, "measured": float(row["measured"]), "bound": float(row["bound"])}) for row in rows]  # type: ignore[arg-type]
+
+
+# --- verdicts ------------------------------------------------------------------------------------------------------
+
+
+def judge_measurement(number: Number, published: Sequence[Number]) -> str:
+    """The verdict on one measurement.
+
+    reproduced: it lies on the claimed side and its interval excludes no effect; within: the interval covers no effect
+    and a value of the paper too (where the paper has none: lies on the claimed side; where the claim is that there is
+    no effect, or none the other way: always); else not reproduced.
+    """
+    if number.reading == "separable":
+        return REPRODUCED
+    if number.reading != "not separable" or number.low is None or number.high is None:
+        return FAILED
+    if number.expected in ("same", "not less"):
+        return WITHIN
+    same_kind = [other.value for other in published if other.unit == number.unit]
+    side = (number.value > number.zero) == (number.expected == "more")
+    covered = any(number.low <= value <= number.high for value in same_kind) if same_kind else side
+    return WITHIN if covered else FAILED
+
+
+def weakest(verdicts: Sequence[str]) -> str:
+    """The verdict on a claim from those on its parts: a failed part decides, then one not run, then one unclear."""
+    order = (FAILED, NOT_RUN, WITHIN, REPRODUCED)
+    return min(verdicts, key=order.index) if verdicts else NOT_RUN
+
+
+def judges_agree(numbers: Mapping[str, Sequence[Number]]) -> str:
+    """The claim AGREEMENT: every judge sees Alpaca-52k beaten by most, then AlpaGasus-1k, then LIMA-1k."""
+    nets: dict[str, dict[str, float]] = {}
+    for claim in ("P1", "P2", "P3"):
+        for number in numbers.get(claim, ()):
+            nets.setdefault(number.judge, {})[claim] = number.value
+    complete = [found for found in nets.values() if len(found) == 3]
+    if len(complete) < 2:
+        return NOT_RUN
+    agree = all(found["P1"] > found["P2"] > found["P3"] > 0 for found in complete)
+    return REPRODUCED if agree else FAILED
+
+
+def settle(found: Measured | None = None) -> list[Settled]:
+    """Every claim with its verdict; `found` as `measure_run` or `evidence.measure` gives it (default: nothing)."""
+    found, facts = found or Measured({}, {}), load_facts()
+    done: dict[str, Settled] = {}
+    # A claim that rests on others comes after them.
+    for claim in sorted(load_claims(), key=lambda claim: bool(claim.rests_on)):
+        done[claim.id] = _settle(claim, found, [fact for fact in facts if fact.claim == claim.id], done)
+    return [done[claim.id] for claim in load_claims()]
+
+
+def _settle(claim: Claim, found: Measured, facts: list[Fact], done: Mapping[str, Settled]) -> Settled:
+    if claim.rests_on:
+        return _settle_by_parts(claim, found, [done[part] for part in claim.rests_on])
+    mine, published = found.numbers.get(claim.id, []), claims_published.published_numbers(claim.id)
+    missing = tuple(found.missing.get(claim.id, ()))
+    verdicts = [REPRODUCED if fact.holds else FAILED for fact in facts]
+    verdicts += [judge_measurement(number, published) for number in mine] + [NOT_RUN for _ in missing]
+    return Settled(claim, published, facts, mine, weakest(verdicts), missing)
+
+
+def _settle_by_parts(claim: Claim, found: Measured, parts: list[Settled]) -> Settled:
+    published, facts, mine, missing = (
+        list(itertools.chain.from_iterable(column))
+        for column in zip(*((part.published, part.facts, part.measured, part.missing) for part in parts), strict=True)
+    )
+    verdicts = [judges_agree(found.numbers)] if claim.id == AGREEMENT else [part.verdict for part in parts]
+    silent = tuple(part.claim.id for part in parts if not part.published and not part.facts)
+    return Settled(claim, published, facts, mine, weakest(verdicts), tuple(missing), silent)
+
+
+# --- tables --------------------------------------------------------------------------------------------------------
+
+
+def tabulate(settled: Sequence[Settled]) -> Iterator[dict[str, Any]]:
+    """One row per claim: its words, the paper's numbers with intervals, what they show, what was found, the verdict."""
+    for item in settled:
+        claim = item.claim
+        yield {
+            "id": claim.id,
+            "topic": claim.topic,
+            "claim": claim.claim,
+            "where": claim.where,
+            "published": "; ".join(item.paper),
+            "published_shows": item.reading,
+            "here": "; ".join(item.here),
+            "verdict": item.verdict,
+            "test": claim.test,
+            "note": claim.note,
+        }
+
+
+def write_tables(folder: Path) -> list[Path]:
+    """Write the claims and the paper's numbers, with intervals, as the tables that figures are drawn from."""
+    tables: dict[str, Iterator[dict[str, Any]]] = {
+        "claims": tabulate(settle()),
+        "paper-pairwise": published.tabulate_pairwise(),
+        "paper-alpacaeval": published.tabulate_alpaca_eval(),
+        "paper-mt-bench": published.tabulate_mt_bench(),
+        "paper-open-llm": published.tabulate_open_llm(),
+        "paper-lengths": _tabulate_lengths(),
+    }
+    for name, rows in tables.items():
+        disk.write_csv(folder / f"{name}.csv", list(rows))
+    return [folder / f"{name}.csv" for name in tables]
+
+
+def _tabulate_lengths() -> Iterator[dict[str, Any]]:
+    """Mean NLTK words of a training response, the paper's beside ours."""
+    ours = {fact.bound: fact.measured for fact in load_facts() if fact.claim == "D2"}
+    for row in published.read_table("training-lengths"):
+        paper = float(row["paper_mean_words"])
+        yield {"arm": row["arm"], "paper": paper, "here": ours[paper]}
+
+
+def write_facts(facts: Sequence[Fact]) -> None:
+    """Store measured facts in data/published."""
+    disk.write_csv(FOLDER / "measured-facts.csv", [fact._asdict() for fact in facts])

@@ -1,0 +1,75 @@
+"""Bad input becomes one clear line and exit status 2, for every command of the project."""
+
+import argparse
+import errno
+import functools
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class InputError(ValueError):
+    """Something the user gave is wrong; the message names the file, row or key, and the mend."""
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """An argument parser whose complaints are InputErrors: one line, without the usage."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse does it, but no argument may be empty: as a path it would mean the working directory."""
+        given = sys.argv[1:] if args is None else list(args)
+        if "" in given:
+            self.error("an argument is empty: is a shell variable unset?")
+        return super().parse_known_args(given, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what argparse would have printed."""
+        raise InputError(f"{message} ({self.prog} --help says more)")
+
+
+def exits_cleanly(main: Callable[..., None]) -> Callable[..., None]:
+    """Wrap a command's `main`: an InputError is printed as one line on stderr and the process exits with 2."""
+
+    @functools.wraps(main)
+    def wrapped(*args: object) -> None:
+        try:
+            main(*args)
+        except InputError as error:
+            sys.exit(_report(error))
+        except BrokenPipeError:
+            # `... | head` closed our output: nothing is wrong, and Python must not complain at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except OSError as error:
+            sys.exit(_report(_explain(error)))
+        except KeyboardInterrupt:
+            print("interrupted; what was finished is kept, run the same command to continue", file=sys.stderr)
+            sys.exit(130)
+
+    return wrapped
+
+
+def _explain(error: OSError) -> InputError:
+    """What the machine refused; raises the error anew where it names no file and the disk is not full."""
+    where = error.filename2 or error.filename
+    if error.errno in DISK_FULL:
+        place = f"{where}: " if where else ""
+        return InputError(f"{place}{error.strerror}: make room and run the same command to continue")
+    if not where:
+        raise error
+    return InputError(f"{where}: {error.strerror}: choose another place, or mend this one")
+
+
+def _report(error: InputError) -> int:
+    print("error: " + " ".join(str(error).split()), file=sys.stderr)
+    return 2
+
+
+def check_k(k: int, n: int, what: str) -> None:
+    """Raise InputError unless 1 <= k <= n."""
+    if k < 1:
+        raise InputError(f"{what}: k = {k}: at least one row must be asked for")
+    if k > n:
+        raise InputError(f"{what}: k = {k} is more than the {n:,} rows there are: ask for fewer")

@@ -1,0 +1,234 @@
+"""The manifest that says what made a stage's files, and whether they are still fresh.
+
+A stage's `run(profile, arm, seed)` makes a `Plan` (what would be computed from what) and hands it with the work to
+`complete`, which returns at once when the manifest in the plan's folder still matches the plan.
+"""
+
+import contextlib
+import datetime
+import functools
+import importlib.metadata
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from nbutils import ROOT
+from nbutils.core import disk
+
+MANIFEST = "manifest.json"
+VERSIONED = ("numpy", "nltk", "tokenizers", "torch", "transformers", "peft", "trl", "bitsandbytes", "sacrebleu")
+
+
+# --- plans and manifests -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a stage would compute: where, with which settings, from which inputs (name to hash).
+
+    `version` is raised by hand when a stage's output changes its meaning, so that old results count as stale.
+    """
+
+    stage: str
+    profile: str
+    arm: str
+    seed: int
+    folder: Path
+    settings: dict[str, Any]
+    inputs: dict[str, str]
+    version: int = 1
+
+    @property
+    def key(self) -> str:
+        """Hash of all that determines the result."""
+        return disk.sha256_json([self.stage, self.arm, self.seed, self.settings, self.inputs, self.version])
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What made a stage's files: the plan, the outputs' hashes, the facts found, versions and git revision."""
+
+    stage: str
+    profile: str
+    arm: str
+    seed: int
+    key: str
+    settings: dict[str, Any]
+    inputs: dict[str, str]
+    outputs: dict[str, str]
+    facts: dict[str, Any]
+    versions: dict[str, str]
+    git: str
+    seconds: float
+    created: str
+    folder: Path = field(compare=False)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of what a later stage depends on: the outputs' bytes."""
+        return disk.sha256_json(self.outputs)
+
+    def path(self, name: str) -> Path:
+        """Full path of one output."""
+        return self.folder / name
+
+
+def stage_folder(profile: str, stage: str, arm: str, seed: int) -> Path:
+    """`runs/<profile>/<stage>/<arm>/seed-<n>`."""
+    return disk.runs_folder() / profile / stage / arm / f"seed-{seed}"
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """The manifest of a folder, or None where there is none that can be read."""
+    try:
+        stored = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        return Manifest(folder=folder, **stored)
+    except (FileNotFoundError, NotADirectoryError, ValueError, TypeError):
+        return None
+
+
+def fresh_manifest(plan: Plan) -> Manifest | None:
+    """The stored manifest if it answers exactly this plan and every output is on disk unchanged."""
+    manifest = read_manifest(plan.folder)
+    if manifest is None or manifest.key != plan.key:
+        return None
+    intact = all(_has_hash(plan.folder / name, expected) for name, expected in manifest.outputs.items())
+    return manifest if intact else None
+
+
+def upstream(plan: Plan) -> str:
+    """Fingerprint of an earlier stage's fresh output, for a later stage's inputs; "missing" where there is none."""
+    manifest = fresh_manifest(plan)
+    return manifest.fingerprint if manifest else "missing"
+
+
+def _has_hash(path: Path, expected: str) -> bool:
+    return path.is_file() and disk.sha256_file(path) == expected
+
+
+def complete(plan: Plan, work: Callable[[Path], dict[str, Any]]) -> Manifest:
+    """Return the fresh manifest, or do the work and write one.
+
+    `work(folder)` writes its files into the folder and returns the facts worth recording; facts["outputs"] lists the
+    files that count (default: all). The manifest is written last, so a stage that was killed is simply not finished.
+    Two processes asking for the same stage wait for each other.
+    """
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    with _locked(plan.folder):
+        manifest = fresh_manifest(plan)
+        if manifest is None:
+            (plan.folder / MANIFEST).unlink(missing_ok=True)
+            started = datetime.datetime.now(datetime.UTC)
+            facts = work(plan.folder)
+            manifest = _conclude(plan, facts, started)
+    return manifest
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=1)
+    except Timeout:
+        print(f"waiting for another process that is at work in {folder}", flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _conclude(plan: Plan, facts: dict[str, Any], started: datetime.datetime) -> Manifest:
+    names = facts.pop("outputs", None) or _visible_files(plan.folder)
+    now = datetime.datetime.now(datetime.UTC)
+    manifest = Manifest(
+        stage=plan.stage,
+        profile=plan.profile,
+        arm=plan.arm,
+        seed=plan.seed,
+        key=plan.key,
+        settings=json.loads(json.dumps(plan.settings, default=str)),
+        inputs=plan.inputs,
+        outputs={name: disk.sha256_file(plan.folder / name) for name in sorted(names)},
+        facts=facts,
+        versions=installed_versions(),
+        git=git_revision(),
+        seconds=round((now - started).total_seconds(), 2),
+        created=now.isoformat(timespec="seconds"),
+        folder=plan.folder,
+    )
+    stored = asdict(manifest)
+    del stored["folder"]
+    disk.write_json(plan.folder / MANIFEST, stored)
+    return manifest
+
+
+def _visible_files(folder: Path) -> list[str]:
+    paths = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return [path.as_posix() for path in paths if path.name != MANIFEST and not path.name.startswith(".")]
+
+
+# --- what ran ------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def installed_versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that can change a result, without importing them."""
+    versions = {"python": sys.version.split()[0]}
+    for name in VERSIONED:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return versions
+
+
+@functools.cache
+def git_revision() -> str:
+    """Commit of the checkout, with "+" when it has uncommitted changes; "unknown" outside git."""
+    try:
+        revision = _git("rev-parse", "--short=12", "HEAD")
+        return revision + ("+" if _git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(ROOT), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+MINIMUM_JUDGED = 0.99
+"""Below this share of judged prompts no headline is given."""
+
+
+def is_enough(judged: int, asked: int) -> bool:
+    """Whether so many of what was asked were judged that a headline may rest on them."""
+    return judged >= MINIMUM_JUDGED * asked
+
+
+def is_too_much(failed: int, asked: int) -> bool:
+    """Whether more calls failed than a headline may lack."""
+    return failed > (1 - MINIMUM_JUDGED) * asked
+
+
+def is_lacking(made: Manifest) -> bool:
+    """Whether a result lacks so many calls that they are asked again; without the fact, 1% of all calls decides."""
+    facts = made.facts
+    default = is_too_much(facts.get("failed", 0), facts.get("asked", 0))
+    return bool(facts.get("lacking", default))
+
+
+def complete_calls(planned: Plan, work: Callable[[Path], dict[str, Any]]) -> Manifest:
+    """As `artifacts.complete`, but failed calls are asked again where there are too many (`is_lacking`).
+
+    Only those: what was answered is in the ledger. Fewer stay as they are, counted.
+    """
+    made = fresh_manifest(planned)
+    if made and is_lacking(made):
+        made.path(MANIFEST).unlink(missing_ok=True)
+    return complete(planned, work)

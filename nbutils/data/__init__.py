@@ -1,0 +1,45 @@
+"""Outside data: which sources there are, where they lie, how they get here, and what they say.
+
+`catalogue` lists the sources, `download` finds, fetches and verifies their files, `load` reads what is in them: rows,
+test prompts, tables, a tokenizer. `rows` and `forms` know the forms of datasets, `records` and `json_records` those of
+files, `tokens` counts tokens. `python -m nbutils.data` lists and fetches.
+"""
+
+from nbutils.data.catalogue import Source, source, sources, sources_of
+from nbutils.data.download import cache_folder, can_obtain, fetch, is_at_hand, locate, locate_quietly, obtain
+from nbutils.data.load import (
+    fingerprint,
+    fingerprint_pool,
+    fingerprint_test_set,
+    hash_source,
+    llama2_tokenizer,
+    load_pool,
+    load_prompts,
+    load_rows,
+    load_table,
+    read_own_rows,
+)
+
+__all__ = [
+    "Source",
+    "cache_folder",
+    "can_obtain",
+    "fetch",
+    "fingerprint",
+    "fingerprint_pool",
+    "fingerprint_test_set",
+    "hash_source",
+    "is_at_hand",
+    "llama2_tokenizer",
+    "load_pool",
+    "load_prompts",
+    "load_rows",
+    "load_table",
+    "locate",
+    "locate_quietly",
+    "obtain",
+    "read_own_rows",
+    "source",
+    "sources",
+    "sources_of",
+]

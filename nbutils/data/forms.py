@@ -1,0 +1,190 @@
+"""The forms of released files: training rows, test sets, and the tables of published results."""
+
+# ruff: noqa: ARG001, ARG005 (all converters share one signature)
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from nbutils.core.errors import InputError
+from nbutils.data import rows
+from nbutils.data.json_records import read_bytes
+from nbutils.data.records import read_records
+from nbutils.data.rows import EvalPrompt, Row
+
+# --- the paper's released files ------------------------------------------------------------------------------------
+
+_INSTRUCTION, _INPUT = "### Instruction: ", " ### Input: "
+
+
+def split_alpaca_prompt(prompt: str) -> tuple[str, str, str]:
+    """Cut a flattened Alpaca prompt into preamble, instruction and input ("" where it has none).
+
+    The released files write prompt and input on one line (paper's repository, data/alpaca). Only the longer preamble,
+    which speaks of an input, is followed by one.
+    """
+    preamble, found, rest = prompt.partition(_INSTRUCTION)
+    if not found:
+        raise InputError(f"no '{_INSTRUCTION.strip()}' in a released prompt: {prompt[:60]!r}")
+    if " input " in preamble:
+        instruction, _, given = rest.partition(_INPUT)
+        return preamble, instruction, given
+    return preamble, rest, ""
+
+
+def released_row(record: Mapping[str, Any], number: int, source: str) -> Row:
+    """Read a row of the paper's repository: FastChat turns around a flattened Alpaca prompt, id `identity_<row>`."""
+    (_, prompt), (_, response) = rows.turns_of(record, "sharegpt")[:2]
+    _, instruction, given = split_alpaca_prompt(prompt)
+    source_row = int(str(record["id"]).removeprefix("identity_"))
+    return Row(source_row, source, instruction, given, response, rows.score_of(record))
+
+
+def lima_row(record: Mapping[str, Any], number: int, source: str) -> Row:
+    """Read a row of GAIR/lima: `conversations` is a flat list of turns, user first."""
+    turns = record["conversations"]
+    pairs = list(zip(turns[0::2], turns[1::2], strict=False))
+    *history, (question, answer) = pairs
+    stratum = str(record.get("source") or "")
+    return Row(number, source, question, "", answer, history=tuple(history), stratum=stratum)
+
+
+ROW_FORMS: dict[str, Callable[[Mapping[str, Any], int, str], Row]] = {
+    "released": released_row,
+    "lima": lima_row,
+    "alpaca": lambda record, number, source: rows.to_row(record, number, source, "alpaca"),
+    "sharegpt": lambda record, number, source: rows.to_row(record, number, source, "sharegpt"),
+}
+
+
+# --- test sets -----------------------------------------------------------------------------------------------------
+
+
+def _self_instruct(record: Mapping[str, Any], number: int) -> EvalPrompt:
+    instance = record["instances"][0]
+    return EvalPrompt(record["id"], "", record["instruction"], instance["input"], instance.get("output", ""))
+
+
+def _lima_test(record: Mapping[str, Any], number: int) -> EvalPrompt:
+    # A one-element list; the official scripts format the list itself, which puts its brackets into the prompt.
+    return EvalPrompt(f"lima_{number}", "", record["conversations"][0])
+
+
+def _wizardlm(record: Mapping[str, Any], number: int) -> EvalPrompt:
+    return EvalPrompt(f"wizardlm_{record['idx']}", "", record["Instruction"], category=record["Skill"])
+
+
+def _vicuna(record: Mapping[str, Any], number: int) -> EvalPrompt:
+    return EvalPrompt(f"vicuna_{record['question_id']}", "", record["text"], category=record["category"])
+
+
+def _mt_bench(record: Mapping[str, Any], number: int) -> EvalPrompt:
+    first, *more = record["turns"]
+    return EvalPrompt(f"mt_bench_{record['question_id']}", "", first, "", "", record["category"], tuple(more))
+
+
+def _alpaca_eval(record: Mapping[str, Any], number: int) -> EvalPrompt:
+    return EvalPrompt(f"alpaca_eval_{number}", "", record["instruction"], category=record["dataset"])
+
+
+def _own_prompt(record: Mapping[str, Any], number: int) -> EvalPrompt:
+    known = {key: record[key] for key in ("input", "reference", "category") if record.get(key)}
+    instruction = record.get("instruction") or record.get("prompt")
+    if not isinstance(instruction, str):
+        raise InputError("a test prompt needs the text field 'instruction' or 'prompt'")
+    own_id = record.get("id")
+    return EvalPrompt(str(number if own_id is None else own_id), "", instruction, **known)
+
+
+PROMPT_FORMS: dict[str, Callable[[Mapping[str, Any], int], EvalPrompt]] = {
+    "koala": lambda record, number: EvalPrompt(record["id"], "", record["prompt"]),
+    "lima": _lima_test,
+    "sinstruct": _self_instruct,
+    "vicuna": _vicuna,
+    "wizardlm": _wizardlm,
+    "mt-bench": _mt_bench,
+    "alpaca-eval": _alpaca_eval,
+    "own": _own_prompt,
+}
+
+
+def to_prompts(
+    records: Iterable[Mapping[str, Any]], form: str, test_set: str, file: str | None = None
+) -> list[EvalPrompt]:
+    """Read the records of a test set. Raises InputError with file (or test set) and row for one of another form."""
+    prompts = []
+    for number, record in enumerate(records):
+        try:
+            prompts.append(PROMPT_FORMS[form](record, number)._replace(test_set=test_set))
+        except (KeyError, IndexError, TypeError, InputError) as error:
+            where = f"{file or test_set}: row {number}"
+            raise InputError(f"{where}: not a prompt of the form '{form}' ({error!s})") from None
+    return prompts
+
+
+Records = Iterator[dict[str, Any]]
+Converter = Callable[[str, Path], Records]
+
+_CHERRY_PROMPT_KEYS = ("prompt", "conversations", "instruction", "text", "Instruction")
+
+
+def converter(form: str, alpaca_eval_instructions: Callable[[], list[str]]) -> Converter:
+    """The function (member, path) -> records that reads the raw files of one form."""
+    if form == "cherry-reviews":
+        return _cherry_reviews
+    if form == "mt-bench-answers":
+        return _mt_bench_answers
+    # Some models lack answers, so an item's number is the place of its instruction and not of its record.
+    numbers = {instruction: number for number, instruction in enumerate(alpaca_eval_instructions())}
+    convert = {"preferences": _preferences, "outputs": _outputs, "lengths": _lengths}[form]
+    return lambda member, path: convert(member, path, numbers)
+
+
+def in_one_form(form: str, records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Records of a merged container, with the names that the raw form's converter gives."""
+    return [_with_prompt(record) if form == "cherry-reviews" else dict(record) for record in records]
+
+
+def _preferences(model: str, path: Path, numbers: Mapping[str, int]) -> Records:
+    for record in read_records(path):
+        number = _number(record, path, numbers)
+        annotator = record.get("annotator", "")
+        yield {"annotator": annotator, "model": model, "idx": number, "preference": record["preference"]}
+
+
+def _outputs(model: str, path: Path, numbers: Mapping[str, int]) -> Records:
+    for record in read_records(path):
+        number = _number(record, path, numbers)
+        yield {"model": model, "idx": number, "output": record["output"], "n_chars": len(record["output"])}
+
+
+def _lengths(model: str, path: Path, numbers: Mapping[str, int]) -> Records:
+    for record in _outputs(model, path, numbers):
+        yield {key: record[key] for key in ("model", "idx", "n_chars")}
+
+
+def _number(record: Mapping[str, Any], path: Path, numbers: Mapping[str, int]) -> int:
+    instruction = record["instruction"]
+    if instruction not in numbers:
+        raise InputError(f"{path}: not one of AlpacaEval's instructions: {instruction[:60]!r}")
+    return numbers[instruction]
+
+
+def _cherry_reviews(member: str, path: Path) -> Records:
+    test_set, _, judge = member.partition("_wrap_reviews_")
+    for number, record in enumerate(json.loads(read_bytes(path))["data"]):
+        yield _with_prompt({"test_set": test_set, "judge": judge, "index": number, **record})
+
+
+def _with_prompt(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Each test set calls its prompt otherwise."""
+    prompt = next(record[key] for key in _CHERRY_PROMPT_KEYS if record.get(key) is not None)
+    kept = {key: record[key] for key in ("test_set", "judge", "index")}
+    reviews = ("Answer1", "Answer2", "review", "scores", "review_reverse", "scores_reverse")
+    return {**kept, "prompt": prompt, **{key: record[key] for key in reviews}}
+
+
+def _mt_bench_answers(member: str, path: Path) -> Records:
+    for record in read_records(path):
+        yield {"file": member, **record}

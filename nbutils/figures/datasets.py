@@ -1,0 +1,303 @@
+"""The figures of stage 01, each a function of small tables (as `explore` writes them) and a note for the footer."""
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nbutils.core.errors import InputError
+from nbutils.figures.style import (
+    FAINT,
+    GREY,
+    INK,
+    NAMES,
+    QUIET,
+    VERMILION,
+    colour_of,
+    draw_bars,
+    hide_x_axis,
+    is_longest,
+    label_rows,
+    make_page,
+    name_of,
+    page_of,
+    percent,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from pandas import DataFrame, Series
+
+Shared = dict[frozenset[str], tuple[int, int]]
+
+
+# --- lengths -------------------------------------------------------------------------------------------------------
+
+
+def draw_lengths(histograms: "DataFrame", lengths: "DataFrame", note: str = "") -> "Figure":
+    """Ridges of response lengths on one logarithmic axis, with medians and means (paper: Figure 1b)."""
+    pool = lengths.dataset.iloc[0]
+    # The project's own sample is of interest only where it stands in for the real data.
+    shown = lengths[(lengths.dataset != "sample") | (pool == "sample")].sort_values("median", ignore_index=True)
+    empty = histograms[(histograms.high == 1) & histograms.dataset.isin(shown.dataset)].rows.sum()
+    caption = (
+        "Length of the responses in NLTK words, the same area for every dataset, a line at its median. "
+        + f"{empty} empty responses are not drawn. " * bool(empty)
+        + "Figure 1b of the paper has the means 51.4 (all of Alpaca), 256.8 (longest), 531.3 (LIMA)."
+        * (pool == "alpaca-52k")
+    )
+    axes = make_page(0.72 * len(shown) + 0.1, _title_of_lengths(shown, pool), caption, note, 2.35, 1.55, 0.42)
+    for place, row in enumerate(shown.itertuples()):
+        _draw_ridge(axes, histograms[histograms.dataset == row.dataset], row, place)
+    label_rows(axes, [f"{name_of(name)}\n" for name in shown.dataset], list(map(colour_of, shown.dataset)))
+    _finish_ridges(axes, len(shown))
+    return page_of(axes)
+
+
+def _title_of_lengths(shown: "DataFrame", pool: str) -> str:
+    means = dict(zip(shown.dataset, shown["mean"], strict=True))
+    longest = next(name for name in shown.dataset if is_longest(name))
+    rows = int(shown[shown.dataset == longest].rows.iloc[0])
+    title = f"The {rows:,} longest have {means[longest] / means[pool]:.1f} times the words of the average response"
+    return title + (", and half those of LIMA" if 1.8 < means.get("lima-1k", 0) / means[longest] < 2.2 else "")
+
+
+def _draw_ridge(axes: "Axes", bins: "DataFrame", row: Any, place: int) -> None:
+    drawn, colour = bins[bins.low >= 1], colour_of(row.dataset)
+    # A bin [low, high) of whole numbers covers low - 1/2 to high - 1/2 on the line.
+    edges = np.append(drawn.low, drawn.high.iloc[-1]) - 0.5
+    density = drawn.rows.to_numpy() / drawn.rows.sum() / np.diff(np.log2(edges))
+    top = place - 0.72 * np.append(density, density[-1])
+    axes.fill_between(edges, top, place, step="post", color=colour, alpha=0.8, lw=0, zorder=place)
+    axes.plot([row.median, row.median], [place + 0.02, place - 0.16], color=INK, lw=1.6, zorder=50)
+    _write_beside(axes, place, 44, f"{row.median:,.0f}", color=INK)
+    _write_beside(axes, place, 100, f"{row.mean:,.1f}", color=colour, weight="bold")
+    _write_beside(axes, place, None, f"{row.rows:,} rows", color=QUIET, size=8)
+
+
+def _write_beside(axes: "Axes", place: float, right: int | None, text: str, **kind: Any) -> None:
+    """Write left of the axes, or so many points right of them."""
+    offset, side = ((-8, -6), 0) if right is None else ((right, 5), 1)
+    where: Any = ("axes fraction", "data")
+    axes.annotate(text, (side, place), offset, where, "offset points", ha="right", va="center", **kind)
+
+
+def _finish_ridges(axes: "Axes", rows: int) -> None:
+    axes.set_xscale("log", base=2)
+    ticks = [1, 4, 16, 64, 256, 1024, 4096]
+    axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    axes.minorticks_off()
+    axes.set_xlim(0.7, 4096)
+    axes.set_ylim(rows - 0.75, -0.85)
+    axes.set_xlabel("NLTK words per response", size=9)
+    for right, text in ((44, "median"), (100, "mean")):
+        _write_beside(axes, -0.62, right, text, color=QUIET, size=8.5)
+
+
+def draw_measures(measures: "DataFrame", note: str = "") -> "Figure":
+    """Bars: how many of the longest under each measure are in the paper's selection."""
+    shown = measures[measures.pool == measures.pool.iloc[0]].sort_values("shared", ascending=False, kind="stable")
+    k, published = int(shown.k.iloc[0]), shown.reference.iloc[0].endswith("published")
+    what = "published selection" if published else "selection by NLTK words"
+    chance = shown.by_chance.iloc[0]
+    caption = f"Rows of the {what} among the {k:,} longest under each measure; chance alone gives {chance:.0f}."
+    axes = make_page(0.36 * len(shown), _title_of_measures(shown, k, published), caption, note, left=2.75, right=0.8)
+    colours = [VERMILION if measure == "nltk_words" else GREY for measure in shown.measure]
+    draw_bars(axes, list(shown.shared), [_label_measure(row) for row in shown.itertuples()], colours)
+    axes.set_xlim(0, k)
+    return page_of(axes)
+
+
+def _title_of_measures(shown: "DataFrame", k: int, published: bool) -> str:
+    if published and int(shown.shared.iloc[0]) == k:
+        return f"The paper counted NLTK words: only they give back all {k:,} rows"
+    chars = shown[(shown.measure == "chars") & (shown.text == "response")].shared.iloc[0]
+    return f"The measure decides what is selected: characters keep {chars} of {k:,} rows"
+
+
+def _label_measure(row: Any) -> str:
+    names = {
+        "nltk_words": "NLTK words",
+        "words": "words between spaces",
+        "chars": "characters",
+        "tokens": "Llama-2 tokens",
+    }
+    return names[row.measure] + ("" if row.text == "response" else f" of the {row.text}")
+
+
+# --- content -------------------------------------------------------------------------------------------------------
+
+
+def draw_content(content: "DataFrame", note: str = "") -> "Figure":
+    """Pairs of dots: first verbs and traits of the longest examples against those of the whole dataset."""
+    shown = content[content.pool == content.pool.iloc[0]]
+    verbs, traits = shown[shown.kind == "first verb"], shown[shown.kind == "trait"]
+    caption = (
+        "First words of the instructions, and traits of the examples. An unfinished end has neither terminal "
+        "punctuation nor a closing sign; an example repeats itself when over a fifth of its word 8-grams came before."
+    )
+    rows = [*_contrasting(verbs).itertuples(), None, *traits.itertuples()]
+    axes = make_page(0.28 * len(rows) + 0.2, _title_of_content(verbs), caption, note, left=1.75, right=0.6)
+    for place, row in enumerate(rows):
+        if row:
+            _draw_pair(axes, row, place)
+    label_rows(axes, [_label_content(row) if row else "" for row in rows])
+    _finish_pairs(axes, rows)
+    return page_of(axes)
+
+
+def _title_of_content(verbs: "DataFrame") -> str:
+    leading = verbs.nlargest(3, "in_selection", keep="first")
+    *some, last = (f"“{verb}”" for verb in leading.value)
+    in_longest, in_all = percent(leading.share_selection.sum()), percent(leading.share_pool.sum())
+    return f"{', '.join(some)} and {last} open {in_longest} of the longest examples, and {in_all} of all"
+
+
+def _contrasting(verbs: "DataFrame") -> "DataFrame":
+    """The verbs that open most of the selection, and those of the dataset that it hardly has."""
+    frequent = verbs.nlargest(8, "in_selection", keep="first")
+    rare = verbs[(verbs.share_selection < verbs.share_pool / 3) & ~verbs.value.isin(frequent.value)]
+    chosen = [*frequent.value, *rare.nlargest(4, "in_pool", keep="first").value]
+    return verbs.set_index("value", drop=False).loc[chosen]
+
+
+def _draw_pair(axes: "Axes", row: Any, place: int) -> None:
+    axes.plot([row.share_pool, row.share_selection], [place, place], color=FAINT, lw=2, zorder=1)
+    axes.scatter(row.share_pool, place, s=44, facecolor="white", edgecolor=QUIET, lw=1.5, zorder=2)
+    axes.scatter(row.share_selection, place, s=44, color=VERMILION, zorder=3)
+    more = row.share_selection >= row.share_pool
+    for share, colour, is_right in ((row.share_selection, VERMILION, more), (row.share_pool, QUIET, not more)):
+        offset, align = (8, "left") if is_right else (-8, "right")
+        where: Any = {"textcoords": "offset points", "ha": align, "va": "center"}
+        axes.annotate(percent(share), (share, place), (offset, 0), color=colour, size=8.5, **where)
+
+
+def _label_content(row: Any) -> str:
+    return f"“{row.value}”" if row.kind == "first verb" else str(row.value)
+
+
+def _finish_pairs(axes: "Axes", rows: list[Any]) -> None:
+    most = max(max(row.share_pool, row.share_selection) for row in rows if row)
+    axes.set_xlim(-0.09 * most, 1.01 * most)
+    axes.set_ylim(len(rows) - 0.5, -1.1)
+    hide_x_axis(axes)
+    for share, text, colour in (
+        (rows[0].share_selection, "the longest", VERMILION),
+        (rows[0].share_pool, "all", QUIET),
+    ):
+        axes.annotate(text, (share, 0), (0, 9), textcoords="offset points", ha="center", color=colour, size=9)
+
+
+def draw_scores(scores: "DataFrame", note: str = "") -> "Figure":
+    """Columns: GPT-3.5's ratings of the longest examples beside those of AlpaGasus-1k."""
+    names = ["alpaca-1k-longest-published", "alpaca-1k-score"]
+    if not set(names) <= set(scores.dataset):
+        raise InputError("the ratings come with the published selections, which are not at hand")
+    table = scores.pivot(index="score", columns="dataset", values="rows")[names].fillna(0).astype(int)
+    longest = table[names[0]]
+    kept, rows, mean = (
+        longest[longest.index >= 4.5].sum(),
+        longest.sum(),
+        (longest.index * longest).sum() / longest.sum(),
+    )
+    caption = (
+        "Accuracy rated 0 to 5 by GPT-3.5, as in AlpaGasus, which keeps 4.5 and more (shaded). "
+        f"Mean of the longest: {mean:.2f}."
+    )
+    title = f"GPT-3.5 would have thrown away {rows - kept} of the {rows:,} longest examples"
+    axes = make_page(2.9, title, caption, note, left=0.4, right=0.4, bottom=0.42)
+    axes.axvspan(4.25, 5.25, color="#F2F2F2", zorder=0)
+    for name, shift in zip(names, (-0.1, 0.1), strict=True):
+        _draw_columns(axes, table[name], shift, name)
+    axes.set_xticks(list(table.index))
+    axes.set(xlim=(2.75, 5.25), ylim=(0, 1.16 * table.to_numpy().max()), xlabel="rating")
+    axes.yaxis.set_visible(False)
+    return page_of(axes)
+
+
+def _draw_columns(axes: "Axes", rows: "Series[int]", shift: float, name: str) -> None:
+    where: Any = {"textcoords": "offset points", "ha": "center", "color": colour_of(name)}
+    axes.bar(rows.index + shift, rows, width=0.19, color=colour_of(name))
+    for score, count in rows[rows > 0].items():
+        axes.annotate(f"{count:,}", (score + shift, count), (0, 3), weight="bold", **where)
+    axes.annotate(name_of(name), (rows.idxmax() + shift, rows.max()), (0, 18), **where)
+
+
+# --- selections ----------------------------------------------------------------------------------------------------
+
+
+def draw_overlaps(overlaps: "DataFrame", note: str = "") -> "Figure":
+    """Heat map: rows that two selections from one dataset share."""
+    shown = overlaps[overlaps.pool == overlaps.pool.iloc[0]]
+    drawn = [name for name in dict.fromkeys(shown.left) if not name.endswith("published")]
+    names = sorted(drawn, key=lambda name: (not is_longest(name), not name.endswith("score")))
+    shared: Shared = {frozenset((row.left, row.right)): (row.shared, row.of) for row in shown.itertuples()}
+    chance = shown[shown.left == shown.right].by_chance.iloc[0]
+    caption = (
+        f"Rows in common; on the diagonal, the size. Two random selections as large as the first share {chance:.0f}."
+    )
+    axes = make_page(0.52 * len(names), _title_of_overlaps(names, shared), caption, note, left=MATRIX_LEFT, right=2.9)
+    for i, lower in enumerate(names):
+        for j, upper in enumerate(names[: i + 1]):
+            _draw_cell(axes, i, j, *shared[frozenset((lower, upper))])
+        axes.text(i + 0.62, i, label_selection(lower), va="center", weight="normal" if i else "bold")
+    axes.set(xlim=(-0.5, len(names) - 0.5), ylim=(len(names) - 0.5, -0.5))
+    axes.set_axis_off()
+    return page_of(axes)
+
+
+MATRIX_LEFT = 0.12
+
+
+def _title_of_overlaps(names: list[str], shared: Shared) -> str:
+    rated = [(name, "AlpaGasus-1k") for name in names if name == "alpaca-1k-score"]
+    random = [(name, "a random choice") for name in names if re.search(r"\d+k?-random-\d+$", name)]
+    other, words = [*rated, *random][0]
+    both, of = shared[frozenset((names[0], other))]
+    return f"The longest and {words} have {both} of {of:,} examples in common"
+
+
+def _draw_cell(axes: "Axes", i: int, j: int, both: int, of: int) -> None:
+    import matplotlib
+    from matplotlib.patches import Rectangle
+
+    share = both / of
+    colour = "#EDEDED" if i == j else matplotlib.colormaps["Blues"](0.06 + 0.8 * share**0.6)
+    axes.add_patch(Rectangle((j - 0.48, i - 0.46), 0.96, 0.92, color=colour, lw=0))
+    ink = QUIET if i == j else ("white" if share > 0.5 else INK)
+    axes.text(j, i, f"{both:,}", ha="center", va="center", color=ink, size=9)
+
+
+def label_selection(arm: str) -> str:
+    """What an arm selects, in words, without the dataset that it selects from."""
+    if arm in NAMES and not is_longest(arm):
+        return NAMES[arm]
+    rule = re.sub(r"^[a-z]+-(\d+k?-)?", "", arm)
+    if found := re.fullmatch(r"random-(token-matched-)?(\d+)", rule):
+        return f"random, {'token-matched, ' if found[1] else ''}seed {found[2]}"
+    words = {"longest": "longest responses", "longest-stratified": "longest of each stratum"}
+    words |= {"longest-instruction": "longest instructions", "shortest": "shortest responses"}
+    return words.get(rule, arm)
+
+
+def draw_budget(budget: "DataFrame", note: str = "") -> "Figure":
+    """Bars: tokens in the loss per epoch of every training set of the paper, and of the controls."""
+    pool = budget.arm.iloc[0].split("-")[0]
+    is_meant = budget.arm.isin(list(NAMES)) | budget.arm.str.startswith(f"{pool}-")
+    shown = budget[is_meant & (budget.rows < budget.rows.iloc[0] * 10)].sort_values("trained", ascending=False)
+    trained = dict(zip(shown.arm, shown.trained, strict=True))
+    unit = shown.unit.iloc[0]
+    caption = f"{unit} in the loss per epoch: responses, and one end of sequence each. In brackets: examples."
+    axes = make_page(0.34 * len(shown), _title_of_budget(trained), caption, note, left=3.1, right=0.9)
+    labels = [f"{NAMES.get(row.arm) or label_selection(row.arm)} ({row.rows:,})" for row in shown.itertuples()]
+    draw_bars(axes, list(shown.trained), labels, list(map(colour_of, shown.arm)))
+    return page_of(axes)
+
+
+def _title_of_budget(trained: dict[str, int]) -> str:
+    longest = next(value for name, value in trained.items() if is_longest(name))
+    rated = [(value, "AlpaGasus-1k") for name, value in trained.items() if name == "alpaca-1k-score"]
+    random = [(value, "a random choice") for name, value in trained.items() if re.search(r"\d+k?-random-\d+$", name)]
+    other, name = [*rated, *random][0]
+    return f"Equal in examples, not in training: the longest have {longest / other:.1f} times the tokens of {name}"

@@ -1,0 +1,1 @@
+"""Answering test prompts: what is asked, by which backend, in which slots, and the answers on disk."""

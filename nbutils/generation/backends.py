@@ -1,0 +1,176 @@
+"""Who writes the answers: a model in this process (transformers), or a server.
+
+Both take the same questions and give the same completions, in the order in which they are finished.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import Any, NamedTuple, Protocol
+
+from nbutils.core.devices import Precision, choose_precision
+from nbutils.core.errors import InputError
+from nbutils.core.judge_settings import read_key
+from nbutils.core.settings import Generation
+from nbutils.generation.questions import Question
+from nbutils.generation.slots import Draft, Room, Rules, SlotCounts, decode
+
+
+class Completion(NamedTuple):
+    """An answer: its text, its length in the model's tokens (the end counted), and `stop` or `length`."""
+
+    question: Question
+    text: str
+    n_tokens: int
+    finish_reason: str
+
+
+class AnswerBackend(Protocol):
+    """Something that answers questions."""
+
+    def answer(self, questions: Sequence[Question]) -> Iterator[Completion]:
+        """Answer every question; each completion comes as soon as it is there."""
+        ...
+
+    def facts(self) -> dict[str, Any]:
+        """What is worth recording of how the answers were made."""
+        ...
+
+
+class Job(NamedTuple):
+    """What a backend needs to know: `settings` are the variant's, `context` is in tokens, `load` gives the model."""
+
+    settings: Generation
+    arm: str
+    tokenizer: Any
+    context: int
+    seed: int
+    load: Callable[[Precision], Any]
+
+    def complete(self, question: Question, ids: Sequence[int]) -> Completion:
+        """The completion that the ids of an answer say."""
+        text = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        ended = bool(ids) and ids[-1] == self.tokenizer.eos_token_id
+        return Completion(question, text, len(ids), "stop" if ended else "length")
+
+
+def open_backend(job: Job) -> AnswerBackend:
+    """The backend that the settings name, ready to answer."""
+    backends: dict[str, type[AnswerBackend]] = {
+        "transformers": ModelBackend,
+        "openai": ServerBackend,
+    }
+    return backends[job.settings.backend](job)  # type: ignore[call-arg]
+
+
+# --- transformers --------------------------------------------------------------------------------------------------
+
+
+class ModelBackend:
+    """The fine-tuned model in this process, with its adapter over the base in the precision that it was trained in."""
+
+    def __init__(self, job: Job) -> None:
+        self._job, self._tally, self._precision = job, SlotCounts(), choose_precision()
+        print(f"{job.arm}: generating in {self._precision.dtype}: {self._precision.reason}", flush=True)
+        self._model = job.load(self._precision)
+
+    def answer(self, questions: Sequence[Question]) -> Iterator[Completion]:
+        """Decode in slots; see `slots.decode`."""
+        settings, tokenizer = self._job.settings, self._job.tokenizer
+        asked = {id(draft): (draft, question) for draft, question in map(_draft, questions)}
+        rules = Rules(tokenizer.eos_token_id, tokenizer.pad_token_id, settings.min_new_tokens, settings.temperature)
+        room = Room(settings.batch_size, settings.batch_tokens)
+        drafts = [draft for draft, _ in asked.values()]
+        for draft in decode(self._model, drafts, rules, room, self._tally):
+            yield self._job.complete(asked[id(draft)][1], draft.new)
+
+    def facts(self) -> dict[str, Any]:
+        """Slots, and the precision."""
+        return {**self._tally.facts(), "precision": self._precision._asdict()}
+
+
+def _draft(question: Question) -> tuple[Draft, Question]:
+    return Draft(question.name, question.ids, question.max_new, question.seed), question
+
+
+# --- an OpenAI-compatible server -----------------------------------------------------------------------------------
+
+
+class ServerBackend:
+    """`POST /v1/completions` of any OpenAI-compatible server that serves the arm's model, the prompt as we made it.
+
+    Token ids (`send = "tokens"`, as vLLM and OpenAI take them) are exact; with `text` the server puts the beginning
+    of the sequence in front, and special tokens that a prompt speaks of are special to it. The server counts the
+    tokens; one without `usage` leaves that to our tokenizer. A ban of the end goes as vLLM's `min_tokens`, and a
+    server that does not heed it is refused.
+    """
+
+    def __init__(self, job: Job) -> None:
+        from openai import OpenAI
+
+        server = job.settings.server
+        if server is None:
+            raise InputError("generation.server is missing: name the server's base_url and model")
+        self._job, self._server, self._key = job, server, read_key(server)
+        self._model = server.model.replace("{arm}", job.arm)
+        retries = server.attempts - 1
+        self._client = OpenAI(api_key=self._key, base_url=server.base_url, max_retries=retries, timeout=server.timeout)
+
+    def answer(self, questions: Sequence[Question]) -> Iterator[Completion]:
+        """Ask `concurrency` questions at once. Raises InputError at the first that fails for good."""
+        with contextlib.closing(self._client), ThreadPoolExecutor(self._server.concurrency) as pool:
+            asked = [pool.submit(self._ask, question) for question in questions]
+            try:
+                for done in as_completed(asked):
+                    yield done.result()
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+
+    def facts(self) -> dict[str, Any]:
+        """Which server, and which of its models."""
+        return {"server": self._server.base_url, "served_model": self._model}
+
+    def _ask(self, question: Question) -> Completion:
+        from openai import OpenAIError
+
+        settings = self._job.settings
+        ban = {"min_tokens": settings.min_new_tokens} if settings.min_new_tokens else None
+        try:
+            reply = self._client.completions.create(
+                model=self._model,
+                prompt=question.ids if settings.send == "tokens" else question.text,
+                max_tokens=question.max_new,
+                temperature=settings.temperature,
+                seed=question.seed,
+                extra_body=ban,
+            )
+        except OpenAIError as error:
+            said = f"{type(error).__name__}: {error}".replace(self._key, f"[{self._server.key_variable}]")[:300]
+            raise InputError(
+                f"{self._where()}: prompt '{question.name}' was not answered ({said}): what was answered is kept; "
+                "check the server, its model's name and generation.send, and run again"
+            ) from None
+        return self._read(question, reply)
+
+    def _read(self, question: Question, reply: Any) -> Completion:
+        choices = getattr(reply, "choices", None)
+        if not choices or choices[0].text is None or choices[0].finish_reason not in ("stop", "length"):
+            raise InputError(f"{self._where()}: the reply to '{question.name}' holds no finished text")
+        text, reason = choices[0].text, choices[0].finish_reason
+        written = getattr(reply.usage, "completion_tokens", None)
+        if written is None:
+            return Completion(question, text, self._count(text, reason), reason)
+        least = min(self._job.settings.min_new_tokens, question.max_new)
+        if not least <= written <= question.max_new:
+            raise InputError(
+                f"{self._where()} wrote {written} tokens where {least} to {question.max_new} were asked: it does not "
+                "heed min_tokens or max_tokens; use another server, or backend 'transformers'"
+            )
+        return Completion(question, text, written, reason)
+
+    def _count(self, text: str, reason: str) -> int:
+        ids = self._job.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        return len(ids) + (reason == "stop")
+
+    def _where(self) -> str:
+        return f"{self._server.base_url or 'the default endpoint'} ({self._model})"

@@ -1,0 +1,292 @@
+"""What decoding works on: answers in the making, the rules and the room for writing them, and the tally of slots."""
+
+import functools
+import itertools
+import math
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
+
+from nbutils.core.errors import InputError
+
+
+@dataclass(eq=False)
+class Draft:
+    """An answer in the making. `prompt` and `new` are token ids; `seed` draws its samples, whatever its neighbours."""
+
+    name: str
+    prompt: list[int]
+    max_new: int
+    seed: int = 0
+    new: list[int] = field(default_factory=list)
+
+    @property
+    def length(self) -> int:
+        """Tokens so far."""
+        return len(self.prompt) + len(self.new)
+
+    @property
+    def final_length(self) -> int:
+        """Tokens when all that it may write is written."""
+        return len(self.prompt) + self.max_new
+
+    def is_finished(self, eos: int) -> bool:
+        """Whether it has ended by itself, or may write no more."""
+        return bool(self.new) and (self.new[-1] == eos or len(self.new) >= self.max_new)
+
+    @functools.cached_property
+    def dice(self) -> Any:
+        """Its own random numbers, on the CPU, so that a continued run draws what an uninterrupted one does."""
+        import torch
+
+        return torch.Generator().manual_seed(self.seed)
+
+
+class Rules(NamedTuple):
+    """How tokens are chosen: greedily at temperature 0; the end of sequence is banned for `min_new` tokens."""
+
+    eos: int
+    pad: int
+    min_new: int = 0
+    temperature: float = 0.0
+
+
+class Room(NamedTuple):
+    """What is decoded at once: at most `slots` rows, and `tokens` of them in the cache at their final lengths."""
+
+    slots: int
+    tokens: int
+
+
+@dataclass
+class SlotCounts:
+    """What decoding did. A slot is one row of one step: `useful` wrote a token; `executed` are these and the ones that
+    stayed empty although a prompt waited. Prompts were read in `prefills`, padded to `prompt_columns`. `in_flight`: the
+    rows of the latest batch.
+    """
+
+    steps: int = 0
+    executed: int = 0
+    useful: int = 0
+    prefills: int = 0
+    prompt_tokens: int = 0
+    prompt_columns: int = 0
+    in_flight: int = 0
+    halvings: int = 0
+
+    def facts(self) -> dict[str, Any]:
+        """The counts, with the share of useful slots and the mean rows of a step where they are known."""
+        if not self.executed:
+            return asdict(self)
+        shares = {"useful_slots": self.useful / self.executed, "mean_rows": self.useful / self.steps}
+        return {name: round(value, 4) for name, value in shares.items()} | asdict(self)
+
+
+REFILL_SHARE = 8
+"""Free slots are refilled when an eighth of all is free: fewer prefills, at the price of a little idleness."""
+
+
+def run_slots(model: Any, drafts: Sequence[Draft], rules: Rules, room: Room, tally: SlotCounts) -> Iterator[Draft]:
+    """Write drafts, the longest first; each is yielded as soon as it is finished. See `nbutils.decode.decode`."""
+    refuse_other_attention(model)
+    waiting, slots = deque(drafts), _Slots(model, rules, tally)
+    while waiting or slots.live:
+        free = count_admissible(waiting, slots.live, room)
+        if is_worth_a_prefill(free, len(slots.live), len(waiting)):
+            slots.enter([waiting.popleft() for _ in range(count_similar(waiting, free))])
+        else:
+            slots.step(idle=free)
+        yield from slots.leave()
+
+
+def refuse_other_attention(model: Any) -> None:
+    """Raise InputError for a model whose layers keep more than keys and values of every token (Mamba and the like)."""
+    kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or [])
+    if others := sorted(kinds - {"full_attention", "sliding_attention"}):
+        mend = "set generation.backend = 'openai' and serve it by `vllm serve`"
+        raise InputError(
+            f"the slots engine knows attention layers only, and this model has {', '.join(others)}: {mend}"
+        )
+
+
+def count_admissible(waiting: Sequence[Draft], live: Sequence[Draft], room: Room) -> int:
+    """How many of the waiting, in their order, have a slot and, at their final lengths, room in the cache.
+
+    At least one where nothing is live: whether it fits alone is for the device to say.
+    """
+    width = max((draft.final_length for draft in live), default=0)
+    free = min(room.slots - len(live), len(waiting))
+    for number, draft in enumerate(itertools.islice(waiting, free)):
+        width = max(width, draft.final_length)
+        rows = len(live) + number + 1
+        if rows > 1 and rows * width > room.tokens:
+            return number
+    return free
+
+
+def is_worth_a_prefill(free: int, live: int, waiting: int) -> bool:
+    """Whether to fill the free slots now: an eighth of all is free, or all that wait can enter, or nothing runs."""
+    return free > 0 and (live == 0 or free >= min(math.ceil((live + free) / REFILL_SHARE), waiting))
+
+
+def count_similar(waiting: Sequence[Draft], free: int) -> int:
+    """How many of the first `free` are read together: those at least half as long as the first, to pad little."""
+    similar = itertools.takewhile(lambda draft: 2 * draft.length >= waiting[0].length, itertools.islice(waiting, free))
+    return len(list(similar))
+
+
+class _Slots:
+    """The rows in flight and their cache, whose columns are right-aligned and hold all tokens but each row's last."""
+
+    def __init__(self, model: Any, rules: Rules, tally: SlotCounts) -> None:
+        self.live: list[Draft] = []
+        self._model, self._rules, self._tally = model, rules, tally
+        self._cache: Any = None
+
+    def enter(self, entering: list[Draft]) -> None:
+        """Read the prompts of new rows in one forward pass (with what an interruption left of their answers)."""
+        from transformers import DynamicCache
+
+        self._tally.in_flight = len(self.live) + len(entering)
+        width = max(draft.length for draft in entering)
+        pad = [[self._rules.pad] * (width - draft.length) for draft in entering]
+        ids = [gap + draft.prompt + draft.new for gap, draft in zip(pad, entering, strict=True)]
+        # Without a config every layer keeps all tokens; a sliding window is then the attention mask's affair.
+        cache = DynamicCache()
+        scores = self._forward(ids, [draft.length for draft in entering], width, cache)
+        self._cache = _stack(self._cache, cache, max([width, *(draft.length - 1 for draft in self.live)]))
+        self.live += entering
+        self._write(entering, scores)
+        self._tally.prefills += 1
+        self._tally.prompt_tokens += sum(map(len, ids)) - sum(map(len, pad))
+        self._tally.prompt_columns += width * len(ids)
+
+    def step(self, idle: int) -> None:
+        """One more token for every row; `idle` slots stay empty although prompts wait for them."""
+        lengths = [draft.length for draft in self.live]
+        ids = [[draft.new[-1]] for draft in self.live]
+        self._tally.in_flight = len(ids)
+        scores = self._forward(ids, lengths, self._cache.layers[0].keys.shape[2] + 1, self._cache)
+        self._write(self.live, scores)
+        self._tally.steps += 1
+        self._tally.executed += len(ids) + idle
+        self._tally.useful += len(ids)
+
+    def leave(self) -> list[Draft]:
+        """Take out the finished rows, and the columns that only they needed."""
+        done = [draft for draft in self.live if draft.is_finished(self._rules.eos)]
+        if done:
+            kept = [row for row, draft in enumerate(self.live) if not draft.is_finished(self._rules.eos)]
+            self.live = [self.live[row] for row in kept]
+            self._cache = _keep(self._cache, kept, max((draft.length - 1 for draft in self.live), default=0))
+        return done
+
+    def _forward(self, ids: list[list[int]], lengths: list[int], width: int, cache: Any) -> Any:
+        """Scores of the next token (rows by vocabulary, fp32) after reading `ids`, which end in the last column."""
+        import torch
+
+        device = self._model.device
+        columns = torch.arange(width, device=device)
+        gaps = width - torch.tensor(lengths, device=device)[:, None]
+        with torch.inference_mode():
+            output = self._model(
+                input_ids=torch.tensor(ids, device=device),
+                attention_mask=(columns >= gaps).long(),
+                position_ids=(columns - gaps).clamp(min=0)[:, -len(ids[0]) :],
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+        return output.logits[:, -1].float()
+
+    def _write(self, drafts: Sequence[Draft], scores: Any) -> None:
+        for draft, token in zip(drafts, choose(scores, drafts, self._rules), strict=True):
+            draft.new.append(token)
+
+
+def choose(scores: Any, drafts: Sequence[Draft], rules: Rules) -> list[int]:
+    """The next token of each draft. Raises InputError where the model's scores are not numbers."""
+    import torch
+
+    if banned := [row for row, draft in enumerate(drafts) if len(draft.new) < rules.min_new]:
+        scores = scores.clone()
+        scores[banned, rules.eos] = -math.inf
+    best, tokens = scores.max(dim=-1)
+    if bool(best.isnan().any()):
+        raise InputError("the model's scores are not numbers: its weights or this precision are broken")
+    if rules.temperature == 0:
+        return [int(token) for token in tokens.tolist()]
+    chances = torch.softmax(scores / rules.temperature, dim=-1).cpu()
+    rows = zip(chances, drafts, strict=True)
+    return [int(torch.multinomial(chance, 1, generator=draft.dice)) for chance, draft in rows]
+
+
+def _stack(old: Any, new: Any, width: int) -> Any:
+    """The rows of two caches in one, `width` columns wide; `old` may be None."""
+    import torch
+
+    for number, layer in enumerate(new.layers):
+        keys, values = [layer.keys], [layer.values]
+        if old is not None:
+            keys, values = [old.layers[number].keys, *keys], [old.layers[number].values, *values]
+        layer.keys = torch.cat([_fit(part, width) for part in keys])
+        layer.values = torch.cat([_fit(part, width) for part in values])
+    return new
+
+
+def _fit(states: Any, width: int) -> Any:
+    """States (rows, heads, columns, size) with columns cut off or zeros put in on the left."""
+    import torch
+
+    columns = states.shape[2]
+    return (
+        states[:, :, columns - width :]
+        if columns >= width
+        else torch.nn.functional.pad(states, (0, 0, width - columns, 0))
+    )
+
+
+def _keep(cache: Any, rows: list[int], width: int) -> Any:
+    import torch
+
+    if not rows:
+        return None
+    cache.batch_select_indices(torch.tensor(rows, device=cache.layers[0].keys.device))
+    for layer in cache.layers:
+        layer.keys, layer.values = _fit(layer.keys, width), _fit(layer.values, width)
+    return cache
+
+
+def decode(model: Any, drafts: Sequence[Draft], rules: Rules, room: Room, tally: SlotCounts) -> Iterator[Draft]:
+    """Write every draft to its end; each is yielded as soon as it is finished, so not in the order given.
+
+    When memory runs out the rows in flight are halved, with one line on stdout, and keep what they have written. Raises
+    InputError for a prompt that does not fit alone.
+    """
+    from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+
+    waiting = sorted(drafts, key=lambda draft: -draft.length)
+    while waiting:
+        try:
+            yield from run_slots(model, waiting, rules, room, tally)
+        except RuntimeError as error:
+            if not should_reduce_batch_size(error):
+                raise
+        waiting = [draft for draft in waiting if not draft.is_finished(rules.eos)]
+        if waiting:
+            room = _halve(room, waiting, tally)
+            clear_device_cache(garbage_collection=True)
+
+
+def _halve(room: Room, waiting: Sequence[Draft], tally: SlotCounts) -> Room:
+    in_flight = tally.in_flight
+    if in_flight == 1:
+        longest = waiting[0]
+        raise InputError(
+            f"prompt '{longest.name}' ({len(longest.prompt)} tokens) does not fit into memory, even alone: lower "
+            "max_new_tokens, or use a smaller model or a larger device"
+        )
+    tally.halvings += 1
+    print(f"out of memory with {in_flight} rows at once: going on with {in_flight // 2}", flush=True)
+    return room._replace(slots=in_flight // 2)

@@ -1,0 +1,126 @@
+"""AlpacaEval 2: answers to its 805 instructions against GPT-4's, weighted by the judge's log-probabilities.
+
+    python -m nbutils.judging.alpaca_eval ANSWERS --judge MODEL --base-url URL -o DIR [--dry-run] [--max-cost USD]
+
+ANSWERS is an answer file of this project (test set `alpaca-eval`) or a model_outputs.json of AlpacaEval. The judge
+replies with one letter; its log-probabilities give a preference between 0 and 1, and where an endpoint gives none, the
+letter does. Both orders are asked, where the official evaluation draws one at random. The length-controlled rate is
+`python -m nbutils.length_bias DIR/judgments.jsonl`.
+
+In a profile, `benchmarks = ["alpaca-eval"]` under [judging] makes it a part of stage 06: `run(profile, arm, seed)`.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from nbutils import data
+from nbutils.analysis import leaderboards, verdicts
+from nbutils.core import disk, manifests
+from nbutils.core.errors import ArgumentParser, InputError, exits_cleanly
+from nbutils.core.judge_settings import Benchmark, PromptFile
+from nbutils.data.records import read_records
+from nbutils.judging import command, pairs
+from nbutils.judging import prompts as judge_prompts
+from nbutils.judging.pairs import Pair
+from nbutils.judging.prompts import JudgePrompt
+
+TEST_SET: Benchmark = "alpaca-eval"
+BASELINE = "gpt4_1106_preview"
+"""The baseline of AlpacaEval 2; its published answers are in the source `alpaca-eval-outputs`."""
+
+
+def load_prompt(given: PromptFile | None = None) -> JudgePrompt:
+    """The prompt that is named, or the project's own (data/prompts/alpaca-eval.toml)."""
+    return judge_prompts.load(given, "alpaca-eval", "pairwise")
+
+
+def baseline_answers(model: str = BASELINE) -> list[dict[str, Any]]:
+    """Published answers of a model, as rows of an answer file. Raises InputError for a model that is not there."""
+    prompts = data.load_prompts(TEST_SET)
+    table = data.load_table("alpaca-eval-outputs").to_dict("records")
+    found = [record for record in table if record["model"] == model]
+    if not found:
+        known = ", ".join(sorted({record["model"] for record in table}))
+        raise InputError(f"no published answers of '{model}': choose one of {known}, or give a file")
+    return [_answer(prompts[record["idx"]], record["output"], model) for record in found]
+
+
+def _answer(prompt: Any, response: str, arm: str) -> dict[str, Any]:
+    return {"id": prompt.id, "test_set": TEST_SET, "prompt": prompt.text, "response": response, "arm": arm}
+
+
+def read_answers(path: Path) -> list[dict[str, Any]]:
+    """An answer file of this project or a model_outputs.json. Raises InputError naming file, row and key."""
+    first = next(iter(read_records(path)), {})
+    if "instruction" not in first or "output" not in first:
+        answers = [row for row in command.read_answers(path) if row["test_set"] == TEST_SET]
+        if not answers:
+            raise InputError(f"{path}: no answers of the test set '{TEST_SET}'")
+        return answers
+    prompts = {prompt.instruction: prompt for prompt in data.load_prompts(TEST_SET)}
+    return [_official(path, number, record, prompts) for number, record in enumerate(read_records(path))]
+
+
+def _official(path: Path, number: int, record: Any, prompts: dict[str, Any]) -> dict[str, Any]:
+    prompt, response = prompts.get(record.get("instruction")), record.get("output")
+    if prompt is None:
+        raise InputError(f"{path}: row {number}: 'instruction' is none of AlpacaEval's")
+    if not isinstance(response, str):
+        raise InputError(f"{path}: row {number}: 'output' is {type(response).__name__}, not text")
+    return _answer(prompt, response, str(record.get("generator") or path.stem))
+
+
+def make_pairs(answers: Sequence[dict[str, Any]], baseline: Sequence[dict[str, Any]]) -> list[Pair]:
+    """Pairs of both sides' answers to the same instruction."""
+    return pairs.match_answers(answers, baseline, {})
+
+
+def add_difficulty(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows with each instruction's published `difficulty`, which is one against BASELINE only."""
+    if not any(row["baseline"] == BASELINE for row in rows):
+        return list(rows)
+    table = data.load_table("alpaca-eval-difficulty")["instruction_difficulty"]
+    known = {f"alpaca_eval_{number}": float(value) for number, value in table.items()}
+    return [row | {"difficulty": known.get(row["id"])} if row["baseline"] == BASELINE else row for row in rows]
+
+
+# --- the command ---------------------------------------------------------------------------------------------------
+
+
+def describe(rows: Sequence[dict[str, Any]]) -> str:
+    """AlpacaEval's line: the win rate in percent with its standard error, only where 99% of the calls were judged."""
+    calls, instructions = verdicts.count_calls(rows), len({row["id"] for row in rows})
+    if not manifests.is_enough(calls["judged"], calls["asked"]):
+        return f"AlpacaEval: {calls['judged']} of {calls['asked']} calls judged: no win rate below 99%"
+    rate, error = verdicts.win_rate(rows)
+    shown = f"{100 * (rate or 0):.2f}% +- {100 * (error or 0):.2f} (one standard error)"
+    weighted = sum(row["preference"] not in (None, 0.0, 0.5, 1.0) for row in rows)
+    size = leaderboards.mean_of(rows, "len_arm")
+    return (
+        f"AlpacaEval: win rate {shown}, {instructions} instructions, {size:.0f} characters, {weighted} calls weighted"
+    )
+
+
+@exits_cleanly
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of `python -m nbutils.judging.alpaca_eval`."""
+    parser = ArgumentParser(prog="python -m nbutils.judging.alpaca_eval", description="Judge answers as AlpacaEval 2.")
+    parser.add_argument("answers", metavar="ANSWERS", type=Path, help="answers to AlpacaEval's instructions")
+    parser.add_argument("--baseline", default=BASELINE, help=f"a published model or an answer file ({BASELINE})")
+    command.add_judge_options(parser)
+    given = parser.parse_args(arguments)
+    judging = command.judge_of(given)
+    prompt = load_prompt(command.prompt_of(given))
+    other = Path(given.baseline)
+    baseline = read_answers(other) if other.is_file() else baseline_answers(given.baseline)
+    command.run_command(make_pairs(read_answers(given.answers), baseline), judging, prompt, given)
+    if not given.dry_run:
+        path = given.out / command.JUDGMENTS
+        rows = add_difficulty(disk.read_jsonl(path))
+        disk.write_jsonl(path, rows)
+        print(describe(rows))
+
+
+if __name__ == "__main__":
+    main()

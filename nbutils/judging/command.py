@@ -1,0 +1,272 @@
+"""The commands that judge: their options, what a folder holds, and two answer files of anybody's making."""
+
+import argparse
+import collections
+import contextlib
+import difflib
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from nbutils import data
+from nbutils.analysis import verdicts
+from nbutils.core import disk
+from nbutils.core.errors import ArgumentParser, InputError, exits_cleanly
+from nbutils.core.judge_settings import JudgeModel, PromptFile
+from nbutils.data.records import number_records, open_records
+from nbutils.judging import judges, records
+from nbutils.judging import pairs as judging_pairs
+from nbutils.judging.pairs import Pair, match_answers
+from nbutils.judging.prompts import FOLDER, JudgePrompt
+from nbutils.llm import client, prices
+from nbutils.llm.client import Ledger, Request
+
+LEDGER = "ledger.sqlite"
+HELD = "judged.json"
+"""Says which texts, judge and prompt the results of a folder are of."""
+
+
+def add_judge_options(parser: argparse.ArgumentParser, controls: Sequence[str] = tuple(judges.CONTROLS)) -> None:
+    """Who judges, with which prompt, within which limits, and where the results go."""
+    parser.add_argument("--judge", help=f"{', '.join(controls)}, the model name of an endpoint, or --local")
+    _add_endpoint(parser)
+    _add_local(parser)
+    parser.add_argument("--prompt", metavar="FILE", help="a prompt file in place of the project's own (data/prompts)")
+    parser.add_argument("--prompt-name", metavar="NAME", help="one prompt of a file that holds several")
+    parser.add_argument("-o", "--out", type=Path, required=True, help="folder for the results and the ledger of calls")
+    parser.add_argument("--dry-run", action="store_true", help="say calls, tokens and price, and ask nobody")
+    parser.add_argument("--max-cost", type=float, metavar="USD", help="stop before this much is spent")
+
+
+def _add_endpoint(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--base-url", help="OpenAI-compatible endpoint (default: OpenAI's own)")
+    parser.add_argument("--key-variable", default="OPENAI_API_KEY", help="environment variable that holds the key")
+    parser.add_argument("--concurrency", type=int, default=8, help="calls in flight (default 8)")
+    parser.add_argument("--requests-per-minute", type=int, metavar="N", help="the endpoint's allowance")
+    parser.add_argument("--tokens-per-minute", type=int, metavar="N", help="the endpoint's allowance, in and out")
+    parser.add_argument("--timeout", type=float, default=120.0, metavar="SECONDS", help="for one attempt (default 120)")
+    parser.add_argument("--max-tokens", type=int, default=512, metavar="N", help="of a judge's reply (default 512)")
+    parser.add_argument("--temperature", type=float, default=0.0, help="default 0; some models allow 1 only")
+    limits = ("max_tokens", "max_completion_tokens")
+    parser.add_argument("--limit-name", choices=limits, default=limits[0], help="what newer models call max_tokens")
+    parser.add_argument("--batch", action="store_true", help="ask by the Batch API: cheaper, done within a day")
+    structured = "ask for JSON by a schema, or do not (default: ask until the endpoint refuses)"
+    parser.add_argument("--structured", action=argparse.BooleanOptionalAction, default="auto", help=structured)
+    parser.add_argument(
+        "--no-logprobs", dest="logprobs", action="store_false", help="for an endpoint that gives no log-probabilities"
+    )
+    for name in ("--api-key", "--key", "--token"):
+        parser.add_argument(name, type=_refuse_key, help=argparse.SUPPRESS)
+
+
+def _add_local(parser: argparse.ArgumentParser) -> None:
+    local = "--judge is a model folder, or a Hub model with --revision"
+    parser.add_argument("--local", action="store_true", help=local)
+    parser.add_argument("--revision", help="commit hash of a local judge from the Hub")
+    parser.add_argument("--batch-size", type=int, default=8, help="prompts that a local judge answers at once (8)")
+
+
+def _refuse_key(_: str) -> None:
+    raise argparse.ArgumentTypeError("a key is never given as an option: set it as an environment variable")
+
+
+def judge_of(given: argparse.Namespace, controls: Sequence[str] = tuple(judges.CONTROLS)) -> JudgeModel:
+    """The judge that the options name. Raises InputError with one line."""
+    if given.max_cost is not None and not (given.max_cost >= 0 and math.isfinite(given.max_cost)):
+        raise InputError(f"--max-cost {given.max_cost}: give an amount in dollars")
+    if given.judge is None:
+        raise InputError("the following arguments are required: --judge")
+    if given.judge in controls:
+        return JudgeModel(name=given.judge, kind=given.judge)
+    near = difflib.get_close_matches(given.judge, controls, 1, 0.8)
+    if near and not (given.local or given.base_url):
+        raise InputError(f"no judge '{given.judge}': is '{near[0]}' meant? (a model of that name needs --base-url)")
+    if given.concurrency < 1:
+        raise InputError(f"--concurrency {given.concurrency}: at least one call must be in flight")
+    same = set(JudgeModel.model_fields) & set(vars(given))
+    kind = "transformers" if given.local else "openai"
+    fields = {key: getattr(given, key) for key in same}
+    return JudgeModel.build(name=given.judge, kind=kind, model=given.judge, **fields)
+
+
+def prompt_of(given: argparse.Namespace) -> PromptFile | None:
+    """The prompt file that the options name; the stem of one of data/prompts will do."""
+    if given.prompt is None:
+        if given.prompt_name is not None:
+            raise InputError("--prompt-name chooses a prompt of a file: give --prompt as well")
+        return None
+    own = FOLDER / f"{given.prompt}.toml"
+    return PromptFile(file=str(own) if own.is_file() else given.prompt, name=given.prompt_name)
+
+
+def settle_cost(requests: Sequence[Request], judging: JudgeModel, given: argparse.Namespace) -> bool:
+    """Say what is still to be paid for; whether to go on. Raises InputError for a ceiling that nobody could keep."""
+    cost = prices.estimate(client.unanswered(requests, given.out / LEDGER), judging)
+    if given.dry_run:
+        print(cost.describe())
+    if warning := cost.check_ceiling(given.max_cost):
+        print(warning)
+    return not given.dry_run
+
+
+# --- what a folder holds -------------------------------------------------------------------------------------------
+
+
+def describe_held(what: str, judging: JudgeModel, prompt: str, items: dict[str, str]) -> dict[str, Any]:
+    """The record of a folder: in words, what was judged; the judge and the prompt; a hash for each item."""
+    names = ("kind", "model", "base_url", "revision", "temperature", "max_tokens", "structured", "logprobs")
+    judge = {"name": judging.name} | {name: getattr(judging, name) for name in names}
+    return {"what": what, "judge": judge, "prompt": prompt, "items": items}
+
+
+def refuse_other(out: Path, results: str, held: dict[str, Any]) -> None:
+    """Raise InputError where a folder has results of other texts, another judge or another prompt.
+
+    The same with more items is a continuation. Nothing is ever replaced by the results of something else.
+    """
+    if not (out / results).is_file():
+        return
+    if not (out / HELD).is_file():
+        raise InputError(f"{out} holds a {results} that does not say what it is of: give another folder with -o")
+    before = json.loads((out / HELD).read_text(encoding="utf-8"))
+    is_same = all(before[key] == held[key] for key in ("judge", "prompt"))
+    if not is_same or before["items"].items() - held["items"].items():
+        by = f"judged by {before['judge']['name']}" + ("" if before["prompt"] == held["prompt"] else ", another prompt")
+        raise InputError(f"{out} holds {before['what']}, {by}: give another folder with -o")
+
+
+JUDGMENTS = "judgments.jsonl"
+
+
+# --- answer files --------------------------------------------------------------------------------------------------
+
+
+def read_answers(path: Path) -> list[dict[str, Any]]:
+    """Read an answer file of anybody's making; raises InputError naming the row and the missing or faulty key."""
+    answers = [_checked_answer(path, number, record) for number, record in number_records(open_records(path))]
+    if not answers:
+        raise InputError(f"{path}: no answers")
+    times = collections.Counter((answer["test_set"], answer["id"]) for answer in answers)
+    (test_set, prompt), most = times.most_common(1)[0]
+    if most > 1:
+        raise InputError(f"{path}: prompt '{prompt}' of '{test_set}' is answered {most} times: keep one answer")
+    return answers
+
+
+def _checked_answer(path: Path, number: int, record: dict[str, Any]) -> dict[str, Any]:
+    answer = {"test_set": "", "arm": path.stem, **record}
+    for key in ("id", "prompt", "response"):
+        if key not in answer:
+            raise InputError(f"{path}: row {number}: no '{key}': an answer needs id, prompt and response")
+    if isinstance(answer["id"], bool) or not isinstance(answer["id"], str | int):
+        raise InputError(f"{path}: row {number}: 'id' is {answer['id']!r}, neither text nor a whole number")
+    answer["id"] = str(answer["id"])
+    for key in ("prompt", "response", "test_set", "arm"):
+        if not isinstance(answer[key], str):
+            raise InputError(f"{path}: row {number}: '{key}' is {type(answer[key]).__name__}, not text")
+    return answer
+
+
+def pairs_of_files(mine: Path, theirs: Path, judging: JudgeModel, references: Path | None) -> list[Pair]:
+    """Read and match two answer files, with reference answers where the judge needs them."""
+    target, baseline = read_answers(mine), read_answers(theirs)
+    test_sets = {answer["test_set"] for answer in target}
+    known = _own_references(references, test_sets) if references else {}
+    if judging.kind == "reference" and not references:
+        known = judging_pairs.load_references(test_sets & {"sample", *data.sources_of("prompts")})
+    pairs = judging_pairs.match_answers(target, baseline, known)
+    if judging.kind == "reference" and (without := [pair.id for pair in pairs if not pair.reference]):
+        raise InputError(f"no reference answer for prompt '{without[0]}': give --references, or choose another judge")
+    if alone := len(target) + len(baseline) - 2 * len(pairs):
+        print(f"{len(pairs)} prompts are answered in both files; {alone} answers without a partner are left out")
+    return pairs
+
+
+def _own_references(path: Path, test_sets: set[str]) -> dict[tuple[str, str], str]:
+    # An id alone says which prompt it is only where the answers are of one test set.
+    names = {path.stem, *(test_sets if len(test_sets) == 1 else ())}
+    return {(name, prompt.id): prompt.reference for prompt in data.load_prompts(str(path)) for name in names}
+
+
+def judge_files(
+    pairs: Sequence[Pair], judging: JudgeModel, out: Path, prompt: JudgePrompt | None = None
+) -> dict[str, Any]:
+    """Judge pairs into a folder; re-running continues. Returns the counts.
+
+    Raises InputError, before anything is asked, where the folder holds the judgments of something else.
+    """
+    prompt = judging_pairs.usable_prompt(judging, prompt)
+    held = _held(pairs, judging, prompt)
+    refuse_other(out, JUDGMENTS, held)
+    with contextlib.closing(Ledger(out / LEDGER)) as ledger:
+        judgments = judging_pairs.judge_pairs(pairs, judging, ledger, prompt)
+    disk.write_json(out / HELD, held)
+    return records.write_judgments(out, judgments)
+
+
+def _held(pairs: Sequence[Pair], judging: JudgeModel, prompt: JudgePrompt) -> dict[str, Any]:
+    sides = f"the judgments of {pairs[0].arm} against {pairs[0].baseline}"
+    items = {f"{pair.test_set}/{pair.id}": disk.sha256_json(pair) for pair in pairs}
+    return describe_held(sides, judging, prompt.fingerprint, items)
+
+
+# --- the command line ----------------------------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = ArgumentParser(prog="python -m nbutils.judge", description="Judge two answer files, both orders.")
+    parser.add_argument("answers_a", metavar="ANSWERS_A", type=Path, help="answers of the target (JSONL)")
+    parser.add_argument("answers_b", metavar="ANSWERS_B", type=Path, help="answers of the baseline (JSONL)")
+    parser.add_argument("--references", type=Path, help="prompts with reference answers, for --judge reference")
+    parser.add_argument("--cut", action="store_true", help="judge nothing: write both files cut to one length")
+    add_judge_options(parser)
+    return parser
+
+
+@exits_cleanly
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of `python -m nbutils.judge`."""
+    given = _parser().parse_args(arguments)
+    if given.cut:  # asks nobody
+        counts = cut_files(given.answers_a, given.answers_b, given.out)
+        print(f"{counts['prompts']} pairs in {given.out}, the target's answer cut in {counts['target_cut']} of them")
+        return
+    judging = judge_of(given)
+    prompt = judging_pairs.load_prompt(prompt_of(given))
+    pairs = pairs_of_files(given.answers_a, given.answers_b, judging, given.references)
+    run_command(pairs, judging, prompt, given)
+
+
+def run_command(pairs: Sequence[Pair], judging: JudgeModel, prompt: JudgePrompt, given: argparse.Namespace) -> None:
+    """Judge as the options say, and print the counts and the result."""
+    prompt = judging_pairs.usable_prompt(judging, prompt)
+    refuse_other(given.out, JUDGMENTS, _held(pairs, judging, prompt))
+    ways = [judging_pairs.ways_to_ask(pair, order, judging, prompt) for pair in pairs for order in verdicts.ORDERS]
+    with client.look_into(given.out / LEDGER) as ledger:
+        requests = client.choose_ways(ways, ledger)
+    if not settle_cost(requests, judging, given):
+        return
+    facts = judge_files(pairs, judging, given.out, prompt)
+    counts = {key: value for key, value in facts.items() if key not in ("outputs", "lacking")}
+    print(f"{given.out}: {', '.join(f'{key} {value}' for key, value in counts.items())}")
+    table = verdicts.summarise(disk.read_jsonl(given.out / JUDGMENTS))
+    for row in table[: len(verdicts.RULES)]:
+        print(verdicts.describe(row))
+    print(verdicts.describe_length(table[0]))
+
+
+def cut_files(mine: Path, theirs: Path, out: Path) -> dict[str, Any]:
+    """Match two answer files, cut every pair, write both sides. Returns counts; errors as of `match_answers`."""
+
+    pairs = match_answers(read_answers(mine), read_answers(theirs), {})
+    cut = [judging_pairs.cut_pair(pair) for pair in pairs]
+    disk.write_jsonl(out / "a.jsonl", [_answer(pair, pair.arm, pair.answer) for pair in cut])
+    disk.write_jsonl(out / "b.jsonl", [_answer(pair, pair.baseline, pair.baseline_answer) for pair in cut])
+    before = zip(pairs, cut, strict=True)
+    return {"prompts": len(cut), "target_cut": sum(old.answer != new.answer for old, new in before)}
+
+
+def _answer(pair: Pair, arm: str, response: str) -> dict[str, Any]:
+    return {"id": pair.id, "test_set": pair.test_set, "prompt": pair.prompt, "arm": arm, "response": response}

@@ -1,0 +1,344 @@
+"""Blind judging by people: export shuffled, unlabelled pairs, read the votes back, and compare with other judges.
+
+    python -m nbutils.judging.human export ANSWERS_A ANSWERS_B -o DIR [-n 100] [--seed 0]
+    python -m nbutils.judging.human read DIR VOTES.csv... [--judgments JUDGMENTS]
+
+`export` writes `ballot.csv` for a spreadsheet, `ballot.html` for a browser (it remembers what was voted and saves a
+CSV), and `key.json`, which says who wrote what and is not for the annotators. A vote is 1, 2 or tie; an empty one is
+still to come. `read` writes `votes.jsonl`, judgment rows as every other judge's, and prints the agreement.
+"""
+
+import argparse
+import csv
+import html
+import io
+import itertools
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nbutils import lengths
+from nbutils.analysis import verdicts
+from nbutils.core import disk
+from nbutils.core.errors import ArgumentParser, InputError, exits_cleanly
+from nbutils.core.judge_settings import JudgeModel
+from nbutils.judging import command, pairs, records
+from nbutils.judging.pairs import Pair
+from nbutils.llm.client import writable
+
+COLUMNS = ("number", "request", "answer_1", "answer_2", "vote")
+VOTES = {"1": 1.0, "2": 0.0, "tie": 0.5, "t": 0.5, "=": 0.5, "0": 0.5, "0.5": 0.5, "both": 0.5}
+VERDICTS = ("win", "tie", "lose")
+FORM = Path(__file__).parents[1] / "templates" / "ballot.html"
+KEY = "key.json"
+
+
+class Ballot(NamedTuple):
+    """One pair as an annotator sees it: numbered anew, the sides in random order, nobody named."""
+
+    number: int
+    pair: Pair
+    arm_first: bool
+
+    @property
+    def answers(self) -> tuple[str, str]:
+        """The answers in the order in which they are shown."""
+        shown = (self.pair.answer, self.pair.baseline_answer)
+        return shown if self.arm_first else shown[::-1]
+
+
+# --- export --------------------------------------------------------------------------------------------------------
+
+
+def draw_ballots(pairs: Sequence[Pair], n: int | None = None, seed: int = 0) -> list[Ballot]:
+    """Draw n pairs (default: all) without replacement, in random order, half of them with the arm shown first.
+
+    Raises InputError where there are fewer pairs.
+    """
+    count = len(pairs) if n is None else n
+    if not 1 <= count <= len(pairs):
+        raise InputError(f"n = {count} of {len(pairs)} pairs: n must lie between 1 and that")
+    random = np.random.default_rng(seed)
+    chosen = random.permutation(len(pairs))[:count]
+    sides = random.permutation(np.arange(count) % 2 == 0)
+    drawn = zip(chosen, sides, strict=True)
+    return [Ballot(number, pairs[place], bool(first)) for number, (place, first) in enumerate(drawn, start=1)]
+
+
+def export(ballots: Sequence[Ballot], folder: Path) -> None:
+    """Write `ballot.csv`, `ballot.html` and `key.json`.
+
+    Raises InputError where the folder holds another ballot: votes on it would be read with the wrong key.
+    """
+    key = make_key(ballots)
+    if (folder / KEY).is_file() and read_key(folder) != key:
+        raise InputError(f"{folder} holds another ballot: give another folder with -o")
+    disk.write_json(folder / KEY, key)
+    if not (folder / "ballot.csv").is_file():  # it may have votes in it by now
+        disk.write_text(folder / "ballot.csv", to_csv(ballots))
+    disk.write_text(folder / "ballot.html", to_html(ballots))
+
+
+def make_key(ballots: Sequence[Ballot]) -> dict[str, Any]:
+    """Who wrote what, by number; `ballot` is a hash of all that is shown."""
+    shown = [(ballot.number, ballot.pair.prompt, *ballot.answers) for ballot in ballots]
+    return {"ballot": disk.sha256_json(shown)[:12], "items": {str(each.number): _key_of(each) for each in ballots}}
+
+
+def _key_of(ballot: Ballot) -> dict[str, Any]:
+    pair = ballot.pair
+    sizes = [int(size) for size in lengths.count([pair.answer, pair.baseline_answer], pairs.MEASURE)]
+    names = {"id": pair.id, "test_set": pair.test_set, "arm": pair.arm, "baseline": pair.baseline}
+    order = verdicts.ORDERS[0] if ballot.arm_first else verdicts.ORDERS[1]
+    return names | {"order": order, "len_arm": sizes[0], "len_baseline": sizes[1]}
+
+
+def to_csv(ballots: Sequence[Ballot]) -> str:
+    """The ballot as a table whose last column is to be filled in."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for ballot in ballots:
+        writer.writerow([ballot.number, *map(_as_text, (ballot.pair.prompt, *ballot.answers)), ""])
+    return "\ufeff" + text.getvalue()  # without the mark spreadsheets take UTF-8 for something else
+
+
+def _as_text(cell: str) -> str:
+    """A cell that no spreadsheet takes for a formula."""
+    text = writable(cell).replace("\0", "")
+    return f"'{text}" if text.lstrip()[:1] in ("=", "+", "-", "@") else text
+
+
+def to_html(ballots: Sequence[Ballot]) -> str:
+    """The ballot as one self-contained page, which asks nothing of the network."""
+    shown = [{"number": ballot.number, "request": ballot.pair.prompt, "answers": ballot.answers} for ballot in ballots]
+    content = {"ballot": make_key(ballots)["ballot"], "items": shown}
+    # Inside a script element only "<" could end it; JSON may spell it otherwise.
+    embedded = json.dumps(content, ensure_ascii=True).replace("<", "\\u003c").replace("&", "\\u0026")
+    # The texts come last: whatever they hold is looked at no more.
+    return FORM.read_text(encoding="utf-8").replace("@N@", str(len(shown))).replace("@CONTENT@", embedded)
+
+
+# --- votes ---------------------------------------------------------------------------------------------------------
+
+
+def read_key(folder: Path) -> dict[str, Any]:
+    """The key of an exported ballot. Raises InputError where the folder has none."""
+    try:
+        return dict(json.loads((folder / KEY).read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder / KEY}: cannot be read ({error}): give the folder of an exported ballot") from None
+
+
+def read_votes(path: Path, key: dict[str, Any]) -> list[dict[str, Any]]:
+    """The votes of one annotator, called as the file, as judgment rows: one a pair, "failed" where no vote is given.
+
+    Raises InputError naming the file and the line of a vote that is none of 1, 2 and tie, or of a number that the
+    ballot lacks or that comes twice.
+    """
+    given: dict[str, str] = {}
+    for line, record in _records(path):
+        number, vote = str(record.get("number", "")).strip(), str(record.get("vote") or "").strip().lower()
+        if number not in key["items"]:
+            raise InputError(f"{path}: line {line}: the ballot has no number '{number}'")
+        if number in given:
+            raise InputError(f"{path}: line {line}: number {number} comes twice: keep one vote")
+        if vote and vote not in VOTES:
+            raise InputError(f"{path}: line {line}: the vote '{vote}' is none of 1, 2 and tie")
+        given[number] = vote
+    items = sorted(key["items"].items(), key=lambda item: int(item[0]))
+    return [_vote(number, item, given.get(number, ""), path.stem) for number, item in items]
+
+
+def _records(path: Path) -> Iterable[tuple[int, dict[str, Any]]]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as UTF-8 text ({error})") from None
+    header = text.partition("\n")[0]
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count))
+    if not {"number", "vote"} <= set(reader.fieldnames or ()):
+        raise InputError(f"{path}: no columns 'number' and 'vote': give a ballot.csv with votes")
+    for record in reader:
+        yield reader.line_num, record
+
+
+def _vote(number: str, item: dict[str, Any], vote: str, annotator: str) -> dict[str, Any]:
+    shown_first = VOTES.get(vote)
+    weight = shown_first if shown_first is None or item["order"] == verdicts.ORDERS[0] else 1 - shown_first
+    names = {key: item[key] for key in ("id", "test_set", "arm", "baseline")}
+    rest = {"judge": annotator, "order": item["order"], "review": vote or "no vote", "measure": pairs.MEASURE}
+    scores = {"score_arm": None, "score_baseline": None, "preference": weight}
+    sizes = {"len_arm": item["len_arm"], "len_baseline": item["len_baseline"], "number": int(number)}
+    return names | rest | scores | sizes | {"status": "failed" if weight is None else "judged"}
+
+
+# --- agreement -----------------------------------------------------------------------------------------------------
+
+
+def decisions_of(rows: Iterable[dict[str, Any]]) -> dict[tuple[str, ...], str]:
+    """Win, tie or lose of each prompt (by arm, baseline, test set and id), by the signs of all its orders.
+
+    Prompts with an order that was not judged are left out.
+    """
+    signs: dict[tuple[str, ...], list[float]] = {}
+    for row in rows:
+        weight = row["preference"]
+        sign = np.nan if weight is None else float(np.sign(weight - 0.5))
+        key = tuple(str(row[name]) for name in ("arm", "baseline", "test_set", "id"))
+        signs.setdefault(key, []).append(sign)
+    sums = {key: float(np.sum(found)) for key, found in signs.items()}
+    return {key: VERDICTS[1 - int(np.sign(total))] for key, total in sums.items() if not np.isnan(total)}
+
+
+def agreement(rows: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """How far two judges agree on the prompts that both decided: share, and Cohen's kappa with its 95% interval.
+
+    Kappa is None where one of them always says the same, so that chance explains everything.
+    """
+    from statsmodels.stats.inter_rater import cohens_kappa
+
+    mine, theirs = decisions_of(rows), decisions_of(others)
+    common = [key for key in mine if key in theirs]
+    table = np.zeros((len(VERDICTS), len(VERDICTS)), dtype=int)
+    for key in common:
+        table[VERDICTS.index(mine[key]), VERDICTS.index(theirs[key])] += 1
+    sides = {"judge": rows[0]["judge"], "other": others[0]["judge"], "prompts": len(common)}
+    share = round(float(np.trace(table)) / len(common), 4) if common else None
+    if not common or min(np.count_nonzero(table.sum(axis=0)), np.count_nonzero(table.sum(axis=1))) < 2:
+        return sides | {"agree": share, "kappa": None, "low": None, "high": None}
+    found = cohens_kappa(table)
+    interval = {"kappa": found.kappa, "low": found.kappa_low, "high": found.kappa_upp}
+    return sides | {"agree": share} | {name: round(float(value), 4) for name, value in interval.items()}
+
+
+def compare_all(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The agreement of every two judges among the rows of one comparison."""
+    by_judge: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        by_judge.setdefault(row["judge"], []).append(row)
+    return [agreement(mine, others) for mine, others in itertools.combinations(by_judge.values(), 2)]
+
+
+# --- the command ---------------------------------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = ArgumentParser(prog="python -m nbutils.judging.human", description="Blind judging by people.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    exporting = commands.add_parser("export", help="write a blind ballot for two answer files")
+    exporting.add_argument("answers_a", metavar="ANSWERS_A", type=Path)
+    exporting.add_argument("answers_b", metavar="ANSWERS_B", type=Path)
+    exporting.add_argument("-o", "--out", type=Path, required=True, help="folder for the ballot and its key")
+    exporting.add_argument("-n", type=int, help="how many pairs to draw (default: all)")
+    exporting.add_argument("--seed", type=int, default=0, help="of the draw (default 0)")
+    reading = commands.add_parser("read", help="read votes, and compare them with each other and with a judge")
+    reading.add_argument("folder", metavar="DIR", type=Path, help="the folder of the ballot")
+    reading.add_argument("votes", metavar="VOTES", type=Path, nargs="+", help="one CSV for each annotator")
+    reading.add_argument("--judgments", type=Path, help="a judgments file of other judges")
+    return parser
+
+
+@exits_cleanly
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of `python -m nbutils.judging.human`."""
+    given = _parser().parse_args(arguments)
+    if given.command == "export":
+        nobody = JudgeModel(name="people", kind="coin")
+        pairs = command.pairs_of_files(given.answers_a, given.answers_b, nobody, None)
+        ballots = draw_ballots(pairs, given.n, given.seed)
+        export(ballots, given.out)
+        return print(f"{given.out}: {len(ballots)} pairs in ballot.csv and ballot.html; keep key.json to yourself")
+    key = read_key(given.folder)
+    others = records.read_judgments(given.judgments) if given.judgments else []
+    votes = [row for path in given.votes for row in read_votes(path, key)]
+    disk.write_jsonl(given.folder / "votes.jsonl", votes)
+    _print(votes, others)
+
+
+def _print(votes: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]]) -> None:
+    if not any(row["preference"] is not None for row in votes):
+        print("no vote in any file yet: fill in the column 'vote' of ballot.csv, or save from ballot.html")
+    for annotator in dict.fromkeys(row["judge"] for row in votes):
+        found = list(decisions_of(row for row in votes if row["judge"] == annotator).values())
+        print(f"{annotator}: {', '.join(f'{name} {found.count(name)}' for name in VERDICTS)}, {len(found)} votes")
+    for row in compare_all([*votes, *others]):
+        kappa = "none" if row["kappa"] is None else f"{row['kappa']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
+        share = "nothing in common" if row["agree"] is None else f"agree on {row['agree']:.0%}"
+        print(f"{row['judge']} and {row['other']}: {row['prompts']} prompts, {share}, Cohen's kappa {kappa}")
+
+
+CHOICES = {"Answer 1": "1", "Tie": "tie", "Answer 2": "2"}
+
+
+class Voting:
+    """Votes on a ballot, kept in a CSV that `human.read_votes` reads; it begins at the first pair without a vote."""
+
+    def __init__(self, ballots: Sequence[Ballot], path: Path) -> None:
+        self.ballots, self.path = list(ballots), path
+        self.votes = _read(path)
+        open_ones = [place for place, ballot in enumerate(self.ballots) if not self.votes.get(str(ballot.number))]
+        self.place = open_ones[0] if open_ones else len(self.ballots) - 1
+
+    @property
+    def current(self) -> Ballot:
+        """The pair that is shown."""
+        return self.ballots[self.place]
+
+    def vote(self, choice: str) -> None:
+        """Write down a vote for the current pair ("1", "2" or "tie") and go to the next one."""
+        self.votes[str(self.current.number)] = choice
+        lines = [f"{ballot.number},{self.votes.get(str(ballot.number), '')}\n" for ballot in self.ballots]
+        disk.write_text(self.path, "number,vote\n" + "".join(lines))
+        self.move(1)
+
+    def move(self, step: int) -> None:
+        """Go forward or back, within the ballot."""
+        self.place = min(len(self.ballots) - 1, max(0, self.place + step))
+
+    def render(self) -> str:
+        """The current pair as HTML, every text escaped."""
+        given = sum(bool(vote) for vote in self.votes.values())
+        chosen = self.votes.get(str(self.current.number)) or "none yet"
+        head = f"<p>Pair {self.place + 1} of {len(self.ballots)}, {given} votes given; this pair's vote: {chosen}</p>"
+        texts = [("Request", self.current.pair.prompt)]
+        texts += [(f"Answer {side}", answer) for side, answer in enumerate(self.current.answers, start=1)]
+        return head + "".join(map(_section, *zip(*texts, strict=True)))
+
+
+def _section(title: str, text: str) -> str:
+    return f'<h4>{title}</h4><div style="white-space:pre-wrap;unicode-bidi:plaintext">{html.escape(text)}</div>'
+
+
+def _read(path: Path) -> dict[str, str]:
+    if not path.is_file():
+        return {}
+    reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8")))
+    return {row["number"]: row["vote"] for row in reader}
+
+
+def show(ballots: Sequence[Ballot], path: Path) -> Any:
+    """A widget to vote with; the votes are in `path`, and a later session goes on where this one ends."""
+    import ipywidgets
+
+    voting, page = Voting(ballots, path), ipywidgets.HTML()
+    buttons = [ipywidgets.Button(description=name) for name in (*CHOICES, "Back", "Next")]
+
+    def press(button: Any) -> None:
+        if button.description in CHOICES:
+            voting.vote(CHOICES[button.description])
+        else:
+            voting.move(1 if button.description == "Next" else -1)
+        page.value = voting.render()
+
+    for button in buttons:
+        button.on_click(press)
+    page.value = voting.render()
+    return ipywidgets.VBox([page, ipywidgets.HBox(buttons)])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""Who judges: an endpoint, a model on this machine, or a judge that needs neither.
+
+The latter are a reference judge, and three controls that calibrate the length analysis.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping
+
+from nbutils.core.errors import InputError
+from nbutils.core.judge_settings import JudgeModel
+from nbutils.llm.batch import BatchBackend
+from nbutils.llm.client import Backend, LocalBackend, Request
+from nbutils.llm.endpoint import OpenAIBackend
+from nbutils.llm.local import TransformersBackend, identify
+
+
+def make_backend(judge: JudgeModel, controls: Mapping[str, Callable[[Request], str]] | None = None) -> Backend:
+    """The backend of a judge's settings. `controls` are the functions that answer without a service (CONTROLS)."""
+    if judge.kind == "openai":
+        return BatchBackend(judge) if judge.batch else OpenAIBackend(judge)
+    return (
+        TransformersBackend(judge) if judge.kind == "transformers" else LocalBackend((controls or CONTROLS)[judge.kind])
+    )
+
+
+def service_of(judge: JudgeModel) -> str:
+    """Who answers, as far as it determines the answers: the endpoint, or what identifies a model on this machine."""
+    return identify(judge) if judge.kind == "transformers" else judge.base_url or judge.kind
+
+
+def judge_by_reference(request: Request) -> str:
+    """Score both answers by their chrF overlap with the held-out reference answer (sacrebleu), mapped to 1..10."""
+    import sacrebleu
+
+    reference = request.facts["reference"]
+    if not reference:
+        raise InputError("the reference judge needs test prompts with reference answers: choose another judge")
+    overlaps = [sacrebleu.sentence_chrf(answer, [reference]).score for answer in _answers(request)]
+    return " ".join(f"{1 + 9 * overlap / 100:.2f}" for overlap in overlaps) + "\nchrF with the reference answer."
+
+
+def judge_longer(request: Request) -> str:
+    """Prefer the longer answer, whatever it says: a length analysis must unmask this judge."""
+    first, second = map(len, _answers(request))
+    scores = "7 7" if first == second else "8 6" if first > second else "6 8"
+    return f"{scores}\nThe longer answer is better."
+
+
+def judge_first(_: Request) -> str:
+    """Prefer the answer shown first: pure position bias."""
+    return "8 6\nThe first answer is better."
+
+
+def judge_coin(request: Request) -> str:
+    """Toss a coin, the same for the same request: a length analysis must acquit this judge."""
+    heads = hashlib.sha256(request.key.encode()).digest()[0] % 2
+    return ("8 6" if heads else "6 8") + "\nThe coin decided."
+
+
+def grade_longer(request: Request) -> str:
+    """Grade one answer by its length alone: the highest grade from 400 words on."""
+    low, high = request.facts["scale"]
+    share = min(1.0, len(request.facts["answer"].split()) / 400)
+    return f"{low + (high - low) * share:.2f}\nLonger is better."
+
+
+def grade_coin(request: Request) -> str:
+    """Grade one answer by chance, the same for the same request."""
+    low, high = request.facts["scale"]
+    steps = hashlib.sha256(request.key.encode()).digest()[0] % (2 * (high - low) + 1)
+    return f"{low + steps / 2:.1f}\nThe coin decided."
+
+
+def _answers(request: Request) -> tuple[str, str]:
+    return request.facts["answer_1"], request.facts["answer_2"]
+
+
+CONTROLS: dict[str, Callable[[Request], str]] = {
+    "reference": judge_by_reference,
+    "longer": judge_longer,
+    "first": judge_first,
+    "coin": judge_coin,
+}
+
+SINGLE_CONTROLS: dict[str, Callable[[Request], str]] = {"longer": grade_longer, "coin": grade_coin}
+"""The judges without a service that grade one answer at a time (MT-Bench, rating)."""

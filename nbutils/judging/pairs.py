@@ -1,0 +1,192 @@
+"""Pairwise judging: pairs of answers, the requests that grade them in both orders, and the judgment rows."""
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from nbutils import data, lengths
+from nbutils.analysis.verdicts import ORDERS
+from nbutils.core.errors import InputError
+from nbutils.core.judge_settings import JudgeModel, PromptFile
+from nbutils.judging import judges, replies
+from nbutils.judging import prompts as judge_prompts
+from nbutils.judging.prompts import JudgePrompt
+from nbutils.llm import client
+from nbutils.llm.client import Backend, Ledger, Reply, Request
+
+MEASURE = "chars"
+"""Length of an answer in judgment files, as AlpacaEval counts it."""
+
+
+class Pair(NamedTuple):
+    """Two answers to one prompt: the target's and the baseline's, with a reference answer where there is one."""
+
+    id: str
+    test_set: str
+    prompt: str
+    arm: str
+    baseline: str
+    answer: str
+    baseline_answer: str
+    reference: str = ""
+
+
+def load_references(test_sets: Iterable[str]) -> dict[tuple[str, str], str]:
+    """Reference answers of test sets by (test set, prompt id), "" where a prompt has none."""
+    found = (prompt for name in test_sets for prompt in data.load_prompts(name))
+    return {(prompt.test_set, prompt.id): prompt.reference for prompt in found}
+
+
+def match_answers(
+    mine: Sequence[dict[str, Any]], theirs: Sequence[dict[str, Any]], references: dict[tuple[str, str], str]
+) -> list[Pair]:
+    """Pair the answers to the same prompt.
+
+    Raises InputError where the two sides share no prompt, or give one id to two different prompts.
+    """
+    other = {(answer["test_set"], answer["id"]): answer for answer in theirs}
+    shared = [answer for answer in mine if (answer["test_set"], answer["id"]) in other]
+    if not shared:
+        raise InputError("the two answer files share no prompt (test_set and id): they answer different test sets")
+    for answer in shared:
+        if answer["prompt"].strip() != other[answer["test_set"], answer["id"]]["prompt"].strip():
+            what = "a prompt is an instruction and, after an empty line, its input"
+            raise InputError(f"prompt '{answer['id']}' is not the same text on both sides ({what})")
+    return [_pair(answer, other[answer["test_set"], answer["id"]], references) for answer in shared]
+
+
+def _pair(mine: dict[str, Any], theirs: dict[str, Any], references: dict[tuple[str, str], str]) -> Pair:
+    reference = references.get((mine["test_set"], mine["id"]), "")
+    texts = (mine["prompt"], mine["arm"], theirs["arm"], mine["response"], theirs["response"])
+    return Pair(mine["id"], mine["test_set"], *texts, reference)
+
+
+# --- the question to the judge -------------------------------------------------------------------------------------
+
+
+def load_prompt(given: PromptFile | None = None) -> JudgePrompt:
+    """The prompt that a profile names, or the project's own (data/prompts/pair.toml)."""
+    return judge_prompts.load(given, "pair", "pairwise")
+
+
+def usable_prompt(judge: JudgeModel, prompt: JudgePrompt | None) -> JudgePrompt:
+    """The prompt that a judge gets: those that need no service know the form of the project's own only."""
+    return prompt if prompt and judge.kind not in judges.CONTROLS else load_prompt()
+
+
+def build_request(pair: Pair, order: str, judge: JudgeModel, prompt: JudgePrompt | None = None) -> Request:
+    """The call that grades a pair in one order. The fence's marker depends on all the texts inside the fence."""
+    prompt = prompt or load_prompt()
+    answers = (pair.answer, pair.baseline_answer)
+    first, second = answers if order == "arm_first" else answers[::-1]
+    facts = {} if judge.kind in ("openai", "transformers") else _facts(pair, first, second)
+    options = _options(prompt, judge)
+    messages = prompt.messages(_texts(pair, first, second), "response_format" in options)
+    service, model = judges.service_of(judge), judge.model or judge.name
+    most = 1 if prompt.output_format == "m/M" else judge.max_tokens
+    return Request(service, model, messages, most, judge.temperature, facts, options)
+
+
+def ways_to_ask(pair: Pair, order: str, judge: JudgeModel, prompt: JudgePrompt | None = None) -> list[Request]:
+    """The calls that grade a pair in one order, best first: as JSON where that may be tried, and in plain words."""
+    best = build_request(pair, order, judge, prompt)
+    if judge.structured != "auto" or "response_format" not in best.options:
+        return [best]
+    return [best, build_request(pair, order, judge.model_copy(update={"structured": False}), prompt)]
+
+
+def _texts(pair: Pair, first: str, second: str) -> dict[str, str]:
+    named = {"question": pair.prompt, "answer_1": first, "answer_2": second, "reference_1": pair.reference}
+    return {**named, "answer_a": first, "answer_b": second, "ref_answer_1": pair.reference}
+
+
+def _facts(pair: Pair, first: str, second: str) -> dict[str, str]:
+    return {"answer_1": first, "answer_2": second, "reference": pair.reference, "id": f"{pair.test_set}/{pair.id}"}
+
+
+_GRADES = {
+    "type": "object",
+    "properties": {
+        "grade_1": {"type": "number"},
+        "grade_2": {"type": "number"},
+        "explanation": {"type": "string"},
+    },
+    "required": ["grade_1", "grade_2", "explanation"],
+    "additionalProperties": False,
+}
+
+
+def _options(prompt: JudgePrompt, judge: JudgeModel) -> dict[str, Any]:
+    """What the prompt asks of an endpoint beside its messages."""
+    if judge.kind != "openai":
+        return {}
+    if prompt.output_format == "m/M" and judge.logprobs:
+        return {"logprobs": True, "top_logprobs": 5}  # as AlpacaEval 2 asks
+    is_wanted = judge.structured is True or (judge.structured == "auto" and not judge.batch)
+    if is_wanted and prompt.reply_format_structured:
+        schema = {"name": "grades", "strict": True, "schema": _GRADES}
+        return {"response_format": {"type": "json_schema", "json_schema": schema}}
+    return {}
+
+
+# --- judging -------------------------------------------------------------------------------------------------------
+
+
+def judge_pairs(
+    pairs: Sequence[Pair],
+    judge: JudgeModel,
+    ledger: Ledger,
+    prompt: JudgePrompt | None = None,
+    backend: Backend | None = None,
+) -> list[dict[str, Any]]:
+    """Judge every pair in both orders: one judgment row per order (design, section 6), in the order of the pairs.
+
+    A `backend` that several calls share keeps one ceiling of costs for all of them.
+    """
+    chosen = usable_prompt(judge, prompt)
+    asked = [(pair, order) for pair in pairs for order in ORDERS]
+    ways = [ways_to_ask(pair, order, judge, chosen) for pair, order in asked]
+    replies = client.ask_in_some_way(ways, backend or judges.make_backend(judge), ledger, f"judge {judge.name}")
+    arm_lengths = lengths.count([pair.answer for pair, _ in asked], MEASURE)
+    baseline_lengths = lengths.count([pair.baseline_answer for pair, _ in asked], MEASURE)
+    sizes = zip(arm_lengths, baseline_lengths, strict=True)
+    counted = zip(asked, replies, sizes, strict=True)
+    form = chosen.output_format
+    return [_judgment(*place, judge, reply, (int(a), int(b)), form) for place, reply, (a, b) in counted]
+
+
+def _judgment(
+    pair: Pair, order: str, judge: JudgeModel, reply: Reply, sizes: tuple[int, int], form: str
+) -> dict[str, Any]:
+    return {
+        "id": pair.id,
+        "test_set": pair.test_set,
+        "arm": pair.arm,
+        "baseline": pair.baseline,
+        "judge": judge.name,
+        "order": order,
+        **replies.score_review(reply.text, order, form),
+        "review": reply.text if reply.text is not None else reply.error,
+        "len_arm": sizes[0],
+        "len_baseline": sizes[1],
+        "measure": MEASURE,
+        **({} if form == "scores" else {"form": form}),
+    }
+
+
+def cut_to(text: str, characters: int) -> str:
+    """The text's longest beginning of whole sentences within so many characters, else of whole words, else of all."""
+    if len(text) <= characters:
+        return text
+    head = text[: characters + 1]  # one more, to see whether a word ends there
+    for end in (r"[.!?][\"')\]]*(?=\s)", r"\S(?=\s)"):
+        places = [found.end() for found in re.finditer(end, head)]
+        if places and places[-1] >= characters / 2:
+            return text[: places[-1]]
+    return text[:characters]
+
+
+def cut_pair(pair: Pair) -> Pair:
+    """The pair with its longer answer cut to the length of the shorter one."""
+    shorter = min(len(pair.answer), len(pair.baseline_answer))
+    return pair._replace(answer=cut_to(pair.answer, shorter), baseline_answer=cut_to(pair.baseline_answer, shorter))

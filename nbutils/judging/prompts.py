@@ -1,0 +1,189 @@
+"""Prompts for judging, rating and rewriting: the project's own (data/prompts), or anybody's file.
+
+A prompt file is TOML (one prompt, or several as `[[prompt]]`) or JSON lines in FastChat's form, with the keys `name`,
+`type` (`pairwise`, `single`, `rating` or `rewrite`), `system_prompt`, `prompt_template` and `output_format`. Names in
+braces are filled in once, so that braces in an answer stay as they are:
+
+    {question}, {question_1}, {question_2}          what was asked (the numbers: MT-Bench's two turns)
+    {answer_1}, {answer_2}, {answer_a}, {answer_b}  pairwise: the answer shown first, and second
+    {answer}, {answer_1}, {answer_2}                single: the answer; MT-Bench's two turns
+    {reference_1}, {reference_2}, {ref_answer_1}, {ref_answer_2}
+    {marker}                                        unpredictable, and in none of the texts: for fences of one's own
+    {reply_format}                                  `reply_format`, or `reply_format_structured` for a JSON reply
+"""
+
+import functools
+import hashlib
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from nbutils import ROOT, data
+from nbutils.core.disk import sha256_json
+from nbutils.core.errors import InputError
+from nbutils.core.judge_settings import PromptFile
+from nbutils.core.settings import is_offline
+from nbutils.data import download
+from nbutils.data.records import read_records
+
+FOLDER = ROOT / "data" / "prompts"
+
+PAIR_FORMATS = ("scores", "[[rating_a,rating_b]]", "[[A]]", "m/M")
+SINGLE_FORMATS = ("score", "[[rating]]")
+
+_FORMATS = {"pairwise": PAIR_FORMATS, "single": SINGLE_FORMATS, "rating": SINGLE_FORMATS, "rewrite": ("tags",)}
+_PLACES = re.compile(r"\{([a-z_0-9]+)\}")
+_NEEDED = {
+    "pairwise": (("question",), ("answer_1", "answer_a"), ("answer_2", "answer_b")),
+    "single": (("question", "question_1"), ("answer", "answer_1")),
+    "rating": (("question",), ("answer",)),
+    "rewrite": (("question",), ("answer",)),
+}
+
+
+class JudgePrompt(BaseModel):
+    """One prompt. FastChat's `description` and `category` are read and not used."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    type: Literal["pairwise", "single", "rating", "rewrite"]
+    system_prompt: str = ""
+    prompt_template: str
+    output_format: str
+    reply_format: str = ""
+    reply_format_structured: str = ""
+    tags: tuple[str, str] = ("[Better Answer]", "[End]")
+    description: str = ""
+    category: str = ""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of all that determines what is asked and how the reply is read."""
+        return sha256_json(self.model_dump(exclude={"description", "category"}))
+
+    @property
+    def places(self) -> set[str]:
+        """The names in braces."""
+        return set(_PLACES.findall(self.prompt_template))
+
+    def messages(self, texts: Mapping[str, str], structured: bool = False) -> tuple[tuple[str, str], ...]:
+        """System and user message, with the texts filled in once and the marker made from them."""
+        reply = self.reply_format_structured if structured else self.reply_format
+        values = {**texts, "marker": make_marker(*texts.values()), "reply_format": reply.strip()}
+        user = _PLACES.sub(lambda found: values.get(found[1], found[0]), self.prompt_template).strip()
+        return (("system", self.system_prompt.strip()), ("user", user)) if self.system_prompt else (("user", user),)
+
+
+def make_marker(*texts: str) -> str:
+    """Sixteen hexadecimal digits that none of the texts contains, the same for the same texts."""
+    # A hash of the texts cannot be foreseen by whoever wrote one of them, and the same call is paid for once.
+    return hashlib.sha256("\0".join(texts).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+# --- reading -------------------------------------------------------------------------------------------------------
+
+
+def load(given: PromptFile | None, default: str, kind: str) -> JudgePrompt:
+    """One prompt of a type: the one that is named, or the only one. `default` names a file in data/prompts.
+
+    Raises InputError for a file that cannot be read, or that has none or several prompts of this type.
+    """
+    given, found = _choose(given, default, kind)
+    if len(found) > 1:
+        names = ", ".join(prompt.name for prompt in found)
+        raise InputError(f"{_place(given)}: several prompts of type '{kind}': choose one by 'name' ({names})")
+    return _usable(given, found[0])
+
+
+def load_all(given: PromptFile | None, default: str, kind: str) -> list[JudgePrompt]:
+    """All prompts of a type in a file, or the one that is named."""
+    given, found = _choose(given, default, kind)
+    return [_usable(given, prompt) for prompt in found]
+
+
+def _usable(given: PromptFile, prompt: JudgePrompt) -> JudgePrompt:
+    """The prompt itself. Raises InputError for one whose reply cannot be read, or that lacks a text."""
+    place = f"{_place(given)}: prompt '{prompt.name}'"
+    if prompt.output_format not in _FORMATS[prompt.type]:
+        known = ", ".join(_FORMATS[prompt.type])
+        raise InputError(f"{place}: output_format '{prompt.output_format}' is none of {known}")
+    for names in _NEEDED[prompt.type]:
+        if not prompt.places & set(names):
+            raise InputError(f"{place}: the template lacks {{{names[0]}}}")
+    return prompt
+
+
+def _choose(given: PromptFile | None, default: str, kind: str) -> tuple[PromptFile, list[JudgePrompt]]:
+    given = given or PromptFile(file=str(FOLDER / f"{default}.toml"))
+    prompts = [prompt for prompt in _read(_find(given)) if given.name in (None, prompt.name)]
+    found = [prompt for prompt in prompts if prompt.type == kind]
+    if not found:
+        named = f" called '{given.name}'" if given.name else ""
+        raise InputError(f"{_place(given)}: no prompt of type '{kind}'{named}")
+    return given, found
+
+
+def _place(given: PromptFile) -> str:
+    return str(given.file or given.source or given.url)
+
+
+def _find(given: PromptFile) -> Path:
+    if given.source:
+        return data.obtain(given.source)[0]
+    if given.url:
+        return _fetch(given.url, str(given.sha256))
+    path = Path(str(given.file)).expanduser()
+    found = next((place for place in (path, ROOT / path) if place.is_file()), None)
+    if found is None:
+        raise InputError(f"{path}: no such prompt file")
+    return found
+
+
+def _fetch(url: str, sha256: str) -> Path:
+    """A pinned file from the network, kept in the cache; refused with other bytes than those that are pinned."""
+    licence = "as its publisher says"
+    entry = data.Source(
+        name=f"prompt-{sha256[:12]}", title=url, kind="text", form="text", licence=licence, rows=1, url=url,
+        sha256=sha256,
+    )  # fmt: skip
+    folder = data.cache_folder() / entry.name
+    path = folder / next(iter(entry.downloads()))
+    if not path.is_file():
+        if is_offline():
+            raise InputError(f"{url}: cannot be fetched: LIM_OFFLINE forbids asking the network, unset it")
+        download.download_all(entry, folder)
+    download.verify(entry, path)
+    return path
+
+
+def _read(path: Path) -> list[JudgePrompt]:
+    return _read_unchanged(path, path.stat().st_mtime_ns)
+
+
+@functools.cache
+def _read_unchanged(path: Path, modified: int) -> list[JudgePrompt]:  # noqa: ARG001 (it makes the cache's key)
+    return [_checked(path, number, record) for number, record in enumerate(_records(path))]
+
+
+def _records(path: Path) -> Sequence[Mapping[str, Any]]:
+    if path.suffix != ".toml":
+        return list(read_records(path))
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not valid TOML: {error}") from None
+    return table.get("prompt", []) if set(table) == {"prompt"} else [table]
+
+
+def _checked(path: Path, number: int, record: Mapping[str, Any]) -> JudgePrompt:
+    try:
+        return JudgePrompt.model_validate(record)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        key = ".".join(map(str, problem["loc"]))
+        raise InputError(f"{path}: prompt {number}: key '{key}': {problem['msg']}") from None

@@ -1,0 +1,334 @@
+"""The one door to every language-model call: a ledger that pays once, whoever answers.
+
+Every request is keyed by a hash of all that determines its answer and written down as soon as the answer comes.
+Failures are recorded and never cached: the next run asks again. Who answers is a `Backend`: an endpoint
+(nbutils/llm/endpoint.py), its Batch API (nbutils/llm/batch.py), a model on this machine (nbutils/llm/local.py), or a
+plain function (`LocalBackend`).
+"""
+
+import asyncio
+import contextlib
+import functools
+import json
+import shutil
+import sqlite3
+import sys
+import time
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from filelock import FileLock, Timeout
+
+from nbutils.core.disk import sha256_json
+from nbutils.core.errors import InputError
+from nbutils.core.progress import track
+
+NO_FORMAT = "takes no response_format"
+"""What the ledger notes of an endpoint that has refused one."""
+
+LEAST_ROOM = 1_000_000
+"""Free bytes on the disk without which nothing is asked: the answers could not be kept."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One call. `facts` are for judges that need no service (answers, reference) and are part of the key.
+
+    `options` are further fields of the body, such as `response_format` or `logprobs`.
+    """
+
+    endpoint: str
+    model: str
+    messages: tuple[tuple[str, str], ...]
+    max_tokens: int
+    temperature: float = 0.0
+    facts: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @functools.cached_property
+    def key(self) -> str:
+        """Hash of everything that determines the answer."""
+        fields = asdict(self)
+        if not self.options:
+            del fields["options"]  # keys of calls without options are as they were before there were any
+        return sha256_json(fields)
+
+
+class Reply(NamedTuple):
+    """An answer's text, or `error` when the call failed; tokens as the endpoint counted them.
+
+    `logprobs`: of the answer's first token and its likeliest alternatives, where the endpoint gives them; `served`: the
+    model that the endpoint says has answered.
+    """
+
+    text: str | None
+    error: str | None = None
+    tokens_in: int = 0
+    tokens_out: int = 0
+    logprobs: dict[str, float] | None = None
+    served: str = ""
+
+    def as_asked(self, request: Request) -> "Reply":
+        """The reply as it is stored: one that was asked for log-probabilities holds them, as JSON beside the text."""
+        if self.text is None or not self.logprobs or not request.options.get("logprobs"):
+            return self
+        return self._replace(text=json.dumps({"text": self.text, "logprobs": self.logprobs}))
+
+
+class Backend(Protocol):
+    """Something that answers requests."""
+
+    async def answer(self, requests: Sequence[Request], record: "Record") -> None:
+        """Answer the requests in any order and hand each reply to `record` as soon as it is there.
+
+        Raises StopAskingError when going on is pointless; what was handed over until then is kept.
+        """
+        ...
+
+
+class StopAskingError(InputError):
+    """An error that every further call would meet as well: a wrong key, no quota, a server that is not there."""
+
+
+class FormatRefusedError(StopAskingError):
+    """The endpoint does not take the `response_format` that all these calls ask for; in plain words it may answer."""
+
+
+# --- the ledger ----------------------------------------------------------------------------------------------------
+
+
+def writable(text: str) -> str:
+    """The text with halves of surrogate pairs, which neither a network nor a database takes, replaced by "?"."""
+    return text.encode("utf-8", "replace").decode()
+
+
+class Ledger:
+    """Answers on disk, in SQLite with a write-ahead log, safe for several processes.
+
+    Raises InputError for a path that cannot hold one.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._open()
+        except (OSError, sqlite3.Error) as error:
+            mend = "make room, or choose another folder"
+            raise InputError(f"{path}: cannot be used as a ledger ({error}): {mend}") from None
+
+    def _open(self) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        # In a notebook the client runs in a second thread while the first one waits for it: one at a time uses this.
+        self._connection = sqlite3.connect(self._path, timeout=60, isolation_level=None, check_same_thread=False)
+        self._connection.execute("PRAGMA journal_mode = WAL")
+        self._connection.execute("PRAGMA synchronous = NORMAL")
+        self._connection.execute(
+            "CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, model TEXT, request TEXT, reply TEXT, "
+            "tokens_in INTEGER, tokens_out INTEGER, at REAL)"
+        )
+        self._connection.execute("CREATE TABLE IF NOT EXISTS failures (key TEXT, model TEXT, error TEXT, at REAL)")
+        self._connection.execute("CREATE TABLE IF NOT EXISTS notes (endpoint TEXT, model TEXT, what TEXT, at REAL)")
+        self._connection.execute(
+            "CREATE TABLE IF NOT EXISTS batches (token TEXT PRIMARY KEY, service TEXT, requests TEXT, id TEXT, at REAL)"
+        )
+
+    def find(self, keys: Sequence[str]) -> dict[str, str]:
+        """Stored answers of the given keys."""
+        found: dict[str, str] = {}
+        for first in range(0, len(keys), 500):
+            part = list(keys[first : first + 500])
+            marks = ",".join("?" * len(part))
+            found.update(self.execute(f"SELECT key, reply FROM replies WHERE key IN ({marks})", part))  # noqa: S608
+        return found
+
+    def write(self, request: Request, reply: Reply) -> None:
+        """Store an answer, or note a failure. Raises StopAskingError when the disk takes it no more."""
+        if reply.text is None:
+            entry = (request.key, request.model, writable(reply.error or ""), time.time())
+            self.execute("INSERT INTO failures VALUES (?, ?, ?, ?)", entry)
+            return
+        asked = json.dumps(asdict(request))
+        row = (request.key, request.model, asked, reply.text, reply.tokens_in, reply.tokens_out, time.time())
+        self.execute("INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+
+    def forget(self, request: Request) -> None:
+        """Take an answer out of the ledger, as if it had never come."""
+        self.execute("DELETE FROM replies WHERE key = ?", (request.key,))
+
+    def note(self, request: Request, what: str) -> None:
+        """Remember something of a request's endpoint and model, for this run and every later one."""
+        self.execute("INSERT INTO notes VALUES (?, ?, ?, ?)", (request.endpoint, request.model, what, time.time()))
+
+    def has_note(self, request: Request, what: str) -> bool:
+        """Whether this was noted of a request's endpoint and model."""
+        query = "SELECT 1 FROM notes WHERE endpoint = ? AND model = ? AND what = ?"
+        return bool(self.execute(query, (request.endpoint, request.model, what)))
+
+    def execute(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Run one statement and return its rows; it is on disk, safe from a kill, when this returns."""
+        try:
+            return self._connection.execute(statement, values).fetchall()
+        except sqlite3.Error as error:
+            said = f"{self._path}: cannot be written ({error})"
+            raise StopAskingError(f"{said}: make room and run the same again, what was answered is kept") from None
+
+    @contextlib.contextmanager
+    def asking(self, request: Request) -> Iterator[None]:
+        """Let one process at a time ask a service through this ledger, so that two do not pay for the same answers.
+
+        The operating system takes the lock from a process that is killed. Raises StopAskingError, before anything is
+        paid for, where the disk has no room for answers.
+        """
+        if (free := shutil.disk_usage(self._path.parent).free) < LEAST_ROOM:
+            raise StopAskingError(f"{self._path}: {free // 1000} kB are free on its disk: make room and run again")
+        service = sha256_json([request.endpoint, request.model])[:12]
+        lock = FileLock(self._path.with_name(f".{self._path.name}.{service}.lock"))
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            print(f"another process is asking {request.model} with {self._path}: waiting for it", file=sys.stderr)
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def close(self) -> None:
+        """Close the database."""
+        self._connection.close()
+
+
+# --- asking --------------------------------------------------------------------------------------------------------
+
+
+class Record:
+    """What one run of asking has brought so far. Every reply is on disk before anything else happens with it."""
+
+    def __init__(self, ledger: Ledger, label: str, total: int) -> None:
+        self.ledger, self.replies = ledger, dict[str, Reply]()
+        self._progress = track([], label, total=total)
+
+    def keep(self, request: Request, reply: Reply) -> None:
+        """Write a reply down. Raises StopAskingError when the disk takes it no more."""
+        reply = reply.as_asked(request)
+        self.ledger.write(request, reply)
+        self.replies[request.key] = reply
+        self._progress.update()
+
+    def take_back(self, request: Request, why: str) -> None:
+        """Turn an answer that proved to be none into a failure: the next run asks again."""
+        self.ledger.forget(request)
+        self.replies[request.key] = Reply(None, why)
+        self.ledger.write(request, self.replies[request.key])
+
+    def close(self) -> None:
+        """End the progress bar."""
+        self._progress.close()
+
+
+def ask_all(requests: Sequence[Request], backend: Backend, ledger: Ledger, label: str) -> list[Reply]:
+    """Answer every request, each different one at most once, from the ledger where it is there.
+
+    The replies are in the order of the requests; a failed call is a Reply with an error. Raises StopAskingError at the
+    first error that all further calls would meet; what was answered until then is in the ledger.
+    """
+    different = {request.key: request for request in requests}
+    replies = _known(different, ledger)
+    if len(replies) < len(different):
+        with ledger.asking(requests[0]):
+            # Whoever asked until now may have brought what was missing.
+            replies = _known(different, ledger)
+            missing = [request for key, request in different.items() if key not in replies]
+            replies |= _run(_ask(missing, backend, ledger, label))
+    return [replies[request.key] for request in requests]
+
+
+def ask_in_some_way(ways: Sequence[Sequence[Request]], backend: Backend, ledger: Ledger, label: str) -> list[Reply]:
+    """Answer every question in one of the ways to put it, best first; otherwise as `ask_all`.
+
+    Where the endpoint refuses the `response_format`, that is remembered in the ledger, and what is not answered yet is
+    asked in the next way. Every answer stands under the key of what was really asked.
+    """
+    requests = choose_ways(ways, ledger)
+    try:
+        return ask_all(requests, backend, ledger, label)
+    except FormatRefusedError:
+        if any(len(ways_of_one) == 1 for ways_of_one in ways):
+            raise
+        ledger.note(requests[0], NO_FORMAT)
+        print(f"{requests[0].model} takes no response_format: asking in plain words", file=sys.stderr)
+    return ask_all(choose_ways(ways, ledger), backend, ledger, label)
+
+
+def choose_ways(ways: Sequence[Sequence[Request]], ledger: Ledger | None) -> list[Request]:
+    """Of each question's ways the one that is answered already, else the best that was not refused."""
+    if ledger is None or not ways:
+        return [each[0] for each in ways]
+    known = ledger.find([request.key for each in ways for request in each])
+    unasked = -1 if ledger.has_note(ways[0][0], NO_FORMAT) else 0
+    return [next((way for way in each if way.key in known), each[unasked]) for each in ways]
+
+
+def unanswered(requests: Sequence[Request], path: Path) -> list[Request]:
+    """The requests that a run would have to ask: all different ones but those in the ledger at `path`."""
+    different = {request.key: request for request in requests}
+    with look_into(path) as ledger:
+        known = ledger.find(list(different)) if ledger else {}
+    return [request for key, request in different.items() if key not in known]
+
+
+@contextlib.contextmanager
+def look_into(path: Path) -> Iterator[Ledger | None]:
+    """The ledger at a path, or None where there is none yet: looking makes no file."""
+    if not path.is_file():
+        yield None
+        return
+    with contextlib.closing(Ledger(path)) as ledger:
+        yield ledger
+
+
+def _known(keys: Iterable[str], ledger: Ledger) -> dict[str, Reply]:
+    return {key: Reply(text) for key, text in ledger.find(list(keys)).items()}
+
+
+async def _ask(requests: Sequence[Request], backend: Backend, ledger: Ledger, label: str) -> dict[str, Reply]:
+    with contextlib.closing(Record(ledger, label, len(requests))) as record:
+        if requests:
+            await backend.answer(requests, record)
+    return record.replies
+
+
+def _run(work: Coroutine[Any, Any, Any]) -> Any:
+    """Run a coroutine to its end, also inside a notebook, whose thread has an event loop of its own."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(work)
+    with contextlib.closing(loop), ThreadPoolExecutor(1) as pool:
+        try:
+            return pool.submit(loop.run_until_complete, task).result()
+        except KeyboardInterrupt:
+            # The notebook's stop button: without this the thread would go on asking, and paying, unseen.
+            loop.call_soon_threadsafe(task.cancel)
+            raise
+
+
+# --- without a service ---------------------------------------------------------------------------------------------
+
+
+class LocalBackend:
+    """A judge or refiner that is a plain function of the request: same client, same ledger, no service."""
+
+    def __init__(self, answer: Callable[[Request], str]) -> None:
+        self._answer = answer
+
+    async def answer(self, requests: Sequence[Request], record: Record) -> None:
+        """Answer one after the other."""
+        for request in requests:
+            record.keep(request, Reply(self._answer(request)))
+            await asyncio.sleep(0)  # where a notebook's stop button reaches us

@@ -1,0 +1,236 @@
+"""Any OpenAI-compatible endpoint: many calls in flight, bounded retries, errors told apart by whether going on helps.
+
+The key comes from the environment or from Colab's secrets and is in no settings, error, log or ledger.
+"""
+
+import asyncio
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import SecretStr
+
+from nbutils.core import judge_settings
+from nbutils.core.judge_settings import NO_KEY, JudgeModel
+from nbutils.llm.client import FormatRefusedError, Record, Reply, Request, StopAskingError
+from nbutils.llm.limits import LONGEST_BACKOFF_SECONDS, Call, Throttle
+from nbutils.llm.prices import Budget, most_tokens
+from nbutils.llm.protocol import (
+    LONGEST_WAIT_SECONDS,
+    BadAnswerError,
+    build_body,
+    is_about_format,
+    is_about_one_request,
+    is_busy,
+    is_passing,
+    is_same_model,
+    is_unreachable,
+    read_completion,
+    retry_after,
+    why_to_stop,
+)
+
+REFUSALS = 20
+"""How often one call may be told "too many requests" before it counts as failed."""
+
+OUTAGE = 10
+"""Calls lost one after the other, none answered between them: then the run stops."""
+
+KNOWS_ITS_NAME = "names the model as it was asked for"
+"""What the ledger notes of an endpoint: from then on another name in an answer is another model."""
+
+DEFAULT_URL = "https://api.openai.com/v1"
+
+
+class OpenAIBackend:
+    """Any OpenAI-compatible server: base URL, model and limits from the settings, the key from the environment only."""
+
+    def __init__(self, judge: JudgeModel) -> None:
+        self._judge, self._key = judge, SecretStr(NO_KEY)
+        self._budget = Budget(judge)
+        self._has_answered, self._lost = False, 0
+        self._names_the_model, self._others = False, list[tuple[Request, str]]()
+
+    async def answer(self, requests: Sequence[Request], record: Record) -> None:
+        """Ask for everything, as many calls at once as the settings and the endpoint allow.
+
+        The key is read here: whoever has all answers in the ledger needs none.
+        """
+        self._key = SecretStr(judge_settings.read_key(self._judge))
+        client, throttle = connect(self._judge, self._key), Throttle(self._judge, self._budget)
+        self._lost = 0
+        self._names_the_model = record.ledger.has_note(requests[0], KNOWS_ITS_NAME)
+
+        async def ask(request: Request) -> None:
+            reply = await self._complete(client, throttle, request)
+            record.keep(request, reply)
+            self._learn_name(record, request, reply)
+            self._stop_in_an_outage(reply)
+
+        try:
+            await throttle.run(requests, ask)
+        finally:
+            await client.close()
+            self._tell_other_names()
+
+    def _retrying(self, throttle: Throttle) -> Any:
+        import tenacity
+
+        return tenacity.AsyncRetrying(
+            stop=_Attempts(self._judge.attempts),
+            wait=_wait,
+            retry=tenacity.retry_if_exception(lambda error: not throttle.closed and self._may_pass(error)),
+            reraise=True,
+        )
+
+    async def _complete(self, client: Any, throttle: Throttle, request: Request) -> Reply:
+        """One request with a bounded number of attempts."""
+        from openai import OpenAIError
+
+        try:
+            return await self._retrying(throttle)(self._attempt, client, throttle, request)
+        except (OpenAIError, BadAnswerError) as error:
+            said, stop = self._say(error), self._reason_to_stop(request, error)
+            self._lost += not is_about_one_request(error)
+        if stop:
+            raise stop
+        return Reply(None, said)
+
+    def _say(self, error: Exception) -> str:
+        return judge_settings.without_key(f"{type(error).__name__}: {error}", self._key, self._judge)[:500]
+
+    def _reason_to_stop(self, request: Request, error: Exception) -> StopAskingError | None:
+        """What to raise, outside the `except` block, for an error that every further call would meet."""
+        said = self._say(error)
+        if "response_format" in request.options and is_about_format(error):
+            return FormatRefusedError(f"the endpoint takes no response_format ({said}): set structured = false")
+        why = why_to_stop(error, self._judge, said)
+        return StopAskingError(why) if why else None
+
+    async def _attempt(self, client: Any, throttle: Throttle, request: Request) -> Reply:
+        from openai import OpenAIError
+
+        async with throttle.slot(request) as call:
+            try:
+                reply = await self._ask(client, request)
+            except (OpenAIError, BadAnswerError) as error:
+                self._note_failure(throttle, call, error)
+                raise
+            has_counts = reply.tokens_in + reply.tokens_out > 0
+            call.tokens = (reply.tokens_in, reply.tokens_out) if has_counts else most_tokens(request)
+            throttle.answered(call)
+            self._lost = 0
+            return reply
+
+    async def _ask(self, client: Any, request: Request) -> Reply:
+        try:
+            # A time-out of our own: the client's starts anew with every byte of an answer that comes in drips.
+            async with asyncio.timeout(self._judge.timeout):
+                answer = await post_chat(client, build_body(request, self._judge.limit_name))
+        except TimeoutError:
+            raise BadAnswerError(f"no complete answer within {self._judge.timeout:g} seconds") from None
+        reply = read_completion(answer.content, answer.response.headers.get("content-type", ""))
+        self._has_answered = True
+        if reply.served and self._names_the_model and not is_same_model(self._judge.model, reply.served):
+            raise BadAnswerError(self._in_place(reply.served))
+        return reply._replace(
+            text=reply.text and judge_settings.without_key(reply.text, self._key, self._judge),
+            error=reply.error and judge_settings.without_key(reply.error, self._key, self._judge),
+        )
+
+    # --- who has answered ------------------------------------------------------------------------------------------
+
+    def _learn_name(self, record: Record, request: Request, reply: Reply) -> None:
+        """Take back other models' answers once the endpoint has shown that it knows the asked one by its name.
+
+        Until then other names are collected: an endpoint's name for a model may be a mere alias.
+        """
+        if is_same_model(self._judge.model, reply.served):
+            if not self._names_the_model:
+                record.ledger.note(request, KNOWS_ITS_NAME)
+            self._names_the_model = True
+        elif reply.served:
+            self._others.append((request, reply.served))
+        while self._names_the_model and self._others:
+            other, served = self._others.pop()
+            record.take_back(other, self._in_place(served))
+
+    def _in_place(self, served: str) -> str:
+        return judge_settings.without_key(
+            f"'{served}' has answered in place of '{self._judge.model}'", self._key, self._judge
+        )
+
+    def _tell_other_names(self) -> None:
+        for served, times in Counter(served for _, served in self._others).items():
+            print(f"{times} answers say: {self._in_place(served)}", file=sys.stderr)
+        self._others.clear()
+
+    def _note_failure(self, throttle: Throttle, call: Call, error: Exception) -> None:
+        if is_busy(error):
+            throttle.refused(call, retry_after(error))
+        if not hasattr(error, "status_code") and not is_unreachable(error):
+            call.tokens = most_tokens(call.request)  # it may have been answered, and billed, before it was lost
+        if not self._may_pass(error) and self._reason_to_stop(call.request, error):
+            throttle.closed = True  # before this call's place is free for the next one
+
+    def _may_pass(self, error: BaseException) -> bool:
+        """Whether another attempt may succeed. A server that was never there will not come."""
+        if (retry_after(error) or 0) > LONGEST_WAIT_SECONDS:
+            return False
+        return is_passing(error) and (self._has_answered or not is_unreachable(error))
+
+    def _stop_in_an_outage(self, reply: Reply) -> None:
+        if self._lost >= OUTAGE:
+            where = self._judge.base_url or "the default endpoint"
+            raise StopAskingError(f"{where}: the last {OUTAGE} calls failed ({reply.error}): run again when it works")
+
+
+class _Attempts:
+    """When one call is given up: faults and refusals are counted apart, since a refusal costs nothing but time."""
+
+    def __init__(self, faults: int) -> None:
+        self._faults, self._refusals = faults, REFUSALS
+
+    def __call__(self, state: Any) -> bool:
+        if is_busy(state.outcome.exception()):
+            self._refusals -= 1
+        else:
+            self._faults -= 1
+        return min(self._faults, self._refusals) <= 0
+
+
+def _wait(state: Any) -> float:
+    """Seconds until the next attempt; after a refusal the throttle makes everybody wait."""
+    error = state.outcome.exception()
+    if is_busy(error):
+        return 0.0
+    return retry_after(error) or min(2.0 ** (state.attempt_number - 1), LONGEST_BACKOFF_SECONDS)
+
+
+# --- the connection and its key ------------------------------------------------------------------------------------
+
+
+def connect(judge: JudgeModel, key: SecretStr) -> Any:
+    """A client of the openai package, for one event loop. Close it at the end."""
+    from openai import AsyncOpenAI
+
+    return AsyncOpenAI(
+        api_key=key.get_secret_value(),
+        base_url=judge.base_url or DEFAULT_URL,
+        max_retries=0,
+        timeout=judge.timeout,
+        # On a connection that is used again, an answer that comes twice is taken for the answer to the next question.
+        default_headers={"Connection": "close"},
+    )
+
+
+async def post_chat(client: Any, body: dict[str, Any]) -> Any:
+    """The answer as it came: `content` in bytes and `response`. Raises the errors of the openai package.
+
+    `chat.completions.create` would walk through the types of the request and the answer, at a third more CPU a call,
+    and take anything for a completion.
+    """
+    from openai import HttpxBinaryResponseContent
+
+    return await client.post("/chat/completions", body=body, cast_to=HttpxBinaryResponseContent)

@@ -1,0 +1,167 @@
+"""A judge, or refiner, on this machine: a chat model through transformers, in 4 bits where there is a GPU.
+
+The model is a folder, or a model of the Hub pinned to a commit; code that comes with it is never run. Decoding is
+greedy, in batches of prompts of similar length, the longest first, so that memory runs out early or not at all.
+"""
+
+import asyncio
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from nbutils.core.devices import Precision, choose_precision
+from nbutils.core.disk import sha256_file, sha256_json
+from nbutils.core.errors import InputError
+from nbutils.core.judge_settings import JudgeModel
+from nbutils.llm.client import Record, Reply, Request
+
+_DETERMINE_ANSWERS = ("*.json", "*.safetensors", "*.bin", "*.jinja", "*.model", "*.txt")
+
+
+class TransformersBackend:
+    """Answers by a chat model on this machine, loaded at the first request.
+
+    Raises InputError for a model that is neither a folder nor pinned, cannot be loaded, or has no chat template.
+    """
+
+    def __init__(self, judge: JudgeModel) -> None:
+        self._judge = judge
+        _options(judge)
+
+    async def answer(self, requests: Sequence[Request], record: Record) -> None:
+        """Answer batch after batch; a prompt that does not fit into the model's context is a recorded failure."""
+        tokenizer, model = load(self._judge)
+        prompts = {request.key: encode(tokenizer, request) for request in requests}
+        fitting = _refuse_too_long(requests, prompts, model, record)
+        fitting.sort(key=lambda request: -len(prompts[request.key]))
+        for first in range(0, len(fitting), self._judge.batch_size):
+            batch = fitting[first : first + self._judge.batch_size]
+            for request, reply in zip(batch, _generate(model, tokenizer, batch, prompts), strict=True):
+                record.keep(request, reply)
+            await asyncio.sleep(0)  # where a notebook's stop button reaches us
+
+
+def identify(judge: JudgeModel) -> str:
+    """What determines this judge's answers beside the request: the weights' hash or commit, and the number format."""
+    folder, precision = Path(judge.model).expanduser(), choose_precision()
+    weights = _fingerprint(folder, _stamps(folder)) if folder.is_dir() else judge.revision
+    return f"transformers {weights} {'nf4' if precision.device == 'cuda' else precision.dtype}"
+
+
+def load(judge: JudgeModel) -> tuple[Any, Any]:
+    """Tokenizer and model, ready for generation. Raises InputError where one of them cannot be had."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+    precision, options = choose_precision(), _options(judge)
+    model: Any
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(judge.model, **options)
+        model = AutoModelForCausalLM.from_pretrained(judge.model, **options, **_format(precision))
+    except (OSError, ValueError) as error:
+        raise InputError(f"judge model {judge.model}: {str(error).splitlines()[0]}") from None
+    if not tokenizer.chat_template:
+        raise InputError(f"judge model {judge.model}: no chat template: it is not made for answering, choose another")
+    # Models bring settings for sampling and against repetition, which would join ours.
+    stop = model.generation_config.eos_token_id or tokenizer.eos_token_id
+    model.generation_config = GenerationConfig(eos_token_id=stop, pad_token_id=_padding(tokenizer))
+    return tokenizer, model.to(precision.device).eval() if precision.device == "cpu" else model.eval()
+
+
+def encode(tokenizer: Any, request: Request) -> list[int]:
+    """Token ids of a request in the model's chat format; a template without a system role gets it before the user's."""
+    from jinja2 import TemplateError
+
+    given = [(role, _defuse(text, tokenizer)) for role, text in request.messages]
+    messages = [{"role": role, "content": text} for role, text in given]
+    format_ids = functools.partial(tokenizer.apply_chat_template, add_generation_prompt=True, return_dict=False)
+    try:
+        return list(format_ids(messages))
+    except TemplateError:
+        joined = "\n\n".join(text for _, text in given)
+        return list(format_ids([{"role": "user", "content": joined}]))
+
+
+def _defuse(text: str, tokenizer: Any) -> str:
+    """The text with the model's control tokens broken by an invisible mark, so that no answer can end its turn."""
+    special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    for token in sorted(special, key=len, reverse=True):
+        text = text.replace(token, f"{token[:1]}\u2060{token[1:]}")
+    return text
+
+
+def _refuse_too_long(
+    requests: Sequence[Request], prompts: dict[str, list[int]], model: Any, record: Record
+) -> list[Request]:
+    """The requests that fit into the model's context; the others are recorded as failed."""
+    room = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    fitting = []
+    for request in requests:
+        length = len(prompts[request.key])
+        if room and length + request.max_tokens > room:
+            said = f"a prompt of {length} tokens and an answer of {request.max_tokens} exceed {room}"
+            record.keep(request, Reply(None, f"{said}, the model's context"))
+        else:
+            fitting.append(request)
+    return fitting
+
+
+def _generate(model: Any, tokenizer: Any, batch: Sequence[Request], prompts: dict[str, list[int]]) -> list[Reply]:
+    import torch
+
+    longest = max(len(prompts[request.key]) for request in batch)
+    gaps = [longest - len(prompts[request.key]) for request in batch]
+    pad = model.generation_config.pad_token_id
+    ids = [[pad] * gap + prompts[request.key] for gap, request in zip(gaps, batch, strict=True)]
+    mask = [[0] * gap + [1] * (longest - gap) for gap in gaps]
+    with torch.inference_mode():
+        output = model.generate(
+            input_ids=torch.tensor(ids, device=model.device),
+            attention_mask=torch.tensor(mask, device=model.device),
+            max_new_tokens=max(request.max_tokens for request in batch),
+            do_sample=False,
+        )
+    news = [row[longest:].tolist()[: request.max_tokens] for row, request in zip(output, batch, strict=True)]
+    return [_reply(tokenizer, new, len(prompts[request.key])) for new, request in zip(news, batch, strict=True)]
+
+
+def _reply(tokenizer: Any, new: list[int], tokens_in: int) -> Reply:
+    text = tokenizer.decode(new, skip_special_tokens=True).strip()
+    written = [token for token in new if token != tokenizer.pad_token_id]
+    return Reply(text or None, None if text else "the model wrote no text", tokens_in, len(written))
+
+
+def _options(judge: JudgeModel) -> dict[str, Any]:
+    if Path(judge.model).expanduser().is_dir():
+        return {"trust_remote_code": False}
+    if not judge.revision:
+        raise InputError(f"'{judge.model}' is no folder; a model of the Hub needs 'revision', a full commit hash")
+    return {"trust_remote_code": False, "revision": judge.revision}
+
+
+def _format(precision: Precision) -> dict[str, Any]:
+    if precision.device == "cpu":
+        return {"dtype": precision.torch_dtype}
+    from transformers import BitsAndBytesConfig
+
+    four_bits = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=precision.torch_dtype,
+    )
+    return {"dtype": precision.torch_dtype, "quantization_config": four_bits, "device_map": {"": precision.device}}
+
+
+def _padding(tokenizer: Any) -> int:
+    return int(tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
+
+
+def _stamps(folder: Path) -> tuple[tuple[str, int, int], ...]:
+    files = sorted(path for pattern in _DETERMINE_ANSWERS for path in folder.glob(pattern))
+    return tuple((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files)
+
+
+@functools.cache
+def _fingerprint(folder: Path, stamps: tuple[tuple[str, int, int], ...]) -> str:
+    return sha256_json({name: sha256_file(folder / name) for name, _, _ in stamps})[:16]

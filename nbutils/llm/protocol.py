@@ -1,0 +1,212 @@
+"""What is said to a chat endpoint and what comes back: bodies, completions, and what an error means."""
+
+import datetime
+import email.utils
+import json
+import math
+import re
+from typing import Any
+
+from nbutils.core.judge_settings import JudgeModel
+from nbutils.llm.client import Reply, Request, writable
+
+
+class BadAnswerError(Exception):
+    """Something came that is no chat completion. `status_code`, `code` and `type` are what it says of itself."""
+
+    def __init__(self, said: str, error: dict[str, Any] | None = None) -> None:
+        super().__init__(said)
+        self.code, self.type = (error or {}).get("code"), (error or {}).get("type")
+        if (status := _status_in(self.code)) is not None:
+            self.status_code = status
+
+
+def build_body(request: Request, limit_name: str = "max_tokens") -> dict[str, Any]:
+    """The JSON body that asks an endpoint; `limit_name` is what it calls the limit of the answer's tokens."""
+    messages = [{"role": role, "content": writable(content)} for role, content in request.messages]
+    settings = {limit_name: request.max_tokens, "temperature": request.temperature}
+    return {"model": request.model, "messages": messages, **settings, **request.options}
+
+
+def read_completion(content: bytes | str, kind: str = "application/json") -> Reply:
+    """The text and the token counts of an answer's body of the content type `kind`.
+
+    A completion without a text is a Reply with an error. Raises BadAnswerError for what is no completion.
+    """
+    try:
+        body = json.loads(content)
+    except (ValueError, RecursionError):
+        what = kind.partition(";")[0] or "no content type"
+        mend = ": a web page, so check base_url" if "html" in what else ""
+        raise BadAnswerError(f"the answer ({what}, {len(content)} bytes) is not JSON, or was cut short{mend}") from None
+    return read_body(body)
+
+
+def read_body(body: Any) -> Reply:
+    """The same for a body that is parsed already."""
+    if not isinstance(body, dict):
+        raise BadAnswerError(f"the answer is not a chat completion but a {type(body).__name__}")
+    if error := body.get("error"):
+        fields = error if isinstance(error, dict) else {"message": error}
+        raise BadAnswerError(f"an error instead of an answer: {fields.get('message')}", fields)
+    if "choices" not in body:
+        raise BadAnswerError("the answer has no 'choices': is this a chat endpoint?")
+    text = _text_of(body["choices"])
+    error = None if text else "the answer holds no text"
+    served = writable(name) if isinstance(name := body.get("model"), str) else ""
+    return Reply(text, error, *_counts(body.get("usage")), _logprobs_of(body["choices"]), served[:100])
+
+
+def is_same_model(asked: str, served: str) -> bool:
+    """Whether two names are of one model: publishers put their own name before it, and endpoints a date behind it."""
+    mine, theirs = (name.lower().rpartition("/")[2] for name in (asked, served))
+    return bool(re.fullmatch(re.escape(mine) + r"([-@:]\d[\d-]*)?", theirs))
+
+
+def _text_of(choices: Any) -> str | None:
+    first = choices[0] if isinstance(choices, list) and choices else None
+    message = first.get("message") if isinstance(first, dict) else None
+    text = message.get("content") if isinstance(message, dict) else None
+    return writable(text) if isinstance(text, str) and text.strip() else None
+
+
+def _logprobs_of(choices: Any) -> dict[str, float] | None:
+    """Log-probabilities of the first token and its alternatives; None where a server gives none, or nonsense."""
+    try:
+        given = choices[0]["logprobs"]["content"][0]
+        pairs = [(str(each["token"])[:16], each["logprob"]) for each in (*given["top_logprobs"], given)]
+        return {writable(token): float(value) for token, value in reversed(pairs) if -1e9 < value <= 0.001}
+    except (KeyError, IndexError, TypeError, ValueError):
+        return None
+
+
+def _counts(usage: Any) -> tuple[int, int]:
+    """Tokens in and out; 0 where the server does not say, or says something that cannot be."""
+    given = usage if isinstance(usage, dict) else {}
+    return _count(given.get("prompt_tokens")), _count(given.get("completion_tokens"))
+
+
+def _count(number: Any) -> int:
+    return number if type(number) is int and 0 <= number < 10**9 else 0
+
+
+def _status_in(code: Any) -> int | None:
+    """The HTTP status that an error in a body gives as its code, as some routers do."""
+    text = str(code)
+    return int(text) if text.isdecimal() and len(text) == 3 and text[0] in "45" else None
+
+
+FATAL_STATUS = (400, 401, 402, 403, 404)
+PASSING_STATUS = (408, 409, 425, 429)
+BUSY_STATUS = (429, 529)
+
+LONGEST_WAIT_SECONDS = 600.0
+"""An endpoint that asks to wait longer than this is left alone: the run stops and says so."""
+
+_ONE_REQUEST = re.compile(
+    "context|too long|longer than|too large|content.?(filter|policy|management)|safety", re.IGNORECASE
+)
+"""What servers say when they refuse this one text and would answer another."""
+
+_FORMAT = re.compile("response.?format|json.?schema|structured.?output", re.IGNORECASE)
+
+_LARGER_THAN_ALLOWANCE = re.compile("request too large", re.IGNORECASE)
+"""With status 429: this request alone is more than a minute's tokens, and never will be less."""
+
+_QUOTA = re.compile("insufficient_quota|billing_hard_limit|credit balance|insufficient (funds|balance|credits)", re.I)
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether another attempt may succeed."""
+    if isinstance(error, BadAnswerError) and not hasattr(error, "status_code"):
+        return not is_quota_used_up(error)
+    status = getattr(error, "status_code", None)
+    if status is None:
+        return _is_connection_error(error)
+    return (status in PASSING_STATUS or status >= 500) and not _is_hopeless(error)
+
+
+def is_busy(error: BaseException) -> bool:
+    """Whether the endpoint has too much to do: too many requests, or unavailable with a time to come back."""
+    status = getattr(error, "status_code", None)
+    return (status in BUSY_STATUS or (status == 503 and bool(retry_after(error)))) and not _is_hopeless(error)
+
+
+def is_unreachable(error: BaseException) -> bool:
+    """Whether there was no connection at all: refused, no such host, no TLS."""
+    return _is_connection_error(error) and type(error.__cause__).__name__ in ("ConnectError", "UnsupportedProtocol")
+
+
+def is_about_one_request(error: BaseException) -> bool:
+    """Whether the endpoint refuses this one text and would answer another."""
+    status, said = getattr(error, "status_code", None), _all_said(error)
+    return (status in (400, 413) and bool(_ONE_REQUEST.search(said))) or bool(_LARGER_THAN_ALLOWANCE.search(said))
+
+
+def is_about_format(error: BaseException) -> bool:
+    """Whether the endpoint refuses the `response_format`, in which case it may answer in plain words."""
+    status = getattr(error, "status_code", None)
+    return status in (400, 422, 501) and bool(_FORMAT.search(_all_said(error)))
+
+
+def is_quota_used_up(error: BaseException) -> bool:
+    """Whether the account behind the key has nothing left."""
+    return getattr(error, "status_code", None) == 402 or bool(_QUOTA.search(_all_said(error)))
+
+
+def retry_after(error: BaseException) -> float | None:
+    """Seconds that the endpoint asks to wait (Retry-After, a number or a date); None where it does not, or in vain."""
+    headers = getattr(getattr(error, "response", None), "headers", {})
+    if (given := _number(headers.get("retry-after-ms", ""))) is not None:
+        return given / 1000
+    text = headers.get("retry-after", "")
+    return _number(text) if _number(text) is not None else _seconds_until(text)
+
+
+def why_to_stop(error: BaseException, judge: JudgeModel, said: str) -> str:
+    """What to tell, with the mend, of an error that every further call would meet as well; "" for any other.
+
+    `said` is the error in words that may be shown. The caller raises, after it has left the `except` block: the error
+    itself can quote the key, and no traceback may hold it.
+    """
+    status, where = getattr(error, "status_code", None), judge.base_url or "the default endpoint"
+    if status in (401, 403):
+        return f"{where} refuses the key in {judge.key_variable} (HTTP {status}): correct it"
+    if is_quota_used_up(error):
+        return f"{where}: the quota of the key in {judge.key_variable} is used up: top it up"
+    if status in FATAL_STATUS and not is_about_one_request(error):
+        mend = f"check model '{judge.model}', base_url and the judge's settings"
+        return f"{where} refuses the request ({said}): {mend}"
+    if is_unreachable(error):
+        return f"{where} cannot be reached: is the server running and base_url right?"
+    if (wait := retry_after(error)) and wait > LONGEST_WAIT_SECONDS:
+        return f"{where} asks to wait {math.ceil(wait / 60)} minutes: run the same again then"
+    return ""
+
+
+def _is_connection_error(error: BaseException) -> bool:
+    import openai
+
+    return isinstance(error, openai.APIConnectionError)
+
+
+def _is_hopeless(error: BaseException) -> bool:
+    return is_quota_used_up(error) or bool(_LARGER_THAN_ALLOWANCE.search(_all_said(error)))
+
+
+def _all_said(error: BaseException) -> str:
+    # The text of an error of the openai package holds the server's message only, and not its code and type.
+    return " ".join(str(part) for part in (error, getattr(error, "code", ""), getattr(error, "type", "")))
+
+
+def _number(text: Any) -> float | None:
+    return float(text) if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", str(text).strip()) else None
+
+
+def _seconds_until(date: str) -> float | None:
+    try:
+        then = email.utils.parsedate_to_datetime(date)
+    except ValueError:
+        return None
+    wait = (then.replace(tzinfo=then.tzinfo or datetime.UTC) - datetime.datetime.now(datetime.UTC)).total_seconds()
+    return wait if wait > 0 else None

@@ -1,0 +1,264 @@
+"""Datasets in small tables: how long their responses are, what the longest are like, and how selections agree.
+
+Every `tabulate_...` yields the records of one table; `explore` (stage 01) writes them as CSV. Responses are counted
+once per measure and all tables reuse the counts.
+"""
+
+import functools
+import itertools
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nbutils import arms, data, lengths
+from nbutils.data.rows import Row, first_verb
+from nbutils.data.tokens import Lengths
+from nbutils.selection import draw, topk
+
+PUBLISHED = {"alpaca-52k": "alpaca-1k-longest-published", "evol-70k": "evol-1k-longest-published"}
+RULES = ("longest", "longest-stratified", "longest-instruction", "shortest", "random-7", "random-token-matched-7")
+BINS_PER_OCTAVE = 4
+VERBS = 12
+REPEATED = 0.2
+
+Record = dict[str, Any]
+
+
+# --- counted once --------------------------------------------------------------------------------------------------
+
+
+class Counted(NamedTuple):
+    """Rows with the length of every response; `lengths` maps a measure to int64 of shape (rows,)."""
+
+    name: str
+    rows: list[Row]
+    lengths: dict[str, Lengths]
+
+    @property
+    def ids(self) -> set[int]:
+        """Numbers of the rows in the dataset that they come from."""
+        return {row.id for row in self.rows}
+
+    @property
+    def trained(self) -> Lengths:
+        """Tokens that every row adds to the loss: its responses', and an end of sequence each (shape (rows,))."""
+        tokens = self.lengths["tokens" if "tokens" in self.lengths else "nltk_words"]
+        return tokens + np.array([len(row.responses) for row in self.rows])
+
+    def take(self, name: str, positions: Lengths) -> "Counted":
+        """The rows at some positions, with their lengths, under another name."""
+        kept = {measure: values[positions] for measure, values in self.lengths.items()}
+        return Counted(name, [self.rows[i] for i in positions], kept)
+
+
+class Pool(NamedTuple):
+    """A dataset to select from, its k, the selections drawn here, and those of it that were published."""
+
+    counted: Counted
+    k: int
+    drawn: dict[str, Counted]
+    published: list[Counted]
+
+    @property
+    def longest(self) -> Counted:
+        """The k longest by NLTK words."""
+        return next(iter(self.drawn.values()))
+
+    @property
+    def reference(self) -> Counted:
+        """What other measures are compared with: the published selection of this size, else the longest drawn here."""
+        name = PUBLISHED.get(self.counted.name)
+        return next(
+            (known for known in self.published if known.name == name and len(known.rows) == self.k), self.longest
+        )
+
+
+def count_dataset(name: str) -> Counted:
+    """Load a dataset (a source, or the path of one's own file) and count its responses under every measure."""
+    rows = data.load_pool(name)
+    turns = [row.responses for row in rows]
+    counters = {measure: functools.partial(lengths.count_again, measure=measure) for measure in measures_at_hand()}
+    return Counted(name, rows, {measure: topk.per_row(turns, "sum", count) for measure, count in counters.items()})
+
+
+def measures_at_hand() -> list[str]:
+    """The paper's measure first, then its rivals; Llama-2 tokens only where the tokenizer is at hand."""
+    return ["nltk_words", "words", "chars", *(["tokens"] if data.is_at_hand("llama2-tokenizer") else [])]
+
+
+def texts_of(rows: Iterable[Row]) -> list[str]:
+    """The response of every row, several turns joined by a line feed."""
+    return ["\n".join(row.responses) for row in rows]
+
+
+def make_pool(counted: Counted, k: int, published: list[Counted]) -> Pool:
+    """Draw the paper's selection of a dataset and the controls that the paper lacks, named as arms."""
+    count = functools.partial(lengths.count_again, measure="nltk_words")
+    drawn = {}
+    for name in (arm_name(counted.name, k, rule) for rule in RULES):
+        positions = draw.draw(arms.parse_arm(name), counted.rows, count, lengths.trained_tokens)
+        drawn[name] = counted.take(name, positions)
+    return Pool(counted, k, drawn, published)
+
+
+def arm_name(pool: str, k: int, rule: str) -> str:
+    """Name of the arm that a rule draws from a pool, as `arms.parse_arm` reads it."""
+    prefix = next((prefix for prefix, source in arms.POOLS.items() if source == pool), "own")
+    if "matched" in rule and k == arms.DEFAULT_K:  # its k is the budget's, not its size, and goes without saying
+        return f"{prefix}-{rule}"
+    return f"{prefix}-{k // 1000}k-{rule}" if k % 1000 == 0 else f"{prefix}-{k}-{rule}"
+
+
+# --- lengths -------------------------------------------------------------------------------------------------------
+
+
+def tabulate_lengths(datasets: Iterable[Counted]) -> Iterator[Record]:
+    """Per dataset: rows; mean, median, least and most NLTK words of a response; mean under the other measures."""
+    for dataset in datasets:
+        words = dataset.lengths["nltk_words"]
+        record: Record = {"dataset": dataset.name, "rows": len(words), "mean": _round(words.mean())}
+        record |= {"median": float(np.median(words)), "min": int(words.min()), "max": int(words.max())}
+        others = [measure for measure in dataset.lengths if measure != "nltk_words"]
+        yield record | {f"mean_{measure}": _round(dataset.lengths[measure].mean()) for measure in others}
+
+
+def tabulate_histograms(datasets: Iterable[Counted]) -> Iterator[Record]:
+    """Per dataset and bin: rows with low <= NLTK words < high, on an axis shared by all."""
+    counted = {dataset.name: dataset.lengths["nltk_words"] for dataset in datasets}
+    edges = bin_edges(max(int(words.max()) for words in counted.values()))
+    for name, words in counted.items():
+        for low, high, rows in zip(edges, edges[1:], np.histogram(words, edges)[0], strict=False):
+            yield {"dataset": name, "low": low, "high": high, "rows": int(rows)}
+
+
+def bin_edges(longest: int) -> list[int]:
+    """Whole numbers 0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 13, 16, 19, ... up to the first above `longest`.
+
+    The bins grow by a quarter of an octave, so that they are equally wide on a logarithmic axis.
+    """
+    grid = (round(2 ** (step / BINS_PER_OCTAVE)) for step in itertools.count())
+    edges = {0}
+    for edge in grid:
+        edges.add(edge)
+        if edge > longest:
+            return sorted(edges)
+    raise AssertionError("the grid has no end")
+
+
+def tabulate_budget(datasets: Iterable[Counted]) -> Iterator[Record]:
+    """Per training set: tokens in the loss per epoch, those of every response and one end of sequence per row."""
+    for dataset in datasets:
+        total, rows = int(dataset.trained.sum()), len(dataset.rows)
+        unit = "Llama-2 tokens" if "tokens" in dataset.lengths else "NLTK words"
+        yield {"arm": dataset.name, "rows": rows, "trained": total, "per_row": _round(total / rows), "unit": unit}
+
+
+# --- selections ----------------------------------------------------------------------------------------------------
+
+
+def tabulate_measures(pools: Iterable[Pool]) -> Iterator[Record]:
+    """Per pool and measure: how many of the k longest under that measure are in the reference selection."""
+    for pool in pools:
+        reference, k = pool.reference, pool.k
+        chance = _round(k * k / len(pool.counted.rows))
+        for measure, text, positions in _rivals(pool):
+            shared = len({pool.counted.rows[i].id for i in positions} & reference.ids)
+            record = {"pool": pool.counted.name, "k": k, "reference": reference.name, "measure": measure}
+            yield record | {"text": text, "shared": shared, "by_chance": chance}
+
+
+def _rivals(pool: Pool) -> Iterator[tuple[str, str, Lengths]]:
+    rows, k = pool.counted.rows, pool.k
+    for measure, values in pool.counted.lengths.items():
+        yield measure, "response", topk.top_k(values, k)
+    parts = zip(rows, texts_of(rows), strict=True)
+    yield (
+        "chars",
+        "whole example",
+        topk.longest([row.instruction + row.input + text for row, text in parts], k, "chars"),
+    )
+    yield "chars", "instruction", topk.longest([row.instruction for row in rows], k, "chars")
+
+
+def tabulate_overlaps(pools: Iterable[Pool]) -> Iterator[Record]:
+    """Per pair of selections from one pool (each with itself too): rows in both, by their number in the pool."""
+    for pool in pools:
+        selections = [*pool.drawn.values(), *pool.published]
+        for left, right in itertools.combinations_with_replacement(selections, 2):
+            sizes = len(left.rows), len(right.rows)
+            record: Record = {"pool": pool.counted.name, "left": left.name, "right": right.name}
+            record |= {"shared": len(left.ids & right.ids), "of": min(sizes)}
+            yield record | {"by_chance": _round(sizes[0] * sizes[1] / len(pool.counted.rows))}
+
+
+def tabulate_scores(datasets: Iterable[Counted]) -> Iterator[Record]:
+    """Per dataset that carries the ratings by GPT-3.5 (AlpaGasus', 0 to 5): rows at each score."""
+    for dataset in datasets:
+        scores = Counter(row.score for row in dataset.rows if row.score is not None)
+        rated = scores if set(scores) != {0.0} else {}  # LIMA's rows carry a 0 that nobody gave
+        for score in sorted(rated):
+            yield {"dataset": dataset.name, "score": score, "rows": scores[score]}
+
+
+# --- content -------------------------------------------------------------------------------------------------------
+
+
+def tabulate_content(pools: Iterable[Pool]) -> Iterator[Record]:
+    """Per pool: traits and frequent first verbs, as rows and shares (0 to 1) of the k longest and of the whole pool."""
+    for pool in pools:
+        chosen, whole = _count_content(pool.longest.rows), _count_content(pool.counted.rows)
+        for kind, value in _frequent(chosen, whole):
+            counts: Record = {"in_selection": chosen[kind, value], "in_pool": whole[kind, value]}
+            shares = {"share_selection": _round(counts["in_selection"] / len(pool.longest.rows))}
+            shares["share_pool"] = _round(counts["in_pool"] / len(pool.counted.rows))
+            record: Record = {"pool": pool.counted.name, "selection": pool.longest.name, "kind": kind, "value": value}
+            yield record | counts | shares
+
+
+def _count_content(rows: Iterable[Row]) -> Counter[tuple[str, str]]:
+    counts: Counter[tuple[str, str]] = Counter()
+    for row in rows:
+        counts.update(("trait", trait) for trait in find_traits(row))
+        counts["first verb", first_verb(row.instruction)] += 1
+    return counts
+
+
+def _frequent(chosen: Counter[tuple[str, str]], whole: Counter[tuple[str, str]]) -> list[tuple[str, str]]:
+    traits = [("trait", trait) for trait in TRAITS]
+    verbs = [
+        sorted((key for key in counts if key[0] == "first verb" and key[1]), key=lambda key: (-counts[key], key))
+        for counts in (chosen, whole)
+    ]
+    return list(dict.fromkeys([*traits, *verbs[0][:VERBS], *verbs[1][:VERBS]]))
+
+
+# Terminal punctuation, or a sign that closes a quotation, a bracket, a line of code or a tag.
+_FINISHED = re.compile(r"""[.!?:;"'”’)\]}>`]\s*\Z""")
+_LIST_ITEM = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s", re.MULTILINE)
+
+TRAITS = {
+    "has an input": lambda row: bool(row.input),
+    "unfinished end": lambda row: not _FINISHED.search(row.response),
+    "holds a list": lambda row: len(_LIST_ITEM.findall(row.response)) >= 2,
+    "repeats itself": lambda row: repeated_share(row.response) > REPEATED,
+}
+"""What is looked for in a row. Unfinished: the response ends without terminal punctuation or a closing sign."""
+
+
+def find_traits(row: Row) -> list[str]:
+    """The traits that a row has."""
+    return [trait for trait, holds in TRAITS.items() if holds(row)]
+
+
+def repeated_share(text: str, size: int = 8) -> float:
+    """Share (0 to 1) of a text's word 8-grams that occurred earlier in it."""
+    words = text.split()
+    grams = [tuple(words[i : i + size]) for i in range(len(words) - size + 1)]
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+def _round(value: float) -> float:
+    return round(float(value), 4)

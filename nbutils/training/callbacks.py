@@ -1,0 +1,177 @@
+"""What happens while a model trains: sealed checkpoints, progress, the loss curve, sample answers."""
+
+import json
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import TrainerCallback
+
+from nbutils import data, prompts
+from nbutils.core import disk
+from nbutils.core.devices import peak_memory_gb
+from nbutils.core.errors import InputError
+from nbutils.core.progress import track
+from nbutils.core.settings import Training
+
+MARKER = "complete.json"
+
+
+class CheckpointSeal(TrainerCallback):
+    """Writes the names and sizes of a checkpoint's files beside them, once all of them are on disk."""
+
+    def on_save(self, args: Any, state: Any, control: Any, **named: Any) -> None:
+        """Seal the checkpoint that the trainer has just written."""
+        if state.is_world_process_zero:
+            seal(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+
+
+def seal(checkpoint: Path) -> None:
+    """Mark a checkpoint as whole."""
+    disk.write_json(checkpoint / MARKER, _sizes(checkpoint))
+
+
+def last_complete_checkpoint(folder: Path) -> Path | None:
+    """The newest sealed checkpoint whose files all have the sizes they were sealed with; None where there is none."""
+    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
+    return next((path for path in found if _is_whole(path)), None)
+
+
+def step_of(checkpoint: Path | None) -> int:
+    """How many optimizer steps a checkpoint has behind it; 0 without one."""
+    return int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    try:
+        sealed = json.loads((checkpoint / MARKER).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    present = _sizes(checkpoint)
+    return all(present.get(name) == size for name, size in sealed.items())
+
+
+def _sizes(checkpoint: Path) -> dict[str, int]:
+    files = (path for path in checkpoint.rglob("*") if path.is_file() and path.name != MARKER)
+    return {path.relative_to(checkpoint).as_posix(): path.stat().st_size for path in files}
+
+
+def epochs_after(steps: Sequence[np.ndarray], rows: int) -> np.ndarray:
+    """Epochs behind each step of a plan: examples trained on so far over the arm's rows."""
+    return np.cumsum([len(step) for step in steps]) / rows
+
+
+class Progress(TrainerCallback):
+    """One line (or bar) with loss, speed, memory and time left; stops at a loss that is not a number.
+
+    The speed is in tokens a second where the trainer counts `tokens_seen`, as `PackedTrainer` does.
+    """
+
+    def __init__(self, trainer: Any, label: str):
+        self.trainer, self.label = trainer, label
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **named: Any) -> None:
+        """Begin to count, behind the steps of an earlier run."""
+        self.started = time.monotonic()
+        is_speaking = state.is_world_process_zero
+        self.bar = track([], self.label, total=state.max_steps, initial=state.global_step) if is_speaking else None
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **named: Any) -> None:
+        """Show a step's loss."""
+        if "loss" not in (logs or {}):
+            return
+        loss = float((logs or {})["loss"])
+        if not math.isfinite(loss):
+            raise InputError(f"{self.label}: loss is {loss} at step {state.global_step}: lower training.learning_rate")
+        if self.bar is not None:
+            self.bar.set_postfix_str(f"loss {loss:.3f}{self._speed()}, {peak_memory_gb():.1f} GB", refresh=False)
+            self.bar.update(state.global_step - self.bar.n)
+
+    def _speed(self) -> str:
+        seen = getattr(self.trainer, "tokens_seen", 0)
+        return f", {seen / (time.monotonic() - self.started):,.0f} tokens/s" if seen else ""
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **named: Any) -> None:
+        """End the line."""
+        if self.bar is not None:
+            self.bar.close()
+
+
+class SampleAnswers(TrainerCallback):
+    """After every epoch, the model's greedy answers to the same few prompts, in `samples.jsonl`."""
+
+    def __init__(self, path: Path, tokenizer: Any, settings: Training, epochs: np.ndarray):
+        self.path, self.tokenizer, self.settings, self.epochs = path, tokenizer, settings, epochs
+        self.prompts = data.load_prompts("sample")[: settings.sample_prompts]
+        self.records = disk.read_jsonl(path) if path.is_file() else []
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **named: Any) -> None:
+        """Forget answers later than the checkpoint that the run continues from; a fresh run asks the base model."""
+        self.records = [record for record in self.records if record["step"] <= state.global_step]
+        if state.global_step == 0:
+            self._ask(state, named["model"])
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **named: Any) -> None:
+        """Ask when a step has ended an epoch, and after the last one."""
+        before, now = (self.epochs[state.global_step - 2] if state.global_step > 1 else 0.0), self._epoch(state)
+        if int(now + 1e-9) > int(before + 1e-9) or state.global_step == state.max_steps:
+            self._ask(state, named["model"])
+
+    def _epoch(self, state: Any) -> float:
+        return float(self.epochs[state.global_step - 1]) if state.global_step else 0.0
+
+    def _ask(self, state: Any, model: Any) -> None:
+        if not self.prompts or not state.is_world_process_zero:
+            return
+        model.eval()
+        answers = [self._answer(model, prompt) for prompt in self.prompts]
+        model.train()
+        at = {"step": state.global_step, "epoch": round(self._epoch(state), 4)}
+        self.records = [record for record in self.records if record["step"] != state.global_step]
+        self.records += [{**at, **answer} for answer in answers]
+        disk.write_jsonl(self.path, self.records)
+
+    def _answer(self, model: Any, prompt: Any) -> dict[str, Any]:
+        import torch
+
+        ids = prompts.encode_prompt(prompt, self.tokenizer, self.settings.prompt_style)
+        given = torch.tensor([ids], device=model.device)
+        with torch.no_grad():
+            made = model.generate(
+                input_ids=given,
+                attention_mask=torch.ones_like(given),
+                do_sample=False,
+                temperature=None,
+                top_p=None,
+                max_new_tokens=self.settings.sample_tokens,
+                eos_token_id=self.tokenizer.eos_token_id,
+                pad_token_id=self.tokenizer.pad_token_id,
+            )[0, len(ids) :].tolist()
+        stopped = made[-1] == self.tokenizer.eos_token_id
+        response = self.tokenizer.decode(made, skip_special_tokens=True)
+        return {"prompt": prompt.text, "response": response, "n_tokens": len(made), "stopped": stopped}
+
+
+def loss_table(history: Sequence[dict[str, Any]], epochs: np.ndarray) -> list[dict[str, Any]]:
+    """One record a step: `step`, `epoch`, `loss`, `learning_rate`, `grad_norm`."""
+    return [
+        {
+            "step": entry["step"],
+            "epoch": round(float(epochs[entry["step"] - 1]), 4),
+            "loss": round(float(entry["loss"]), 6),
+            "learning_rate": float(entry["learning_rate"]),
+            "grad_norm": round(float(entry["grad_norm"]), 6),
+        }
+        for entry in history
+        if "loss" in entry
+    ]
+
+
+def summarise_loss(history: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Mean loss of the first and of the last quarter of the steps: that of single steps is noisy."""
+    losses = [float(entry["loss"]) for entry in history if "loss" in entry]
+    quarter = max(1, len(losses) // 4)
+    return {"first_loss": sum(losses[:quarter]) / quarter, "last_loss": sum(losses[-quarter:]) / quarter}

@@ -1,0 +1,217 @@
+"""Before anything loads: how much memory fine-tuning will take and about how long, and whether it can fit at all.
+
+The model is built without weights (torch's meta device), so that the counts are the architecture's own.
+"""
+
+import os
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from nbutils.core.devices import Precision
+from nbutils.core.errors import InputError
+from nbutils.core.settings import Profile
+from nbutils.prompts import Example
+from nbutils.training import models
+
+# NF4 with double quantisation (2305.14314, section 3): 4 bits, an 8-bit constant per 64 weights, and a 32-bit one per
+# 256 of those.
+NF4_BYTES = (4 + 8 / 64 + 32 / (64 * 256)) / 8
+# Share of a plain matrix product's speed that training reaches; our assumption.
+ASSUMED_SHARE = 0.5
+GB = 1e9
+
+
+class Shape(NamedTuple):
+    """A decoder's sizes: parameters of its linear layers (output layer apart) and of everything else."""
+
+    linear: int
+    other: int
+    largest_linear: int
+    lora_per_rank: int
+    layers: int
+    hidden: int
+    intermediate: int
+    vocabulary: int
+
+
+class Footprint(NamedTuple):
+    """Bytes by part, floating-point operations of the whole run, and the seconds that they take."""
+
+    parts: dict[str, float]
+    flops: float
+    seconds: float
+
+    @property
+    def bytes(self) -> float:
+        """All parts together."""
+        return sum(self.parts.values())
+
+    def __str__(self) -> str:
+        parts = ", ".join(f"{name} {_size(size)}" for name, size in self.parts.items() if size)
+        return f"needs about {_size(self.bytes)} ({parts}) and {_duration(self.seconds)} ({self.flops:.2e} FLOP)"
+
+
+def _size(size: float) -> str:
+    return f"{size / GB:.1f} GB" if size >= GB else f"{size / 1e6:.0f} MB"
+
+
+def _duration(seconds: float) -> str:
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 90
+        else f"{seconds / 60:.0f} min"
+        if seconds < 5400
+        else f"{seconds / 3600:.1f} h"
+    )
+
+
+def check_fit(
+    profile: Profile, seed: int, precision: Precision, steps: Sequence[Any], examples: list[Example]
+) -> Footprint:
+    """Print the estimate beside what the device has. Raises InputError, with the mend, where it cannot fit."""
+    made = estimate(read_shape(profile, seed), profile, precision, steps, examples)
+    # Sharded weights are spread over the processes; activations are not.
+    available = available_bytes(precision) * (models.processes() if models.is_sharded() else 1)
+    print(f"estimate: {made}; {precision.device} has {_size(available)} free", flush=True)
+    if made.bytes - made.parts["activations"] > available:
+        raise InputError(f"{profile.name}: {made}, but {precision.device} has {_size(available)}: {_mend(profile)}")
+    return made
+
+
+def _mend(profile: Profile) -> str:
+    settings = profile.training
+    if settings.method != "qlora":
+        return "set training.method = 'qlora', or share the work among GPUs (docs/multi-gpu.md)"
+    if not settings.gradient_checkpointing:
+        return "set training.gradient_checkpointing = true"
+    return "lower training.tokens_per_row or max_length, or choose a smaller model (profile colab-t4)"
+
+
+def read_shape(profile: Profile, seed: int) -> Shape:
+    """Sizes of the profile's base model, from its configuration alone."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    config = models.load_config(profile, seed)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    linears = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and module is not model.get_output_embeddings()
+    }
+    linear = sum(module.weight.numel() for module in linears.values())
+    return Shape(
+        linear=linear,
+        other=sum(weight.numel() for weight in model.parameters()) - linear,
+        largest_linear=max(module.weight.numel() for module in linears.values()),
+        lora_per_rank=sum(module.in_features + module.out_features for module in linears.values()),
+        layers=config.num_hidden_layers,
+        hidden=config.hidden_size,
+        intermediate=config.intermediate_size,
+        vocabulary=config.vocab_size,
+    )
+
+
+def estimate(
+    shape: Shape, profile: Profile, precision: Precision, steps: Sequence[Any], examples: Sequence[Example]
+) -> Footprint:
+    """Memory at its peak, operations and time of a planned run."""
+    lengths = [len(examples[i].input_ids) for step in steps for i in step]
+    flops = count_flops(shape, profile, lengths)
+    return Footprint(
+        _memory(shape, profile, precision, examples), flops, flops / (measure_flops(precision) * ASSUMED_SHARE)
+    )
+
+
+def count_flops(shape: Shape, profile: Profile, lengths: Sequence[int]) -> float:
+    """Operations of a run over examples of these token counts: 2 per weight and token and pass, and attention.
+
+    A frozen weight takes two passes, a trained one three; recomputation adds a forward pass. Attention is counted in
+    full, as a masked product executes it; kernels that skip what is masked do about half of it. All of a row's tokens
+    are taken to go through the output layer, of which only the trained ones do.
+    """
+    settings = profile.training
+    passes, recomputed = (3 if settings.method == "full" else 2), int(settings.gradient_checkpointing)
+    adapters = 0 if settings.method == "full" else (3 + recomputed) * shape.lora_per_rank * settings.lora_rank
+    tokens = float(sum(lengths))
+    head = passes * shape.vocabulary * shape.hidden
+    attention = 4 * shape.layers * shape.hidden * sum(float(length) ** 2 for length in lengths)
+    return 2 * tokens * ((passes + recomputed) * shape.linear + head + adapters) + attention * (3 + recomputed)
+
+
+def _memory(shape: Shape, profile: Profile, precision: Precision, examples: Sequence[Example]) -> dict[str, float]:
+    settings, width = profile.training, precision.torch_dtype.itemsize
+    trained = shape.linear + shape.other if settings.method == "full" else shape.lora_per_rank * settings.lora_rank
+    moments = 2 if "8bit" in settings.optimizer else 8
+    frozen = {
+        "full": 0.0,
+        "lora": (shape.linear + shape.other) * width,
+        "qlora": shape.linear * NF4_BYTES + shape.other * width,
+    }[settings.method]
+    row = min(settings.tokens_per_row or settings.max_length, sum(len(example.input_ids) for example in examples))
+    return {
+        "weights": frozen + 4.0 * trained,
+        "gradients": 4.0 * trained,
+        "optimizer": float(moments * trained),
+        "activations": row * activation_bytes(shape, profile, width) + row * shape.vocabulary * 12.0,
+        "unpacked weights": float(shape.largest_linear * width) if settings.method == "qlora" else 0.0,
+    }
+
+
+def activation_bytes(shape: Shape, profile: Profile, width: int) -> float:
+    """Bytes kept for the backward pass per token; `width` is that of the compute dtype.
+
+    What a Llama layer keeps, counted in vectors of its width and of its inner width: queries, keys, values, their
+    rotations, the attention's output and the norms' inputs (fp32), and three products of the gated layer. Weights
+    that are trained need their inputs as well. Each of seven adapters keeps a copy of its input, and with dropout a
+    mask. With recomputation one vector a layer remains, and one layer's worth at a time. The tests compare this with
+    what autograd really keeps.
+    """
+    settings, hidden, inner = profile.training, shape.hidden, shape.intermediate
+    if settings.method == "full":
+        layer = width * (10 * hidden + 4 * inner) + 4 * 4 * hidden
+    else:
+        per_input = width + (4 if settings.lora_dropout else 0)
+        layer = width * (8 * hidden + 3 * inner) + 4 * 2 * hidden + per_input * (6 * hidden + inner)
+    kept = width * hidden
+    return shape.layers * kept + layer if settings.gradient_checkpointing else shape.layers * layer
+
+
+# --- the device ----------------------------------------------------------------------------------------------------
+
+
+def available_bytes(precision: Precision) -> float:
+    """Free memory of the GPU, or of the machine."""
+    import torch
+
+    if precision.device == "cuda":
+        return float(torch.cuda.mem_get_info()[0])
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            return next(float(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
+    except OSError:
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+
+
+def measure_flops(precision: Precision, seconds: float = 0.2) -> float:
+    """Operations per second of a large matrix product here and now, in the compute dtype."""
+    import torch
+
+    size = 4096 if precision.device == "cuda" else 1024
+    left = torch.ones(size, size, device=precision.device, dtype=precision.torch_dtype)
+    _multiply(left, precision)
+    started, products = time.perf_counter(), 0
+    while time.perf_counter() - started < seconds:
+        _multiply(left, precision)
+        products += 1
+    return products * 2 * size**3 / (time.perf_counter() - started)
+
+
+def _multiply(left: Any, precision: Precision) -> None:
+    import torch
+
+    left @ left
+    if precision.device == "cuda":
+        torch.cuda.synchronize()

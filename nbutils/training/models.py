@@ -1,0 +1,176 @@
+"""Loading base models and tokenizers: from the Hub, from a local folder, or the profile's own tiny one."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from nbutils.core import manifests
+from nbutils.core.devices import Precision
+from nbutils.core.errors import InputError
+from nbutils.core.progress import quiet_libraries
+from nbutils.core.settings import Profile, is_offline
+from nbutils.training import tiny_base
+
+
+def base_location(profile: Profile, seed: int) -> str:
+    """Hub id or folder of the profile's base model; the tiny one is trained first if need be."""
+    if profile.model.base == "tiny":
+        return str(tiny_base.run(profile, seed).folder / "model")
+    return profile.model.base
+
+
+def base_fingerprint(profile: Profile, seed: int) -> str:
+    """What identifies the base model's bytes: the tiny one's hash, or repository and revision."""
+    if profile.model.base == "tiny":
+        return manifests.upstream(tiny_base.plan(profile, seed))
+    return f"{profile.model.base}@{profile.model.revision}"
+
+
+def load_tokenizer(profile: Profile, seed: int) -> Any:
+    """The base model's tokenizer, with a padding token that is not the end-of-sequence token."""
+    from transformers import AutoTokenizer
+
+    quiet_libraries()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(base_location(profile, seed), **_revision(profile))
+    except (OSError, ValueError) as error:
+        raise InputError(f"base model {profile.model.base}: {str(error).splitlines()[0]}") from None
+    if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
+        # Padding with EOS would mask the EOS labels, and the model would never learn to stop. The paper pads with
+        # <unk> as well.
+        if tokenizer.unk_token is None:
+            raise InputError(f"{profile.model.base}: its tokenizer has neither a padding nor an unknown token")
+        tokenizer.pad_token = tokenizer.unk_token
+    return tokenizer
+
+
+def load_config(profile: Profile, seed: int) -> Any:
+    """The base model's configuration, without its weights."""
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(base_location(profile, seed), **_revision(profile))
+    except (OSError, ValueError) as error:
+        raise InputError(f"base model {profile.model.base}: {str(error).splitlines()[0]}") from None
+
+
+def load_base(profile: Profile, seed: int, precision: Precision, quantised: bool, trains: bool) -> Any:
+    """The base model, in NF4 with double quantisation when `quantised`.
+
+    trains: gradients or a merge will follow. On CPUs with AVX512-BF16 bitsandbytes 0.50 repacks NF4 weights in place
+    at the first forward in eval mode, which silently corrupts both; such a model then keeps the plain layout.
+    """
+    from transformers import AutoModelForCausalLM
+
+    model: Any
+    # Weights that are trained themselves are kept in fp32, as in the paper's run under bf16 autocast.
+    is_trained_itself = trains and profile.training.method == "full"
+    options: dict[str, Any] = {"dtype": "float32" if is_trained_itself else precision.torch_dtype, **_revision(profile)}
+    options["attn_implementation"] = _attention(profile, trains)
+    if quantised:
+        options["quantization_config"] = _nf4(precision)
+        # FSDP puts the weights where they belong by itself.
+        options |= {} if is_sharded() else {"device_map": {"": precision.local_device}}
+    try:
+        model = AutoModelForCausalLM.from_pretrained(base_location(profile, seed), **options)
+    except ImportError as error:
+        raise InputError(f"model.attention = '{profile.model.attention}': {str(error).splitlines()[0]}") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"base model {profile.model.base}: {str(error).splitlines()[0]}") from None
+    if quantised and trains:
+        keep_plain_layout(model)
+    return model if quantised or is_sharded() else model.to(precision.local_device)
+
+
+def _attention(profile: Profile, trains: bool) -> str:
+    if not trains or profile.model.attention != "sdpa":
+        return profile.model.attention
+    from nbutils.training import trainer
+
+    return trainer.register()
+
+
+def keep_plain_layout(model: Any) -> None:
+    """Forbid the in-place repacking of NF4 weights on AVX512-BF16 CPUs (see `load_base`)."""
+    import bitsandbytes
+
+    for module in model.modules():
+        if isinstance(module, bitsandbytes.nn.Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+
+
+def load_tuned(profile: Profile, seed: int, precision: Precision, folder: Path) -> Any:
+    """A fine-tuned model for generation: the base with its adapter, or the full model that training wrote."""
+    if profile.training.method == "full":
+        from transformers import AutoModelForCausalLM
+
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=precision.torch_dtype)
+        return model.to(precision.device).eval()
+    from peft import PeftModel
+
+    quantised = profile.training.method == "qlora"
+    base = load_base(profile, seed, precision, quantised, trains=False)
+    return PeftModel.from_pretrained(base, folder).eval()
+
+
+def processes() -> int:
+    """How many processes train together, as their launcher says."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_sharded() -> bool:
+    """Whether the launcher has asked for FSDP."""
+    return os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
+
+
+# --- checks --------------------------------------------------------------------------------------------------------
+
+
+def check_saved_tokenizer(folder: Path, tokenizer: Any) -> None:
+    """Read a saved tokenizer again and assert its end of sequence, its padding and that the two still differ."""
+    from transformers import AutoTokenizer
+
+    saved = AutoTokenizer.from_pretrained(folder)
+    if saved.pad_token_id == saved.eos_token_id:
+        raise InputError(f"{folder}: its tokenizer pads with the end-of-sequence token: training would mask it")
+    for name in ("eos_token_id", "pad_token_id", "bos_token_id"):
+        if getattr(saved, name) != getattr(tokenizer, name):
+            raise InputError(f"{folder}: {name} was {getattr(tokenizer, name)} and is {getattr(saved, name)}")
+
+
+def check_saved_adapter(folder: Path, model: Any) -> None:
+    """Assert that every trained tensor of an adapter is on disk, number for number."""
+    import torch
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    saved, trained = load_file(folder / "adapter_model.safetensors"), get_peft_model_state_dict(model)
+    if not all(bool(tensor.isfinite().all()) for tensor in trained.values()):
+        raise InputError(f"{folder}: training has left weights that are not numbers: lower training.learning_rate")
+    if unlike := [name for name in trained if not torch.equal(saved.get(name, torch.empty(0)), trained[name].cpu())]:
+        raise InputError(f"{folder}: the saved adapter differs from the trained one, first in {unlike[0]}: train again")
+
+
+def _nf4(precision: Precision) -> Any:
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=precision.torch_dtype,
+        # FSDP shards tensors of one floating dtype only; elsewhere the packed bytes are kept as bytes.
+        bnb_4bit_quant_storage=precision.torch_dtype if is_sharded() else None,
+    )
+
+
+def _revision(profile: Profile) -> dict[str, Any]:
+    """Which version of a model of the Hub is meant, and whether the network may be asked for it."""
+    if profile.model.base == "tiny" or Path(profile.model.base).is_dir():
+        return {}
+    return {"revision": profile.model.revision, "local_files_only": is_offline()}
+
+
+def weights_name(profile: Profile) -> str:
+    """Folder of what was trained: `adapter`, or `model` after full fine-tuning."""
+    return "model" if profile.training.method == "full" else "adapter"

@@ -1,0 +1,89 @@
+"""Which examples make up each optimizer step, and how a step's examples lie in flat rows without padding.
+
+The official recipe pads every row to 2,048 tokens, of which the 1,000 longest Alpaca rows fill a fifth. Here a step's
+examples are laid end to end in rows of at most `tokens_per_row` tokens: nothing is padded, no example is cut, and the
+step keeps its number of examples. What a token adds to the loss is fixed before anything runs (`token_weights`).
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from nbutils.core.errors import InputError
+
+WEIGHTINGS = ("token", "example", "paper")
+
+
+def plan_steps(rows: int, examples_per_step: int, epochs: float, epoch_end: str, seed: int) -> list[np.ndarray]:
+    """Row numbers of every optimizer step of a run; each epoch is a fresh permutation.
+
+    epoch_end: `carry` does what the official run's trainer did (transformers 4.34.1): the rows that an epoch leaves
+    over begin the next step together with the next epoch's, and a run has `epochs * (rows // examples_per_step)`
+    steps. 1,000 rows in steps of 128 over 15 epochs are 105 steps, which is 13.44 epochs. `short` ends every epoch
+    with a smaller step: 120 steps, 15 whole epochs.
+    """
+    if epoch_end == "short":
+        return _steps_with_short_ends(rows, examples_per_step, epochs, seed)
+    size = min(rows, examples_per_step)
+    steps = max(1, math.ceil(epochs * (rows // size)))
+    stream = np.concatenate([_permutation(rows, seed, epoch) for epoch in range(math.ceil(steps * size / rows))])
+    return [stream[step * size : (step + 1) * size] for step in range(steps)]
+
+
+def _steps_with_short_ends(rows: int, size: int, epochs: float, seed: int) -> list[np.ndarray]:
+    per_epoch = math.ceil(rows / size)
+    orders = [_permutation(rows, seed, epoch) for epoch in range(math.ceil(epochs))]
+    steps = [order[start : start + size] for order in orders for start in range(0, rows, size)]
+    return steps[: max(1, math.ceil(epochs * per_epoch))]
+
+
+def _permutation(rows: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng([seed, epoch]).permutation(rows)
+
+
+def pack_rows(lengths: Sequence[int], capacity: int, processes: int = 1) -> list[list[int]]:
+    """Lay examples of the given token counts into rows of at most `capacity` tokens, by first fit, longest first.
+
+    Returns the examples' positions, row by row, the fullest row first. With several processes the number of rows is
+    a multiple of theirs wherever there are examples enough, so that all make the same number of passes. Raises
+    InputError for an example longer than a row.
+    """
+    if max(lengths) > capacity:
+        raise InputError(f"an example of {max(lengths)} tokens does not fit rows of {capacity}: raise tokens_per_row")
+    rows: list[list[int]] = []
+    room: list[int] = []
+    for position in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        row = next((i for i, free in enumerate(room) if free >= lengths[position]), len(rows))
+        if row == len(rows):
+            rows.append([])
+            room.append(capacity)
+        rows[row].append(position)
+        room[row] -= lengths[position]
+    _split_rows(rows, processes)
+    return sorted(rows, key=lambda row: (-sum(lengths[i] for i in row), row))
+
+
+def _split_rows(rows: list[list[int]], processes: int) -> None:
+    # The row with most examples is halved until the rows go evenly among the processes.
+    while len(rows) % processes and (widest := max(rows, key=len))[1:]:
+        rows.append(widest[1::2])
+        del widest[1::2]
+
+
+def token_weights(trained: Sequence[int], weighting: str) -> np.ndarray:
+    """What each trained token of each example of a step adds to the step's loss; the tokens' weights sum to 1.
+
+    trained: trained tokens of each example, in the step's order. weighting: `token`, every token of the step alike;
+    `example`, every example alike; `paper`, the mean over pairs of neighbours of each pair's token mean, as the
+    official run's micro-batches of two give it (last one alone if the number is odd).
+    """
+    counts = np.asarray(trained, dtype=np.float64)
+    if weighting == "token":
+        return np.full(len(counts), 1 / counts.sum())
+    if weighting == "example":
+        return 1 / (len(counts) * counts)
+    if weighting != "paper":
+        raise InputError(f"unknown loss_weighting '{weighting}': choose one of {', '.join(WEIGHTINGS)}")
+    pairs = np.arange(len(counts)) // 2
+    return 1 / ((pairs[-1] + 1) * np.bincount(pairs, counts)[pairs])

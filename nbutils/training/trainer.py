@@ -1,0 +1,191 @@
+"""TRL's SFTTrainer over flat, unpadded rows: one batch is one optimizer step, attention stays within each example."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+from trl import SFTTrainer
+
+from nbutils.core.errors import InputError
+from nbutils.core.settings import Training
+from nbutils.prompts import IGNORED, Example
+from nbutils.training import packing
+
+NAME = "sdpa_by_example"
+
+
+def register() -> str:
+    """Make the attention known to transformers; returns its name."""
+    AttentionInterface.register(NAME, attend_by_example)
+    AttentionMaskInterface.register(NAME, sdpa_mask)
+    return NAME
+
+
+def attend_by_example(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    block_lengths: list[int] | None = None,
+    **options: Any,
+) -> tuple[torch.Tensor, None]:
+    """Causal attention of a flat row whose examples have `block_lengths` tokens; shapes (1, heads, tokens, size).
+
+    Without block_lengths (generation), and where an example is longer than the model's sliding window, attention is
+    SDPA's own with the mask that transformers made.
+    """
+    window = options.get("sliding_window")
+    if block_lengths is None or (window and max(block_lengths) > window):
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    blocks = zip(*(tensor.split(block_lengths, dim=2) for tensor in (query, key, value)), strict=True)
+    attended = [sdpa_attention_forward(module, q, k, v, None, **options)[0] for q, k, v in blocks]
+    return torch.cat(attended, dim=1), None
+
+
+class StepCollator:
+    """Turns one step's examples into this process's flat rows, with the weight of every trained token."""
+
+    def __init__(self, settings: Training, process: int = 0, processes: int = 1):
+        self.capacity = settings.tokens_per_row or settings.max_length
+        self.weighting = settings.loss_weighting
+        self.process, self.processes = process, processes
+
+    def __call__(self, batch: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """`rows`: the flat rows (see `flatten`); `tokens`: how many tokens the whole step has, on all processes."""
+        examples = [Example(**item) for item in batch]
+        lengths = [len(example.input_ids) for example in examples]
+        weights = packing.token_weights([example.trained for example in examples], self.weighting)
+        packed = packing.pack_rows(lengths, self.capacity, self.processes)
+        rows = [flatten([examples[i] for i in row], weights[row]) for row in packed]
+        while len(rows) % self.processes:
+            # Every process has to make as many passes as the others: this one adds nothing.
+            rows.append({**rows[-1], "weights": torch.zeros_like(rows[-1]["weights"])})
+        return {"rows": rows[self.process :: self.processes], "tokens": sum(lengths)}
+
+
+def flatten(examples: Sequence[Example], weights: np.ndarray) -> dict[str, Any]:
+    """Examples end to end, as a batch of one row.
+
+    `block_lengths`: tokens of each example.
+    `input_ids`, `position_ids`, `lengths` (of the example that each token belongs to): shape (1, tokens). `sources`:
+    the positions whose next token is trained; `targets`, `weights`: that token and what it adds to the loss.
+    """
+    lengths = [len(example.input_ids) for example in examples]
+    labels = np.concatenate([[IGNORED, *example.labels[1:]] for example in examples])
+    trained = np.flatnonzero(labels != IGNORED)
+    owner = np.repeat(np.arange(len(examples)), lengths)
+    return {
+        "block_lengths": lengths,
+        "input_ids": torch.tensor([[token for example in examples for token in example.input_ids]]),
+        "position_ids": torch.tensor([[position for length in lengths for position in range(length)]]),
+        "lengths": torch.from_numpy(np.repeat(lengths, lengths))[None],
+        "sources": torch.from_numpy(trained - 1),
+        "targets": torch.from_numpy(labels[trained]),
+        "weights": torch.from_numpy(weights[owner[trained]]).float(),
+    }
+
+
+def weighted_loss(model: Any, row: dict[str, Any]) -> torch.Tensor:
+    """What a flat row adds to its step's loss: the weighted sum of its trained tokens' cross-entropies.
+
+    Only positions that predict a trained token go through the output layer.
+    """
+    output = model(
+        input_ids=row["input_ids"],
+        position_ids=row["position_ids"],
+        use_cache=False,
+        logits_to_keep=row["sources"],
+        **({"block_lengths": row["block_lengths"]} if splits_attention(model) else {}),
+    )
+    losses = torch.nn.functional.cross_entropy(output.logits[0].float(), row["targets"], reduction="none")
+    return losses @ row["weights"]
+
+
+def splits_attention(model: Any) -> bool:
+    """Whether a model (or what a launcher has wrapped it in) attends by `packed_attention`."""
+    return getattr(model, "module", model).config._attn_implementation == NAME
+
+
+class PackedTrainer(SFTTrainer):
+    """SFTTrainer whose every step is planned ahead by `packing.plan_steps` and packed by `StepCollator`."""
+
+    def __init__(self, *arguments: Any, steps: Sequence[np.ndarray], settings: Training, **named: Any):
+        super().__init__(*arguments, **named)
+        self.steps, self.settings = steps, settings
+        self.noise: EmbeddingNoise | None = None
+        self.tokens_seen = 0
+        use_fp32_weights(self.model)
+
+    def get_train_dataloader(self) -> DataLoader:
+        """One batch a step. Every process reads every step and takes its own rows: there is nothing to shard."""
+        collator = StepCollator(self.settings, self.args.process_index, self.args.world_size)
+        batches = [step.tolist() for step in self.steps]
+        examples: Any = self.train_dataset
+        return DataLoader(examples, batch_sampler=batches, collate_fn=collator)
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        """Forward and backward over a step's rows; returns the step's loss (this process's part times processes)."""
+        model.train()
+        rows: Any = self._prepare_inputs(inputs["rows"])
+        total = torch.zeros((), device=self.args.device)
+        for number, row in enumerate(rows):
+            if self.noise:
+                self.noise.lengths = row["lengths"]
+            with self._syncing_gradients(model, number == len(rows) - 1), self.compute_loss_context_manager():
+                # DDP and FSDP average gradients over the processes; a step's loss is a sum over them.
+                loss = self._loss(model, row) * self.args.world_size
+                self.accelerator.backward(loss)
+            total += loss.detach()
+        self.tokens_seen += inputs["tokens"]
+        return total
+
+    def _loss(self, model: Any, row: dict[str, Any]) -> torch.Tensor:
+        try:
+            return weighted_loss(model, row)
+        except torch.OutOfMemoryError:
+            tokens = row["input_ids"].numel()
+            mend = "set gradient_checkpointing = true, or lower tokens_per_row or max_length"
+            raise InputError(f"out of GPU memory in a row of {tokens} tokens: {mend}") from None
+
+    def _syncing_gradients(self, model: Any, is_last: bool) -> AbstractContextManager[Any]:
+        # Gradients travel between processes once a step, with its last row.
+        return nullcontext() if is_last else self.accelerator.no_sync(model)
+
+
+def use_fp32_weights(model: Any) -> None:
+    """Keep what is trained in fp32, whatever TRL cast it to.
+
+    TRL casts the adapters of a quantised model to bf16, which has too few digits for AdamW's small steps and does not
+    exist on a T4: there the fp16 gradient scaler fails on it.
+    """
+    for weight in model.parameters():
+        if weight.requires_grad:
+            weight.data = weight.data.float()
+
+
+class EmbeddingNoise:
+    """NEFTune (2310.05914): in training, uniform noise of at most alpha / sqrt(L * d) on every embedded token.
+
+    scale: what L is. `padded`: always `max_length`, which is what the official run's padding to 2,048 made of it;
+    `example`: the length of the token's own example, as in the NEFTune paper. d is the embedding's width.
+    """
+
+    def __init__(self, model: Any, settings: Training, alpha: float):
+        self.alpha, self.is_padded, self.max_length = alpha, settings.neftune_scale == "padded", settings.max_length
+        self.lengths: torch.Tensor | None = None
+        model.get_input_embeddings().register_forward_hook(self._add)
+
+    def _add(self, module: Any, inputs: Any, embedded: torch.Tensor) -> torch.Tensor:
+        if not module.training or self.lengths is None:
+            return embedded
+        length = torch.full_like(self.lengths, self.max_length) if self.is_padded else self.lengths
+        size = self.alpha / (length * embedded.shape[-1]).float().sqrt()
+        noise = torch.empty_like(embedded, dtype=torch.float32).uniform_(-1, 1) * size[..., None]
+        return embedded + noise.to(embedded.dtype)

@@ -1,0 +1,122 @@
+"""AlpacaEval 2's published numbers come out again from its published judgments."""
+
+import json
+
+import numpy as np
+import pytest
+
+from nbutils import data
+from nbutils.analysis import comparison, leaderboards
+from nbutils.analysis.length_control import length_controlled_win_rate
+from nbutils.core.errors import InputError
+from nbutils.data import forms
+from nbutils.execution import tables
+from nbutils.figures import registry
+
+
+@pytest.fixture(scope="module")
+def board(mirror):
+    return leaderboards.load_board()
+
+
+@pytest.fixture(scope="module")
+def fits(board):
+    return leaderboards.compare_fits(board)
+
+
+def test_published_win_rates(board):
+    table = leaderboards.win_rates(board)
+    assert len(table) == 31, "one of the 32 models is not on the leaderboard"
+    assert (table.computed - table.published).abs().max() < 0.02
+
+
+def test_published_weights_give_the_published_control(board):
+    table = leaderboards.rates_of_weights(board)
+    far = (table.computed - table.published).abs()
+    assert len(table) == 199 and (far <= 0.01).sum() >= 195
+    assert far.median() < 1e-6
+
+
+def test_our_own_fits_are_as_near_as_they_should_be(fits):
+    found = {row["fit"]: row for row in leaderboards.summarise_fits(fits)}
+    assert all(row["models"] == 30 for row in found.values())
+    assert found["difficulty"]["mean_difference"] < 1.5 and found["difficulty"]["spearman"] > 0.97
+    assert found["anchored"]["mean_difference"] < 0.2 and found["anchored"]["spearman"] > 0.99
+    assert found["own_difficulty"]["mean_difference"] < 2.5 and found["own_difficulty"]["spearman"] > 0.98
+    assert found["log_ratio"]["mean_difference"] < found["length_only"]["mean_difference"] < 6.5
+
+
+def test_the_anchored_fit_finds_the_published_coefficients(board):
+    """On a model whose L1 penalty was weak: the leaderboard's own rate to a tenth of a point."""
+    anchor = leaderboards.recover_anchor(board)
+    found = 100 * leaderboards.anchored_win_rate(leaderboards.items_of(board, "claude-2.1"), anchor)
+    assert found == pytest.approx(board.leaderboard.length_controlled_winrate["claude-2.1"], abs=0.1)
+
+
+def test_what_is_recovered_of_the_gamed_variants(board):
+    anchor = leaderboards.recover_anchor(board)
+    assert anchor.sums.shape == (2,) and all(columns.shape == (805, 2) for columns in anchor.columns)
+    assert anchor.sums[0] > 0, "longer variants win more often"
+
+
+def test_difficulty_without_the_published_one(board):
+    own = leaderboards.estimate_difficulty(board, "claude")
+    assert own.shape == (805,) and np.isfinite(own).all()
+    assert np.corrcoef(own, board.difficulty)[0, 1] > 0.7
+    others = board.preferences[board.preferences.model != "claude"]
+    assert np.array_equal(own, leaderboards.estimate_difficulty(board._replace(preferences=others), "claude"))
+
+
+def test_items_are_matched_by_their_number(board):
+    """Three of its 805 answers are missing."""
+    items = leaderboards.items_of(board, "alpaca-7b_verbose")
+    assert len(items.preference) == 802 == len(set(items.idx))
+    lengths = board.lengths.set_index(["model", "idx"]).n_chars
+    place = int(np.flatnonzero(items.idx == 700)[0])
+    assert items.len_model[place] == lengths["alpaca-7b_verbose", 700]
+    assert items.len_baseline[place] == lengths["gpt4_1106_preview", 700]
+    assert items.difficulty[place] == board.difficulty[700]
+
+
+def test_judgments_go_through_the_same_analysis(board):
+    rows = leaderboards.judgments_of(board, ["claude", "alpaca-7b"])
+    assert len(rows) == 1610
+    found = {row["arm"]: row for row in comparison.analyse(rows, draws=20)}
+    assert found["claude"]["win_rate"] == pytest.approx(board.leaderboard.win_rate["claude"] / 100, abs=1e-4)
+    plain = length_controlled_win_rate(*leaderboards.items_of(board, "claude")[:3])
+    assert found["claude"]["length_controlled"] == pytest.approx(plain.value, abs=1e-4)
+    assert found["claude"]["position_bias"] is None, "the orders are not published"
+    known = length_controlled_win_rate(*leaderboards.items_of(board, "claude")[:4])
+    assert found["claude"]["length_controlled_difficulty"] == pytest.approx(known.value, abs=1e-4)
+    assert found["claude"]["length_controlled_difficulty"] < found["claude"]["length_controlled"] - 0.08
+
+
+def test_the_committed_tables_are_what_the_data_gives(mirror):
+    """Figures are drawn from them without the data."""
+    for name in ("alpaca-eval-fits", "alpaca-eval-variants", "cherry-bins"):
+        stored = registry.read_table(name, registry.FOLDER / "tables").to_dict("records")
+        for row, made in zip(stored, tables.TABLES[name](), strict=True):
+            for key, value in made.items():
+                expected = pytest.approx(value, abs=1e-3) if isinstance(value, float) else value
+                assert row[key] == expected, (name, key)
+
+
+def test_lengths_are_read_from_raw_outputs(tmp_path):
+    raw = [{"instruction": "B?", "output": "abc"}, {"instruction": "A?", "output": ""}]
+    (tmp_path / "m.json").write_text(json.dumps(raw))
+    convert = forms.converter("lengths", lambda: ["A?", "B?"])
+    assert list(convert("m", tmp_path / "m.json")) == [
+        {"model": "m", "idx": 1, "n_chars": 3},
+        {"model": "m", "idx": 0, "n_chars": 0},
+    ]
+
+
+def test_every_model_with_preferences_has_its_lengths_among_the_sources():
+    lengths = set(data.source("alpaca-eval-lengths").members)
+    assert lengths == set(data.source("alpaca-eval-preferences").members) | set(leaderboards.GAMED)
+
+
+def test_nothing_is_claimed_to_be_at_hand_without_the_data(no_data):
+    assert not leaderboards.is_at_hand()
+    with pytest.raises(InputError, match="source 'alpaca-eval-preferences' is not at hand"):
+        leaderboards.load_board()

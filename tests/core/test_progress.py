@@ -1,0 +1,61 @@
+"""Progress in a log: plain lines, whole and once."""
+
+import io
+import itertools
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nbutils.core import progress
+
+
+@given(st.lists(st.sampled_from(["\r1 of 2", "\r2 of 2", "\n", "\r", ""]), max_size=8))
+def test_lines_are_whole_and_none_comes_twice_in_a_row(written):
+    log = io.StringIO()
+    lines = progress._Lines(log)
+    for text in written:
+        lines.write(text)
+    shown = log.getvalue().splitlines()
+    assert all(a != b for a, b in itertools.pairwise(shown))
+    assert set(shown) == {text.strip() for text in written} - {""}
+
+
+def test_long_work_says_where_it_is(monkeypatch):
+    log = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", log)
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    bar = progress.track([], "rows", total=3, initial=1)
+    bar.start_t -= 5.0
+    bar.update()
+    bar.update()
+    bar.close()
+    shown = log.getvalue().splitlines()
+    assert [line.partition(",")[0] for line in shown] == ["rows: 2 of 3", "rows: 3 of 3"]
+    assert "\r" not in log.getvalue()
+
+
+def test_a_slow_first_item_is_left_out_of_the_estimate(monkeypatch):
+    log = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", log)
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    bar = progress.track([], "steps", total=12)
+    bar.start_t -= 100.0  # the first step: loading and compiling
+    bar.update()
+    bar.start_t -= 4.0  # two more take two seconds each
+    bar.update(2)
+    bar.start_t -= 18.0
+    bar.update(9)
+    bar.close()
+    first, third, last = log.getvalue().splitlines()
+    assert first == "steps: 1 of 12, 01:40 elapsed, ? left"
+    assert third == "steps: 3 of 12, 01:44 elapsed, 00:18 left"
+    assert last.startswith("steps: 12 of 12, 02:02 elapsed, 00:00 left")
+
+
+@pytest.mark.parametrize("text", ["", "\n"])
+def test_nothing_is_nothing(text):
+    log = io.StringIO()
+    progress._Lines(log).write(text)
+    assert log.getvalue() == ""

@@ -1,0 +1,653 @@
+"""An endpoint that misbehaves: what passes is tried again, what is final stops the run, and nothing becomes a score."""
+
+import datetime
+import email.utils
+import logging
+import socket
+import sys
+import time
+import traceback
+from types import SimpleNamespace
+
+import pytest
+from asking import CANARY, ask, count, echo, judge_at, questions
+from chat_server import Answer, completion, refusal, serving
+from pydantic import SecretStr
+
+from nbutils.core import judge_settings
+from nbutils.core.errors import InputError
+from nbutils.core.judge_settings import JudgeModel
+from nbutils.llm import endpoint, limits, protocol
+from nbutils.llm.client import Reply, StopAskingError, ask_all
+from nbutils.llm.endpoint import OpenAIBackend
+from nbutils.llm.protocol import is_same_model
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch):
+    monkeypatch.setenv("LIM_TEST_KEY", CANARY)
+    for proxy in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(proxy, raising=False)
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Retries without waiting."""
+    monkeypatch.setattr(endpoint, "_wait", lambda state: 0.0)
+    monkeypatch.setattr(limits, "LONGEST_BACKOFF_SECONDS", 0.01)
+
+
+# --- what passes -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [500, 502, 503, 429, 408, 409])
+def test_a_passing_error_is_tried_again(ledger, impatient, status):
+    with serving(lambda number, question: refusal(status, "busy") if number < 2 else "at last") as server:
+        assert ask(server, ledger, "a") == [Reply("at last", None, 7, 3, served="fake-1")]
+    assert len(server.asked) == 3
+    assert (count(ledger, "replies"), count(ledger, "failures")) == (1, 0)
+
+
+def test_retries_are_bounded(ledger, impatient):
+    with serving(lambda number, question: refusal(500, "out of order")) as server:
+        (reply,) = ask(server, ledger, "a")
+    assert len(server.asked) == JudgeModel.model_fields["attempts"].default == 5
+    assert reply.text is None
+    assert "InternalServerError" in reply.error and "out of order" in reply.error
+
+
+def test_retry_after_is_honoured(ledger):
+    """Without the header the first wait is a second."""
+    asked_at = []
+
+    def busy_once(number, question):
+        asked_at.append(time.monotonic())
+        return refusal(429, "slow down", headers=(("Retry-After", "0.3"),)) if number == 0 else "ok"
+
+    with serving(busy_once) as server:
+        assert ask(server, ledger, "a")[0].text == "ok"
+    assert 0.3 <= asked_at[1] - asked_at[0] < 0.9
+
+
+def complaint(status, headers):
+    error = Exception("busy")
+    error.status_code, error.response = status, SimpleNamespace(headers=headers)
+    return error
+
+
+@pytest.mark.parametrize(
+    ("headers", "attempt", "expected"),
+    [
+        ({"retry-after": "7"}, 1, 7),
+        ({"retry-after": "0.5"}, 4, 0.5),
+        ({"retry-after-ms": "250", "retry-after": "7"}, 1, 0.25),
+        ({}, 1, 1),
+        ({}, 2, 2),
+        ({}, 9, 30),
+        ({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}, 1, 1),
+        ({"retry-after": "soon"}, 1, 1),
+        ({"retry-after": "0"}, 2, 2),
+        ({"retry-after": "-3"}, 1, 1),
+        ({"retry-after": "nan"}, 1, 1),
+        ({"retry-after": "inf"}, 1, 1),
+        ({"retry-after": "9" * 400}, 1, 1),
+    ],
+)
+def test_how_long_to_wait(headers, attempt, expected):
+    outcome = SimpleNamespace(exception=lambda: complaint(500, headers))
+    assert endpoint._wait(SimpleNamespace(outcome=outcome, attempt_number=attempt)) == expected
+    assert protocol.retry_after(complaint(429, headers)) == protocol.retry_after(complaint(500, headers))
+
+
+def test_retry_after_as_a_date():
+    then = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=90)
+    asked = protocol.retry_after(complaint(429, {"retry-after": email.utils.format_datetime(then, usegmt=True)}))
+    assert 85 < asked <= 90
+
+
+def test_a_date_is_honoured(ledger):
+    asked_at = []
+
+    def busy_once(number, question):
+        asked_at.append(time.time())
+        then = datetime.datetime.fromtimestamp(int(asked_at[0]) + 2, datetime.UTC)
+        date = email.utils.format_datetime(then, usegmt=True)
+        return refusal(429, "slow down", headers=(("Retry-After", date),)) if number == 0 else "ok"
+
+    with serving(busy_once) as server:
+        assert ask(server, ledger, "a")[0].text == "ok"
+    assert int(asked_at[0]) + 2 <= asked_at[1] < int(asked_at[0]) + 2.9
+
+
+def test_an_endpoint_that_asks_for_an_hour_is_left_alone(ledger):
+    answer = refusal(429, "daily limit", headers=(("Retry-After", "3600"),))
+    with (
+        serving(lambda number, question: answer) as server,
+        pytest.raises(StopAskingError, match="asks to wait 60 minutes: run the same again then"),
+    ):
+        ask(server, ledger, *map(str, range(20)), concurrency=8)
+    assert len(server.asked) <= limits.PROBES
+
+
+def test_a_broken_connection_is_tried_again(ledger, impatient):
+    with serving(lambda number, question: Answer(None) if number == 0 else "ok") as server:
+        assert ask(server, ledger, "a")[0].text == "ok"
+
+
+def test_one_question_that_breaks_the_connection_costs_only_itself(ledger, impatient):
+    with serving(lambda number, question: Answer(None) if question == "b" else "ok") as server:
+        replies = ask(server, ledger, "a", "b", "c", concurrency=1)
+    assert [reply.text for reply in replies] == ["ok", None, "ok"]
+    assert replies[1].error.startswith("APIConnectionError")
+
+
+SLOW = {
+    "hangs": lambda number, question: time.sleep(0.6),
+    "comes in drips": lambda number, question: Answer(completion("8 9"), drip=0.02),
+}
+
+
+@pytest.mark.parametrize("name", SLOW)
+def test_an_answer_that_is_not_complete_in_time_fails(ledger, impatient, name):
+    started = time.monotonic()
+    with serving(SLOW[name]) as server:
+        (reply,) = ask(server, ledger, "a", timeout=0.2, attempts=2)
+    assert (reply.text, len(server.asked)) == (None, 2)
+    assert "no complete answer within 0.2 seconds" in reply.error or reply.error.startswith("APITimeoutError")
+    assert time.monotonic() - started < 2
+
+
+def test_answers_that_come_twice_answer_nobody_else(ledger):
+    """On a connection that is used again, the second copy would be the answer to the next question."""
+    with serving(lambda number, question: Answer(completion(echo(number, question)), copies=3)) as server:
+        replies = ask(server, ledger, *"abcdefgh", concurrency=1)
+    assert [reply.text for reply in replies] == [f"you said {text}" for text in "abcdefgh"]
+
+
+def test_answers_in_any_order_find_their_questions(ledger):
+    def later_is_faster(number, question):
+        time.sleep(0.2 - int(question) * 0.01)
+        return echo(number, question)
+
+    texts = [str(number) for number in range(16)]
+    with serving(later_is_faster) as server:
+        replies = ask(server, ledger, *texts, concurrency=16)
+    assert [reply.text for reply in replies] == [f"you said {text}" for text in texts]
+
+
+# --- what fails is recorded, never cached, and asked again -----------------------------------------------------------
+
+NO_TEXT = {
+    "no choices": Answer(completion("", choices=[])),
+    "choices are null": Answer(completion("", choices=None)),
+    "choices are no list": Answer(completion("", choices={"0": "8 9"})),
+    "an empty text": Answer(completion("")),
+    "a blank text": Answer(completion(" \n ")),
+    "a null text": Answer(completion(None)),
+    "a text that is none": Answer(completion(["8 9"])),
+    "a null message": Answer(completion("", choices=[{"index": 0, "message": None, "finish_reason": "stop"}])),
+    "status 418": refusal(418, "8 9"),
+    "status 422": refusal(422, "8 9"),
+}
+
+
+NO_COMPLETION = {
+    "an error with status 200": (Answer({"error": {"message": "8 9"}}), "an error instead of an answer: 8 9"),
+    "an error that is a text": (Answer({"error": "8 9"}), "an error instead of an answer: 8 9"),
+    "an empty object": (Answer({}), "the answer has no 'choices'"),
+    "another object": (Answer({"status": "ok", "text": "8 9"}), "the answer has no 'choices'"),
+    "HTML": (
+        Answer(b"<html>8 9\nPlease log in.</html>", kind="text/html; charset=utf-8"),
+        "(text/html, 31 bytes) is not JSON, or was cut short: a web page, so check base_url",
+    ),
+    "HTML that says it is JSON": (Answer(b"<html>8 9</html>"), "(application/json, 16 bytes) is not JSON"),
+    "half a JSON document": (Answer(b'{"choices": [{"message": {"content": "8 9'), "is not JSON, or was cut short"),
+    "no UTF-8": (Answer(b"\xff\xfe8 9"), "is not JSON, or was cut short"),
+    "brackets without end": (Answer(b"[" * 100_000), "is not JSON, or was cut short"),
+    "an empty body": (Answer(b""), "is not JSON, or was cut short"),
+    "a list": (Answer([]), "not a chat completion but a list"),
+    "a number": (Answer(8), "not a chat completion but a int"),
+}
+
+
+@pytest.mark.parametrize("name", NO_COMPLETION)
+def test_what_is_no_completion_is_tried_again_and_then_fails(ledger, impatient, name):
+    answer, expected = NO_COMPLETION[name]
+    with serving(lambda number, question: answer if number != 2 else "8 9") as server:
+        (failed,) = ask(server, ledger, "a", attempts=2)
+        assert failed.text is None and expected in failed.error
+        assert (count(ledger, "replies"), count(ledger, "failures")) == (0, 1)
+        assert ask(server, ledger, "a", attempts=2)[0].text == "8 9"
+    assert len(server.asked) == 3
+
+
+@pytest.mark.parametrize(("code", "asked"), [(429, 2), ("503", 2), (500, 2), (418, 1)])
+def test_the_status_in_a_body_counts(ledger, impatient, code, asked):
+    """Some routers send their errors with status 200."""
+    error = Answer({"error": {"message": "busy", "code": code}})
+    with serving(lambda number, question: error if number == 0 else "ok") as server:
+        (reply,) = ask(server, ledger, "a")
+    assert (reply.text == "ok", len(server.asked)) == (asked == 2, asked)
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        None,
+        "many",
+        [],
+        {"prompt_tokens": -5, "completion_tokens": "x"},
+        {"prompt_tokens": 10**40},
+        {"prompt_tokens": 1.5},
+    ],
+)
+def test_strange_counts_are_no_counts(ledger, usage):
+    with serving(lambda number, question: Answer(completion("ok", usage=usage))) as server:
+        assert ask(server, ledger, "a") == [Reply("ok", None, 0, 0)]
+
+
+@pytest.mark.parametrize("name", NO_TEXT)
+def test_what_is_no_answer_fails_and_is_asked_again(ledger, name):
+    with serving(lambda number, question: NO_TEXT[name] if number == 0 else "8 9") as server:
+        (failed,) = ask(server, ledger, "a")
+        assert failed.text is None and failed.error
+        assert (count(ledger, "replies"), count(ledger, "failures")) == (0, 1)
+        assert ask(server, ledger, "a")[0].text == "8 9"
+        assert ask(server, ledger, "a")[0].text == "8 9"
+    assert len(server.asked) == 2
+    assert (count(ledger, "replies"), count(ledger, "failures")) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("message", "code"),
+    [
+        ("This model's maximum context length is 4096 tokens.", "context_length_exceeded"),
+        ("The decoder prompt (length 9000) is longer than the maximum model length of 4096.", None),
+        ("The response was filtered due to the prompt triggering content management policy.", "content_filter"),
+    ],
+)
+def test_one_refused_text_stops_nothing(ledger, message, code):
+    with serving(lambda number, question: refusal(400, message, code) if question == "b" else "ok") as server:
+        replies = ask(server, ledger, "a", "b", "c", concurrency=1)
+    assert [reply.text for reply in replies] == ["ok", None, "ok"]
+    assert message in replies[1].error
+
+
+# --- what stops the run ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (
+            refusal(401, f"Incorrect API key: {CANARY}"),
+            "refuses the key in LIM_TEST_KEY (HTTP 401): correct it",
+        ),
+        (refusal(403, "no"), "refuses the key in LIM_TEST_KEY (HTTP 403): correct it"),
+        (refusal(402, "pay first"), "the quota of the key in LIM_TEST_KEY is used up"),
+        (refusal(429, "too little", "insufficient_quota"), "the quota of the key in LIM_TEST_KEY is used up"),
+        (refusal(404, "no model long-context"), "no model long-context"),
+        (refusal(400, "unknown parameter"), "unknown parameter"),
+        (refusal(400, "unknown parameter"), "check model 'fake-1', base_url and the judge's settings"),
+    ],
+)
+def test_an_error_that_all_calls_would_meet_stops_the_run(ledger, answer, expected):
+    texts, started = [str(number) for number in range(30)], time.monotonic()
+    with (
+        serving(lambda number, question: answer if number else "the first is answered") as server,
+        pytest.raises(StopAskingError) as stopped,
+    ):
+        ask(server, ledger, *texts, concurrency=1)
+    assert expected in str(stopped.value) and server.url in str(stopped.value)
+    assert CANARY not in "".join(traceback.format_exception(stopped.value))
+    assert len(server.asked) == 2, "the first refusal is the last call"
+    assert time.monotonic() - started < 5
+    assert count(ledger, "replies") == 1, "what was answered and paid for is kept"
+
+
+def test_of_several_calls_in_flight_the_first_refusal_stops_all(ledger):
+    with serving(lambda number, question: refusal(401, "no")) as server, pytest.raises(StopAskingError, match="401"):
+        ask(server, ledger, *map(str, range(200)), concurrency=4)
+    assert len(server.asked) <= 8
+
+
+FINAL = {
+    "a wrong key": refusal(401, "no"),
+    "no quota": refusal(429, "You exceeded your current quota", "insufficient_quota"),
+    "no such model": refusal(404, "The model `fake-1` does not exist", "model_not_found"),
+    "a wrong key with status 200": Answer({"error": {"message": "no", "code": 401}}),
+    "no credit with status 200": Answer({"error": {"message": "Insufficient credits", "code": 402}}),
+}
+
+
+@pytest.mark.parametrize("name", FINAL)
+def test_a_run_that_cannot_work_stops_within_three_requests(ledger, name):
+    def slowly(number, question):
+        time.sleep(0.05)
+        return FINAL[name]
+
+    with serving(slowly) as server, pytest.raises(StopAskingError):
+        ask(server, ledger, *map(str, range(300)), concurrency=64)
+    assert len(server.asked) <= 3
+    assert count(ledger, "replies") == 0
+
+
+def test_a_refusal_gives_its_place_to_nobody(ledger):
+    """A server that refuses at once: a race that a third call would win now and then."""
+    with serving(lambda number, question: FINAL["a wrong key"]) as server:
+        for _ in range(25):
+            before = len(server.asked)
+            with pytest.raises(StopAskingError):
+                ask(server, ledger, *map(str, range(40)))
+            assert len(server.asked) - before <= limits.PROBES
+
+
+def test_what_is_in_flight_is_waited_for_when_the_run_stops(ledger):
+    """It is being paid for."""
+
+    def script(number, question):
+        if question == "0":
+            return "ok"
+        time.sleep(0.1 if question == "7" else 0.4)
+        return refusal(401, "revoked") if question == "7" else "late"
+
+    with serving(script) as server, pytest.raises(StopAskingError, match="HTTP 401"):
+        ask(server, ledger, *map(str, range(30)), concurrency=8)
+    kept = {text for (text,) in ledger.execute("SELECT reply FROM replies")}
+    assert kept == {"ok", "late"}
+    assert count(ledger, "replies") == len(server.asked) - 1, "all but the refused one"
+    assert len(server.asked) <= 9
+
+
+def test_an_outage_stops_the_run(ledger, impatient):
+    with (
+        serving(lambda number, question: refusal(500, "on fire") if number > 3 else "ok") as server,
+        pytest.raises(StopAskingError, match=r"the last 10 calls failed \(InternalServerError.*on fire.*run again"),
+    ):
+        ask(server, ledger, *map(str, range(100)), concurrency=4, attempts=1)
+    assert count(ledger, "failures") >= endpoint.OUTAGE
+    assert len(server.asked) <= 4 + endpoint.OUTAGE + 4
+
+
+def test_faults_between_answers_are_no_outage(ledger):
+    def every_second(number, question):
+        return "ok" if int(question) % 2 else refusal(500, "unlucky")
+
+    with serving(every_second) as server:
+        replies = ask(server, ledger, *map(str, range(2 * endpoint.OUTAGE + 4)), concurrency=1, attempts=1)
+    assert sum(reply.text is None for reply in replies) == endpoint.OUTAGE + 2
+
+
+def test_many_texts_that_are_too_long_are_no_outage(ledger):
+    with serving(lambda number, question: refusal(400, "maximum context length")) as server:
+        replies = ask(server, ledger, *map(str, range(30)))
+    assert [reply.text for reply in replies] == [None] * 30
+    assert len(server.asked) == 30
+
+
+def test_a_request_above_the_allowance_is_given_up_at_once(ledger):
+    said = "Request too large for fake-1 on tokens per min (TPM): Limit 10000, Requested 12024."
+    answer = refusal(429, said, "rate_limit_exceeded")
+    with serving(lambda number, question: answer if question == "b" else "ok") as server:
+        replies = ask(server, ledger, "a", "b", "c", concurrency=1)
+    assert [reply.text for reply in replies] == ["ok", None, "ok"]
+    assert len(server.asked) == 3
+
+
+def unused_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_a_server_that_is_not_there_stops_the_run_at_once(ledger):
+    url, started = f"http://127.0.0.1:{unused_port()}/v1", time.monotonic()
+    with pytest.raises(StopAskingError) as stopped:
+        ask_all(questions(*"abcdefgh"), OpenAIBackend(judge_at(url)), ledger, "test")
+    assert str(stopped.value) == f"{url} cannot be reached: is the server running and base_url right?"
+    assert time.monotonic() - started < 5
+
+
+def test_a_server_that_goes_away_is_waited_for_and_then_stops_the_run(ledger, monkeypatch):
+    waits = []
+    monkeypatch.setattr(endpoint, "_wait", lambda state: waits.append(state.attempt_number) or 0.0)
+    with serving(echo) as server:
+        backend = OpenAIBackend(judge_at(server.url))
+        ask_all(questions("a"), backend, ledger, "test")
+    with pytest.raises(StopAskingError, match="cannot be reached"):
+        ask_all(questions("b"), backend, ledger, "test")
+    assert waits[:4] == [1, 2, 3, 4]
+
+
+# --- keys ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_key_appears_nowhere(tmp_path, ledger, impatient, capfd, caplog):
+    """Servers quote the key in all kinds of complaints."""
+    quoting = [refusal(500, f"bad {CANARY}")] * 5 + [refusal(422, f"{CANARY}?"), refusal(400, f"no {CANARY}")]
+    told = []
+    with serving(lambda number, question: quoting[number]) as server:
+        told += ask(server, ledger, "a", "b", concurrency=1)
+        with pytest.raises(StopAskingError) as stopped:
+            ask(server, ledger, "c")
+    told += traceback.format_exception(stopped.value)
+    assert [reply.text for reply in told[:2]] == [None, None]
+    assert "bad [LIM_TEST_KEY]" in told[0].error and "no [LIM_TEST_KEY]" in str(stopped.value)
+    shown = [repr(told), caplog.text, *capfd.readouterr()]
+    assert not any(CANARY in text for text in shown)
+    assert count(ledger, "failures") == 2
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert files
+    assert not any(CANARY.encode() in path.read_bytes() for path in files)
+
+
+def test_the_key_is_in_no_settings():
+    judge = judge_at("http://127.0.0.1:1/v1")
+    assert CANARY not in judge.model_dump_json() + repr(OpenAIBackend(judge))
+
+
+@pytest.mark.parametrize("url", ["http://localhost:8000/v1", "http://127.0.0.1:8000/v1", "http://[::1]:8000/v1"])
+def test_a_server_on_this_machine_needs_no_key(monkeypatch, url):
+    monkeypatch.delenv("LIM_TEST_KEY")
+    assert judge_settings.read_key(judge_at(url)) == "no-key"
+
+
+@pytest.mark.parametrize("url", [None, "https://api.example.com/v1", "https://localhost.example.com/v1"])
+def test_a_missing_key_is_named(ledger, monkeypatch, url):
+    monkeypatch.setenv("LIM_TEST_KEY", "")
+    with pytest.raises(InputError) as refused:
+        ask_all(questions("a"), OpenAIBackend(judge_at(url)), ledger, "test")
+    assert str(refused.value) == "judge 'fake' needs a key: set the environment variable LIM_TEST_KEY"
+
+
+def test_what_is_in_the_ledger_needs_no_key(ledger, monkeypatch):
+    remote = judge_at("https://api.example.com/v1")
+    for question in questions("a", "b"):
+        ledger.write(question, Reply("paid for"))
+    monkeypatch.delenv("LIM_TEST_KEY")
+    replies = ask_all(questions("a", "b"), OpenAIBackend(remote), ledger, "test")
+    assert [reply.text for reply in replies] == ["paid for"] * 2
+    with pytest.raises(InputError, match="needs a key"):
+        ask_all(questions("a", "c"), OpenAIBackend(remote), ledger, "test")
+
+
+def test_a_server_that_echoes_the_key_does_not_get_it_into_the_ledger(tmp_path, ledger):
+    with serving(lambda number, question: f"8 9 and your key is {CANARY}") as server:
+        assert ask(server, ledger, "a")[0].text == "8 9 and your key is [LIM_TEST_KEY]"
+    assert not any(CANARY.encode() in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+
+
+def test_words_like_the_stand_in_for_a_key_stay(ledger, monkeypatch):
+    monkeypatch.delenv("LIM_TEST_KEY")
+    with serving(lambda number, question: "there is no-key here") as server:
+        assert ask(server, ledger, "a")[0].text == "there is no-key here"
+    assert server.keys == ["Bearer no-key"]
+
+
+# --- who has answered ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("asked", "served", "expected"),
+    [
+        ("gpt-4", "gpt-4", True),
+        ("gpt-4", "GPT-4-0613", True),
+        ("gpt-4-turbo", "gpt-4-turbo-2024-04-09", True),
+        ("openai/gpt-4o", "gpt-4o-2024-08-06", True),
+        ("m", "vendor/m:2", True),
+        ("gpt-4", "gpt-4o", False),
+        ("gpt-4o", "gpt-4o-mini", False),
+        ("gpt-4", "gpt-3.5-turbo", False),
+        ("m.1", "mx1", False),
+    ],
+)
+def test_names_of_one_model(asked, served, expected):
+    assert is_same_model(asked, served) is expected
+
+
+def test_an_answer_of_another_model_is_no_answer(ledger, impatient):
+    """Once the endpoint has shown that it knows the model by its name."""
+
+    def script(number, question):
+        return Answer(completion("9 1", model="cheap-7b" if number in (1, 2) or question == "c" else "fake-1-0613"))
+
+    with serving(script) as server:
+        replies = ask(server, ledger, *"abcd", concurrency=1, attempts=3)
+    assert [reply.text for reply in replies] == ["9 1", "9 1", None, "9 1"]
+    assert replies[2].error == "BadAnswerError: 'cheap-7b' has answered in place of 'fake-1'"
+    assert server.questions() == list("abbbcccd") and count(ledger, "replies") == 3
+
+
+def test_other_models_that_answered_first_are_taken_back(ledger, impatient):
+    """The first answers come from elsewhere; the third shows that the endpoint knows the name."""
+
+    def script(number, question):
+        return Answer(completion("9 1", model="cheap-7b" if number < 2 else "fake-1"))
+
+    with serving(script) as server:
+        replies = ask(server, ledger, *"abc", concurrency=1)
+        assert [reply.text for reply in replies] == [None, None, "9 1"]
+        assert {reply.error for reply in replies[:2]} == {"'cheap-7b' has answered in place of 'fake-1'"}
+        assert (count(ledger, "replies"), count(ledger, "failures")) == (1, 2)
+        assert [reply.text for reply in ask(server, ledger, *"abc")] == ["9 1"] * 3
+    assert server.questions() == list("abcab")
+
+
+def test_the_name_is_remembered_by_the_ledger(ledger, impatient):
+    with serving(lambda number, question: Answer(completion("9 1", model="fake-1" if number == 0 else "x"))) as server:
+        assert ask(server, ledger, "a")[0].text == "9 1"
+        assert ask(server, ledger, "b", attempts=2)[0].text is None
+    assert server.questions() == ["a", "b", "b"]
+
+
+def test_an_alias_is_told_once(ledger, capfd):
+    with serving(lambda number, question: Answer(completion("9 1", model="served-name"))) as server:
+        assert [reply.text for reply in ask(server, ledger, *"abc")] == ["9 1"] * 3
+    assert capfd.readouterr().err.count("3 answers say: 'served-name' has answered in place of 'fake-1'") == 1
+
+
+QUOTING = {
+    "an answer": "ok",
+    "a wrong key": refusal(401, f"wrong: {CANARY}"),
+    "no such model": refusal(404, f"no model for {CANARY}"),
+    "a fault": refusal(500, CANARY),
+    "a broken connection": Answer(None),
+}
+
+
+@pytest.mark.parametrize("name", QUOTING)
+def test_the_key_is_in_no_log_and_no_local_variable_of_a_traceback(ledger, impatient, caplog, name):
+    caplog.set_level(logging.DEBUG)
+    with serving(lambda number, question: QUOTING[name]) as server:
+        try:
+            told = repr(ask(server, ledger, "a", attempts=1))
+        except StopAskingError as stopped:
+            told = "".join(traceback.TracebackException.from_exception(stopped, capture_locals=True).format())
+    assert CANARY not in told + caplog.text
+    assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize("key", ["sk-with a space-1234", "sk-zwei\nZeilen-1234", "sk-schlüssel-1234"])
+def test_a_key_that_cannot_be_one_is_not_shown(ledger, monkeypatch, key):
+    monkeypatch.setenv("LIM_TEST_KEY", key)
+    with pytest.raises(InputError) as refused:
+        ask_all(questions("a"), OpenAIBackend(judge_at("http://127.0.0.1:1/v1")), ledger, "test")
+    assert str(refused.value) == "the key in LIM_TEST_KEY holds a space or a foreign character: copy it anew"
+
+
+def test_a_key_from_colabs_secrets(monkeypatch):
+    class SecretError(Exception):
+        pass
+
+    def get(name):
+        if name != "LIM_TEST_KEY":
+            raise SecretError
+        return CANARY
+
+    errors = dict.fromkeys(("SecretNotFoundError", "NotebookAccessError", "TimeoutException"), SecretError)
+    userdata = SimpleNamespace(get=get, **errors)
+    monkeypatch.setitem(sys.modules, "google", SimpleNamespace(colab=SimpleNamespace(userdata=userdata)))
+    monkeypatch.setitem(sys.modules, "google.colab", SimpleNamespace(userdata=userdata))
+    monkeypatch.delenv("LIM_TEST_KEY")
+    assert judge_settings.read_key(judge_at("https://judge.example/v1")) == CANARY
+    with pytest.raises(InputError, match="set the environment variable OTHER_KEY"):
+        judge_settings.read_key(judge_at("https://judge.example/v1", key_variable="OTHER_KEY"))
+
+
+URLS = [
+    "api.example.com/v1",
+    "localhost:8000/v1",
+    "http//localhost/v1",
+    "ftp://localhost/v1",
+    "http://",
+    "http:///v1",
+    "http://local host/v1",
+    " http://localhost/v1",
+    "http://localhost:port/v1",
+    "http://localhost:99999999/v1",
+    f"https://user:{CANARY}@host/v1",
+    f"https://host/v1?api_key={CANARY}",
+    f"https://host/{CANARY}/v1",
+    "https://host/v1#part",
+    "",
+]
+
+
+@pytest.mark.parametrize("number", range(len(URLS)))
+def test_a_malformed_url_is_one_line_that_does_not_repeat_it(number):
+    with pytest.raises(InputError, match=r"^key 'base_url': ") as refused:
+        JudgeModel.build(name="x", kind="openai", model="m", base_url=URLS[number])
+    assert CANARY not in str(refused.value) and "\n" not in str(refused.value)
+    assert CANARY not in "".join(traceback.format_exception(refused.value))
+
+
+@pytest.mark.parametrize(
+    "name", ["hf-internal-testing/tiny-random-LlamaForCausalLM", "skeptical-judge-of-answers", "pkg-server-internal-1"]
+)
+def test_ordinary_names_are_no_keys(name):
+    assert JudgeModel.build(name="x", kind="openai", model=name).model == name
+
+
+@pytest.mark.parametrize("field", ["name", "model", "key_variable"])
+@pytest.mark.parametrize("value", [CANARY, "gsk_0123456789abcdefghij", "hf_0123456789abcdefghij"])
+def test_a_setting_that_looks_like_a_key_is_refused_and_not_shown(field, value):
+    fields = {"name": "x", "kind": "openai", "model": "m"} | {field: value}
+    with pytest.raises(InputError, match=f"^key '{field}': ") as refused:
+        JudgeModel.build(**fields)
+    with pytest.raises(ValueError, match=field) as shown:
+        JudgeModel(**fields)
+    assert value not in str(refused.value) + str(shown.value)
+
+
+@pytest.mark.parametrize(
+    "url", [None, "http://localhost:8000/v1", "https://h-1.example.com:8443/a/b_c/v1/", "http://[::1]:80"]
+)
+def test_ordinary_urls_are_taken(url):
+    assert judge_at(url).base_url == url
+
+
+def test_the_endpoint_is_what_the_settings_say(monkeypatch):
+    """Not what a variable of the openai package says, which no key of the ledger would know of."""
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://elsewhere.example/v1")
+    client = endpoint.connect(judge_at(None), SecretStr("x"))
+    assert str(client.base_url) == "https://api.openai.com/v1/"

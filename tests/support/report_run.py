@@ -1,0 +1,111 @@
+"""A finished run of any size without any model: answers and reviews as given, everything else small and made up."""
+
+import contextlib
+import json
+
+from nbutils.analysis import comparison, verdicts
+from nbutils.core import disk, settings
+from nbutils.core.manifests import Manifest
+from nbutils.judging import replies
+from nbutils.report import Found
+
+ARM, BASELINE = "alpaca-1k-longest", "alpaca-1k-random-7"
+FACTS = {
+    "select": {
+        "rows": 1000,
+        "pool_rows": 52002,
+        "measure": "nltk_words",
+        "mean_length": 256.838,
+        "threshold": 192,
+        "trained_tokens": 324720,
+        "ids_sha256": "b6691885e9c95649",
+    },
+    "finetune": {
+        "method": "qlora",
+        "rows": 64,
+        "truncated_rows": 0,
+        "optimizer_steps": 16,
+        "first_loss": 3.5,
+        "last_loss": 3.0,
+        "train_seconds": 1.0,
+    },
+    "generate": {"answers": 2, "mean_tokens": 10.0, "eos_rate": 0.5},
+}
+
+
+def make_profile(**changes):
+    """The profile tiny with some fields changed."""
+    return settings.load_profile("tiny").model_copy(update=changes)
+
+
+def make_answers(arm, texts, prompts, test_set="sample"):
+    return [
+        {
+            "id": str(number),
+            "test_set": test_set,
+            "prompt": prompt,
+            "response": text,
+            "arm": arm,
+            "n_tokens": len(text.split()),
+            "finish_reason": "stop",
+        }
+        for number, (prompt, text) in enumerate(zip(prompts, texts, strict=True))
+    ]
+
+
+def make_judgments(mine, theirs, reviews, name="reference"):
+    """Judgment rows of both orders; reviews: one (arm first, baseline first) pair of texts per answer."""
+    rows = []
+    for answer, other, both in zip(mine, theirs, reviews, strict=True):
+        for order, review in zip(verdicts.ORDERS, both, strict=True):
+            head = {"id": answer["id"], "test_set": answer["test_set"], "arm": answer["arm"], "baseline": other["arm"]}
+            sizes = {"len_arm": len(answer["response"]), "len_baseline": len(other["response"]), "measure": "chars"}
+            scored = replies.score_review(review, order)
+            rows.append({**head, "judge": name, "order": order, **scored, "review": review, **sizes})
+    return rows
+
+
+def write_run(folder, mine, theirs, judgments, explored):
+    """Write the files that a report reads; explored: the folder of stage 01's tables. Returns a report.Found."""
+    made = {"explore": manifest("explore", "all", explored)}
+    for arm, answers in ((mine[0]["arm"], mine), (theirs[0]["arm"], theirs)):
+        for stage, facts in FACTS.items():
+            made[f"{stage} {arm}"] = manifest(stage, arm, folder / stage / arm, facts)
+        write_jsonl(folder / "generate" / arm / "answers.jsonl", answers)
+        disk.write_csv(folder / "finetune" / arm / "loss.csv", [{"step": 1, "loss": 3.5}, {"step": 2, "loss": 3.0}])
+    target = mine[0]["arm"]
+    for stage in ("judge", "length_bias"):
+        made[f"{stage} {target}"] = manifest(stage, target, folder / stage)
+    write_jsonl(folder / "judge" / "judgments.jsonl", judgments)
+    disk.write_csv(folder / "judge" / "summary.csv", verdicts.summarise(judgments))
+    disk.write_csv(folder / "length_bias" / "length_bias.csv", comparison.analyse(judgments))
+    return Found(made, target)
+
+
+def write_jsonl(path, records):
+    """JSON lines in ASCII, as foreign tools write them: they may hold halves of surrogate pairs."""
+    disk.write_text(path, "".join(json.dumps(record) + "\n" for record in records))
+
+
+def manifest(stage, arm, folder, facts=None):
+    made = {"created": "2026-01-01T00:00:00+00:00", "versions": {"python": "3.11"}, "git": "unknown", "seconds": 1.0}
+    plan = {"stage": stage, "profile": "tiny", "arm": arm, "seed": 42, "key": "0" * 64}
+    return Manifest(**plan, **made, settings={}, inputs={}, outputs={}, facts=facts or {}, folder=folder)
+
+
+@contextlib.contextmanager
+def open_page(path, executable):
+    """A page of a headless Chromium that has opened a file, with the URLs it asked for and what it complained of."""
+    from playwright.sync_api import sync_playwright
+
+    asked, complaints = [], []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("dialog", lambda dialog: complaints.append(f"dialog: {dialog.message}") or dialog.dismiss())
+        page.goto(path.as_uri())
+        yield page, [url for url in asked if not url.startswith(("file:", "data:"))], complaints
+        browser.close()
