@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from nbutils import ROOT
+from nbutils import home
 
 
 def runs_folder() -> Path:
     """Where runs are written: `LIM_RUNS`, else `runs/` in the repository."""
-    return Path(os.environ.get("LIM_RUNS") or ROOT / "runs")
+    return Path(os.environ.get("LIM_RUNS") or home() / "runs")
 
 
 # --- bytes to disk -------------------------------------------------------------------------------------------------

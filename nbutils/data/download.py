@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from filelock import FileLock
 
-from nbutils import ROOT
+from nbutils import ROOT, home
 from nbutils.core.disk import atomic_path, sha256_file, sha256_json, write_json
 from nbutils.core.errors import InputError
 from nbutils.core.settings import is_offline
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 def cache_folder() -> Path:
     """Where downloads are kept: `LIM_DATA_CACHE`, else `data/cache/` in the repository."""
-    return Path(os.environ.get("LIM_DATA_CACHE") or ROOT / "data" / "cache")
+    return Path(os.environ.get("LIM_DATA_CACHE") or home() / "data" / "cache")
 
 
 def locate(name: str) -> list[Path] | None:
