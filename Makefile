@@ -10,12 +10,13 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # A run is a dozen processes: the project's own modules are compiled once, not in each of them.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-all test-long run batch figures bench lab lint format setup setup-dev setup-batch clean help
+.PHONY: demo test test-rest test-all test-long run batch figures bench lab lint style format setup setup-dev \
+	setup-batch clean help
 
 help:
 	@echo "make demo       install and run the whole loop on the profile 'tiny' (three to four minutes on 2 cores)"
-	@echo "make test       lint, types and all tests that need only Python"
-	@echo "make test-all   make test, then what needs system packages (a browser, Slurm)"
+	@echo "make test       lint, types and the tests that prove the project on a laptop: five minutes on 2 cores"
+	@echo "make test-all   make test, then kills, faults and second runs, and what needs a browser or Slurm"
 	@echo "make test-long  JupyterLab, Colab's versions, Slurm, many kills: two hours"
 	@echo "make run PROFILE=colab-t4   run a profile on this machine"
 	@echo "make batch PROFILE=llama2-7b BATCH=slurm   a profile as a grid of jobs; without BATCH in parallel on this machine"
@@ -72,24 +73,39 @@ bench: setup-dev
 
 # --- checks --------------------------------------------------------------------------------------------------------
 
-lint: setup-dev
+style: setup-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/nbstripout --keep-id --verify notebooks/*.ipynb
+
+lint: style
+	$(BIN)/mypy
 
 format: setup-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not system and not long"
+# Two processes; a file's tests stay together, since they share what they have made.
+PYTEST_2 := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+# mypy works beside the tests and speaks after them.
+test: style
+	@said=$$(mktemp); $(BIN)/mypy >$$said 2>&1 & types=$$!; \
+	$(PYTEST_2) -m "not thorough and not system and not long"; tests=$$?; \
+	wait $$types; types=$$?; echo "mypy: $$(cat $$said)"; rm -f $$said; \
+	exit $$((tests | types))
+
+# The rest of what needs only Python, then, one after the other, what needs system packages.
+test-rest: setup-dev
+	$(PYTEST_2) -m "thorough and not system and not long"
+	$(BIN)/python -m pytest -m "system and not long"
 
 test-all: test
-	$(BIN)/python -m pytest -m "system and not long"
+	@$(MAKE) --no-print-directory test-rest
 
 test-long: setup-dev
 	$(BIN)/python -m pytest -m long
 
 clean:
-	rm -rf runs .pytest_cache .mypy_cache .ruff_cache
+	rm -rf runs .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
