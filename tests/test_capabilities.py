@@ -81,6 +81,7 @@ def test_an_interrupted_run_continues_with_the_next_task(profile, runs, monkeypa
     assert not list(made.folder.glob(".tasks*"))
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_arm_and_base_are_measured_on_a_local_task(profile, runs):
     pytest.importorskip("lm_eval")

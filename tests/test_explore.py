@@ -248,6 +248,7 @@ def test_trained_tokens(arm, trained):
     assert find(read(COMMITTED, "budget"), "trained", arm=arm) == trained
 
 
+@pytest.mark.thorough
 def test_real_data_gives_the_committed_tables_byte_for_byte(counted_runs):
     made = explore.run("tiny")
     for name in TABLES:

@@ -93,6 +93,7 @@ def test_training_lowers_the_loss(finished):
     assert finished.facts["last_loss"] < finished.facts["first_loss"]
 
 
+@pytest.mark.thorough
 def test_a_second_run_has_the_same_bytes(finished, base, runs):
     again = finetune.run(profile_on(base), "sample-24-longest", 42)
     assert loss_of(again) == loss_of(finished)
@@ -109,6 +110,7 @@ def test_noise_is_added_by_a_neftune_arm_alone_and_needs_its_alpha(finished, bas
     assert noisy.facts["first_loss"] == pytest.approx(finished.facts["first_loss"], rel=0.2)
 
 
+@pytest.mark.thorough
 def test_full_fine_tuning_writes_a_model_that_loads(base, runs):
     from transformers import AutoModelForCausalLM
 
@@ -130,6 +132,7 @@ def train_in(runs, base, training):
     finetune.run(profile_on(base, training), "sample-24-longest", 42)
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_killed_run_continues_on_the_same_curve(base, tmp_path, monkeypatch):
     training = {"lora_dropout": 0.2, "epochs": 1.5}

@@ -249,6 +249,7 @@ def generate_in(runs, folder, temperature):
     generate.run(profile(folder, temperature=temperature), "sample-60-longest", 1)
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0.0, 0.9])
 def test_a_run_that_is_killed_again_and_again_ends_with_the_same_answers(stage, folder, tmp_path, temperature):

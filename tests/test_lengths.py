@@ -245,7 +245,14 @@ def test_without_punkt_the_measure_says_how_far_it_is_off(no_data):
         lengths.count(["One. Two."], "nltk_words")
 
 
-@pytest.mark.parametrize("named", ["", "/a", f"/a{os.pathsep}/b with a space{os.pathsep}"])
+@pytest.mark.parametrize(
+    "named",
+    [
+        pytest.param("", marks=pytest.mark.thorough),
+        pytest.param("/a", marks=pytest.mark.thorough),
+        f"/a{os.pathsep}/b with a space{os.pathsep}",
+    ],
+)
 def test_nltks_folders_are_known_without_nltk(named):
     program = "import sys\nfrom nbutils import lengths\nours, early = lengths.nltk_folders(), 'nltk' in sys.modules\n"
     program += "import nltk.data\nassert ours == nltk.data.path == lengths.nltk_folders(), ours\nassert not early"
@@ -403,6 +410,7 @@ def test_the_published_selection_to_the_last_id(alpaca, alpaca_words):
     assert kept.mean() == pytest.approx(256.8, abs=0.05)
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_the_bound_finds_the_same_ids_as_counting_all(alpaca):
     kept = topk.Longest(1000)

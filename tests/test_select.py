@@ -589,6 +589,7 @@ def synthetic(tmp_path_factory):
     return folder
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "measure"), [("parts", "chars"), ("parts", "words"), ("rows.jsonl", "words"), ("parts", "tokens")]

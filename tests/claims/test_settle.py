@@ -277,6 +277,7 @@ def test_committed_page_and_tables_follow_from_the_published_numbers(tmp_path):
         assert path.read_bytes() == (ROOT / "figures" / "tables" / path.name).read_bytes()
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_committed_facts_are_those_of_the_data(counted_runs):
     if missing := facts.missing_sources():

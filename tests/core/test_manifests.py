@@ -70,6 +70,7 @@ while True:
 """
 
 
+@pytest.mark.thorough
 def test_a_killed_write_leaves_the_old_content_or_the_new(tmp_path):
     path, randomness = tmp_path / "file.txt", random.Random(0)
     path.write_text("x" * 300_000)
@@ -116,6 +117,7 @@ select.main(sys.argv[1:])
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "rows.jsonl.gz"])
 def test_a_selection_on_a_full_disk_is_one_line(tmp_path, name):
     randomness = random.Random(0)

@@ -42,6 +42,7 @@ def test_png_and_svg_are_written(copy, name):
     assert (copy / f"{name}.svg").read_text().startswith("<?xml")
 
 
+@pytest.mark.thorough
 def test_drawing_again_gives_the_same_bytes(copy):
     before = contents(copy)
     registry.draw_all(copy)

@@ -218,6 +218,7 @@ def cpu_is_full(rows, columns):
     torch.empty(2**55, dtype=torch.uint8)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("fail", [cuda_is_full, cpu_is_full])
 def test_memory_that_runs_out_halves_the_rows_and_loses_nothing(llama, fail, capsys):
     model, asked, expected = llama

@@ -192,6 +192,7 @@ assert [reply.text for reply in replies] == [f"you said {i}" for i in range(40)]
 """
 
 
+@pytest.mark.thorough
 def test_after_kill_9_the_same_batch_is_collected(tmp_path, request):
     with serving_batches(echo, polls=12) as server:
         command = [

@@ -220,6 +220,7 @@ def check_ledger(path, at_least):
     assert len(rows) >= at_least
 
 
+@pytest.mark.thorough
 def test_two_processes_at_once_pay_once(tmp_path):
     def slowly(number, question):
         time.sleep(0.02)
@@ -235,6 +236,7 @@ def test_two_processes_at_once_pay_once(tmp_path):
     check_ledger(tmp_path / "ledger.sqlite", at_least=60)
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_after_kill_9_at_most_the_calls_in_flight_are_paid_again(tmp_path):
     n, kills, in_flight = 90, (15, 40), 8
@@ -317,6 +319,7 @@ except KeyboardInterrupt:
 """
 
 
+@pytest.mark.thorough
 def test_a_notebooks_stop_button_stops_the_asking(tmp_path):
     def slowly(number, question):
         time.sleep(0.01)

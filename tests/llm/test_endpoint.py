@@ -105,6 +105,7 @@ def test_retry_after_as_a_date():
     assert 85 < asked <= 90
 
 
+@pytest.mark.thorough
 def test_a_date_is_honoured(ledger):
     asked_at = []
 
@@ -332,6 +333,7 @@ def test_a_run_that_cannot_work_stops_within_three_requests(ledger, name):
     assert count(ledger, "replies") == 0
 
 
+@pytest.mark.thorough
 def test_a_refusal_gives_its_place_to_nobody(ledger):
     """A server that refuses at once: a race that a third call would win now and then."""
     with serving(lambda number, question: FINAL["a wrong key"]) as server:

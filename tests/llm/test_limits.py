@@ -51,7 +51,9 @@ def texts_of(n):
 # --- concurrency ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("concurrency", [1, 4, 12])
+@pytest.mark.parametrize(
+    "concurrency", [pytest.param(1, marks=pytest.mark.thorough), 4, pytest.param(12, marks=pytest.mark.thorough)]
+)
 def test_as_many_calls_in_flight_as_set(ledger, concurrency):
     server_side = Counting(0.4)  # long beside the time that a busy machine takes to open twelve connections
     with serving(server_side) as server:
@@ -76,6 +78,7 @@ def test_a_slow_first_answer_holds_up_nobody(ledger, monkeypatch):
     assert server_side.times[-1] - server_side.times[0] < 0.35
 
 
+@pytest.mark.thorough
 def test_a_server_with_fewer_places_is_found_out(ledger):
     """64 in flight against 6 places: halved until it fits; everything is answered, and the places stay in use."""
     server_side = Counting(0.02, most_allowed=6)
@@ -87,6 +90,7 @@ def test_a_server_with_fewer_places_is_found_out(ledger):
     assert count(ledger, "failures") == 0
 
 
+@pytest.mark.thorough
 def test_a_storm_of_refusals_passes(ledger):
     """For half a second every call is told to come back."""
     began = time.monotonic()
@@ -161,6 +165,7 @@ def test_no_minute_holds_more_starts_than_allowed(per_minute, late):
         assert starts[-1] - starts[0] == pytest.approx((len(late) - 1) * limits.MARGIN * 60 / per_minute)
 
 
+@pytest.mark.thorough
 def test_requests_per_minute(ledger):
     """1,200 a minute are one every 50 ms; the bound for 30 calls is 1.5 s."""
     server_side = Counting(0.01)
@@ -172,6 +177,7 @@ def test_requests_per_minute(ledger):
     assert sum(gaps) / len(gaps) >= 0.95 * 60 / 1200
 
 
+@pytest.mark.thorough
 def test_attempts_count_as_requests(ledger):
     with serving(lambda number, question: echo(number, question) if number % 2 else refusal(500, "no")) as server:
         began = time.monotonic()
@@ -180,6 +186,7 @@ def test_attempts_count_as_requests(ledger):
     assert time.monotonic() - began >= 60 / 30
 
 
+@pytest.mark.thorough
 def test_tokens_per_minute_are_those_that_were_used(ledger):
     """40 calls of 100 tokens at 240,000 a minute: the bound is a second, although each may use far more."""
     usage = {"prompt_tokens": 60, "completion_tokens": 40}

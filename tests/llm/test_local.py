@@ -153,6 +153,7 @@ def test_code_that_comes_with_a_model_is_not_run(folder, tmp_path, ledger):
     assert not (tmp_path / "sprung").exists()
 
 
+@pytest.mark.thorough
 def test_the_command(folder, tmp_path):
     rows = [{"id": "1", "prompt": "Why?", "response": text} for text in ("Because.", "Dunno.")]
     files = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]

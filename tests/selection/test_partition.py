@@ -285,6 +285,7 @@ def test_the_commands(mapped, monkeypatch, capsys):
     ]
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_run_by_snakemake_and_again(tmp_path):
     pytest.importorskip("snakemake", reason="needs requirements-batch.txt")

@@ -18,7 +18,7 @@ def base(tmp_path_factory):
     return save_model(tmp_path_factory.mktemp("base"))
 
 
-@pytest.mark.parametrize("method", ["lora", "qlora"])
+@pytest.mark.parametrize("method", ["lora", pytest.param("qlora", marks=pytest.mark.thorough)])
 def test_a_merged_model_is_the_base_with_its_adapter(method, base, runs):
     from transformers import AutoModelForCausalLM
 
@@ -39,6 +39,7 @@ def test_a_merged_model_is_the_base_with_its_adapter(method, base, runs):
     assert "A LoRA adapter merged into" in card
 
 
+@pytest.mark.thorough
 def test_the_merged_model_can_be_chatted_with(base, runs):
     from transformers import AutoTokenizer
 

@@ -71,6 +71,7 @@ def check_reviews(out):
     return rows
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.parametrize("share", [0.2, 0.6])
 def test_all_faults_at_once(files, tmp_path, monkeypatch, share):
@@ -120,6 +121,7 @@ def run_limited(command, most_bytes):
     )
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_disk_that_fills_up_loses_nothing_that_was_answered(files, tmp_path):
     """First the ledger does not fit, then the judgments; with room again the run goes on where it was."""

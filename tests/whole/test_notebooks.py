@@ -20,6 +20,7 @@ from nbutils.selection import preflight
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 NAMES = [path.stem for path in NOTEBOOKS]
 ARMS = ("sample-60-longest", "sample-60-random-7")
+AT_ONCE, INTERRUPTED = "at once", pytest.param("interrupted", marks=pytest.mark.thorough)
 
 
 # --- form ----------------------------------------------------------------------------------------------------------
@@ -102,16 +103,17 @@ def test_a_profile_with_a_paid_refiner_does_not_rewrite_idly():
 # --- execution -----------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """A whole run on the sample, interrupted once by kill -9 and continued."""
+@pytest.fixture(scope="module", params=[AT_ONCE, INTERRUPTED])
+def finished(request, tmp_path_factory):
+    """A whole run on the sample; once it goes to its end at once, once it is interrupted by kill -9 and continued."""
     folder = tmp_path_factory.mktemp("a run with spaces")
     environment = offline(folder)
     command = [sys.executable, "-m", "nbutils.run", "tiny", "--all"]
-    started = subprocess.Popen(command, env=environment, cwd=folder, start_new_session=True)
-    wait_for(folder / "tiny" / "select" / ARMS[1] / "seed-42" / "manifest.json", started)
-    os.killpg(started.pid, signal.SIGKILL)
-    started.wait()
+    if request.param != AT_ONCE:
+        started = subprocess.Popen(command, env=environment, cwd=folder, start_new_session=True)
+        wait_for(folder / "tiny" / "select" / ARMS[1] / "seed-42" / "manifest.json", started)
+        os.killpg(started.pid, signal.SIGKILL)
+        started.wait()
     done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder, done.stdout
@@ -136,7 +138,7 @@ def wait_for(path, process, seconds=300):
 
 
 @pytest.mark.slow
-def test_an_interrupted_run_continues_to_the_report(finished):
+def test_a_run_goes_to_the_report(finished):
     folder, printed = finished
     report = folder / "tiny" / "report" / ARMS[0] / "seed-42" / "report.html"
     assert f"The report: {report}" in printed
@@ -185,7 +187,17 @@ def test_the_loop_in_one_notebook_finds_everything_fresh(finished, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["select", "finetune", "generate"])
+@pytest.mark.parametrize(
+    ("finished", "stage"),
+    [
+        (AT_ONCE, "select"),
+        (AT_ONCE, "generate"),
+        pytest.param("interrupted", "select", marks=pytest.mark.thorough),
+        pytest.param("interrupted", "finetune", marks=pytest.mark.thorough),
+        pytest.param("interrupted", "generate", marks=pytest.mark.thorough),
+    ],
+    indirect=["finished"],
+)
 def test_notebook_and_command_line_write_the_same_artefact(finished, stage, tmp_path, monkeypatch):
     folder, _ = finished
     for key, value in offline(tmp_path).items():
@@ -251,6 +263,7 @@ def test_a_failed_notebook_keeps_its_traceback(tmp_path, monkeypatch):
 
 
 @pytest.mark.long  # a whole run for one page; tests/test_report.py opens pages of made-up runs in a browser
+@pytest.mark.parametrize("finished", [AT_ONCE], indirect=True)
 def test_the_report_opens_in_a_browser_and_asks_nobody(finished):
     from playwright.sync_api import sync_playwright
 

@@ -167,6 +167,7 @@ def test_ordinary_cells_are_no_reason_to_stop(cells):
     notebook.refuse_injected(cells)
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_misspelt_parameter_stops_papermill_itself(tmp_path):
     source = make_notebook(tmp_path / "small.ipynb", BEGIN, "reached = True")
@@ -229,6 +230,7 @@ made = manifests.complete(planned, work)
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("end", "complaint"),
@@ -302,6 +304,7 @@ def start(source, folder):
     return subprocess.Popen([sys.executable, "-c", program, str(source)], env=offline(folder), cwd=folder)
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.parametrize("kills", [3, pytest.param(40, marks=pytest.mark.long)])
 def test_kills_leave_no_broken_file(tmp_path, kills):

@@ -345,6 +345,7 @@ def test_a_dry_run_lists_every_job_with_its_command(tmp_path):
     assert not list(tmp_path.rglob("*.done"))
 
 
+@pytest.mark.thorough
 @needs_snakemake
 @pytest.mark.slow
 def test_the_slurm_profile_asks_for_gpu_memory_and_time(tmp_path):
@@ -359,12 +360,15 @@ def test_the_slurm_profile_asks_for_gpu_memory_and_time(tmp_path):
     assert (asked["select"]["mem_mb"], asked["select"]["runtime"]) == ("8000", "60")
 
 
+@pytest.mark.thorough
 @needs_snakemake
 @pytest.mark.slow
 def test_a_failed_job_ends_with_the_mend(tmp_path):
     (tmp_path / "parts").mkdir()
     (tmp_path / "parts" / "a.jsonl").write_text('{"output": 3}\n')
-    done = run_command(["execution.partition", "run", "parts", "-k", "1", "--measure", "words", "-o", "out.jsonl"], tmp_path)
+    done = run_command(
+        ["execution.partition", "run", "parts", "-k", "1", "--measure", "words", "-o", "out.jsonl"], tmp_path
+    )
     assert done.returncode == 2
     assert "a.jsonl: row 0: the response field 'output' is int, not text" in done.stderr
     assert done.stderr.splitlines()[-1].startswith("error: not all jobs are done: the first error stands above")
