@@ -122,6 +122,7 @@ def test_full_fine_tuning_writes_a_model_that_loads(base, runs):
     assert all(changed)
 
 
+@pytest.mark.thorough
 def test_a_loss_that_is_not_a_number_stops_the_run(base, runs):
     with pytest.raises(InputError, match=r"loss is nan at step \d+: lower training\.learning_rate"):
         finetune.run(profile_on(base, {"learning_rate": 1e30, "max_grad_norm": 0.0}), "sample-24-longest", 42)

@@ -282,6 +282,7 @@ def test_two_processes_do_the_work_once(tmp_path):
     assert (tmp_path / "log").read_text() == "x"
 
 
+@pytest.mark.thorough
 def test_waiting_for_another_process_is_said(tmp_path):
     (tmp_path / "stage").mkdir()
     with FileLock(tmp_path / "stage" / ".lock"):

@@ -114,6 +114,7 @@ def test_tables_of_an_unfinished_run_are_not_taken_over(tmp_path):
         registry.adopt_tables(tmp_path, tmp_path / "figures")
 
 
+@pytest.mark.thorough
 def test_command_needs_neither_data_nor_network(copy, tmp_path):
     folder = tmp_path / "figures"
     shutil.copytree(copy / "tables", folder / "tables")

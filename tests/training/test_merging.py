@@ -59,6 +59,7 @@ def test_a_fully_trained_model_has_nothing_to_merge(base, runs):
         finetune.merge(profile_on(base, {"method": "full"}), "sample-24-longest", 42)
 
 
+@pytest.mark.thorough
 def test_a_merge_that_changes_the_model_is_not_saved(base, runs, monkeypatch):
     monkeypatch.setattr(release, "TOLERANCE", -1.0)
     with pytest.raises(InputError, match="off the adapter's: not saved"):
