@@ -1,6 +1,5 @@
 """What README and docs name is there: files of the project, commands, and links."""
 
-import importlib.util
 import re
 
 import nbformat
@@ -26,10 +25,18 @@ def test_files_and_commands_that_are_named_exist(path):
     files = re.findall(
         r"(?<![\w/.])(?:nbutils|tests|profiles|data|benchmarks|docs)/[\w/.-]+\.(?:py|toml|md|csv|smk|yaml)\b", text
     )
-    # Files that a reader makes, or that a page only speaks of as an example.
     assert [name for name in files if not (ROOT / name).exists()] == []
-    modules = re.findall(r"(?:python -m|from|import) (nbutils(?:\.[a-z_]+)*)", text)
-    assert [name for name in modules if importlib.util.find_spec(name) is None] == []
+    modules = [
+        name.replace(".", "/") for name in re.findall(r"(?:python -m|from|import) (nbutils(?:\.[a-z_]+)*)", text)
+    ]
+    assert [name for name in modules if not (ROOT / name).is_dir() and not (ROOT / f"{name}.py").is_file()] == []
+    commands = [name.replace(".", "/") for name in re.findall(r"python -m (nbutils\.[a-z_.]+)", text)]
+    assert [name for name in commands if not is_command(name.strip("/"))] == []
+
+
+def is_command(name):
+    file = next((path for path in (ROOT / name / "__main__.py", ROOT / f"{name}.py") if path.is_file()), None)
+    return file is not None and 'if __name__ == "__main__":' in file.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
