@@ -61,6 +61,7 @@ def test_as_many_calls_in_flight_as_set(ledger, concurrency):
     assert server_side.most == concurrency
 
 
+@pytest.mark.thorough
 def test_until_the_first_answer_only_a_few_go_ahead(ledger):
     server_side = Counting(0.15)
     with serving(server_side) as server:
@@ -70,6 +71,7 @@ def test_until_the_first_answer_only_a_few_go_ahead(ledger):
     assert sum(at < first + 0.29 for at in server_side.times) >= 15
 
 
+@pytest.mark.thorough
 def test_a_slow_first_answer_holds_up_nobody(ledger, monkeypatch):
     monkeypatch.setattr(limits, "PROBE_SECONDS", 0.05)
     server_side = Counting(0.4)

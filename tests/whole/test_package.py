@@ -80,8 +80,8 @@ def test_it_holds_all_that_the_repository_has_of_the_package(wheel):
 
 
 def test_the_package_is_the_installed_one(python, tmp_path):
-    program = "import nbutils; print(nbutils.__file__, nbutils.ROOT, nbutils.home())"
-    file, root, home = called(python, tmp_path, "-c", program).split()
+    program = "import nbutils; print(nbutils.__file__, nbutils.ROOT, nbutils.home(), sep=chr(10))"
+    file, root, home = called(python, tmp_path, "-c", program).splitlines()
     environment = str(python.parents[1])
     assert file.startswith(environment) and root == f"{environment}/share/long-is-more"
     assert home == str(tmp_path)
