@@ -96,10 +96,8 @@ test: style
 	wait $$types; types=$$?; echo "mypy: $$(cat $$said)"; rm -f $$said; \
 	exit $$((tests | types))
 
-# The rest of what needs only Python, then, one after the other, what needs system packages.
 test-rest: setup-dev
-	$(PYTEST_2) -m "thorough and not system and not long"
-	$(BIN)/python -m pytest -m "system and not long"
+	$(PYTEST_2) -m "(thorough or system) and not long"
 
 test-all: test
 	@$(MAKE) --no-print-directory test-rest

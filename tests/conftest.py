@@ -13,7 +13,7 @@ MIRROR = "LIM_DATA_MIRROR"
 
 def pytest_collection_modifyitems(items):
     """Files with many slow tests first: begun last, one of them would keep a single worker busy at the end."""
-    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    slow = Counter(item.path for item in items if any(map(item.get_closest_marker, ("slow", "system"))))
     items.sort(key=lambda item: -slow[item.path])
 
 
