@@ -95,21 +95,40 @@ def read_manifest(folder: Path) -> Manifest | None:
 
 def fresh_manifest(plan: Plan) -> Manifest | None:
     """The stored manifest if it answers exactly this plan and every output is on disk unchanged."""
+    manifest, stamps = _VERIFIED.get(plan.folder, (None, None))
+    if manifest is None or manifest.key != plan.key or _stamp_files(manifest) != stamps:
+        manifest = _verify(plan)
+    return manifest
+
+
+_VERIFIED: dict[Path, tuple[Manifest, list[disk.Stamp]]] = {}
+"""By folder, with the stamps of its files: a process verifies a manifest once, however many later stages ask for it."""
+
+
+def _verify(plan: Plan) -> Manifest | None:
+    """Read a plan's manifest and compare the hashes of its outputs."""
     manifest = read_manifest(plan.folder)
     if manifest is None or manifest.key != plan.key:
         return None
-    intact = all(_has_hash(plan.folder / name, expected) for name, expected in manifest.outputs.items())
-    return manifest if intact else None
+    stamps = _stamp_files(manifest)
+    is_settled = all(stamp.is_settled() for stamp in stamps)
+    if not stamps or any(disk.sha256_file(manifest.path(name)) != known for name, known in manifest.outputs.items()):
+        return None
+    if is_settled:
+        _VERIFIED[plan.folder] = manifest, stamps
+    return manifest
+
+
+def _stamp_files(manifest: Manifest) -> list[disk.Stamp]:
+    """The stamps of a manifest and of its outputs; none where one of them is missing."""
+    paths = [manifest.path(name) for name in (MANIFEST, *manifest.outputs)]
+    return [disk.stamp_file(path) for path in paths] if all(path.is_file() for path in paths) else []
 
 
 def upstream(plan: Plan) -> str:
     """Fingerprint of an earlier stage's fresh output, for a later stage's inputs; "missing" where there is none."""
     manifest = fresh_manifest(plan)
     return manifest.fingerprint if manifest else "missing"
-
-
-def _has_hash(path: Path, expected: str) -> bool:
-    return path.is_file() and disk.sha256_file(path) == expected
 
 
 def complete(plan: Plan, work: Callable[[Path], dict[str, Any]]) -> Manifest:

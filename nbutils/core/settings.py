@@ -5,6 +5,7 @@ source stands beside it in the TOML file.
 """
 
 import argparse
+import functools
 import json
 import os
 import tomllib
@@ -176,6 +177,10 @@ class Profile(Settings):
     refining: Refining | None = None
     capabilities: Capabilities | None = None
 
+    def __hash__(self) -> int:
+        """By a few fields: as a whole, a profile holds what has no hash."""
+        return hash((self.name, self.dataset, self.arms, self.seeds))
+
     @model_validator(mode="after")
     def _parts_agree(self) -> "Profile":
         named = {self.judging.target, *self.judging.baselines}
@@ -202,12 +207,17 @@ def load_profile(name: str | os.PathLike[str]) -> Profile:
     try:
         table = _find_files(tomllib.loads(path.read_text(encoding="utf-8")), path.parent)
         _refuse_former(table, path)
-        # By way of JSON, where pydantic is strict about text and numbers and still takes a list for a tuple.
-        return Profile.model_validate_json(json.dumps(table, default=str), strict=True)
+        return _validate(json.dumps(table, default=str))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not valid TOML: {error}") from None
     except ValidationError as error:
         raise InputError(f"{path}: {first_problem(error)}") from None
+
+
+@functools.cache
+def _validate(table: str) -> Profile:
+    # By way of JSON, where pydantic is strict about text and numbers and still takes a list for a tuple.
+    return Profile.model_validate_json(table, strict=True)
 
 
 def _refuse_former(table: dict[str, Any], path: Path) -> None:

@@ -45,7 +45,10 @@ class TransformersBackend:
 def identify(judge: JudgeModel) -> str:
     """What determines this judge's answers beside the request: the weights' hash or commit, and the number format."""
     folder, precision = Path(judge.model).expanduser(), choose_precision()
-    weights = _fingerprint(folder, _stamps(folder)) if folder.is_dir() else judge.revision
+    weights = judge.revision
+    if folder.is_dir():
+        files = sorted(path for pattern in _DETERMINE_ANSWERS for path in folder.glob(pattern))
+        weights = sha256_json({path.name: sha256_file(path) for path in files})[:16]
     return f"transformers {weights} {'nf4' if precision.device == 'cuda' else precision.dtype}"
 
 
@@ -155,13 +158,3 @@ def _format(precision: Precision) -> dict[str, Any]:
 
 def _padding(tokenizer: Any) -> int:
     return int(tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
-
-
-def _stamps(folder: Path) -> tuple[tuple[str, int, int], ...]:
-    files = sorted(path for pattern in _DETERMINE_ANSWERS for path in folder.glob(pattern))
-    return tuple((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files)
-
-
-@functools.cache
-def _fingerprint(folder: Path, stamps: tuple[tuple[str, int, int], ...]) -> str:
-    return sha256_json({name: sha256_file(folder / name) for name, _, _ in stamps})[:16]
