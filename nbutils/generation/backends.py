@@ -4,6 +4,7 @@ Both take the same questions and give the same completions, in the order in whic
 """
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, NamedTuple, Protocol
@@ -14,6 +15,7 @@ from nbutils.core.judge_settings import read_key
 from nbutils.core.settings import Generation
 from nbutils.generation.questions import Question
 from nbutils.generation.slots import Draft, Room, Rules, SlotCounts, decode
+from nbutils.llm.protocol import is_passing, retry_rules
 
 
 class Completion(NamedTuple):
@@ -113,8 +115,8 @@ class ServerBackend:
             raise InputError("generation.server is missing: name the server's base_url and model")
         self._job, self._server, self._key = job, server, read_key(server)
         self._model = server.model.replace("{arm}", job.arm)
-        retries = server.attempts - 1
-        self._client = OpenAI(api_key=self._key, base_url=server.base_url, max_retries=retries, timeout=server.timeout)
+        self._client = OpenAI(api_key=self._key, base_url=server.base_url, max_retries=0, timeout=server.timeout)
+        self._closing = threading.Event()
 
     def answer(self, questions: Sequence[Question]) -> Iterator[Completion]:
         """Ask `concurrency` questions at once. Raises InputError at the first that fails for good."""
@@ -124,6 +126,7 @@ class ServerBackend:
                 for done in as_completed(asked):
                     yield done.result()
             finally:
+                self._closing.set()  # nobody goes on waiting for another attempt
                 pool.shutdown(wait=False, cancel_futures=True)
 
     def facts(self) -> dict[str, Any]:
@@ -131,19 +134,13 @@ class ServerBackend:
         return {"server": self._server.base_url, "served_model": self._model}
 
     def _ask(self, question: Question) -> Completion:
+        import tenacity
         from openai import OpenAIError
 
-        settings = self._job.settings
-        ban = {"min_tokens": settings.min_new_tokens} if settings.min_new_tokens else None
+        rules = retry_rules(self._server.attempts, lambda error: is_passing(error) and not self._closing.is_set())
+        sleep = tenacity.sleep_using_event(self._closing)
         try:
-            reply = self._client.completions.create(
-                model=self._model,
-                prompt=question.ids if settings.send == "tokens" else question.text,
-                max_tokens=question.max_new,
-                temperature=settings.temperature,
-                seed=question.seed,
-                extra_body=ban,
-            )
+            reply = tenacity.Retrying(sleep=sleep, **rules)(self._complete, question)
         except OpenAIError as error:
             said = f"{type(error).__name__}: {error}".replace(self._key, f"[{self._server.key_variable}]")[:300]
             raise InputError(
@@ -151,6 +148,17 @@ class ServerBackend:
                 "check the server, its model's name and generation.send, and run again"
             ) from None
         return self._read(question, reply)
+
+    def _complete(self, question: Question) -> Any:
+        settings = self._job.settings
+        return self._client.completions.create(
+            model=self._model,
+            prompt=question.ids if settings.send == "tokens" else question.text,
+            max_tokens=question.max_new,
+            temperature=settings.temperature,
+            seed=question.seed,
+            extra_body={"min_tokens": settings.min_new_tokens} if settings.min_new_tokens else None,
+        )
 
     def _read(self, question: Question, reply: Any) -> Completion:
         choices = getattr(reply, "choices", None)

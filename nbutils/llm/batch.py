@@ -19,8 +19,8 @@ from pydantic import SecretStr
 from nbutils.core.judge_settings import NO_KEY, JudgeModel, read_key, without_key
 from nbutils.llm.client import Ledger, Record, Reply, Request, StopAskingError
 from nbutils.llm.endpoint import connect
-from nbutils.llm.prices import Budget
-from nbutils.llm.protocol import BadAnswerError, build_body, is_passing, read_body, why_to_stop
+from nbutils.llm.limits import Budget
+from nbutils.llm.protocol import BadAnswerError, build_body, read_body, retry_rules, why_to_stop
 
 MOST_REQUESTS, MOST_BYTES = 50_000, 100_000_000
 """Size of one batch; the API allows 50,000 requests and 200 MB (reference of POST /batches)."""
@@ -98,7 +98,7 @@ class BatchBackend:
         upload = {"file": ("requests.jsonl", content), "purpose": "batch", "timeout": UPLOAD_SECONDS}
         uploaded = await self._call(lambda: client.files.create(**upload))
         made = await self._call(
-            # Not tried again by itself: a batch that was made although its answer was lost would be paid for twice.
+            # After no fault: a batch that was made although its answer was lost would be paid for twice.
             lambda: client.batches.create(
                 input_file_id=uploaded.id,
                 endpoint="/v1/chat/completions",
@@ -183,14 +183,8 @@ class BatchBackend:
         async def once() -> Any:
             return await call()
 
-        retrying = tenacity.AsyncRetrying(
-            stop=tenacity.stop_after_attempt(attempts or self._judge.attempts),
-            wait=tenacity.wait_exponential(max=POLL_SECONDS),
-            retry=tenacity.retry_if_exception(is_passing),
-            reraise=True,
-        )
         try:
-            return await retrying(once)
+            return await tenacity.AsyncRetrying(**retry_rules(attempts or self._judge.attempts))(once)
         except OpenAIError as error:
             said = without_key(f"{type(error).__name__}: {error}", self._key, self._judge)[:500]
             why = why_to_stop(error, self._judge, said) or f"{said}: run again, what was submitted is not lost"

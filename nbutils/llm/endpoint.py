@@ -14,10 +14,8 @@ from pydantic import SecretStr
 from nbutils.core import judge_settings
 from nbutils.core.judge_settings import NO_KEY, JudgeModel
 from nbutils.llm.client import FormatRefusedError, Record, Reply, Request, StopAskingError
-from nbutils.llm.limits import LONGEST_BACKOFF_SECONDS, Call, Throttle
-from nbutils.llm.prices import Budget, most_tokens
+from nbutils.llm.limits import Budget, Call, Throttle, most_tokens
 from nbutils.llm.protocol import (
-    LONGEST_WAIT_SECONDS,
     BadAnswerError,
     build_body,
     is_about_format,
@@ -28,11 +26,9 @@ from nbutils.llm.protocol import (
     is_unreachable,
     read_completion,
     retry_after,
+    retry_rules,
     why_to_stop,
 )
-
-REFUSALS = 20
-"""How often one call may be told "too many requests" before it counts as failed."""
 
 OUTAGE = 10
 """Calls lost one after the other, none answered between them: then the run stops."""
@@ -74,22 +70,14 @@ class OpenAIBackend:
             await client.close()
             self._tell_other_names()
 
-    def _retrying(self, throttle: Throttle) -> Any:
-        import tenacity
-
-        return tenacity.AsyncRetrying(
-            stop=_Attempts(self._judge.attempts),
-            wait=_wait,
-            retry=tenacity.retry_if_exception(lambda error: not throttle.closed and self._may_pass(error)),
-            reraise=True,
-        )
-
     async def _complete(self, client: Any, throttle: Throttle, request: Request) -> Reply:
         """One request with a bounded number of attempts."""
+        import tenacity
         from openai import OpenAIError
 
+        rules = retry_rules(self._judge.attempts, lambda error: not throttle.closed and self._may_pass(error), False)
         try:
-            return await self._retrying(throttle)(self._attempt, client, throttle, request)
+            return await tenacity.AsyncRetrying(**rules)(self._attempt, client, throttle, request)
         except (OpenAIError, BadAnswerError) as error:
             said, stop = self._say(error), self._reason_to_stop(request, error)
             self._lost += not is_about_one_request(error)
@@ -176,36 +164,12 @@ class OpenAIBackend:
 
     def _may_pass(self, error: BaseException) -> bool:
         """Whether another attempt may succeed. A server that was never there will not come."""
-        if (retry_after(error) or 0) > LONGEST_WAIT_SECONDS:
-            return False
         return is_passing(error) and (self._has_answered or not is_unreachable(error))
 
     def _stop_in_an_outage(self, reply: Reply) -> None:
         if self._lost >= OUTAGE:
             where = self._judge.base_url or "the default endpoint"
             raise StopAskingError(f"{where}: the last {OUTAGE} calls failed ({reply.error}): run again when it works")
-
-
-class _Attempts:
-    """When one call is given up: faults and refusals are counted apart, since a refusal costs nothing but time."""
-
-    def __init__(self, faults: int) -> None:
-        self._faults, self._refusals = faults, REFUSALS
-
-    def __call__(self, state: Any) -> bool:
-        if is_busy(state.outcome.exception()):
-            self._refusals -= 1
-        else:
-            self._faults -= 1
-        return min(self._faults, self._refusals) <= 0
-
-
-def _wait(state: Any) -> float:
-    """Seconds until the next attempt; after a refusal the throttle makes everybody wait."""
-    error = state.outcome.exception()
-    if is_busy(error):
-        return 0.0
-    return retry_after(error) or min(2.0 ** (state.attempt_number - 1), LONGEST_BACKOFF_SECONDS)
 
 
 # --- the connection and its key ------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import email.utils
 import json
 import math
 import re
+from collections.abc import Callable
 from typing import Any
 
 from nbutils.core.judge_settings import JudgeModel
@@ -117,7 +118,9 @@ _QUOTA = re.compile("insufficient_quota|billing_hard_limit|credit balance|insuff
 
 
 def is_passing(error: BaseException) -> bool:
-    """Whether another attempt may succeed."""
+    """Whether another attempt may succeed, within a time that a run can wait."""
+    if (retry_after(error) or 0) > LONGEST_WAIT_SECONDS:
+        return False
     if isinstance(error, BadAnswerError) and not hasattr(error, "status_code"):
         return not is_quota_used_up(error)
     status = getattr(error, "status_code", None)
@@ -182,6 +185,48 @@ def why_to_stop(error: BaseException, judge: JudgeModel, said: str) -> str:
     if (wait := retry_after(error)) and wait > LONGEST_WAIT_SECONDS:
         return f"{where} asks to wait {math.ceil(wait / 60)} minutes: run the same again then"
     return ""
+
+
+# --- trying again --------------------------------------------------------------------------------------------------
+
+REFUSALS = 20
+"""How often one call may be told "too many requests" before it counts as failed."""
+
+LONGEST_BACKOFF_SECONDS = 30.0
+"""Between attempts where the endpoint does not say how long to wait: one second, then twice as long each time."""
+
+
+def retry_rules(
+    attempts: int, may_pass: Callable[[BaseException], bool] = is_passing, waits_when_busy: bool = True
+) -> dict[str, Any]:
+    """What tenacity's `Retrying` or `AsyncRetrying` has to know to make one call, of which every failure is raised.
+
+    `attempts` bounds the faults; refusals are counted apart, since they cost nothing but time. waits_when_busy: False
+    where a refusal makes everybody wait, and not this call alone.
+    """
+    import tenacity
+
+    left = {"fault": attempts, "refusal": REFUSALS}
+
+    def is_spent(state: Any) -> bool:
+        left["refusal" if is_busy(state.outcome.exception()) else "fault"] -= 1
+        return min(left.values()) <= 0
+
+    def wait(state: Any) -> float:
+        error = state.outcome.exception()
+        return wait_seconds(error, state.attempt_number) if waits_when_busy or not is_busy(error) else 0.0
+
+    return {"stop": is_spent, "wait": wait, "retry": tenacity.retry_if_exception(may_pass), "reraise": True}
+
+
+def wait_seconds(error: BaseException, attempt: int) -> float:
+    """Seconds until a call whose attempt of this number has failed is made again, as long as the endpoint asks."""
+    return retry_after(error) or backoff_seconds(attempt)
+
+
+def backoff_seconds(times: int) -> float:
+    """Seconds to wait after so many failures where the endpoint does not say."""
+    return min(2.0 ** (times - 1), LONGEST_BACKOFF_SECONDS)
 
 
 def _is_connection_error(error: BaseException) -> bool:
