@@ -17,7 +17,7 @@ from nbutils.core import disk, manifests, settings
 from nbutils.core.errors import InputError
 from nbutils.data.rows import EvalPrompt
 from nbutils.figures import results
-from nbutils.generation import answers, questions
+from nbutils.generation import answers
 from nbutils.generation import answers as generation_answers
 from nbutils.training import models
 
@@ -30,7 +30,7 @@ CONTEXT = 4096
 @given(st.integers(1, 300), st.integers(1, 200), st.integers(2, 200))
 def test_a_prompt_is_cut_in_the_middle_and_only_where_nothing_else_fits(length, max_new, context):
     ids = list(range(length))
-    kept = questions.fit_to_context(ids, max_new, context)
+    kept = answers.fit_to_context(ids, max_new, context)
     assert context - len(kept) >= 1, "at least one new token fits"
     if length < context:
         assert kept == ids
@@ -45,25 +45,25 @@ def test_a_prompt_is_cut_in_the_middle_and_only_where_nothing_else_fits(length, 
     [
         ("lima-1k", {}),
         ("alpaca-52k+min150", {"min_new_tokens": 150}),
-        ("lima-1k+asklong", {"length_prompt": questions.ASK_FOR_LENGTH}),
+        ("lima-1k+asklong", {"length_prompt": answers.ASK_FOR_LENGTH}),
         ("lima-1k+max2048", {"max_new_tokens": 2048}),
-        ("lima-1k+neftune+min9+asklong", {"min_new_tokens": 9, "length_prompt": questions.ASK_FOR_LENGTH}),
+        ("lima-1k+neftune+min9+asklong", {"min_new_tokens": 9, "length_prompt": answers.ASK_FOR_LENGTH}),
     ],
 )
 def test_an_arm_may_be_a_variant(arm, changes):
     plain = settings.Generation(test_sets=("sample",))
-    assert questions.vary(plain, arm) == plain.model_copy(update=changes)
+    assert answers.vary(plain, arm) == plain.model_copy(update=changes)
 
 
 def test_a_ban_longer_than_the_answers_is_refused():
     with pytest.raises(InputError, match=r"^arm 'lima-1k\+min600': .*'min_new_tokens' is above 'max_new_tokens'$"):
-        questions.vary(settings.Generation(test_sets=("sample",)), "lima-1k+min600")
+        answers.vary(settings.Generation(test_sets=("sample",)), "lima-1k+min600")
 
 
 def ask(*texts, context=CONTEXT, **changed):
     given_settings = settings.Generation(test_sets=("own",), **changed)
     asked = [EvalPrompt(str(number), "own", text, "the input") for number, text in enumerate(texts)]
-    return questions.ask(asked, tokenizer(), given_settings, context, seed=1)
+    return answers.ask(asked, tokenizer(), given_settings, context, seed=1)
 
 
 def test_the_wish_for_length_ends_the_instruction_and_stays_out_of_the_question():
@@ -76,7 +76,7 @@ def test_the_wish_for_length_ends_the_instruction_and_stays_out_of_the_question(
 def test_an_id_that_occurs_twice_is_refused():
     twice = [EvalPrompt("a", "own", "x"), EvalPrompt("a", "own", "y")]
     with pytest.raises(InputError, match="own: two prompts have the id 'a'"):
-        questions.ask(twice, tokenizer(), settings.Generation(test_sets=("own",)), 99, 1)
+        answers.ask(twice, tokenizer(), settings.Generation(test_sets=("own",)), 99, 1)
 
 
 def test_samples_have_seeds_of_their_own():
@@ -200,7 +200,7 @@ def test_variants_of_an_arm_answer_under_their_own_conditions(stage):
     lengths = [[answer["n_tokens"] for answer in answers.load_answers(made)] for made in (plain, banned)]
     assert min(lengths[0]) < 100 < min(lengths[1])
     assert [new for old, new in zip(*lengths, strict=True) if old > 100] == [old for old in lengths[0] if old > 100]
-    assert longer.settings["length_prompt"] == questions.ASK_FOR_LENGTH
+    assert longer.settings["length_prompt"] == answers.ASK_FOR_LENGTH
     for ours, theirs in zip(*(answers.load_answers(made) for made in (plain, longer)), strict=True):
         assert ours["prompt"] == theirs["prompt"]
         assert theirs["arm"] == "sample-60-longest+asklong"
@@ -285,7 +285,7 @@ def test_ours_is_the_template_of_training():
     trained = prompts.encode(row, tokenizer(), "plain", 10_000)
     asked = EvalPrompt("x", "own", row.instruction, row.input)
     given_settings = settings.Generation(test_sets=("own",))
-    (question,) = questions.ask([asked], tokenizer(), given_settings, CONTEXT, 1)
+    (question,) = answers.ask([asked], tokenizer(), given_settings, CONTEXT, 1)
     assert trained.input_ids[: len(question.ids)] == question.ids
     assert trained.labels[len(question.ids) - 1] == prompts.IGNORED != trained.labels[len(question.ids)]
     assert trained.labels[-1] == EOS

@@ -13,9 +13,28 @@ from nbutils.core.devices import Precision, choose_precision
 from nbutils.core.errors import InputError
 from nbutils.core.judge_settings import read_key
 from nbutils.core.settings import Generation
-from nbutils.generation.questions import Question
+from nbutils.data.rows import EvalPrompt
 from nbutils.generation.slots import Draft, Room, Rules, SlotCounts, decode
 from nbutils.llm.protocol import is_passing, retry_rules
+
+
+class Question(NamedTuple):
+    """A test prompt as the model gets it: `text`, its token `ids`, and how many tokens the answer may have.
+
+    `is_cut`: the ids lack the middle of the text, which did not fit; `seed` is the answer's own, where it is sampled.
+    """
+
+    prompt: EvalPrompt
+    text: str
+    ids: list[int]
+    max_new: int
+    is_cut: bool = False
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        """Test set and id, for messages."""
+        return f"{self.prompt.test_set}/{self.prompt.id}"
 
 
 class Completion(NamedTuple):

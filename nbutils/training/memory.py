@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from nbutils.core.devices import Precision
+from nbutils.core.devices import Precision, processes
 from nbutils.core.errors import InputError
 from nbutils.core.settings import Profile
 from nbutils.prompts import Example
@@ -72,7 +72,7 @@ def check_fit(
     """Print the estimate beside what the device has. Raises InputError, with the mend, where it cannot fit."""
     made = estimate(read_shape(profile, seed), profile, precision, steps, examples)
     # Sharded weights are spread over the processes; activations are not.
-    available = available_bytes(precision) * (models.processes() if models.is_sharded() else 1)
+    available = available_bytes(precision) * (processes() if models.is_sharded() else 1)
     print(f"estimate: {made}; {precision.device} has {_size(available)} free", flush=True)
     if made.bytes - made.parts["activations"] > available:
         raise InputError(f"{profile.name}: {made}, but {precision.device} has {_size(available)}: {_mend(profile)}")

@@ -29,8 +29,10 @@ def name_base(folder: Path, profile: Profile) -> None:
     disk.write_json(path, config)
 
 
-def write_card(folder: Path, profile: Profile, selected: Manifest, arm: str, rows: int) -> None:
+def describe(folder: Path, profile: Profile, selected: Manifest, arm: str, rows: int) -> None:
     """Write README.md beside weights; `arm` is the trained model's name, `rows` how many rows it was trained on."""
+    if profile.training.method != "full":
+        name_base(folder, profile)
     disk.write_text(folder / "README.md", card(profile, selected, arm, rows))
 
 

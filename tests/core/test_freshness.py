@@ -12,7 +12,7 @@ import pytest
 from nbutils import arms, explore, finetune, generate, judge, length_bias, report, select
 from nbutils.core import disk, manifests, settings
 from nbutils.core.manifests import Plan
-from nbutils.training import tiny_base
+from nbutils.training import models
 
 
 def settle(folder):
@@ -212,7 +212,7 @@ def test_the_same_bytes_at_another_time_are_fresh(plan, read):
 def invent_run():
     """Results of every stage of `tiny`, whatever they say, as fresh as they can be."""
     profile, target = arms.prepare("tiny")
-    planners = [lambda: explore.plan("tiny"), lambda: tiny_base.plan(profile, 42)]
+    planners = [lambda: explore.plan("tiny"), lambda: models.plan_tiny(profile, 42)]
     for stage in (select, finetune, generate):
         planners += [lambda stage=stage, arm=arm: stage.plan("tiny", arm, 42) for arm in profile.arms]
     planners += [lambda stage=stage: stage.plan("tiny", target, 42) for stage in (judge, length_bias)]

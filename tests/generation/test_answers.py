@@ -16,7 +16,7 @@ from nbutils.core.judge_settings import Judging
 from nbutils.core.settings import Profile
 from nbutils.data import download
 from nbutils.data.rows import EvalPrompt
-from nbutils.generation import answers, questions
+from nbutils.generation import answers
 from nbutils.generation import answers as generation_answers
 from nbutils.judging import alpaca_eval, mt_bench, pairs
 from nbutils.judging import pairs as judging_pairs
@@ -52,7 +52,7 @@ def test_the_first_question_stands_there_as_it_was_asked():
     first = EvalPrompt("mt_bench_1", "mt-bench", "Name a bird.", turns=("And why?",))
     (asked,) = answers.second_turns([first], [{"response": "A wren."}], wish)
     assert asked.history == (("Name a bird.\n\nBe long.", "A wren."),) and asked.instruction == "And why?"
-    (question,) = questions.ask([asked], tokenizer(), wish, 4096, 1)
+    (question,) = answers.ask([asked], tokenizer(), wish, 4096, 1)
     assert question.text.count("Be long.") == 2
 
 

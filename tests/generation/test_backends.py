@@ -11,7 +11,7 @@ from small_models import tokenizer
 from nbutils.core.errors import InputError
 from nbutils.core.settings import Generation
 from nbutils.data.rows import EvalPrompt
-from nbutils.generation import backends, questions
+from nbutils.generation import answers, backends
 from nbutils.generation.backends import Job
 
 LIMIT = 12
@@ -25,7 +25,7 @@ def job(**changed):
 
 def asked(made, *texts):
     prompts = [EvalPrompt(str(number), "own", text) for number, text in enumerate(texts)]
-    return questions.ask(prompts, tokenizer(), made.settings, made.context, made.seed)
+    return answers.ask(prompts, tokenizer(), made.settings, made.context, made.seed)
 
 
 # --- a server ------------------------------------------------------------------------------------------------------
