@@ -13,10 +13,11 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from trainable_models import make_tokenizer, profile_on, save_model
 
-from nbutils import finetune
+from nbutils import finetune, refine, select
 from nbutils.core import disk, settings, tables
 from nbutils.core.devices import Precision
 from nbutils.core.errors import InputError
+from nbutils.core.judge_settings import Refining
 from nbutils.core.manifests import Manifest
 from nbutils.data.rows import Row
 from nbutils.training import callbacks, models, packing, release, trainer
@@ -119,6 +120,43 @@ def test_full_fine_tuning_writes_a_model_that_loads(base, runs):
     assert "All weights of" in (manifest.folder / "model" / "README.md").read_text(encoding="utf-8")
     changed = [not torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True)]
     assert all(changed)
+
+
+def test_a_rewritten_arm_trains_on_what_stage_03_wrote(finished, base, runs, no_data):
+    arm = "sample-24-longest-rewritten"
+    profile = profile_on(base)
+    refining = Refining(arm="sample-24-longest")
+    profile = profile.model_copy(update={"refining": refining})
+    made, written = finetune.run(profile, arm, 42), refine.run(profile, "sample-24-longest", 42)
+    assert (made.arm, list(made.inputs)) == (arm, ["select", "base", "refine"])
+    assert made.inputs["refine"] == written.fingerprint
+    assert (finetune.plan(profile, arm, 42).version, finetune.plan(profile, "sample-24-longest", 42).version) == (4, 3)
+
+    selected = select.run(profile, arm, 42)
+    rows = finetune.load_rows(profile, selected, arm, 42)
+    refined = {record["id"]: record["refined"] for record in refine.load_refined(written)}
+    assert [row.response for row in rows] == [refined[row.id] for row in rows]
+    assert [row.response for row in rows] != [row.response for row in select.load_arm(selected)]
+    assert loss_of(made) != loss_of(finished)
+
+    measure = profile.selection.measure
+    mean = float(select.row_lengths(rows, measure, profile.selection.turns).mean())
+    assert made.facts["mean_length"] == pytest.approx(mean, abs=1e-4)
+    assert "mean_length" not in finished.facts, "others have it in their selection"
+    card = made.path("adapter/README.md").read_text(encoding="utf-8")
+    assert f"# {arm}\n" in card and f"mean response length {mean:.1f} ({measure})" in card
+
+
+def test_a_rewriting_that_changes_makes_the_training_stale(base, runs, no_data):
+    profile = profile_on(base)
+    fewer, more = (
+        profile.model_copy(update={"refining": Refining(arm="sample-24-longest", rows=rows)}) for rows in (3, 4)
+    )
+    arm = "sample-24-longest-rewritten"
+    assert finetune.plan(fewer, arm, 42).inputs["refine"] == "missing"
+    refine.run(fewer, "sample-24-longest", 42)
+    assert finetune.plan(fewer, arm, 42).inputs["refine"] != "missing"
+    assert finetune.plan(more, arm, 42).inputs["refine"] == "missing"
 
 
 def test_a_loss_that_is_not_a_number_stops_the_run(base, runs):
