@@ -115,7 +115,8 @@ def _train(profile: Profile, selected: Manifest, planned: Plan, folder: Path) ->
     tokenizer = models.load_tokenizer(profile, planned.seed)
     rows = load_rows(profile, selected, planned.arm, planned.seed)[: settings.max_rows]
     encoded = packing.encode_rows(rows, tokenizer, settings, planned.arm)
-    steps = packing.plan_run(settings, len(encoded.examples), planned.seed)
+    recipe = settings.examples_per_step, settings.epochs, settings.epoch_end
+    steps = packing.plan_steps(len(encoded.examples), *recipe, planned.seed)
     expected = memory.check_fit(profile, planned.seed, precision, steps, encoded.examples)
     base = models.load_base(profile, planned.seed, precision, settings.method == "qlora", trains=True)
     made = trainer.make_trainer(base, planned, settings, precision, tokenizer, encoded.examples, steps, folder)

@@ -164,7 +164,9 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _conclude(plan: Plan, facts: dict[str, Any], started: datetime.datetime) -> Manifest:
-    names = facts.pop("outputs", None) or _visible_files(plan.folder)
+    present = (path for path in plan.folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    visible = [path.relative_to(plan.folder).as_posix() for path in present if path.name != MANIFEST]
+    names = facts.pop("outputs", None) or visible
     now = datetime.datetime.now(datetime.UTC)
     manifest = Manifest(
         stage=plan.stage,
@@ -186,11 +188,6 @@ def _conclude(plan: Plan, facts: dict[str, Any], started: datetime.datetime) -> 
     del stored["folder"]
     disk.write_json(plan.folder / MANIFEST, stored)
     return manifest
-
-
-def _visible_files(folder: Path) -> list[str]:
-    paths = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    return [path.as_posix() for path in paths if path.name != MANIFEST and not path.name.startswith(".")]
 
 
 # --- what ran ------------------------------------------------------------------------------------------------------
@@ -221,6 +218,8 @@ def _git(*arguments: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
+# --- stages that ask for calls --------------------------------------------------------------------------------------
+
 MINIMUM_JUDGED = 0.99
 """Below this share of judged prompts no headline is given."""
 
@@ -237,13 +236,12 @@ def is_too_much(failed: int, asked: int) -> bool:
 
 def is_lacking(made: Manifest) -> bool:
     """Whether a result lacks so many calls that they are asked again; without the fact, 1% of all calls decides."""
-    facts = made.facts
-    default = is_too_much(facts.get("failed", 0), facts.get("asked", 0))
-    return bool(facts.get("lacking", default))
+    failed, asked = made.facts.get("failed", 0), made.facts.get("asked", 0)
+    return bool(made.facts.get("lacking", is_too_much(failed, asked)))
 
 
 def complete_calls(planned: Plan, work: Callable[[Path], dict[str, Any]]) -> Manifest:
-    """As `artifacts.complete`, but failed calls are asked again where there are too many (`is_lacking`).
+    """As `complete`, but failed calls are asked again where there are too many (`is_lacking`).
 
     Only those: what was answered is in the ledger. Fewer stay as they are, counted.
     """

@@ -57,13 +57,13 @@ def ask(
     test_prompts: Sequence[EvalPrompt], tokenizer: Any, settings: Generation, context: int, seed: int
 ) -> list[Question]:
     """The questions of a generation, in the prompts' order. Raises InputError for an id that occurs twice."""
-    made = [_ask(prompt, tokenizer, settings, context, seed) for prompt in test_prompts]
-    seen: set[str] = set()
-    for question in made:
-        if question.name in seen:
-            raise InputError(f"{question.prompt.test_set}: two prompts have the id '{question.prompt.id}'")
-        seen.add(question.name)
-    return made
+    made: dict[str, Question] = {}
+    for prompt in test_prompts:
+        question = _ask(prompt, tokenizer, settings, context, seed)
+        if question.name in made:
+            raise InputError(f"{prompt.test_set}: two prompts have the id '{prompt.id}'")
+        made[question.name] = question
+    return list(made.values())
 
 
 def _ask(prompt: EvalPrompt, tokenizer: Any, settings: Generation, context: int, seed: int) -> Question:
@@ -119,7 +119,11 @@ def answer_prompts(
     missing = [question for question in wanted if question.name not in answers]
     facts = _write_missing(job, missing, path, answers) if missing else {}
     ordered = [answers[question.name] for question in wanted]
-    return ordered, {**summarise(ordered), **_count_cuts(wanted, job.settings), **facts}
+    cuts = {
+        "truncated_prompts": sum(question.is_cut for question in wanted),
+        "shortened_answers": sum(question.max_new < job.settings.max_new_tokens for question in wanted),
+    }
+    return ordered, {**summarise(ordered), **cuts, **facts}
 
 
 def forget_parts(planned: Plan) -> None:
@@ -130,9 +134,7 @@ def forget_parts(planned: Plan) -> None:
 
 def _read_part(path: Path) -> dict[str, Answer]:
     """Answers of an interrupted run; a torn last line is dropped from the file before it goes on."""
-    if not path.is_file():
-        return {}
-    whole = disk.drop_torn_line(path)
+    whole = disk.drop_torn_line(path) if path.is_file() else []
     return {f"{answer['test_set']}/{answer['id']}": answer for answer in whole}
 
 
@@ -187,14 +189,6 @@ def show_summary(made: Manifest) -> dict[str, Any]:
     shown = ("answers", "mean_tokens", "eos_rate", "cut_rate", "truncated_prompts", "useful_slots", "tokens_per_second")
     facts = {name: made.facts[name] for name in shown if name in made.facts}
     return {"arm": made.arm, **facts, "median_tokens": lengths[len(lengths) // 2], "longest": lengths[-1]}
-
-
-def _count_cuts(asked: Sequence[Question], settings: Generation) -> dict[str, int]:
-    """Prompts that lost their middle, and those whose answers got less room than the settings allow."""
-    return {
-        "truncated_prompts": sum(question.is_cut for question in asked),
-        "shortened_answers": sum(question.max_new < settings.max_new_tokens for question in asked),
-    }
 
 
 def load_benchmark_answers(manifest: Manifest, benchmark: Benchmark) -> list[Answer]:

@@ -77,11 +77,7 @@ class Job(NamedTuple):
 
 def open_backend(job: Job) -> AnswerBackend:
     """The backend that the settings name, ready to answer."""
-    backends: dict[str, type[AnswerBackend]] = {
-        "transformers": ModelBackend,
-        "openai": ServerBackend,
-    }
-    return backends[job.settings.backend](job)  # type: ignore[call-arg]
+    return ServerBackend(job) if job.settings.backend == "openai" else ModelBackend(job)
 
 
 # --- transformers --------------------------------------------------------------------------------------------------
@@ -98,20 +94,16 @@ class ModelBackend:
     def answer(self, questions: Sequence[Question]) -> Iterator[Completion]:
         """Decode in slots; see `slots.decode`."""
         settings, tokenizer = self._job.settings, self._job.tokenizer
-        asked = {id(draft): (draft, question) for draft, question in map(_draft, questions)}
+        drafts = [Draft(question.name, question.ids, question.max_new, question.seed) for question in questions]
+        asked = {id(draft): question for draft, question in zip(drafts, questions, strict=True)}
         rules = Rules(tokenizer.eos_token_id, tokenizer.pad_token_id, settings.min_new_tokens, settings.temperature)
         room = Room(settings.batch_size, settings.batch_tokens)
-        drafts = [draft for draft, _ in asked.values()]
         for draft in decode(self._model, drafts, rules, room, self._tally):
-            yield self._job.complete(asked[id(draft)][1], draft.new)
+            yield self._job.complete(asked[id(draft)], draft.new)
 
     def facts(self) -> dict[str, Any]:
         """Slots, and the precision."""
         return {**self._tally.facts(), "precision": self._precision._asdict()}
-
-
-def _draft(question: Question) -> tuple[Draft, Question]:
-    return Draft(question.name, question.ids, question.max_new, question.seed), question
 
 
 # --- an OpenAI-compatible server -----------------------------------------------------------------------------------
@@ -186,7 +178,8 @@ class ServerBackend:
         text, reason = choices[0].text, choices[0].finish_reason
         written = getattr(reply.usage, "completion_tokens", None)
         if written is None:
-            return Completion(question, text, self._count(text, reason), reason)
+            ids = self._job.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+            return Completion(question, text, len(ids) + (reason == "stop"), reason)
         least = min(self._job.settings.min_new_tokens, question.max_new)
         if not least <= written <= question.max_new:
             raise InputError(
@@ -194,10 +187,6 @@ class ServerBackend:
                 "heed min_tokens or max_tokens; use another server, or backend 'transformers'"
             )
         return Completion(question, text, written, reason)
-
-    def _count(self, text: str, reason: str) -> int:
-        ids = self._job.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-        return len(ids) + (reason == "stop")
 
     def _where(self) -> str:
         return f"{self._server.base_url or 'the default endpoint'} ({self._model})"

@@ -18,6 +18,7 @@ from nbutils.llm.limits import Budget, Call, Throttle, most_tokens
 from nbutils.llm.protocol import (
     BadAnswerError,
     build_body,
+    hide_key,
     is_about_format,
     is_about_one_request,
     is_busy,
@@ -62,13 +63,18 @@ class OpenAIBackend:
             reply = await self._complete(client, throttle, request)
             record.keep(request, reply)
             self._learn_name(record, request, reply)
-            self._stop_in_an_outage(reply)
+            if self._lost >= OUTAGE:
+                where = self._judge.base_url or "the default endpoint"
+                said = f"the last {OUTAGE} calls failed ({reply.error}): run again when it works"
+                raise StopAskingError(f"{where}: {said}")
 
         try:
             await throttle.run(requests, ask)
         finally:
             await client.close()
-            self._tell_other_names()
+            for served, times in Counter(served for _, served in self._others).items():
+                print(f"{times} answers say: {self._in_place(served)}", file=sys.stderr)
+            self._others.clear()
 
     async def _complete(self, client: Any, throttle: Throttle, request: Request) -> Reply:
         """One request with a bounded number of attempts."""
@@ -122,10 +128,7 @@ class OpenAIBackend:
         self._has_answered = True
         if reply.served and self._names_the_model and not is_same_model(self._judge.model, reply.served):
             raise BadAnswerError(self._in_place(reply.served))
-        return reply._replace(
-            text=reply.text and judge_settings.without_key(reply.text, self._key, self._judge),
-            error=reply.error and judge_settings.without_key(reply.error, self._key, self._judge),
-        )
+        return hide_key(reply, self._key, self._judge)
 
     # --- who has answered ------------------------------------------------------------------------------------------
 
@@ -145,14 +148,8 @@ class OpenAIBackend:
             record.take_back(other, self._in_place(served))
 
     def _in_place(self, served: str) -> str:
-        return judge_settings.without_key(
-            f"'{served}' has answered in place of '{self._judge.model}'", self._key, self._judge
-        )
-
-    def _tell_other_names(self) -> None:
-        for served, times in Counter(served for _, served in self._others).items():
-            print(f"{times} answers say: {self._in_place(served)}", file=sys.stderr)
-        self._others.clear()
+        said = f"'{served}' has answered in place of '{self._judge.model}'"
+        return judge_settings.without_key(said, self._key, self._judge)
 
     def _note_failure(self, throttle: Throttle, call: Call, error: Exception) -> None:
         if is_busy(error):
@@ -165,11 +162,6 @@ class OpenAIBackend:
     def _may_pass(self, error: BaseException) -> bool:
         """Whether another attempt may succeed. A server that was never there will not come."""
         return is_passing(error) and (self._has_answered or not is_unreachable(error))
-
-    def _stop_in_an_outage(self, reply: Reply) -> None:
-        if self._lost >= OUTAGE:
-            where = self._judge.base_url or "the default endpoint"
-            raise StopAskingError(f"{where}: the last {OUTAGE} calls failed ({reply.error}): run again when it works")
 
 
 # --- the connection and its key ------------------------------------------------------------------------------------

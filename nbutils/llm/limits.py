@@ -65,12 +65,9 @@ class Cost(NamedTuple):
         price = f"no price known for '{self.model}' (data/prices.toml)"
         if self.dollars is not None:
             price = f"at most {self.dollars:.2f} USD at the prices of {self.date}"
-        return f"{size}; {price}; {self._describe_time()}"
-
-    def _describe_time(self) -> str:
-        if self.seconds == math.inf:
-            return "done within 24 hours (batch)"
-        return f"about {_clock(self.seconds)} if a call takes {SECONDS_PER_CALL:g} s"
+        clock = f"{self.seconds:.0f} s" if self.seconds < 120 else f"{self.seconds / 60:.0f} min"
+        time = f"about {clock} if a call takes {SECONDS_PER_CALL:g} s"
+        return f"{size}; {price}; {'done within 24 hours (batch)' if self.seconds == math.inf else time}"
 
     def check_ceiling(self, ceiling: float | None) -> str:
         """What is to be said of a ceiling before the run: "" where the run cannot reach it.
@@ -151,10 +148,6 @@ def _seconds(calls: int, tokens: int, judge: JudgeModel) -> float:
     bounds += [60 * calls / judge.requests_per_minute] if judge.requests_per_minute else []
     bounds += [60 * tokens / judge.tokens_per_minute] if judge.tokens_per_minute else []
     return max(bounds)
-
-
-def _clock(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
 def _unknown(model: str) -> str:
@@ -243,14 +236,19 @@ class Throttle:
         while not self._may_start(request):
             self._changed.clear()
             await self._changed.wait()
-        call = self._calls[asyncio.current_task()] = Call(request, self._guess(request))
+        call = self._calls[asyncio.current_task()] = Call(
+            request, sum(most_tokens(request)) * (self._used / self._guessed if self._guessed else 1.0)
+        )
         self._budget.reserve(request)
         try:
             await self._wait_for_turn(call)
             call.started = self._loop.time()
             yield call
         finally:
-            self._leave(call)
+            del self._calls[asyncio.current_task()]
+            self._tokens.correct(sum(call.tokens) - call.booked)
+            self._budget.settle(call.request, call.tokens)
+            self._changed.set()
 
     def _may_start(self, request: Request) -> bool:
         if self.closed or len(self._calls) >= int(self.limit):
@@ -261,9 +259,6 @@ class Throttle:
             raise StopAskingError(self._budget.describe(request))
         return False
 
-    def _guess(self, request: Request) -> float:
-        return sum(most_tokens(request)) * (self._used / self._guessed if self._guessed else 1.0)
-
     async def _wait_for_turn(self, call: Call) -> None:
         now = self._loop.time()
         start = max(self._next_start, self._requests.book(now), self._tokens.book(now, call.booked))
@@ -271,12 +266,6 @@ class Throttle:
         # Somebody may be told to wait, or to stop, while this call is waiting; a run that stops cancels it.
         while (wait := max(start, self._resume_at) - self._loop.time()) > 0 or self.closed:
             await asyncio.sleep(max(wait, SPACING_SECONDS))
-
-    def _leave(self, call: Call) -> None:
-        del self._calls[asyncio.current_task()]
-        self._tokens.correct(sum(call.tokens) - call.booked)
-        self._budget.settle(call.request, call.tokens)
-        self._changed.set()
 
     # --- what the endpoint says ------------------------------------------------------------------------------------
 

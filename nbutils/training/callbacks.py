@@ -85,12 +85,10 @@ class Progress(TrainerCallback):
         if not math.isfinite(loss):
             raise InputError(f"{self.label}: loss is {loss} at step {state.global_step}: lower training.learning_rate")
         if self.bar is not None:
-            self.bar.set_postfix_str(f"loss {loss:.3f}{self._speed()}, {peak_memory_gb():.1f} GB", refresh=False)
+            seen = getattr(self.trainer, "tokens_seen", 0)
+            speed = f", {seen / (time.monotonic() - self.started):,.0f} tokens/s" if seen else ""
+            self.bar.set_postfix_str(f"loss {loss:.3f}{speed}, {peak_memory_gb():.1f} GB", refresh=False)
             self.bar.update(state.global_step - self.bar.n)
-
-    def _speed(self) -> str:
-        seen = getattr(self.trainer, "tokens_seen", 0)
-        return f", {seen / (time.monotonic() - self.started):,.0f} tokens/s" if seen else ""
 
     def on_train_end(self, args: Any, state: Any, control: Any, **named: Any) -> None:
         """End the line."""

@@ -49,21 +49,13 @@ class Footprint(NamedTuple):
 
     def __str__(self) -> str:
         parts = ", ".join(f"{name} {_size(size)}" for name, size in self.parts.items() if size)
-        return f"needs about {_size(self.bytes)} ({parts}) and {_duration(self.seconds)} ({self.flops:.2e} FLOP)"
+        hours, minutes = f"{self.seconds / 3600:.1f} h", f"{self.seconds / 60:.0f} min"
+        time = f"{self.seconds:.0f} s" if self.seconds < 90 else minutes if self.seconds < 5400 else hours
+        return f"needs about {_size(self.bytes)} ({parts}) and {time} ({self.flops:.2e} FLOP)"
 
 
 def _size(size: float) -> str:
     return f"{size / GB:.1f} GB" if size >= GB else f"{size / 1e6:.0f} MB"
-
-
-def _duration(seconds: float) -> str:
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 90
-        else f"{seconds / 60:.0f} min"
-        if seconds < 5400
-        else f"{seconds / 3600:.1f} h"
-    )
 
 
 def check_fit(

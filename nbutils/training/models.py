@@ -77,7 +77,11 @@ def load_base(profile: Profile, seed: int, precision: Precision, quantised: bool
     # Weights that are trained themselves are kept in fp32, as in the paper's run under bf16 autocast.
     is_trained_itself = trains and profile.training.method == "full"
     options: dict[str, Any] = {"dtype": "float32" if is_trained_itself else precision.torch_dtype, **_revision(profile)}
-    options["attn_implementation"] = _attention(profile, trains)
+    options["attn_implementation"] = profile.model.attention
+    if trains and profile.model.attention == "sdpa":
+        from nbutils.training import trainer
+
+        options["attn_implementation"] = trainer.register()
     if quantised:
         options["quantization_config"] = _nf4(precision)
         # FSDP puts the weights where they belong by itself.
@@ -91,14 +95,6 @@ def load_base(profile: Profile, seed: int, precision: Precision, quantised: bool
     if quantised and trains:
         keep_plain_layout(model)
     return model if quantised or is_sharded() else model.to(precision.local_device)
-
-
-def _attention(profile: Profile, trains: bool) -> str:
-    if not trains or profile.model.attention != "sdpa":
-        return profile.model.attention
-    from nbutils.training import trainer
-
-    return trainer.register()
 
 
 def keep_plain_layout(model: Any) -> None:
@@ -208,7 +204,8 @@ def run_tiny(profile: Profile, seed: int) -> Manifest:
 
 def _build_tiny(profile: Profile, seed: int, folder: Path) -> dict[str, Any]:
     shape = profile.tiny_base or TinyBase()
-    rows = _sample_rows(profile, shape, seed)
+    pool = data.load_pool(profile.dataset)
+    rows = [pool[i] for i in np.random.default_rng(seed).permutation(len(pool))[: shape.rows]]
     tokenizer = _train_tokenizer(rows, shape)
     model, losses = _train_model(rows, tokenizer, shape, seed, folder)
     model.save_pretrained(folder / "model")
@@ -216,12 +213,6 @@ def _build_tiny(profile: Profile, seed: int, folder: Path) -> dict[str, Any]:
     outputs = [path.relative_to(folder).as_posix() for path in sorted((folder / "model").iterdir())]
     parameters = sum(weight.numel() for weight in model.parameters())
     return {"outputs": outputs, "parameters": parameters, "loss": losses, "rows": len(rows)}
-
-
-def _sample_rows(profile: Profile, shape: TinyBase, seed: int) -> list[Row]:
-    rows = data.load_pool(profile.dataset)
-    order = np.random.default_rng(seed).permutation(len(rows))
-    return [rows[i] for i in order[: shape.rows]]
 
 
 def _train_tokenizer(rows: list[Row], shape: TinyBase) -> Any:

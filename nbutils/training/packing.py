@@ -57,11 +57,6 @@ def count(encoded: Encoded) -> dict[str, int]:
     }
 
 
-def plan_run(settings: Training, rows: int, seed: int) -> list[np.ndarray]:
-    """The steps of a run as its settings ask for them."""
-    return plan_steps(rows, settings.examples_per_step, settings.epochs, settings.epoch_end, seed)
-
-
 def plan_steps(rows: int, examples_per_step: int, epochs: float, epoch_end: str, seed: int) -> list[np.ndarray]:
     """Row numbers of every optimizer step of a run; each epoch is a fresh permutation.
 
@@ -71,18 +66,15 @@ def plan_steps(rows: int, examples_per_step: int, epochs: float, epoch_end: str,
     with a smaller step: 120 steps, 15 whole epochs.
     """
     if epoch_end == "short":
-        return _steps_with_short_ends(rows, examples_per_step, epochs, seed)
+        per_epoch = math.ceil(rows / examples_per_step)
+        orders = [_permutation(rows, seed, epoch) for epoch in range(math.ceil(epochs))]
+        starts = range(0, rows, examples_per_step)
+        short = [order[start : start + examples_per_step] for order in orders for start in starts]
+        return short[: max(1, math.ceil(epochs * per_epoch))]
     size = min(rows, examples_per_step)
     steps = max(1, math.ceil(epochs * (rows // size)))
     stream = np.concatenate([_permutation(rows, seed, epoch) for epoch in range(math.ceil(steps * size / rows))])
     return [stream[step * size : (step + 1) * size] for step in range(steps)]
-
-
-def _steps_with_short_ends(rows: int, size: int, epochs: float, seed: int) -> list[np.ndarray]:
-    per_epoch = math.ceil(rows / size)
-    orders = [_permutation(rows, seed, epoch) for epoch in range(math.ceil(epochs))]
-    steps = [order[start : start + size] for order in orders for start in range(0, rows, size)]
-    return steps[: max(1, math.ceil(epochs * per_epoch))]
 
 
 def _permutation(rows: int, seed: int, epoch: int) -> np.ndarray:
@@ -107,15 +99,11 @@ def pack_rows(lengths: Sequence[int], capacity: int, processes: int = 1) -> list
             room.append(capacity)
         rows[row].append(position)
         room[row] -= lengths[position]
-    _split_rows(rows, processes)
-    return sorted(rows, key=lambda row: (-sum(lengths[i] for i in row), row))
-
-
-def _split_rows(rows: list[list[int]], processes: int) -> None:
     # The row with most examples is halved until the rows go evenly among the processes.
     while len(rows) % processes and (widest := max(rows, key=len))[1:]:
         rows.append(widest[1::2])
         del widest[1::2]
+    return sorted(rows, key=lambda row: (-sum(lengths[i] for i in row), row))
 
 
 def token_weights(trained: Sequence[int], weighting: str) -> np.ndarray:

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +117,7 @@ def weighted_loss(model: Any, row: dict[str, Any]) -> torch.Tensor:
 
 
 def splits_attention(model: Any) -> bool:
-    """Whether a model (or what a launcher has wrapped it in) attends by `packed_attention`."""
+    """Whether a model (or what a launcher has wrapped it in) attends by `attend_by_example`."""
     return getattr(model, "module", model).config._attn_implementation == NAME
 
 
@@ -146,7 +146,9 @@ class PackedTrainer(SFTTrainer):
         for number, row in enumerate(rows):
             if self.noise:
                 self.noise.lengths = row["lengths"]
-            with self._syncing_gradients(model, number == len(rows) - 1), self.compute_loss_context_manager():
+            # Gradients travel between processes once a step, with its last row.
+            syncing = nullcontext() if number == len(rows) - 1 else self.accelerator.no_sync(model)
+            with syncing, self.compute_loss_context_manager():
                 # DDP and FSDP average gradients over the processes; a step's loss is a sum over them.
                 loss = self._loss(model, row) * self.args.world_size
                 self.accelerator.backward(loss)
@@ -161,10 +163,6 @@ class PackedTrainer(SFTTrainer):
             tokens = row["input_ids"].numel()
             mend = "set gradient_checkpointing = true, or lower tokens_per_row or max_length"
             raise InputError(f"out of GPU memory in a row of {tokens} tokens: {mend}") from None
-
-    def _syncing_gradients(self, model: Any, is_last: bool) -> AbstractContextManager[Any]:
-        # Gradients travel between processes once a step, with its last row.
-        return nullcontext() if is_last else self.accelerator.no_sync(model)
 
 
 def use_fp32_weights(model: Any) -> None:
