@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import signal
 import time
 
@@ -13,12 +14,13 @@ from hypothesis import strategies as st
 from small_models import EOS, save, tokenizer
 
 from nbutils import ROOT, data, finetune, generate, prompts
-from nbutils.core import disk, manifests, settings
+from nbutils.core import disk, manifests, progress, settings
 from nbutils.core.errors import InputError
+from nbutils.core.manifests import Plan
 from nbutils.data.rows import EvalPrompt
 from nbutils.figures import results
-from nbutils.generation import answers
-from nbutils.generation import answers as generation_answers
+from nbutils.generation import answers, backends
+from nbutils.generation.backends import Completion, Job
 from nbutils.training import models
 
 CONTEXT = 4096
@@ -95,11 +97,11 @@ def test_test_prompts_are_limited_per_set(tmp_path):
 
 
 def test_summary_counts_answers_that_were_cut():
-    answers = [
+    written = [
         {"n_tokens": 4, "response": "abcd", "finish_reason": "stop"},
         {"n_tokens": 8, "response": "ab", "finish_reason": "length"},
     ]
-    made = generation_answers.summarise(answers)
+    made = answers.summarise(written)
     assert made == {"answers": 2, "mean_tokens": 6.0, "mean_chars": 3.0, "eos_rate": 0.5, "cut_rate": 0.5}
 
 
@@ -109,6 +111,32 @@ def test_a_torn_last_line_is_dropped_before_going_on(tmp_path):
     part.write_bytes(whole.encode() + b'{"id": "b", "test_s')
     assert set(answers._read_part(part)) == {"t/a"}
     assert part.read_text(encoding="utf-8") == whole
+
+
+class SlowBackend:
+    """Answers every question after a while."""
+
+    def answer(self, asked):
+        for question in asked:
+            time.sleep(0.6)
+            yield Completion(question, "ok", 1, "stop")
+
+    def facts(self):
+        return {}
+
+
+def test_long_answering_says_how_much_time_is_left(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr(backends, "open_backend", lambda job: SlowBackend())
+    chosen = settings.Generation(test_sets=("own",), max_new_tokens=4)
+    job = Job(chosen, "lima-1k", tokenizer(), 64, 1, lambda precision: None)
+    planned = Plan("generate", "x", "lima-1k", 1, tmp_path, {}, {})
+    written, facts = answers.answer_prompts(job, planned, [EvalPrompt(name, "own", "Hi") for name in "abcd"])
+    assert (len(written), facts["answered_last"]) == (4, 4)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) >= 2
+    for line in lines:
+        assert re.fullmatch(r"answers of lima-1k: [1-4] of 4, 00:0\d elapsed, 00:0\d left", line), line
 
 
 # --- the whole stage, with a random model in the place of a trained one --------------------------------------------
@@ -165,16 +193,16 @@ def profile(folder, **changed):
 
 def test_adversarial_prompts_are_answered_and_counted(stage):
     made = stage()
-    answers = generation_answers.load_answers(made)
-    assert [answer["id"] for answer in answers] == [f"é{number}" for number in range(len(ADVERSARIAL))]
-    assert [answer["prompt"] for answer in answers] == list(ADVERSARIAL)
+    written = answers.load_answers(made)
+    assert [answer["id"] for answer in written] == [f"é{number}" for number in range(len(ADVERSARIAL))]
+    assert [answer["prompt"] for answer in written] == list(ADVERSARIAL)
     facts = made.facts
     assert (facts["answers"], facts["truncated_prompts"], facts["shortened_answers"]) == (len(ADVERSARIAL), 1, 0)
-    stopped = [answer["finish_reason"] == "stop" for answer in answers]
+    stopped = [answer["finish_reason"] == "stop" for answer in written]
     assert facts["eos_rate"] == round(sum(stopped) / len(stopped), 4)
     assert 0 < facts["cut_rate"] < 1
     assert facts["useful_slots"] >= 0.9
-    for answer in answers:
+    for answer in written:
         assert set(answer) == {"id", "test_set", "prompt", "response", "arm", "n_tokens", "finish_reason"}
         assert answer["n_tokens"] == 150 or answer["finish_reason"] == "stop"
     assert made.settings["temperature"] == 0.0 and made.settings["engine"] == "slots"

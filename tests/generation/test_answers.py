@@ -17,9 +17,7 @@ from nbutils.core.settings import Profile
 from nbutils.data import download
 from nbutils.data.rows import EvalPrompt
 from nbutils.generation import answers
-from nbutils.generation import answers as generation_answers
 from nbutils.judging import alpaca_eval, mt_bench, pairs
-from nbutils.judging import pairs as judging_pairs
 
 ARMS = ("sample-24-longest", "sample-24-random-7")
 TALK = EvalPrompt("mt_bench_1", "mt-bench", "And why?", history=(("Name a bird.", "A wren."),))
@@ -91,12 +89,10 @@ def read(path):
 def test_mt_bench_is_answered_in_two_turns_and_graded(profile):
     graded = judge.run_for_all(profile, 42, "mt-bench")
     assert [made.arm for made in graded] == list(ARMS)
-    answers = generation_answers.load_benchmark_answers(
-        generate.run_benchmark(profile, ARMS[0], 42, "mt-bench"), "mt-bench"
-    )
+    written = answers.load_benchmark_answers(generate.run_benchmark(profile, ARMS[0], 42, "mt-bench"), "mt-bench")
     asked = data.load_prompts("mt-bench")[:3]
-    assert [answer["id"] for answer in answers] == [prompt.id for prompt in asked]
-    assert all(len(answer["turns"]) == 2 and answer["turns"][0] == answer["response"] for answer in answers)
+    assert [answer["id"] for answer in written] == [prompt.id for prompt in asked]
+    assert all(len(answer["turns"]) == 2 and answer["turns"][0] == answer["response"] for answer in written)
     rows = disk.read_jsonl(graded[0].path("judgments.jsonl"))
     assert [(row["id"], row["turn"], row["judge"]) for row in rows[:2]] == [(asked[0].id, n, "longer") for n in (1, 2)]
     table = read(graded[0].path("scores.csv"))
@@ -210,9 +206,9 @@ def test_answers_that_are_there_are_not_written_twice(base, profile):
 def test_rates_of_published_answers_are_the_length_analysis(mirror, ledger):
     """Some of the null model's published answers by the coin: the rates in the table are those that stage 07 gives."""
     mine = alpaca_eval.baseline_answers("NullModel")[:150]
-    pairs = alpaca_eval.make_pairs(mine, alpaca_eval.baseline_answers())
+    made = alpaca_eval.make_pairs(mine, alpaca_eval.baseline_answers())
     coin = judge_settings.JudgeModel(name="coin", kind="coin")
-    rows = alpaca_eval.add_difficulty(judging_pairs.judge_pairs(pairs, coin, ledger))
+    rows = alpaca_eval.add_difficulty(pairs.judge_pairs(made, coin, ledger))
     (row,) = leaderboards.rate_arms(rows)
     (found,) = comparison.analyse(rows)
     assert (row["asked"], row["judged"], row["arm"]) == (300, 300, "NullModel")
