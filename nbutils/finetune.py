@@ -164,22 +164,16 @@ def _measure_rewritten(profile: Profile, rows: Sequence[Row], arm: str) -> dict[
 
 
 def plan_merge(profile: str | Profile, arm: str, seed: int) -> Plan:
-    """What merging an arm's adapter would make."""
-    chosen, name = _prepare_merge(profile, arm)
+    """What merging an arm's adapter would make; variants of an arm (`+min150`) are one model, which is merged once."""
+    chosen, name = _prepare(profile, arm)
     inputs = {"finetune": manifests.upstream(plan(chosen, name, seed))}
     folder = manifests.stage_folder(chosen.name, "merge", name, seed)
     return Plan("merge", chosen.name, name, seed, folder, {}, inputs)
 
 
-def _prepare_merge(profile: str | Profile, arm: str) -> tuple[Profile, str]:
-    # Variants of an arm (`+min150`) are one trained model: it is merged once.
-    chosen, name = arms.prepare(profile, arm)
-    return chosen, arms.parse_arm(name).trained
-
-
 def merge(profile: str | Profile, arm: str, seed: int = 42) -> Manifest:
     """Merge an arm's trained adapter: `model/` in safetensors, and how far its probabilities are from the adapter's."""
-    chosen, name = _prepare_merge(profile, arm)
+    chosen, name = _prepare(profile, arm)
     if chosen.training.method == "full":
         raise InputError(f"{chosen.name} trains all weights: finetune/{name} holds a whole model, nothing is to merge")
     tuned = run(chosen, name, seed)
