@@ -8,7 +8,7 @@ from timing import medians, result
 from nbutils import data, prompts
 from nbutils.core import settings
 from nbutils.generation.slots import Draft, Room, Rules, SlotCounts, decode
-from nbutils.training import tiny_base
+from nbutils.training import models
 
 PROMPTS, SLOTS, EQUAL, LONGEST = 64, 32, 64, 200
 Result = dict[str, Any]
@@ -128,7 +128,7 @@ def _material() -> tuple[Any, Any, Ids, list[int]]:
     """Model, tokenizer, prompts, and limits as unequal as the lengths of the sample's own responses."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    folder = tiny_base.run(settings.load_profile("tiny"), 42).folder / "model"
+    folder = models.run_tiny(settings.load_profile("tiny"), 42).folder / "model"
     tokenizer = AutoTokenizer.from_pretrained(folder)
     rows = data.load_rows("sample")[:PROMPTS]
     asked = [prompts.encode(row._replace(response=""), tokenizer, "plain", 10_000).input_ids[:-1] for row in rows]

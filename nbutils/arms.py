@@ -14,6 +14,7 @@ for three epochs. Generation, with the same trained model: `+min150` bans the en
 (paper, section 5, Figure 6a), `+asklong` asks for long answers (Figure 6b), `+max2048` caps the answers there.
 """
 
+import functools
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -133,13 +134,18 @@ def with_data_at_hand(profile: Profile) -> Profile:
     """The profile itself, or, when its dataset cannot be had, the one that draws its arms from the sample."""
     if profile.fallback is None or profile.dataset not in data.sources() or data.can_obtain(profile.dataset):
         return profile
+    return _draw_from_sample(profile, profile.fallback.dataset)
+
+
+@functools.cache
+def _draw_from_sample(profile: Profile, sample: str) -> Profile:
     judging = profile.judging.model_copy(
         update={
             "target": stand_in(profile.judging.target, profile),
             "baselines": tuple(stand_in(arm, profile) for arm in profile.judging.baselines),
         }
     )
-    changes: dict[str, Any] = {"judging": judging, "dataset": profile.fallback.dataset}
+    changes: dict[str, Any] = {"judging": judging, "dataset": sample}
     changes["arms"] = tuple(dict.fromkeys(stand_in(arm, profile) for arm in profile.arms))
     if profile.refining:
         refined = {"arm": stand_in(profile.refining.arm, profile)}

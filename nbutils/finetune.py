@@ -10,28 +10,18 @@ import dataclasses
 import functools
 import math
 import shutil
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from nbutils import arms, prompts, refine, select
-from nbutils.core import disk, manifests
-from nbutils.core.devices import Precision, choose_precision, peak_memory_gb
+from nbutils.core import manifests, tables
+from nbutils.core.devices import choose_precision, peak_memory_gb, processes
 from nbutils.core.errors import InputError, exits_cleanly
 from nbutils.core.manifests import Manifest, Plan
-from nbutils.core.settings import Profile, Training, seed_of, stage_parser
+from nbutils.core.settings import Profile, seed_of, stage_parser
 from nbutils.data.rows import Row
-from nbutils.prompts import Example
 from nbutils.training import memory, models, packing, release
-
-
-class Encoded(NamedTuple):
-    """An arm's tokenised rows; how many were dropped because nothing of their response fits, and how many are empty."""
-
-    examples: list[Example]
-    dropped: int
-    empty: int = 0
 
 
 def plan(profile: str | Profile, arm: str, seed: int) -> Plan:
@@ -65,7 +55,7 @@ def _prepare(profile: str | Profile, arm: str) -> tuple[Profile, str]:
 def run(profile: str | Profile, arm: str, seed: int = 42) -> Manifest:
     """Train on an arm's rows: `adapter/` (or `model/`), `loss.csv`, `samples.jsonl`, and counts in the manifest."""
     chosen, name = _prepare(profile, arm)
-    if models.processes() > 1:
+    if processes() > 1:
         return _run_together(chosen, name, seed)
     selected = _bring_inputs(chosen, name, seed)
     planned = plan(chosen, name, seed)
@@ -111,31 +101,55 @@ def _run_together(profile: Profile, arm: str, seed: int) -> Manifest:
     return manifest
 
 
+def _drop_checkpoints(planned: Plan) -> None:
+    # Only behind a written manifest: until then they are all there is of a run.
+    for folder in planned.folder.glob(".checkpoints-*"):
+        shutil.rmtree(folder)
+
+
 def _train(profile: Profile, selected: Manifest, planned: Plan, folder: Path) -> dict[str, Any]:
-    precision = choose_precision()
-    print(f"{planned.arm}: {profile.training.method} in {precision.dtype}: {precision.reason}", flush=True)
+    from nbutils.training import callbacks, trainer
+
+    settings, precision = profile.training, choose_precision()
+    print(f"{planned.arm}: {settings.method} in {precision.dtype}: {precision.reason}", flush=True)
     tokenizer = models.load_tokenizer(profile, planned.seed)
-    rows = load_rows(profile, selected, planned.arm, planned.seed)[: profile.training.max_rows]
-    encoded = encode_rows(profile, rows, tokenizer, planned.arm)
-    steps = plan_steps(profile.training, len(encoded.examples), planned.seed)
+    rows = load_rows(profile, selected, planned.arm, planned.seed)[: settings.max_rows]
+    encoded = packing.encode_rows(rows, tokenizer, settings, planned.arm)
+    recipe = settings.examples_per_step, settings.epochs, settings.epoch_end
+    steps = packing.plan_steps(len(encoded.examples), *recipe, planned.seed)
     expected = memory.check_fit(profile, planned.seed, precision, steps, encoded.examples)
-    trainer = make_trainer(profile, planned, precision, tokenizer, encoded.examples, steps, folder)
-    seconds = _fit(trainer, folder, planned)
+    base = models.load_base(profile, planned.seed, precision, settings.method == "qlora", trains=True)
+    made = trainer.make_trainer(base, planned, settings, precision, tokenizer, encoded.examples, steps, folder)
+    seconds = trainer.fit(made, planned.arm)
     weights = folder / models.weights_name(profile)
-    prompts.add_chat_template(tokenizer, profile.training.prompt_style)
-    _save(trainer, tokenizer, weights)
-    if not trainer.is_world_process_zero():
+    prompts.add_chat_template(tokenizer, settings.prompt_style)
+    trainer.save(made, weights)
+    if not made.is_world_process_zero():
         return {}
     own = _measure_rewritten(profile, rows, planned.arm)
-    _conclude(profile, dataclasses.replace(selected, facts=selected.facts | own), planned.arm, weights, trainer)
-    epochs = _write_curve(folder, trainer, steps, len(encoded.examples))
+    models.check_saved(weights, profile, made.model, tokenizer)
+    described = dataclasses.replace(selected, facts=selected.facts | own)
+    release.describe(weights, profile, described, planned.arm, len(encoded.examples))
+    epochs = callbacks.epochs_after(steps, len(encoded.examples))
+    tables.write(folder / "loss.csv", callbacks.loss_table(made.state.log_history, epochs))
     outputs = ["loss.csv", *(f"{weights.name}/{path.name}" for path in sorted(weights.iterdir()))]
     outputs += ["samples.jsonl"] * (folder / "samples.jsonl").is_file()
-    counted = _count(profile, encoded, trainer.state)
-    speed = {"train_seconds": round(seconds, 2), "peak_memory_gb": round(peak_memory_gb(), 3)}
-    guess = {"estimated_gb": round(expected.bytes / 1e9, 3), "estimated_seconds": round(expected.seconds, 1)}
-    facts = {**counted, **own, "epochs": epochs, "uniform_loss": round(math.log(len(tokenizer)), 4), **speed, **guess}
-    return {"outputs": outputs, **facts, "precision": precision._asdict(), "processes": models.processes()}
+    return {
+        "outputs": outputs,
+        "method": settings.method,
+        **packing.count(encoded),
+        "optimizer_steps": made.state.global_step,
+        **callbacks.summarise_loss(made.state.log_history),
+        **own,
+        "epochs": round(float(epochs[-1]), 4),
+        "uniform_loss": round(math.log(len(tokenizer)), 4),
+        "train_seconds": round(seconds, 2),
+        "peak_memory_gb": round(peak_memory_gb(), 3),
+        "estimated_gb": round(expected.bytes / 1e9, 3),
+        "estimated_seconds": round(expected.seconds, 1),
+        "precision": precision._asdict(),
+        "processes": processes(),
+    }
 
 
 def _measure_rewritten(profile: Profile, rows: Sequence[Row], arm: str) -> dict[str, Any]:
@@ -146,213 +160,20 @@ def _measure_rewritten(profile: Profile, rows: Sequence[Row], arm: str) -> dict[
     return {"measure": measure, "mean_length": round(float(select.row_lengths(rows, measure, turns).mean()), 4)}
 
 
-def plan_steps(settings: Training, rows: int, seed: int) -> list[Any]:
-    """Row numbers of every optimizer step (see `packing.plan_steps`)."""
-    return packing.plan_steps(rows, settings.examples_per_step, settings.epochs, settings.epoch_end, seed)
-
-
-def encode_rows(profile: Profile, rows: Sequence[Row], tokenizer: Any, arm: str) -> Encoded:
-    """Tokenise an arm's rows and assert that each of them is trained on.
-
-    A row whose prompt alone fills `max_length` has nothing left to train on: it is dropped and counted.
-    """
-    settings = profile.training
-    examples = [prompts.encode(row, tokenizer, settings.prompt_style, settings.max_length) for row in rows]
-    usable = [example for example in examples if example.trained]
-    if not usable:
-        raise InputError(f"{arm}: no row has a trained token within {settings.max_length}: raise max_length")
-    prompts.check_examples(usable, tokenizer.eos_token_id)
-    empty = sum(not row.response.strip() for row in rows)
-    if empty:
-        print(f"{arm}: {empty:,} rows have an empty response: they train the end of sequence alone")
-    return Encoded(usable, len(examples) - len(usable), empty)
-
-
-# --- the trainer ---------------------------------------------------------------------------------------------------
-
-
-def make_trainer(
-    profile: Profile,
-    planned: Plan,
-    precision: Precision,
-    tokenizer: Any,
-    examples: Sequence[Example],
-    steps: Sequence[Any],
-    folder: Path,
-) -> Any:
-    """The trainer for a plan, with the base model loaded and nothing trained yet."""
-    from transformers import PrinterCallback, set_seed
-
-    from nbutils.training.callbacks import CheckpointSeal, Progress, SampleAnswers, epochs_after
-    from nbutils.training.trainer import EmbeddingNoise, PackedTrainer
-
-    settings = profile.training
-    # TRL makes the adapters, whose first matrix is random, before the trainer sets its seed.
-    set_seed(planned.seed)
-    trainer = PackedTrainer(
-        model=models.load_base(profile, planned.seed, precision, settings.method == "qlora", trains=True),
-        args=_arguments(settings, planned, precision, len(steps), folder),
-        train_dataset=_dataset(examples),
-        processing_class=tokenizer,
-        peft_config=None if settings.method == "full" else _lora(settings),
-        steps=steps,
-        settings=settings,
-    )
-    if settings.neftune_alpha:
-        trainer.noise = EmbeddingNoise(trainer.model, settings, settings.neftune_alpha)
-    epochs = epochs_after(steps, len(examples))
-    trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(CheckpointSeal())
-    trainer.add_callback(Progress(trainer, planned.arm))
-    if not trainer.is_fsdp_enabled:
-        trainer.add_callback(SampleAnswers(folder / "samples.jsonl", tokenizer, settings, epochs))
-    return trainer
-
-
-def _lora(settings: Training) -> Any:
-    from peft import LoraConfig
-
-    return LoraConfig(
-        r=settings.lora_rank,
-        lora_alpha=settings.lora_alpha,
-        lora_dropout=settings.lora_dropout,
-        target_modules="all-linear",
-        task_type="CAUSAL_LM",
-    )
-
-
-def _arguments(settings: Training, planned: Plan, precision: Precision, steps: int, folder: Path) -> Any:
-    from trl import SFTConfig
-
-    arguments = SFTConfig(
-        output_dir=str(checkpoint_folder(planned, folder)),
-        max_steps=steps,
-        per_device_train_batch_size=1,
-        learning_rate=settings.learning_rate,
-        lr_scheduler_type=settings.schedule,
-        warmup_steps=math.ceil(settings.warmup_ratio * steps),
-        weight_decay=settings.weight_decay,
-        adam_beta1=settings.beta1,
-        adam_beta2=settings.beta2,
-        max_grad_norm=settings.max_grad_norm,
-        optim=settings.optimizer,
-        gradient_checkpointing=settings.gradient_checkpointing,
-        bf16=precision.dtype == "bfloat16",
-        fp16=precision.dtype == "float16",
-        use_cpu=precision.device == "cpu",
-        ddp_backend="gloo" if precision.device == "cpu" and models.processes() > 1 else None,
-        max_length=None,
-        dataset_kwargs={"skip_prepare_dataset": True},
-        remove_unused_columns=False,
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        save_steps=settings.save_steps,
-        save_total_limit=2,
-        report_to="none",
-        seed=planned.seed,
-        disable_tqdm=True,
-    )
-    # Several GPUs in one process would be driven by torch's DataParallel, which splits rows: launch processes instead.
-    arguments._n_gpu = min(arguments.n_gpu, 1)
-    return arguments
-
-
-def _dataset(examples: Sequence[Example]) -> Any:
-    from datasets import Dataset
-
-    return Dataset.from_list([example._asdict() for example in examples])
-
-
-def _fit(trainer: Any, folder: Path, planned: Plan) -> float:
-    """Train, from the last whole checkpoint where there is one; returns the seconds that it took."""
-    from nbutils.training.callbacks import last_complete_checkpoint
-
-    found = last_complete_checkpoint(checkpoint_folder(planned, folder))
-    if found:
-        print(f"{planned.arm}: continuing from {found.name}", flush=True)
-    started = time.monotonic()
-    trainer.train(resume_from_checkpoint=str(found) if found else None)
-    return time.monotonic() - started
-
-
-def checkpoint_folder(planned: Plan, folder: Path) -> Path:
-    """Where a plan's checkpoints lie; a run with other settings has another key and never continues from these."""
-    return folder / f".checkpoints-{planned.key[:12]}"
-
-
-def _drop_checkpoints(planned: Plan) -> None:
-    # Only behind a written manifest: until then they are all there is of a run.
-    for folder in planned.folder.glob(".checkpoints-*"):
-        shutil.rmtree(folder)
-
-
-# --- what remains --------------------------------------------------------------------------------------------------
-
-
-def _save(trainer: Any, tokenizer: Any, weights: Path) -> None:
-    if trainer.is_fsdp_enabled:
-        # Sharded weights are gathered by all processes together.
-        trainer.save_model(str(weights))
-        (weights / "training_args.bin").unlink(missing_ok=True)
-    elif trainer.is_world_process_zero():
-        trainer.model.save_pretrained(weights)
-    if trainer.is_world_process_zero():
-        tokenizer.save_pretrained(weights)
-
-
-def _conclude(profile: Profile, selected: Manifest, arm: str, weights: Path, trainer: Any) -> None:
-    models.check_saved_tokenizer(weights, trainer.processing_class)
-    if profile.training.method != "full":
-        models.check_saved_adapter(weights, trainer.model)
-        release.name_base(weights, profile)
-    release.write_card(weights, profile, selected, arm, len(trainer.train_dataset))
-
-
-def _write_curve(folder: Path, trainer: Any, steps: Sequence[Any], rows: int) -> float:
-    from nbutils.training.callbacks import epochs_after, loss_table
-
-    epochs = epochs_after(steps, rows)
-    disk.write_csv(folder / "loss.csv", loss_table(trainer.state.log_history, epochs))
-    return round(float(epochs[-1]), 4)
-
-
-def _count(profile: Profile, encoded: Encoded, state: Any) -> dict[str, Any]:
-    from nbutils.training.callbacks import summarise_loss
-
-    examples = encoded.examples
-    return {
-        "method": profile.training.method,
-        "rows": len(examples),
-        "dropped_rows": encoded.dropped,
-        "empty_responses": encoded.empty,
-        "truncated_rows": sum(example.is_truncated for example in examples),
-        "tokens_per_epoch": sum(len(example.input_ids) for example in examples),
-        "trained_tokens_per_epoch": sum(example.trained for example in examples),
-        "optimizer_steps": state.global_step,
-        **summarise_loss(state.log_history),
-    }
-
-
 # --- merging -------------------------------------------------------------------------------------------------------
 
 
 def plan_merge(profile: str | Profile, arm: str, seed: int) -> Plan:
-    """What merging an arm's adapter would make."""
-    chosen, name = _prepare_merge(profile, arm)
+    """What merging an arm's adapter would make; variants of an arm (`+min150`) are one model, which is merged once."""
+    chosen, name = _prepare(profile, arm)
     inputs = {"finetune": manifests.upstream(plan(chosen, name, seed))}
     folder = manifests.stage_folder(chosen.name, "merge", name, seed)
     return Plan("merge", chosen.name, name, seed, folder, {}, inputs)
 
 
-def _prepare_merge(profile: str | Profile, arm: str) -> tuple[Profile, str]:
-    # Variants of an arm (`+min150`) are one trained model: it is merged once.
-    chosen, name = arms.prepare(profile, arm)
-    return chosen, arms.parse_arm(name).trained
-
-
 def merge(profile: str | Profile, arm: str, seed: int = 42) -> Manifest:
     """Merge an arm's trained adapter: `model/` in safetensors, and how far its probabilities are from the adapter's."""
-    chosen, name = _prepare_merge(profile, arm)
+    chosen, name = _prepare(profile, arm)
     if chosen.training.method == "full":
         raise InputError(f"{chosen.name} trains all weights: finetune/{name} holds a whole model, nothing is to merge")
     tuned = run(chosen, name, seed)

@@ -17,7 +17,7 @@ from nbutils.core.errors import InputError, exits_cleanly
 from nbutils.core.judge_settings import Benchmark
 from nbutils.core.manifests import Manifest, Plan
 from nbutils.core.settings import Generation, Profile, seed_of, stage_parser
-from nbutils.generation import answers, questions
+from nbutils.generation import answers
 from nbutils.generation.answers import TWO_TURNS
 from nbutils.generation.backends import Job
 from nbutils.training import models
@@ -27,9 +27,9 @@ FORMER_SETTINGS = {"engine": "slots", "vllm_python": None}
 
 
 def plan(profile: str | Profile, arm: str, seed: int) -> Plan:
-    """What stage 05 would answer with an arm's model, or with a variant of it (see nbutils/generation/questions.py)."""
+    """What stage 05 would answer with an arm's model, or with a variant of it (see nbutils/generation/answers.py)."""
     chosen, name = arms.prepare(profile, arm)
-    settings = questions.vary(chosen.generation, name)
+    settings = answers.vary(chosen.generation, name)
     inputs = {"finetune": manifests.upstream(finetune.plan(chosen, name, seed))}
     inputs |= {f"test set {test_set}": data.fingerprint_test_set(test_set) for test_set in settings.test_sets}
     folder = manifests.stage_folder(chosen.name, "generate", name, seed)
@@ -62,7 +62,7 @@ def context_of(profile: Profile, settings: Generation, seed: int) -> int:
 
 def make_job(profile: Profile, tuned: Manifest, planned: Plan) -> Job:
     """What the backends need to know to answer with an arm's model."""
-    settings, seed = questions.vary(profile.generation, planned.arm), planned.seed
+    settings, seed = answers.vary(profile.generation, planned.arm), planned.seed
     tokenizer, context = models.load_tokenizer(profile, seed), context_of(profile, settings, seed)
     load = functools.partial(models.load_tuned, profile, seed, folder=tuned.folder / models.weights_name(profile))
     return Job(settings, planned.arm, tokenizer, context, seed, load)
@@ -88,7 +88,7 @@ def plan_benchmark(profile: str | Profile, arm: str, seed: int, benchmark: Bench
     chosen, name = arms.prepare(profile, arm)
     if benchmark != TWO_TURNS and benchmark in chosen.generation.test_sets:
         return plan(chosen, name, seed)
-    settings = questions.vary(chosen.generation, name).model_dump(exclude={"test_sets"}) | FORMER_SETTINGS
+    settings = answers.vary(chosen.generation, name).model_dump(exclude={"test_sets"}) | FORMER_SETTINGS
     inputs = {"finetune": manifests.upstream(finetune.plan(chosen, name, seed))}
     inputs["questions"] = data.fingerprint_test_set(benchmark)
     folder = manifests.stage_folder(chosen.name, "generate", name, seed) / benchmark

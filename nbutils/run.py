@@ -108,12 +108,8 @@ def _rewrites(profile: Profile) -> bool:
 
 def is_done(step: Step) -> bool:
     """Whether a step's results are fresh, none lacks calls, and its executed notebook is there to be read."""
-    return step.output.is_file() and all(map(_is_settled, step.plans()))
-
-
-def _is_settled(plan: Plan) -> bool:
-    made = manifests.fresh_manifest(plan)
-    return made is not None and not manifests.is_lacking(made)
+    made = map(manifests.fresh_manifest, step.plans())
+    return step.output.is_file() and all(each is not None and not manifests.is_lacking(each) for each in made)
 
 
 # --- one notebook --------------------------------------------------------------------------------------------------
@@ -231,9 +227,9 @@ def run_profile(name: str, optional: bool = False) -> Path:
     given = load_profile(name)
     if optional and given.capabilities:
         capabilities.check_installed()
-    print(
-        "".join(f"{line}\n" for line in preflight.check_inputs(given) if line.startswith("note: ")), end="", flush=True
-    )
+    for line in preflight.check_inputs(given):
+        if line.startswith("note: "):
+            print(line, flush=True)
     profile = arms.with_data_at_hand(given)
     print(arms.data_line(given, profile), flush=True)
     wanted = list(steps(name, profile, optional))
@@ -265,10 +261,6 @@ def run_alone(name: str, stem: str, parameters: Mapping[str, Any]) -> Path:
 # --- the command ---------------------------------------------------------------------------------------------------
 
 
-def _parse_parameters(pairs: list[list[str]]) -> dict[str, Any]:
-    return {name: int(value) if re.fullmatch(r"-?\d+", value) else value for name, value in pairs}
-
-
 @exits_cleanly
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of `python -m nbutils.run`."""
@@ -289,7 +281,8 @@ def main(arguments: list[str] | None = None) -> None:
     if given.check:
         print("\n".join(preflight.check_inputs(load_profile(given.profile))))
     elif given.only:
-        print(f"\nThe notebook: {run_alone(given.profile, given.only, _parse_parameters(given.parameters))}")
+        pairs = {name: int(value) if re.fullmatch(r"-?\d+", value) else value for name, value in given.parameters}
+        print(f"\nThe notebook: {run_alone(given.profile, given.only, pairs)}")
     else:
         print(f"\nThe report: {run_profile(given.profile, given.all)}")
 

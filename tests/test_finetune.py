@@ -13,13 +13,14 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from trainable_models import make_tokenizer, profile_on, save_model
 
-from nbutils import finetune
-from nbutils.core import disk, settings
+from nbutils import finetune, refine, select
+from nbutils.core import disk, settings, tables
 from nbutils.core.devices import Precision
 from nbutils.core.errors import InputError
+from nbutils.core.judge_settings import Refining
 from nbutils.core.manifests import Manifest
 from nbutils.data.rows import Row
-from nbutils.training import callbacks, models, release
+from nbutils.training import callbacks, models, packing, release, trainer
 
 # --- checkpoints ---------------------------------------------------------------------------------------------------
 
@@ -53,7 +54,8 @@ def test_the_loss_table_holds_every_logged_step():
     log = [{"step": 1, "loss": "2.5", **facts}, {"step": 2, "loss": 2.25, **facts}, {"train_runtime": 1}]
     epochs = callbacks.epochs_after([np.arange(4), np.arange(4)], rows=5)
     table = callbacks.loss_table(log, epochs)
-    assert [(row["step"], row["epoch"], row["loss"]) for row in table] == [(1, 0.8, 2.5), (2, 1.6, 2.25)]
+    assert table[["step", "epoch", "loss"]].values.tolist() == [[1, 0.8, 2.5], [2, 1.6, 2.25]]
+    assert dict(table.dtypes.astype(str)) == {name: tables.SCHEMAS["loss"][name] for name in table}
     assert callbacks.summarise_loss(log) == {"first_loss": 2.5, "last_loss": 2.25}
 
 
@@ -122,6 +124,43 @@ def test_full_fine_tuning_writes_a_model_that_loads(base, runs):
     assert all(changed)
 
 
+def test_a_rewritten_arm_trains_on_what_stage_03_wrote(finished, base, runs, no_data):
+    arm = "sample-24-longest-rewritten"
+    profile = profile_on(base)
+    refining = Refining(arm="sample-24-longest")
+    profile = profile.model_copy(update={"refining": refining})
+    made, written = finetune.run(profile, arm, 42), refine.run(profile, "sample-24-longest", 42)
+    assert (made.arm, list(made.inputs)) == (arm, ["select", "base", "refine"])
+    assert made.inputs["refine"] == written.fingerprint
+    assert (finetune.plan(profile, arm, 42).version, finetune.plan(profile, "sample-24-longest", 42).version) == (4, 3)
+
+    selected = select.run(profile, arm, 42)
+    rows = finetune.load_rows(profile, selected, arm, 42)
+    refined = {record["id"]: record["refined"] for record in refine.load_refined(written)}
+    assert [row.response for row in rows] == [refined[row.id] for row in rows]
+    assert [row.response for row in rows] != [row.response for row in select.load_arm(selected)]
+    assert loss_of(made) != loss_of(finished)
+
+    measure = profile.selection.measure
+    mean = float(select.row_lengths(rows, measure, profile.selection.turns).mean())
+    assert made.facts["mean_length"] == pytest.approx(mean, abs=1e-4)
+    assert "mean_length" not in finished.facts, "others have it in their selection"
+    card = made.path("adapter/README.md").read_text(encoding="utf-8")
+    assert f"# {arm}\n" in card and f"mean response length {mean:.1f} ({measure})" in card
+
+
+def test_a_rewriting_that_changes_makes_the_training_stale(base, runs, no_data):
+    profile = profile_on(base)
+    fewer, more = (
+        profile.model_copy(update={"refining": Refining(arm="sample-24-longest", rows=rows)}) for rows in (3, 4)
+    )
+    arm = "sample-24-longest-rewritten"
+    assert finetune.plan(fewer, arm, 42).inputs["refine"] == "missing"
+    refine.run(fewer, "sample-24-longest", 42)
+    assert finetune.plan(fewer, arm, 42).inputs["refine"] != "missing"
+    assert finetune.plan(more, arm, 42).inputs["refine"] == "missing"
+
+
 @pytest.mark.thorough
 def test_a_loss_that_is_not_a_number_stops_the_run(base, runs):
     with pytest.raises(InputError, match=r"loss is nan at step \d+: lower training\.learning_rate"):
@@ -171,7 +210,7 @@ def kill_at_each_save(runs, base, training):
 def encoded_rows(rows, base, **training):
     profile = profile_on(base, {"max_rows": None, "max_length": 64, **training})
     tokenizer = models.load_tokenizer(profile, 42)
-    return finetune.encode_rows(profile, rows, tokenizer, "mine"), tokenizer
+    return packing.encode_rows(rows, tokenizer, profile.training, "mine"), tokenizer
 
 
 def test_rows_that_cannot_be_trained_are_dropped_and_counted(base):
@@ -248,14 +287,14 @@ class DtypesSeen(TorchDispatchMode):
 @pytest.mark.parametrize("method", ["lora", "qlora"])
 def test_a_step_in_fp16_makes_no_bf16_tensor(method, base, runs, monkeypatch):
     """What a T4 needs, with the same code on the CPU: TRL alone would have cast the adapters to bf16."""
-    seen, fit = DtypesSeen(), finetune._fit
+    seen, fit = DtypesSeen(), trainer.fit
 
     def fit_watched(*arguments):
         with seen:
             return fit(*arguments)
 
     monkeypatch.setattr(finetune, "choose_precision", lambda: Precision("cpu", "float16", "test"))
-    monkeypatch.setattr(finetune, "_fit", fit_watched)
+    monkeypatch.setattr(trainer, "fit", fit_watched)
     profile = profile_on(base, {"method": method, "max_rows": 2, "examples_per_step": 2, "epochs": 1})
     manifest = finetune.run(profile, "sample-24-longest", 42)
     assert manifest.facts["precision"]["dtype"] == "float16"
@@ -273,8 +312,7 @@ def test_the_card_names_data_licence_and_no_path(tmp_path):
     (tmp_path / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
     facts = {"rows": 1000, "pool_rows": 52002, "mean_length": 256.8, "measure": "nltk_words", "ids_sha256": "b669"}
     selected = Manifest("select", "tiny", "alpaca-1k-longest", 42, "", {}, {}, {}, facts, {}, "", 0, "", tmp_path)
-    release.name_base(tmp_path, settings.load_profile("tiny"))
-    release.write_card(tmp_path, settings.load_profile("tiny"), selected, "alpaca-1k-longest+neftune", 64)
+    release.describe(tmp_path, settings.load_profile("tiny"), selected, "alpaca-1k-longest+neftune", 64)
     assert json.loads((tmp_path / "adapter_config.json").read_text())["target_modules"] == ["k_proj", "v_proj"]
     card = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert "# alpaca-1k-longest+neftune" in card

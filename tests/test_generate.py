@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import signal
 import time
 
@@ -13,12 +14,13 @@ from hypothesis import strategies as st
 from small_models import EOS, save, tokenizer
 
 from nbutils import ROOT, data, finetune, generate, prompts
-from nbutils.core import disk, manifests, settings
+from nbutils.core import disk, manifests, progress, settings
 from nbutils.core.errors import InputError
+from nbutils.core.manifests import Plan
 from nbutils.data.rows import EvalPrompt
 from nbutils.figures import results
-from nbutils.generation import answers, questions
-from nbutils.generation import answers as generation_answers
+from nbutils.generation import answers, backends
+from nbutils.generation.backends import Completion, Job
 from nbutils.training import models
 
 CONTEXT = 4096
@@ -30,7 +32,7 @@ CONTEXT = 4096
 @given(st.integers(1, 300), st.integers(1, 200), st.integers(2, 200))
 def test_a_prompt_is_cut_in_the_middle_and_only_where_nothing_else_fits(length, max_new, context):
     ids = list(range(length))
-    kept = questions.fit_to_context(ids, max_new, context)
+    kept = answers.fit_to_context(ids, max_new, context)
     assert context - len(kept) >= 1, "at least one new token fits"
     if length < context:
         assert kept == ids
@@ -45,25 +47,25 @@ def test_a_prompt_is_cut_in_the_middle_and_only_where_nothing_else_fits(length, 
     [
         ("lima-1k", {}),
         ("alpaca-52k+min150", {"min_new_tokens": 150}),
-        ("lima-1k+asklong", {"length_prompt": questions.ASK_FOR_LENGTH}),
+        ("lima-1k+asklong", {"length_prompt": answers.ASK_FOR_LENGTH}),
         ("lima-1k+max2048", {"max_new_tokens": 2048}),
-        ("lima-1k+neftune+min9+asklong", {"min_new_tokens": 9, "length_prompt": questions.ASK_FOR_LENGTH}),
+        ("lima-1k+neftune+min9+asklong", {"min_new_tokens": 9, "length_prompt": answers.ASK_FOR_LENGTH}),
     ],
 )
 def test_an_arm_may_be_a_variant(arm, changes):
     plain = settings.Generation(test_sets=("sample",))
-    assert questions.vary(plain, arm) == plain.model_copy(update=changes)
+    assert answers.vary(plain, arm) == plain.model_copy(update=changes)
 
 
 def test_a_ban_longer_than_the_answers_is_refused():
     with pytest.raises(InputError, match=r"^arm 'lima-1k\+min600': .*'min_new_tokens' is above 'max_new_tokens'$"):
-        questions.vary(settings.Generation(test_sets=("sample",)), "lima-1k+min600")
+        answers.vary(settings.Generation(test_sets=("sample",)), "lima-1k+min600")
 
 
 def ask(*texts, context=CONTEXT, **changed):
     given_settings = settings.Generation(test_sets=("own",), **changed)
     asked = [EvalPrompt(str(number), "own", text, "the input") for number, text in enumerate(texts)]
-    return questions.ask(asked, tokenizer(), given_settings, context, seed=1)
+    return answers.ask(asked, tokenizer(), given_settings, context, seed=1)
 
 
 def test_the_wish_for_length_ends_the_instruction_and_stays_out_of_the_question():
@@ -76,7 +78,7 @@ def test_the_wish_for_length_ends_the_instruction_and_stays_out_of_the_question(
 def test_an_id_that_occurs_twice_is_refused():
     twice = [EvalPrompt("a", "own", "x"), EvalPrompt("a", "own", "y")]
     with pytest.raises(InputError, match="own: two prompts have the id 'a'"):
-        questions.ask(twice, tokenizer(), settings.Generation(test_sets=("own",)), 99, 1)
+        answers.ask(twice, tokenizer(), settings.Generation(test_sets=("own",)), 99, 1)
 
 
 def test_samples_have_seeds_of_their_own():
@@ -95,11 +97,11 @@ def test_test_prompts_are_limited_per_set(tmp_path):
 
 
 def test_summary_counts_answers_that_were_cut():
-    answers = [
+    written = [
         {"n_tokens": 4, "response": "abcd", "finish_reason": "stop"},
         {"n_tokens": 8, "response": "ab", "finish_reason": "length"},
     ]
-    made = generation_answers.summarise(answers)
+    made = answers.summarise(written)
     assert made == {"answers": 2, "mean_tokens": 6.0, "mean_chars": 3.0, "eos_rate": 0.5, "cut_rate": 0.5}
 
 
@@ -109,6 +111,32 @@ def test_a_torn_last_line_is_dropped_before_going_on(tmp_path):
     part.write_bytes(whole.encode() + b'{"id": "b", "test_s')
     assert set(answers._read_part(part)) == {"t/a"}
     assert part.read_text(encoding="utf-8") == whole
+
+
+class SlowBackend:
+    """Answers every question after a while."""
+
+    def answer(self, asked):
+        for question in asked:
+            time.sleep(0.6)
+            yield Completion(question, "ok", 1, "stop")
+
+    def facts(self):
+        return {}
+
+
+def test_long_answering_says_how_much_time_is_left(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr(backends, "open_backend", lambda job: SlowBackend())
+    chosen = settings.Generation(test_sets=("own",), max_new_tokens=4)
+    job = Job(chosen, "lima-1k", tokenizer(), 64, 1, lambda precision: None)
+    planned = Plan("generate", "x", "lima-1k", 1, tmp_path, {}, {})
+    written, facts = answers.answer_prompts(job, planned, [EvalPrompt(name, "own", "Hi") for name in "abcd"])
+    assert (len(written), facts["answered_last"]) == (4, 4)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) >= 2
+    for line in lines:
+        assert re.fullmatch(r"answers of lima-1k: [1-4] of 4, 00:0\d elapsed, 00:0\d left", line), line
 
 
 # --- the whole stage, with a random model in the place of a trained one --------------------------------------------
@@ -165,16 +193,16 @@ def profile(folder, **changed):
 
 def test_adversarial_prompts_are_answered_and_counted(stage):
     made = stage()
-    answers = generation_answers.load_answers(made)
-    assert [answer["id"] for answer in answers] == [f"é{number}" for number in range(len(ADVERSARIAL))]
-    assert [answer["prompt"] for answer in answers] == list(ADVERSARIAL)
+    written = answers.load_answers(made)
+    assert [answer["id"] for answer in written] == [f"é{number}" for number in range(len(ADVERSARIAL))]
+    assert [answer["prompt"] for answer in written] == list(ADVERSARIAL)
     facts = made.facts
     assert (facts["answers"], facts["truncated_prompts"], facts["shortened_answers"]) == (len(ADVERSARIAL), 1, 0)
-    stopped = [answer["finish_reason"] == "stop" for answer in answers]
+    stopped = [answer["finish_reason"] == "stop" for answer in written]
     assert facts["eos_rate"] == round(sum(stopped) / len(stopped), 4)
     assert 0 < facts["cut_rate"] < 1
     assert facts["useful_slots"] >= 0.9
-    for answer in answers:
+    for answer in written:
         assert set(answer) == {"id", "test_set", "prompt", "response", "arm", "n_tokens", "finish_reason"}
         assert answer["n_tokens"] == 150 or answer["finish_reason"] == "stop"
     assert made.settings["temperature"] == 0.0 and made.settings["engine"] == "slots"
@@ -200,7 +228,7 @@ def test_variants_of_an_arm_answer_under_their_own_conditions(stage):
     lengths = [[answer["n_tokens"] for answer in answers.load_answers(made)] for made in (plain, banned)]
     assert min(lengths[0]) < 100 < min(lengths[1])
     assert [new for old, new in zip(*lengths, strict=True) if old > 100] == [old for old in lengths[0] if old > 100]
-    assert longer.settings["length_prompt"] == questions.ASK_FOR_LENGTH
+    assert longer.settings["length_prompt"] == answers.ASK_FOR_LENGTH
     for ours, theirs in zip(*(answers.load_answers(made) for made in (plain, longer)), strict=True):
         assert ours["prompt"] == theirs["prompt"]
         assert theirs["arm"] == "sample-60-longest+asklong"
@@ -286,7 +314,7 @@ def test_ours_is_the_template_of_training():
     trained = prompts.encode(row, tokenizer(), "plain", 10_000)
     asked = EvalPrompt("x", "own", row.instruction, row.input)
     given_settings = settings.Generation(test_sets=("own",))
-    (question,) = questions.ask([asked], tokenizer(), given_settings, CONTEXT, 1)
+    (question,) = answers.ask([asked], tokenizer(), given_settings, CONTEXT, 1)
     assert trained.input_ids[: len(question.ids)] == question.ids
     assert trained.labels[len(question.ids) - 1] == prompts.IGNORED != trained.labels[len(question.ids)]
     assert trained.labels[-1] == EOS

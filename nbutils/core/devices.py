@@ -4,10 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-if TYPE_CHECKING:
-    pass
+from typing import Any, NamedTuple
 
 
 class Precision(NamedTuple):
@@ -45,6 +42,11 @@ def choose_precision() -> Precision:
     if major >= 8:
         return Precision("cuda", "bfloat16", f"{name} has bf16 units (compute capability {major}.{minor})")
     return Precision("cuda", "float16", f"{name} has no bf16 units (compute capability {major}.{minor}): fp16")
+
+
+def processes() -> int:
+    """How many processes train together, as their launcher says."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def peak_memory_gb() -> float:

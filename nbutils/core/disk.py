@@ -2,14 +2,16 @@
 
 import contextlib
 import csv
+import functools
 import hashlib
 import io
 import json
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from nbutils import home
 
@@ -31,16 +33,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        _flush(temporary)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
         temporary.chmod(0o644)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _flush(path: Path) -> None:
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
 
 
 def write_text(path: Path, text: str) -> None:
@@ -90,16 +88,80 @@ def drop_torn_line(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in whole.splitlines()]
 
 
-def sha256_file(path: Path) -> str:
-    """Hex sha256 of a file's bytes."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def sha256_json(value: Any) -> str:
     """Hex sha256 of a JSON value in one canonical spelling."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+# --- hashes of files -----------------------------------------------------------------------------------------------
+
+HASHES = ".hashes.jsonl"
+"""Under runs/: a line for each file that was hashed. It may be removed at any time."""
+
+SETTLED_NS = 2 * 10**9
+"""A file that was changed twice within one tick of its file system's clock looks the same both times: what is younger
+than this is not remembered (as git's index has it)."""
+
+
+class Stamp(NamedTuple):
+    """What a file's content is recognised by without being read: size in bytes, last change in nanoseconds, inode."""
+
+    path: str
+    size: int
+    modified: int
+    inode: int
+
+    def is_settled(self) -> bool:
+        """Whether the file was left alone for so long that a later change cannot have the same stamp."""
+        return self.modified < time.time_ns() - SETTLED_NS
+
+
+def stamp_file(path: Path) -> Stamp:
+    """The stamp of a file as it is now. Raises OSError where there is none."""
+    found = path.stat()
+    return Stamp(str(path.absolute()), found.st_size, found.st_mtime_ns, found.st_ino)
+
+
+def sha256_file(path: Path) -> str:
+    """Hex sha256 of a file's bytes, which are read once while the file keeps its stamp.
+
+    Where there is a folder of runs, the hash is remembered there for other processes.
+    """
+    stamp = stamp_file(path)
+    remembered = _read_hashes(runs_folder() / HASHES)
+    if stamp not in remembered:
+        is_settled, digest = stamp.is_settled(), hash_bytes(path)
+        if not is_settled or stamp_file(path) != stamp:
+            return digest
+        remembered[stamp] = digest
+        _append(runs_folder() / HASHES, [*stamp, digest])
+    return remembered[stamp]
+
+
+def hash_bytes(path: Path) -> str:
+    """Hex sha256 of a file's bytes, read now."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@functools.cache
+def _read_hashes(path: Path) -> dict[Stamp, str]:
+    """What earlier processes remembered; a line that is torn, or says anything else, is passed over."""
+    remembered = {}
+    with contextlib.suppress(OSError):
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            with contextlib.suppress(ValueError, RecursionError):
+                match json.loads(line):
+                    case [str(name), int(size), int(modified), int(inode), str(digest)] if len(digest) == 64:
+                        remembered[Stamp(name, size, modified, inode)] = digest
+    return remembered
+
+
+def _append(path: Path, entry: list[Any]) -> None:
+    # One write: lines of several processes stay whole. It begins a line, behind whatever a kill has torn.
+    with contextlib.suppress(OSError), open(path, "ab", buffering=0) as file:
+        file.write(f"\n{json.dumps(entry)}".encode())
 
 
 def remembered_array(kind: str, made_by: Any, compute: Callable[[], Any]) -> Any:

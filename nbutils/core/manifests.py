@@ -95,21 +95,40 @@ def read_manifest(folder: Path) -> Manifest | None:
 
 def fresh_manifest(plan: Plan) -> Manifest | None:
     """The stored manifest if it answers exactly this plan and every output is on disk unchanged."""
+    manifest, stamps = _VERIFIED.get(plan.folder, (None, None))
+    if manifest is None or manifest.key != plan.key or _stamp_files(manifest) != stamps:
+        manifest = _verify(plan)
+    return manifest
+
+
+_VERIFIED: dict[Path, tuple[Manifest, list[disk.Stamp]]] = {}
+"""By folder, with the stamps of its files: a process verifies a manifest once, however many later stages ask for it."""
+
+
+def _verify(plan: Plan) -> Manifest | None:
+    """Read a plan's manifest and compare the hashes of its outputs."""
     manifest = read_manifest(plan.folder)
     if manifest is None or manifest.key != plan.key:
         return None
-    intact = all(_has_hash(plan.folder / name, expected) for name, expected in manifest.outputs.items())
-    return manifest if intact else None
+    stamps = _stamp_files(manifest)
+    is_settled = all(stamp.is_settled() for stamp in stamps)
+    if not stamps or any(disk.sha256_file(manifest.path(name)) != known for name, known in manifest.outputs.items()):
+        return None
+    if is_settled:
+        _VERIFIED[plan.folder] = manifest, stamps
+    return manifest
+
+
+def _stamp_files(manifest: Manifest) -> list[disk.Stamp]:
+    """The stamps of a manifest and of its outputs; none where one of them is missing."""
+    paths = [manifest.path(name) for name in (MANIFEST, *manifest.outputs)]
+    return [disk.stamp_file(path) for path in paths] if all(path.is_file() for path in paths) else []
 
 
 def upstream(plan: Plan) -> str:
     """Fingerprint of an earlier stage's fresh output, for a later stage's inputs; "missing" where there is none."""
     manifest = fresh_manifest(plan)
     return manifest.fingerprint if manifest else "missing"
-
-
-def _has_hash(path: Path, expected: str) -> bool:
-    return path.is_file() and disk.sha256_file(path) == expected
 
 
 def complete(plan: Plan, work: Callable[[Path], dict[str, Any]]) -> Manifest:
@@ -145,7 +164,9 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _conclude(plan: Plan, facts: dict[str, Any], started: datetime.datetime) -> Manifest:
-    names = facts.pop("outputs", None) or _visible_files(plan.folder)
+    present = (path for path in plan.folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    visible = [path.relative_to(plan.folder).as_posix() for path in present if path.name != MANIFEST]
+    names = facts.pop("outputs", None) or visible
     now = datetime.datetime.now(datetime.UTC)
     manifest = Manifest(
         stage=plan.stage,
@@ -167,11 +188,6 @@ def _conclude(plan: Plan, facts: dict[str, Any], started: datetime.datetime) -> 
     del stored["folder"]
     disk.write_json(plan.folder / MANIFEST, stored)
     return manifest
-
-
-def _visible_files(folder: Path) -> list[str]:
-    paths = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    return [path.as_posix() for path in paths if path.name != MANIFEST and not path.name.startswith(".")]
 
 
 # --- what ran ------------------------------------------------------------------------------------------------------
@@ -202,6 +218,8 @@ def _git(*arguments: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
+# --- stages that ask for calls --------------------------------------------------------------------------------------
+
 MINIMUM_JUDGED = 0.99
 """Below this share of judged prompts no headline is given."""
 
@@ -218,13 +236,12 @@ def is_too_much(failed: int, asked: int) -> bool:
 
 def is_lacking(made: Manifest) -> bool:
     """Whether a result lacks so many calls that they are asked again; without the fact, 1% of all calls decides."""
-    facts = made.facts
-    default = is_too_much(facts.get("failed", 0), facts.get("asked", 0))
-    return bool(facts.get("lacking", default))
+    failed, asked = made.facts.get("failed", 0), made.facts.get("asked", 0)
+    return bool(made.facts.get("lacking", is_too_much(failed, asked)))
 
 
 def complete_calls(planned: Plan, work: Callable[[Path], dict[str, Any]]) -> Manifest:
-    """As `artifacts.complete`, but failed calls are asked again where there are too many (`is_lacking`).
+    """As `complete`, but failed calls are asked again where there are too many (`is_lacking`).
 
     Only those: what was answered is in the ledger. Fewer stay as they are, counted.
     """

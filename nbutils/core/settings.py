@@ -5,6 +5,7 @@ source stands beside it in the TOML file.
 """
 
 import argparse
+import functools
 import json
 import os
 import tomllib
@@ -67,7 +68,7 @@ class Training(Settings):
     """Fine-tuning of one arm.
 
     `epoch_end`, `loss_weighting` and `neftune_scale` are explained where they act: `packing.plan_steps`,
-    `packing.token_weights`, `packed_trainer.EmbeddingNoise`. A forward pass takes one flat row of at most
+    `packing.token_weights`, `trainer.EmbeddingNoise`. A forward pass takes one flat row of at most
     `tokens_per_row` tokens (default: `max_length`). After every epoch `sample_prompts` prompts are answered with at
     most `sample_tokens` tokens.
     """
@@ -107,8 +108,8 @@ class Generation(Settings):
     `{arm}`; `send` says whether prompts go as token ids or as text).
     `batch_size` rows are written at once, and no more than `batch_tokens` of them fit into the cache. `context` in
     tokens defaults to the model's own. Length controls: the end of sequence is banned for `min_new_tokens`, and
-    `length_prompt` is put behind every instruction; an arm's name may set both (nbutils/generate.py: `+min150`,
-    `+asklong`).
+    `length_prompt` is put behind every instruction; an arm's name may set both (`+min150`, `+asklong`:
+    nbutils/generation/answers.py).
     """
 
     test_sets: tuple[str, ...]
@@ -176,6 +177,10 @@ class Profile(Settings):
     refining: Refining | None = None
     capabilities: Capabilities | None = None
 
+    def __hash__(self) -> int:
+        """By a few fields: as a whole, a profile holds what has no hash."""
+        return hash((self.name, self.dataset, self.arms, self.seeds))
+
     @model_validator(mode="after")
     def _parts_agree(self) -> "Profile":
         named = {self.judging.target, *self.judging.baselines}
@@ -198,16 +203,31 @@ def load_profile(name: str | os.PathLike[str]) -> Profile:
     directory. Raises InputError, naming file and key, for a missing file, TOML that does not parse, an unknown or
     missing key, or a value of the wrong kind.
     """
-    path = _profile_path(name)
+    given = Path(name)
+    path = given if given.suffix == ".toml" else ROOT / "profiles" / f"{name}.toml"
+    if not path.is_file():
+        missing = f"{name}: there is no such file; " if given.suffix == ".toml" else ""
+        known = ", ".join(profile_names())
+        raise InputError(f"{missing}no profile '{name}': choose one of {known}, or give a .toml file")
     try:
         table = _find_files(tomllib.loads(path.read_text(encoding="utf-8")), path.parent)
         _refuse_former(table, path)
-        # By way of JSON, where pydantic is strict about text and numbers and still takes a list for a tuple.
-        return Profile.model_validate_json(json.dumps(table, default=str), strict=True)
+        return _validate(json.dumps(table, default=str))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not valid TOML: {error}") from None
     except ValidationError as error:
         raise InputError(f"{path}: {first_problem(error)}") from None
+
+
+def as_profile(profile: str | Profile) -> Profile:
+    """A profile by name or path, or as it is."""
+    return profile if isinstance(profile, Profile) else load_profile(profile)
+
+
+@functools.cache
+def _validate(table: str) -> Profile:
+    # By way of JSON, where pydantic is strict about text and numbers and still takes a list for a tuple.
+    return Profile.model_validate_json(table, strict=True)
 
 
 def _refuse_former(table: dict[str, Any], path: Path) -> None:
@@ -241,31 +261,12 @@ def _find_files(table: dict[str, Any], folder: Path) -> dict[str, Any]:
     return table
 
 
-def _profile_path(name: str | os.PathLike[str]) -> Path:
-    given = Path(name)
-    path = given if given.suffix == ".toml" else ROOT / "profiles" / f"{name}.toml"
-    if not path.is_file():
-        missing = f"{name}: there is no such file; " if given.suffix == ".toml" else ""
-        raise InputError(
-            f"{missing}no profile '{name}': choose one of {', '.join(profile_names())}, or give a .toml file"
-        )
-    return path
-
-
-# --- a dataset of the Hub ------------------------------------------------------------------------------------------
-
-
 def is_offline() -> bool:
     """Whether `LIM_OFFLINE` (or `--offline`) forbids asking the network."""
     return os.environ.get("LIM_OFFLINE", "") not in ("", "0")
 
 
-# --- the profile with what is at hand ------------------------------------------------------------------------------
-
-
-def as_profile(profile: str | Profile) -> Profile:
-    """A profile by name or path, or as it is."""
-    return profile if isinstance(profile, Profile) else load_profile(profile)
+# --- commands ------------------------------------------------------------------------------------------------------
 
 
 def stage_parser(stage: str, description: str) -> ArgumentParser:

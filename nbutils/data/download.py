@@ -265,14 +265,9 @@ def git_blob_id(path: Path) -> str:
 
 
 def hash_of(path: Path) -> str:
-    """sha256 of a file, or of the names and hashes of a folder's files; kept while the file stays as it is."""
+    """sha256 of a file, or of the names and hashes of a folder's files."""
     if path.is_dir():
         return sha256_json({part.name: sha256_file(part) for part in path.iterdir()})
-    return _hash_unchanged(path, path.stat().st_size, path.stat().st_mtime_ns)
-
-
-@functools.cache
-def _hash_unchanged(path: Path, size: int, modified: int) -> str:  # noqa: ARG001 (they make the cache's key)
     return sha256_file(path)
 
 

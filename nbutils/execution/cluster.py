@@ -85,7 +85,13 @@ def controller(folder: Path, name: str, dry_run: bool = False) -> Iterator[str]:
             if dry_run:
                 yield job_name
                 return
-            _clear_up(folder, job_name)
+            if (folder / RECORD).is_file():
+                print(
+                    f"An earlier controller ({_who(folder)}) did not end: what it finished is kept, the rest continues."
+                )
+                if jobs := _slurm_jobs(job_name):
+                    print(f"Its Slurm jobs are cancelled and submitted anew: {', '.join(jobs)}", flush=True)
+                    _cancel(jobs, job_name)
             disk.write_json(folder / RECORD, {"process": os.getpid(), "host": socket.gethostname()})
             try:
                 yield job_name
@@ -101,15 +107,6 @@ def _who(folder: Path) -> str:
         return f"process {record['process']} on {record['host']}"
     except (OSError, ValueError):
         return "another process"
-
-
-def _clear_up(folder: Path, job_name: str) -> None:
-    if not (folder / RECORD).is_file():
-        return
-    print(f"An earlier controller ({_who(folder)}) did not end: what it finished is kept, the rest continues.")
-    if jobs := _slurm_jobs(job_name):
-        print(f"Its Slurm jobs are cancelled and submitted anew: {', '.join(jobs)}", flush=True)
-        _cancel(jobs, job_name)
 
 
 def _cancel(jobs: Sequence[str], job_name: str) -> None:

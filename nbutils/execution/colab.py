@@ -70,7 +70,10 @@ def set_up() -> None:
 
     A second call finds everything there and changes nothing. Ends the cell with one line where pip fails.
     """
-    _put_on_path(FOLDER)
+    # For this process, and for the commands that a notebook starts.
+    sys.path.insert(0, str(FOLDER))
+    others = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = f"{FOLDER}{os.pathsep}{others}" if others else str(FOLDER)
     print(f"long-is-more is in {FOLDER}")
     before = installed()
     wanted = read_requirements(FOLDER / "requirements-colab.txt")
@@ -81,13 +84,6 @@ def set_up() -> None:
     importlib.invalidate_caches()
     for line in describe_changes(before, installed()):
         print(line)
-
-
-def _put_on_path(folder: Path) -> None:
-    """For this process, and for the commands that a notebook starts."""
-    sys.path.insert(0, str(folder))
-    others = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = f"{folder}{os.pathsep}{others}" if others else str(folder)
 
 
 def installed() -> dict[str, str]:

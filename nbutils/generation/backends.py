@@ -4,6 +4,7 @@ Both take the same questions and give the same completions, in the order in whic
 """
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, NamedTuple, Protocol
@@ -12,8 +13,28 @@ from nbutils.core.devices import Precision, choose_precision
 from nbutils.core.errors import InputError
 from nbutils.core.judge_settings import read_key
 from nbutils.core.settings import Generation
-from nbutils.generation.questions import Question
+from nbutils.data.rows import EvalPrompt
 from nbutils.generation.slots import Draft, Room, Rules, SlotCounts, decode
+from nbutils.llm.protocol import is_passing, retry_rules
+
+
+class Question(NamedTuple):
+    """A test prompt as the model gets it: `text`, its token `ids`, and how many tokens the answer may have.
+
+    `is_cut`: the ids lack the middle of the text, which did not fit; `seed` is the answer's own, where it is sampled.
+    """
+
+    prompt: EvalPrompt
+    text: str
+    ids: list[int]
+    max_new: int
+    is_cut: bool = False
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        """Test set and id, for messages."""
+        return f"{self.prompt.test_set}/{self.prompt.id}"
 
 
 class Completion(NamedTuple):
@@ -56,11 +77,7 @@ class Job(NamedTuple):
 
 def open_backend(job: Job) -> AnswerBackend:
     """The backend that the settings name, ready to answer."""
-    backends: dict[str, type[AnswerBackend]] = {
-        "transformers": ModelBackend,
-        "openai": ServerBackend,
-    }
-    return backends[job.settings.backend](job)  # type: ignore[call-arg]
+    return ServerBackend(job) if job.settings.backend == "openai" else ModelBackend(job)
 
 
 # --- transformers --------------------------------------------------------------------------------------------------
@@ -77,20 +94,16 @@ class ModelBackend:
     def answer(self, questions: Sequence[Question]) -> Iterator[Completion]:
         """Decode in slots; see `slots.decode`."""
         settings, tokenizer = self._job.settings, self._job.tokenizer
-        asked = {id(draft): (draft, question) for draft, question in map(_draft, questions)}
+        drafts = [Draft(question.name, question.ids, question.max_new, question.seed) for question in questions]
+        asked = {id(draft): question for draft, question in zip(drafts, questions, strict=True)}
         rules = Rules(tokenizer.eos_token_id, tokenizer.pad_token_id, settings.min_new_tokens, settings.temperature)
         room = Room(settings.batch_size, settings.batch_tokens)
-        drafts = [draft for draft, _ in asked.values()]
         for draft in decode(self._model, drafts, rules, room, self._tally):
-            yield self._job.complete(asked[id(draft)][1], draft.new)
+            yield self._job.complete(asked[id(draft)], draft.new)
 
     def facts(self) -> dict[str, Any]:
         """Slots, and the precision."""
         return {**self._tally.facts(), "precision": self._precision._asdict()}
-
-
-def _draft(question: Question) -> tuple[Draft, Question]:
-    return Draft(question.name, question.ids, question.max_new, question.seed), question
 
 
 # --- an OpenAI-compatible server -----------------------------------------------------------------------------------
@@ -113,8 +126,8 @@ class ServerBackend:
             raise InputError("generation.server is missing: name the server's base_url and model")
         self._job, self._server, self._key = job, server, read_key(server)
         self._model = server.model.replace("{arm}", job.arm)
-        retries = server.attempts - 1
-        self._client = OpenAI(api_key=self._key, base_url=server.base_url, max_retries=retries, timeout=server.timeout)
+        self._client = OpenAI(api_key=self._key, base_url=server.base_url, max_retries=0, timeout=server.timeout)
+        self._closing = threading.Event()
 
     def answer(self, questions: Sequence[Question]) -> Iterator[Completion]:
         """Ask `concurrency` questions at once. Raises InputError at the first that fails for good."""
@@ -124,6 +137,7 @@ class ServerBackend:
                 for done in as_completed(asked):
                     yield done.result()
             finally:
+                self._closing.set()  # nobody goes on waiting for another attempt
                 pool.shutdown(wait=False, cancel_futures=True)
 
     def facts(self) -> dict[str, Any]:
@@ -131,19 +145,13 @@ class ServerBackend:
         return {"server": self._server.base_url, "served_model": self._model}
 
     def _ask(self, question: Question) -> Completion:
+        import tenacity
         from openai import OpenAIError
 
-        settings = self._job.settings
-        ban = {"min_tokens": settings.min_new_tokens} if settings.min_new_tokens else None
+        rules = retry_rules(self._server.attempts, lambda error: is_passing(error) and not self._closing.is_set())
+        sleep = tenacity.sleep_using_event(self._closing)
         try:
-            reply = self._client.completions.create(
-                model=self._model,
-                prompt=question.ids if settings.send == "tokens" else question.text,
-                max_tokens=question.max_new,
-                temperature=settings.temperature,
-                seed=question.seed,
-                extra_body=ban,
-            )
+            reply = tenacity.Retrying(sleep=sleep, **rules)(self._complete, question)
         except OpenAIError as error:
             said = f"{type(error).__name__}: {error}".replace(self._key, f"[{self._server.key_variable}]")[:300]
             raise InputError(
@@ -152,6 +160,17 @@ class ServerBackend:
             ) from None
         return self._read(question, reply)
 
+    def _complete(self, question: Question) -> Any:
+        settings = self._job.settings
+        return self._client.completions.create(
+            model=self._model,
+            prompt=question.ids if settings.send == "tokens" else question.text,
+            max_tokens=question.max_new,
+            temperature=settings.temperature,
+            seed=question.seed,
+            extra_body={"min_tokens": settings.min_new_tokens} if settings.min_new_tokens else None,
+        )
+
     def _read(self, question: Question, reply: Any) -> Completion:
         choices = getattr(reply, "choices", None)
         if not choices or choices[0].text is None or choices[0].finish_reason not in ("stop", "length"):
@@ -159,7 +178,8 @@ class ServerBackend:
         text, reason = choices[0].text, choices[0].finish_reason
         written = getattr(reply.usage, "completion_tokens", None)
         if written is None:
-            return Completion(question, text, self._count(text, reason), reason)
+            ids = self._job.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+            return Completion(question, text, len(ids) + (reason == "stop"), reason)
         least = min(self._job.settings.min_new_tokens, question.max_new)
         if not least <= written <= question.max_new:
             raise InputError(
@@ -167,10 +187,6 @@ class ServerBackend:
                 "heed min_tokens or max_tokens; use another server, or backend 'transformers'"
             )
         return Completion(question, text, written, reason)
-
-    def _count(self, text: str, reason: str) -> int:
-        ids = self._job.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-        return len(ids) + (reason == "stop")
 
     def _where(self) -> str:
         return f"{self._server.base_url or 'the default endpoint'} ({self._model})"

@@ -1,4 +1,4 @@
-"""What decoding works on: answers in the making, the rules and the room for writing them, and the tally of slots."""
+"""Decoding in slots: answers in the making, the rules and the room for writing them, and the tally of slots."""
 
 import functools
 import itertools
@@ -88,7 +88,7 @@ REFILL_SHARE = 8
 
 
 def run_slots(model: Any, drafts: Sequence[Draft], rules: Rules, room: Room, tally: SlotCounts) -> Iterator[Draft]:
-    """Write drafts, the longest first; each is yielded as soon as it is finished. See `nbutils.decode.decode`."""
+    """Write drafts, the longest first; each is yielded as soon as it is finished. See `decode`."""
     refuse_other_attention(model)
     waiting, slots = deque(drafts), _Slots(model, rules, tally)
     while waiting or slots.live:
@@ -157,7 +157,7 @@ class _Slots:
         scores = self._forward(ids, [draft.length for draft in entering], width, cache)
         self._cache = _stack(self._cache, cache, max([width, *(draft.length - 1 for draft in self.live)]))
         self.live += entering
-        self._write(entering, scores)
+        self._append(entering, scores)
         self._tally.prefills += 1
         self._tally.prompt_tokens += sum(map(len, ids)) - sum(map(len, pad))
         self._tally.prompt_columns += width * len(ids)
@@ -168,7 +168,7 @@ class _Slots:
         ids = [[draft.new[-1]] for draft in self.live]
         self._tally.in_flight = len(ids)
         scores = self._forward(ids, lengths, self._cache.layers[0].keys.shape[2] + 1, self._cache)
-        self._write(self.live, scores)
+        self._append(self.live, scores)
         self._tally.steps += 1
         self._tally.executed += len(ids) + idle
         self._tally.useful += len(ids)
@@ -200,7 +200,7 @@ class _Slots:
             )
         return output.logits[:, -1].float()
 
-    def _write(self, drafts: Sequence[Draft], scores: Any) -> None:
+    def _append(self, drafts: Sequence[Draft], scores: Any) -> None:
         for draft, token in zip(drafts, choose(scores, drafts, self._rules), strict=True):
             draft.new.append(token)
 
@@ -239,12 +239,8 @@ def _fit(states: Any, width: int) -> Any:
     """States (rows, heads, columns, size) with columns cut off or zeros put in on the left."""
     import torch
 
-    columns = states.shape[2]
-    return (
-        states[:, :, columns - width :]
-        if columns >= width
-        else torch.nn.functional.pad(states, (0, 0, width - columns, 0))
-    )
+    missing = width - states.shape[2]
+    return torch.nn.functional.pad(states, (0, 0, missing, 0)) if missing > 0 else states[:, :, -missing:]
 
 
 def _keep(cache: Any, rows: list[int], width: int) -> Any:

@@ -20,7 +20,7 @@ from nbutils.judging import judges, records
 from nbutils.judging import pairs as judging_pairs
 from nbutils.judging.pairs import Pair, match_answers
 from nbutils.judging.prompts import FOLDER, JudgePrompt
-from nbutils.llm import client, prices
+from nbutils.llm import client, limits
 from nbutils.llm.client import Ledger, Request
 
 LEDGER = "ledger.sqlite"
@@ -103,7 +103,7 @@ def prompt_of(given: argparse.Namespace) -> PromptFile | None:
 
 def settle_cost(requests: Sequence[Request], judging: JudgeModel, given: argparse.Namespace) -> bool:
     """Say what is still to be paid for; whether to go on. Raises InputError for a ceiling that nobody could keep."""
-    cost = prices.estimate(client.unanswered(requests, given.out / LEDGER), judging)
+    cost = limits.estimate(client.unanswered(requests, given.out / LEDGER), judging)
     if given.dry_run:
         print(cost.describe())
     if warning := cost.check_ceiling(given.max_cost):

@@ -23,7 +23,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from nbutils import ROOT, data
-from nbutils.core.disk import sha256_json
+from nbutils.core.disk import sha256_file, sha256_json
 from nbutils.core.errors import InputError
 from nbutils.core.judge_settings import PromptFile
 from nbutils.core.settings import is_offline
@@ -162,11 +162,11 @@ def _fetch(url: str, sha256: str) -> Path:
 
 
 def _read(path: Path) -> list[JudgePrompt]:
-    return _read_unchanged(path, path.stat().st_mtime_ns)
+    return _parse(path, sha256_file(path))
 
 
 @functools.cache
-def _read_unchanged(path: Path, modified: int) -> list[JudgePrompt]:  # noqa: ARG001 (it makes the cache's key)
+def _parse(path: Path, sha256: str) -> list[JudgePrompt]:  # noqa: ARG001 (content with this hash is read once)
     return [_checked(path, number, record) for number, record in enumerate(_records(path))]
 
 

@@ -19,8 +19,8 @@ from pydantic import SecretStr
 from nbutils.core.judge_settings import NO_KEY, JudgeModel, read_key, without_key
 from nbutils.llm.client import Ledger, Record, Reply, Request, StopAskingError
 from nbutils.llm.endpoint import connect
-from nbutils.llm.prices import Budget
-from nbutils.llm.protocol import BadAnswerError, build_body, is_passing, read_body, why_to_stop
+from nbutils.llm.limits import Budget
+from nbutils.llm.protocol import BadAnswerError, build_body, hide_key, read_body, retry_rules, why_to_stop
 
 MOST_REQUESTS, MOST_BYTES = 50_000, 100_000_000
 """Size of one batch; the API allows 50,000 requests and 200 MB (reference of POST /batches)."""
@@ -93,12 +93,14 @@ class BatchBackend:
 
     async def _submit(self, client: Any, part: tuple[Request, ...], ledger: Ledger) -> Submission:
         submission = Submission(uuid.uuid4().hex, part)
-        _note(ledger, submission)
+        asked = json.dumps([asdict(request) for request in part])
+        values = (submission.token, _service(part[0]), asked, None, time.time())
+        ledger.execute("INSERT INTO batches VALUES (?, ?, ?, ?, ?)", values)
         content = b"".join(map(self._line, part))
         upload = {"file": ("requests.jsonl", content), "purpose": "batch", "timeout": UPLOAD_SECONDS}
         uploaded = await self._call(lambda: client.files.create(**upload))
         made = await self._call(
-            # Not tried again by itself: a batch that was made although its answer was lost would be paid for twice.
+            # After no fault: a batch that was made although its answer was lost would be paid for twice.
             lambda: client.batches.create(
                 input_file_id=uploaded.id,
                 endpoint="/v1/chat/completions",
@@ -170,10 +172,7 @@ class BatchBackend:
             reply = read_body(response.get("body") or {"error": entry.get("error") or "no answer"})
         except BadAnswerError as error:
             reply = Reply(None, str(error)[:500])
-        return reply._replace(
-            text=reply.text and without_key(reply.text, self._key, self._judge),
-            error=reply.error and without_key(reply.error, self._key, self._judge),
-        )
+        return hide_key(reply, self._key, self._judge)
 
     async def _call(self, call: Callable[[], Awaitable[Any]], attempts: int | None = None) -> Any:
         """One call of the API, with a bounded number of attempts. Raises StopAskingError: the batch itself goes on."""
@@ -183,14 +182,8 @@ class BatchBackend:
         async def once() -> Any:
             return await call()
 
-        retrying = tenacity.AsyncRetrying(
-            stop=tenacity.stop_after_attempt(attempts or self._judge.attempts),
-            wait=tenacity.wait_exponential(max=POLL_SECONDS),
-            retry=tenacity.retry_if_exception(is_passing),
-            reraise=True,
-        )
         try:
-            return await retrying(once)
+            return await tenacity.AsyncRetrying(**retry_rules(attempts or self._judge.attempts))(once)
         except OpenAIError as error:
             said = without_key(f"{type(error).__name__}: {error}", self._key, self._judge)[:500]
             why = why_to_stop(error, self._judge, said) or f"{said}: run again, what was submitted is not lost"
@@ -214,12 +207,6 @@ def _open_submissions(ledger: Ledger, request: Request) -> list[Submission]:
 
 def _restored(fields: dict[str, Any]) -> Request:
     return Request(**{**fields, "messages": tuple((role, text) for role, text in fields["messages"])})
-
-
-def _note(ledger: Ledger, submission: Submission) -> None:
-    asked = json.dumps([asdict(request) for request in submission.requests])
-    values = (submission.token, _service(submission.requests[0]), asked, None, time.time())
-    ledger.execute("INSERT INTO batches VALUES (?, ?, ?, ?, ?)", values)
 
 
 def _identified(ledger: Ledger, submission: Submission, batch: str) -> Submission:

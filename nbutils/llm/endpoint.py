@@ -14,12 +14,11 @@ from pydantic import SecretStr
 from nbutils.core import judge_settings
 from nbutils.core.judge_settings import NO_KEY, JudgeModel
 from nbutils.llm.client import FormatRefusedError, Record, Reply, Request, StopAskingError
-from nbutils.llm.limits import LONGEST_BACKOFF_SECONDS, Call, Throttle
-from nbutils.llm.prices import Budget, most_tokens
+from nbutils.llm.limits import Budget, Call, Throttle, most_tokens
 from nbutils.llm.protocol import (
-    LONGEST_WAIT_SECONDS,
     BadAnswerError,
     build_body,
+    hide_key,
     is_about_format,
     is_about_one_request,
     is_busy,
@@ -28,11 +27,9 @@ from nbutils.llm.protocol import (
     is_unreachable,
     read_completion,
     retry_after,
+    retry_rules,
     why_to_stop,
 )
-
-REFUSALS = 20
-"""How often one call may be told "too many requests" before it counts as failed."""
 
 OUTAGE = 10
 """Calls lost one after the other, none answered between them: then the run stops."""
@@ -66,30 +63,27 @@ class OpenAIBackend:
             reply = await self._complete(client, throttle, request)
             record.keep(request, reply)
             self._learn_name(record, request, reply)
-            self._stop_in_an_outage(reply)
+            if self._lost >= OUTAGE:
+                where = self._judge.base_url or "the default endpoint"
+                said = f"the last {OUTAGE} calls failed ({reply.error}): run again when it works"
+                raise StopAskingError(f"{where}: {said}")
 
         try:
             await throttle.run(requests, ask)
         finally:
             await client.close()
-            self._tell_other_names()
-
-    def _retrying(self, throttle: Throttle) -> Any:
-        import tenacity
-
-        return tenacity.AsyncRetrying(
-            stop=_Attempts(self._judge.attempts),
-            wait=_wait,
-            retry=tenacity.retry_if_exception(lambda error: not throttle.closed and self._may_pass(error)),
-            reraise=True,
-        )
+            for served, times in Counter(served for _, served in self._others).items():
+                print(f"{times} answers say: {self._in_place(served)}", file=sys.stderr)
+            self._others.clear()
 
     async def _complete(self, client: Any, throttle: Throttle, request: Request) -> Reply:
         """One request with a bounded number of attempts."""
+        import tenacity
         from openai import OpenAIError
 
+        rules = retry_rules(self._judge.attempts, lambda error: not throttle.closed and self._may_pass(error), False)
         try:
-            return await self._retrying(throttle)(self._attempt, client, throttle, request)
+            return await tenacity.AsyncRetrying(**rules)(self._attempt, client, throttle, request)
         except (OpenAIError, BadAnswerError) as error:
             said, stop = self._say(error), self._reason_to_stop(request, error)
             self._lost += not is_about_one_request(error)
@@ -134,10 +128,7 @@ class OpenAIBackend:
         self._has_answered = True
         if reply.served and self._names_the_model and not is_same_model(self._judge.model, reply.served):
             raise BadAnswerError(self._in_place(reply.served))
-        return reply._replace(
-            text=reply.text and judge_settings.without_key(reply.text, self._key, self._judge),
-            error=reply.error and judge_settings.without_key(reply.error, self._key, self._judge),
-        )
+        return hide_key(reply, self._key, self._judge)
 
     # --- who has answered ------------------------------------------------------------------------------------------
 
@@ -157,14 +148,8 @@ class OpenAIBackend:
             record.take_back(other, self._in_place(served))
 
     def _in_place(self, served: str) -> str:
-        return judge_settings.without_key(
-            f"'{served}' has answered in place of '{self._judge.model}'", self._key, self._judge
-        )
-
-    def _tell_other_names(self) -> None:
-        for served, times in Counter(served for _, served in self._others).items():
-            print(f"{times} answers say: {self._in_place(served)}", file=sys.stderr)
-        self._others.clear()
+        said = f"'{served}' has answered in place of '{self._judge.model}'"
+        return judge_settings.without_key(said, self._key, self._judge)
 
     def _note_failure(self, throttle: Throttle, call: Call, error: Exception) -> None:
         if is_busy(error):
@@ -176,36 +161,7 @@ class OpenAIBackend:
 
     def _may_pass(self, error: BaseException) -> bool:
         """Whether another attempt may succeed. A server that was never there will not come."""
-        if (retry_after(error) or 0) > LONGEST_WAIT_SECONDS:
-            return False
         return is_passing(error) and (self._has_answered or not is_unreachable(error))
-
-    def _stop_in_an_outage(self, reply: Reply) -> None:
-        if self._lost >= OUTAGE:
-            where = self._judge.base_url or "the default endpoint"
-            raise StopAskingError(f"{where}: the last {OUTAGE} calls failed ({reply.error}): run again when it works")
-
-
-class _Attempts:
-    """When one call is given up: faults and refusals are counted apart, since a refusal costs nothing but time."""
-
-    def __init__(self, faults: int) -> None:
-        self._faults, self._refusals = faults, REFUSALS
-
-    def __call__(self, state: Any) -> bool:
-        if is_busy(state.outcome.exception()):
-            self._refusals -= 1
-        else:
-            self._faults -= 1
-        return min(self._faults, self._refusals) <= 0
-
-
-def _wait(state: Any) -> float:
-    """Seconds until the next attempt; after a refusal the throttle makes everybody wait."""
-    error = state.outcome.exception()
-    if is_busy(error):
-        return 0.0
-    return retry_after(error) or min(2.0 ** (state.attempt_number - 1), LONGEST_BACKOFF_SECONDS)
 
 
 # --- the connection and its key ------------------------------------------------------------------------------------

@@ -45,7 +45,10 @@ class TransformersBackend:
 def identify(judge: JudgeModel) -> str:
     """What determines this judge's answers beside the request: the weights' hash or commit, and the number format."""
     folder, precision = Path(judge.model).expanduser(), choose_precision()
-    weights = _fingerprint(folder, _stamps(folder)) if folder.is_dir() else judge.revision
+    weights = judge.revision
+    if folder.is_dir():
+        files = sorted(path for pattern in _DETERMINE_ANSWERS for path in folder.glob(pattern))
+        weights = sha256_json({path.name: sha256_file(path) for path in files})[:16]
     return f"transformers {weights} {'nf4' if precision.device == 'cuda' else precision.dtype}"
 
 
@@ -64,7 +67,8 @@ def load(judge: JudgeModel) -> tuple[Any, Any]:
         raise InputError(f"judge model {judge.model}: no chat template: it is not made for answering, choose another")
     # Models bring settings for sampling and against repetition, which would join ours.
     stop = model.generation_config.eos_token_id or tokenizer.eos_token_id
-    model.generation_config = GenerationConfig(eos_token_id=stop, pad_token_id=_padding(tokenizer))
+    padding = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    model.generation_config = GenerationConfig(eos_token_id=stop, pad_token_id=padding)
     return tokenizer, model.to(precision.device).eval() if precision.device == "cpu" else model.eval()
 
 
@@ -121,14 +125,14 @@ def _generate(model: Any, tokenizer: Any, batch: Sequence[Request], prompts: dic
             max_new_tokens=max(request.max_tokens for request in batch),
             do_sample=False,
         )
-    news = [row[longest:].tolist()[: request.max_tokens] for row, request in zip(output, batch, strict=True)]
-    return [_reply(tokenizer, new, len(prompts[request.key])) for new, request in zip(news, batch, strict=True)]
-
-
-def _reply(tokenizer: Any, new: list[int], tokens_in: int) -> Reply:
-    text = tokenizer.decode(new, skip_special_tokens=True).strip()
-    written = [token for token in new if token != tokenizer.pad_token_id]
-    return Reply(text or None, None if text else "the model wrote no text", tokens_in, len(written))
+    replies = []
+    for row, request in zip(output, batch, strict=True):
+        new = row[longest:].tolist()[: request.max_tokens]
+        text = tokenizer.decode(new, skip_special_tokens=True).strip()
+        written = sum(token != tokenizer.pad_token_id for token in new)
+        error = None if text else "the model wrote no text"
+        replies.append(Reply(text or None, error, len(prompts[request.key]), written))
+    return replies
 
 
 def _options(judge: JudgeModel) -> dict[str, Any]:
@@ -151,17 +155,3 @@ def _format(precision: Precision) -> dict[str, Any]:
         bnb_4bit_compute_dtype=precision.torch_dtype,
     )
     return {"dtype": precision.torch_dtype, "quantization_config": four_bits, "device_map": {"": precision.device}}
-
-
-def _padding(tokenizer: Any) -> int:
-    return int(tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
-
-
-def _stamps(folder: Path) -> tuple[tuple[str, int, int], ...]:
-    files = sorted(path for pattern in _DETERMINE_ANSWERS for path in folder.glob(pattern))
-    return tuple((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files)
-
-
-@functools.cache
-def _fingerprint(folder: Path, stamps: tuple[tuple[str, int, int], ...]) -> str:
-    return sha256_json({name: sha256_file(folder / name) for name, _, _ in stamps})[:16]

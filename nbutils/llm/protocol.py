@@ -5,9 +5,12 @@ import email.utils
 import json
 import math
 import re
+from collections.abc import Callable
 from typing import Any
 
-from nbutils.core.judge_settings import JudgeModel
+from pydantic import SecretStr
+
+from nbutils.core.judge_settings import JudgeModel, without_key
 from nbutils.llm.client import Reply, Request, writable
 
 
@@ -17,8 +20,8 @@ class BadAnswerError(Exception):
     def __init__(self, said: str, error: dict[str, Any] | None = None) -> None:
         super().__init__(said)
         self.code, self.type = (error or {}).get("code"), (error or {}).get("type")
-        if (status := _status_in(self.code)) is not None:
-            self.status_code = status
+        if re.fullmatch("[45][0-9][0-9]", str(self.code)):  # some routers give the HTTP status there
+            self.status_code = int(str(self.code))
 
 
 def build_body(request: Request, limit_name: str = "max_tokens") -> dict[str, Any]:
@@ -51,23 +54,27 @@ def read_body(body: Any) -> Reply:
         raise BadAnswerError(f"an error instead of an answer: {fields.get('message')}", fields)
     if "choices" not in body:
         raise BadAnswerError("the answer has no 'choices': is this a chat endpoint?")
-    text = _text_of(body["choices"])
+    first = body["choices"][0] if isinstance(body["choices"], list) and body["choices"] else None
+    message = first.get("message") if isinstance(first, dict) else None
+    said = message.get("content") if isinstance(message, dict) else None
+    text = writable(said) if isinstance(said, str) and said.strip() else None
     error = None if text else "the answer holds no text"
     served = writable(name) if isinstance(name := body.get("model"), str) else ""
-    return Reply(text, error, *_counts(body.get("usage")), _logprobs_of(body["choices"]), served[:100])
+    usage = given if isinstance(given := body.get("usage"), dict) else {}
+    counts = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
+    return Reply(text, error, *counts, _logprobs_of(body["choices"]), served[:100])
+
+
+def hide_key(reply: Reply, key: SecretStr, judge: JudgeModel) -> Reply:
+    """The reply without the key, which servers quote, in its text and its error."""
+    text, error = (said and without_key(said, key, judge) for said in (reply.text, reply.error))
+    return reply._replace(text=text, error=error)
 
 
 def is_same_model(asked: str, served: str) -> bool:
     """Whether two names are of one model: publishers put their own name before it, and endpoints a date behind it."""
     mine, theirs = (name.lower().rpartition("/")[2] for name in (asked, served))
     return bool(re.fullmatch(re.escape(mine) + r"([-@:]\d[\d-]*)?", theirs))
-
-
-def _text_of(choices: Any) -> str | None:
-    first = choices[0] if isinstance(choices, list) and choices else None
-    message = first.get("message") if isinstance(first, dict) else None
-    text = message.get("content") if isinstance(message, dict) else None
-    return writable(text) if isinstance(text, str) and text.strip() else None
 
 
 def _logprobs_of(choices: Any) -> dict[str, float] | None:
@@ -80,20 +87,9 @@ def _logprobs_of(choices: Any) -> dict[str, float] | None:
         return None
 
 
-def _counts(usage: Any) -> tuple[int, int]:
-    """Tokens in and out; 0 where the server does not say, or says something that cannot be."""
-    given = usage if isinstance(usage, dict) else {}
-    return _count(given.get("prompt_tokens")), _count(given.get("completion_tokens"))
-
-
 def _count(number: Any) -> int:
+    """A count of tokens; 0 where the server does not say, or says something that cannot be."""
     return number if type(number) is int and 0 <= number < 10**9 else 0
-
-
-def _status_in(code: Any) -> int | None:
-    """The HTTP status that an error in a body gives as its code, as some routers do."""
-    text = str(code)
-    return int(text) if text.isdecimal() and len(text) == 3 and text[0] in "45" else None
 
 
 FATAL_STATUS = (400, 401, 402, 403, 404)
@@ -117,7 +113,9 @@ _QUOTA = re.compile("insufficient_quota|billing_hard_limit|credit balance|insuff
 
 
 def is_passing(error: BaseException) -> bool:
-    """Whether another attempt may succeed."""
+    """Whether another attempt may succeed, within a time that a run can wait."""
+    if (retry_after(error) or 0) > LONGEST_WAIT_SECONDS:
+        return False
     if isinstance(error, BadAnswerError) and not hasattr(error, "status_code"):
         return not is_quota_used_up(error)
     status = getattr(error, "status_code", None)
@@ -160,7 +158,14 @@ def retry_after(error: BaseException) -> float | None:
     if (given := _number(headers.get("retry-after-ms", ""))) is not None:
         return given / 1000
     text = headers.get("retry-after", "")
-    return _number(text) if _number(text) is not None else _seconds_until(text)
+    if (given := _number(text)) is not None:
+        return given
+    try:
+        then = email.utils.parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    wait = (then.replace(tzinfo=then.tzinfo or datetime.UTC) - datetime.datetime.now(datetime.UTC)).total_seconds()
+    return wait if wait > 0 else None
 
 
 def why_to_stop(error: BaseException, judge: JudgeModel, said: str) -> str:
@@ -184,6 +189,48 @@ def why_to_stop(error: BaseException, judge: JudgeModel, said: str) -> str:
     return ""
 
 
+# --- trying again --------------------------------------------------------------------------------------------------
+
+REFUSALS = 20
+"""How often one call may be told "too many requests" before it counts as failed."""
+
+LONGEST_BACKOFF_SECONDS = 30.0
+"""Between attempts where the endpoint does not say how long to wait: one second, then twice as long each time."""
+
+
+def retry_rules(
+    attempts: int, may_pass: Callable[[BaseException], bool] = is_passing, waits_when_busy: bool = True
+) -> dict[str, Any]:
+    """What tenacity's `Retrying` or `AsyncRetrying` has to know to make one call, of which every failure is raised.
+
+    `attempts` bounds the faults; refusals are counted apart, since they cost nothing but time. waits_when_busy: False
+    where a refusal makes everybody wait, and not this call alone.
+    """
+    import tenacity
+
+    left = {"fault": attempts, "refusal": REFUSALS}
+
+    def is_spent(state: Any) -> bool:
+        left["refusal" if is_busy(state.outcome.exception()) else "fault"] -= 1
+        return min(left.values()) <= 0
+
+    def wait(state: Any) -> float:
+        error = state.outcome.exception()
+        return wait_seconds(error, state.attempt_number) if waits_when_busy or not is_busy(error) else 0.0
+
+    return {"stop": is_spent, "wait": wait, "retry": tenacity.retry_if_exception(may_pass), "reraise": True}
+
+
+def wait_seconds(error: BaseException, attempt: int) -> float:
+    """Seconds until a call whose attempt of this number has failed is made again, as long as the endpoint asks."""
+    return retry_after(error) or backoff_seconds(attempt)
+
+
+def backoff_seconds(times: int) -> float:
+    """Seconds to wait after so many failures where the endpoint does not say."""
+    return min(2.0 ** (times - 1), LONGEST_BACKOFF_SECONDS)
+
+
 def _is_connection_error(error: BaseException) -> bool:
     import openai
 
@@ -201,12 +248,3 @@ def _all_said(error: BaseException) -> str:
 
 def _number(text: Any) -> float | None:
     return float(text) if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", str(text).strip()) else None
-
-
-def _seconds_until(date: str) -> float | None:
-    try:
-        then = email.utils.parsedate_to_datetime(date)
-    except ValueError:
-        return None
-    wait = (then.replace(tzinfo=then.tzinfo or datetime.UTC) - datetime.datetime.now(datetime.UTC)).total_seconds()
-    return wait if wait > 0 else None

@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from transformers import TrainerCallback
@@ -16,6 +16,9 @@ from nbutils.core.devices import peak_memory_gb
 from nbutils.core.errors import InputError
 from nbutils.core.progress import track
 from nbutils.core.settings import Training
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 MARKER = "complete.json"
 
@@ -38,11 +41,6 @@ def last_complete_checkpoint(folder: Path) -> Path | None:
     """The newest sealed checkpoint whose files all have the sizes they were sealed with; None where there is none."""
     found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
     return next((path for path in found if _is_whole(path)), None)
-
-
-def step_of(checkpoint: Path | None) -> int:
-    """How many optimizer steps a checkpoint has behind it; 0 without one."""
-    return int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
 
 
 def _is_whole(checkpoint: Path) -> bool:
@@ -87,12 +85,10 @@ class Progress(TrainerCallback):
         if not math.isfinite(loss):
             raise InputError(f"{self.label}: loss is {loss} at step {state.global_step}: lower training.learning_rate")
         if self.bar is not None:
-            self.bar.set_postfix_str(f"loss {loss:.3f}{self._speed()}, {peak_memory_gb():.1f} GB", refresh=False)
+            seen = getattr(self.trainer, "tokens_seen", 0)
+            speed = f", {seen / (time.monotonic() - self.started):,.0f} tokens/s" if seen else ""
+            self.bar.set_postfix_str(f"loss {loss:.3f}{speed}, {peak_memory_gb():.1f} GB", refresh=False)
             self.bar.update(state.global_step - self.bar.n)
-
-    def _speed(self) -> str:
-        seen = getattr(self.trainer, "tokens_seen", 0)
-        return f", {seen / (time.monotonic() - self.started):,.0f} tokens/s" if seen else ""
 
     def on_train_end(self, args: Any, state: Any, control: Any, **named: Any) -> None:
         """End the line."""
@@ -155,19 +151,15 @@ class SampleAnswers(TrainerCallback):
         return {"prompt": prompt.text, "response": response, "n_tokens": len(made), "stopped": stopped}
 
 
-def loss_table(history: Sequence[dict[str, Any]], epochs: np.ndarray) -> list[dict[str, Any]]:
-    """One record a step: `step`, `epoch`, `loss`, `learning_rate`, `grad_norm`."""
-    return [
-        {
-            "step": entry["step"],
-            "epoch": round(float(epochs[entry["step"] - 1]), 4),
-            "loss": round(float(entry["loss"]), 6),
-            "learning_rate": float(entry["learning_rate"]),
-            "grad_norm": round(float(entry["grad_norm"]), 6),
-        }
-        for entry in history
-        if "loss" in entry
-    ]
+def loss_table(history: Sequence[dict[str, Any]], epochs: np.ndarray) -> "DataFrame":
+    """One row a step: `step`, `epoch`, `loss` (nats a token), `learning_rate`, `grad_norm`."""
+    import pandas as pd
+
+    names = ["step", "loss", "learning_rate", "grad_norm"]
+    frame = pd.DataFrame([entry for entry in history if "loss" in entry], columns=names)
+    frame = frame.astype(dict.fromkeys(names[1:], float)).round({"loss": 6, "grad_norm": 6})
+    frame.insert(1, "epoch", np.asarray(epochs)[frame["step"] - 1].round(4))
+    return frame
 
 
 def summarise_loss(history: Sequence[dict[str, Any]]) -> dict[str, float]:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from nbutils.core.devices import Precision
+from nbutils.core.devices import Precision, processes
 from nbutils.core.errors import InputError
 from nbutils.core.settings import Profile
 from nbutils.prompts import Example
@@ -49,21 +49,13 @@ class Footprint(NamedTuple):
 
     def __str__(self) -> str:
         parts = ", ".join(f"{name} {_size(size)}" for name, size in self.parts.items() if size)
-        return f"needs about {_size(self.bytes)} ({parts}) and {_duration(self.seconds)} ({self.flops:.2e} FLOP)"
+        hours, minutes = f"{self.seconds / 3600:.1f} h", f"{self.seconds / 60:.0f} min"
+        time = f"{self.seconds:.0f} s" if self.seconds < 90 else minutes if self.seconds < 5400 else hours
+        return f"needs about {_size(self.bytes)} ({parts}) and {time} ({self.flops:.2e} FLOP)"
 
 
 def _size(size: float) -> str:
     return f"{size / GB:.1f} GB" if size >= GB else f"{size / 1e6:.0f} MB"
-
-
-def _duration(seconds: float) -> str:
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 90
-        else f"{seconds / 60:.0f} min"
-        if seconds < 5400
-        else f"{seconds / 3600:.1f} h"
-    )
 
 
 def check_fit(
@@ -72,7 +64,7 @@ def check_fit(
     """Print the estimate beside what the device has. Raises InputError, with the mend, where it cannot fit."""
     made = estimate(read_shape(profile, seed), profile, precision, steps, examples)
     # Sharded weights are spread over the processes; activations are not.
-    available = available_bytes(precision) * (models.processes() if models.is_sharded() else 1)
+    available = available_bytes(precision) * (processes() if models.is_sharded() else 1)
     print(f"estimate: {made}; {precision.device} has {_size(available)} free", flush=True)
     if made.bytes - made.parts["activations"] > available:
         raise InputError(f"{profile.name}: {made}, but {precision.device} has {_size(available)}: {_mend(profile)}")

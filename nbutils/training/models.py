@@ -1,28 +1,39 @@
-"""Loading base models and tokenizers: from the Hub, from a local folder, or the profile's own tiny one."""
+"""Base models and tokenizers: from the Hub, from a local folder, or the profile's own tiny one.
 
+The tiny one is a small Llama with its own BPE, trained on the spot on training rows and saved as an ordinary model
+folder; everything after it (NF4, adapters, generation) is the real thing.
+"""
+
+import functools
 import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from nbutils import data, prompts
 from nbutils.core import manifests
 from nbutils.core.devices import Precision
 from nbutils.core.errors import InputError
+from nbutils.core.manifests import Manifest, Plan
 from nbutils.core.progress import quiet_libraries
-from nbutils.core.settings import Profile, is_offline
-from nbutils.training import tiny_base
+from nbutils.core.settings import Profile, TinyBase, is_offline
+from nbutils.data.rows import Row
+
+SPECIAL = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
 
 
 def base_location(profile: Profile, seed: int) -> str:
     """Hub id or folder of the profile's base model; the tiny one is trained first if need be."""
     if profile.model.base == "tiny":
-        return str(tiny_base.run(profile, seed).folder / "model")
+        return str(run_tiny(profile, seed).folder / "model")
     return profile.model.base
 
 
 def base_fingerprint(profile: Profile, seed: int) -> str:
     """What identifies the base model's bytes: the tiny one's hash, or repository and revision."""
     if profile.model.base == "tiny":
-        return manifests.upstream(tiny_base.plan(profile, seed))
+        return manifests.upstream(plan_tiny(profile, seed))
     return f"{profile.model.base}@{profile.model.revision}"
 
 
@@ -66,7 +77,11 @@ def load_base(profile: Profile, seed: int, precision: Precision, quantised: bool
     # Weights that are trained themselves are kept in fp32, as in the paper's run under bf16 autocast.
     is_trained_itself = trains and profile.training.method == "full"
     options: dict[str, Any] = {"dtype": "float32" if is_trained_itself else precision.torch_dtype, **_revision(profile)}
-    options["attn_implementation"] = _attention(profile, trains)
+    options["attn_implementation"] = profile.model.attention
+    if trains and profile.model.attention == "sdpa":
+        from nbutils.training import trainer
+
+        options["attn_implementation"] = trainer.register()
     if quantised:
         options["quantization_config"] = _nf4(precision)
         # FSDP puts the weights where they belong by itself.
@@ -80,14 +95,6 @@ def load_base(profile: Profile, seed: int, precision: Precision, quantised: bool
     if quantised and trains:
         keep_plain_layout(model)
     return model if quantised or is_sharded() else model.to(precision.local_device)
-
-
-def _attention(profile: Profile, trains: bool) -> str:
-    if not trains or profile.model.attention != "sdpa":
-        return profile.model.attention
-    from nbutils.training import trainer
-
-    return trainer.register()
 
 
 def keep_plain_layout(model: Any) -> None:
@@ -113,17 +120,19 @@ def load_tuned(profile: Profile, seed: int, precision: Precision, folder: Path) 
     return PeftModel.from_pretrained(base, folder).eval()
 
 
-def processes() -> int:
-    """How many processes train together, as their launcher says."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
 def is_sharded() -> bool:
     """Whether the launcher has asked for FSDP."""
     return os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
 
 
 # --- checks --------------------------------------------------------------------------------------------------------
+
+
+def check_saved(folder: Path, profile: Profile, model: Any, tokenizer: Any) -> None:
+    """Assert that what was saved in a folder is what was trained. Raises InputError saying what differs."""
+    check_saved_tokenizer(folder, tokenizer)
+    if profile.training.method != "full":
+        check_saved_adapter(folder, model)
 
 
 def check_saved_tokenizer(folder: Path, tokenizer: Any) -> None:
@@ -174,3 +183,116 @@ def _revision(profile: Profile) -> dict[str, Any]:
 def weights_name(profile: Profile) -> str:
     """Folder of what was trained: `adapter`, or `model` after full fine-tuning."""
     return "model" if profile.training.method == "full" else "adapter"
+
+
+# --- the tiny base model ---------------------------------------------------------------------------------------------
+
+
+def plan_tiny(profile: Profile, seed: int) -> Plan:
+    """What the tiny base would be trained from; `profile` is the one with what is at hand."""
+    settings = profile.tiny_base.model_dump() if profile.tiny_base else {}
+    folder = manifests.stage_folder(profile.name, "base", "tiny", seed)
+    inputs = {profile.dataset: data.fingerprint_pool(profile.dataset)}
+    return Plan("base", profile.name, "tiny", seed, folder, settings, inputs, version=2)
+
+
+def run_tiny(profile: Profile, seed: int) -> Manifest:
+    """Train and save the tiny base model, once."""
+    planned = plan_tiny(profile, seed)
+    return manifests.complete(planned, functools.partial(_build_tiny, profile, seed))
+
+
+def _build_tiny(profile: Profile, seed: int, folder: Path) -> dict[str, Any]:
+    shape = profile.tiny_base or TinyBase()
+    pool = data.load_pool(profile.dataset)
+    rows = [pool[i] for i in np.random.default_rng(seed).permutation(len(pool))[: shape.rows]]
+    tokenizer = _train_tokenizer(rows, shape)
+    model, losses = _train_model(rows, tokenizer, shape, seed, folder)
+    model.save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    outputs = [path.relative_to(folder).as_posix() for path in sorted((folder / "model").iterdir())]
+    parameters = sum(weight.numel() for weight in model.parameters())
+    return {"outputs": outputs, "parameters": parameters, "loss": losses, "rows": len(rows)}
+
+
+def _train_tokenizer(rows: list[Row], shape: TinyBase) -> Any:
+    from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
+    from tokenizers.models import BPE
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=shape.vocabulary,
+        special_tokens=list(SPECIAL.values()),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator((_text(row) for row in rows), trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **SPECIAL)
+
+
+def _text(row: Row) -> str:
+    return prompts.render(row, "plain").text + row.response
+
+
+def _train_model(rows: list[Row], tokenizer: Any, shape: TinyBase, seed: int, folder: Path) -> tuple[Any, Any]:
+    from transformers import LlamaForCausalLM, PrinterCallback, Trainer, TrainingArguments, set_seed
+
+    from nbutils.training.callbacks import Progress
+
+    quiet_libraries()
+    set_seed(seed)
+    model = LlamaForCausalLM(_config(shape, tokenizer))
+    arguments = TrainingArguments(
+        output_dir=str(folder / ".trainer"),
+        max_steps=shape.steps,
+        per_device_train_batch_size=shape.batch,
+        learning_rate=shape.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=max(1, shape.steps // 20),
+        weight_decay=0.1,
+        adam_beta2=0.95,
+        logging_steps=max(1, shape.steps // 10),
+        save_strategy="no",
+        report_to="none",
+        seed=seed,
+        dataloader_pin_memory=False,
+        disable_tqdm=True,
+    )
+    blocks = _blocks(rows, tokenizer, shape.max_length)
+    if not blocks:
+        raise InputError(f"the rows hold fewer than {shape.max_length} tokens: too few to train the tiny base model on")
+    trainer = Trainer(model=model, args=arguments, train_dataset=blocks)
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(Progress(trainer, "tiny base model"))
+    trainer.train()
+    return model, [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+def _config(shape: TinyBase, tokenizer: Any) -> Any:
+    from transformers import LlamaConfig
+
+    return LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=shape.hidden,
+        intermediate_size=shape.hidden * 3,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.heads,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+def _blocks(rows: list[Row], tokenizer: Any, length: int) -> list[dict[str, list[int]]]:
+    """Cut the running text of all rows into blocks, as in ordinary pre-training."""
+    texts = [_text(row) for row in rows]
+    encoded = tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    stream = [token for ids in encoded for token in (tokenizer.bos_token_id, *ids, tokenizer.eos_token_id)]
+    whole = len(stream) - len(stream) % length
+    return [{"input_ids": stream[i : i + length], "labels": stream[i : i + length]} for i in range(0, whole, length)]

@@ -1,4 +1,4 @@
-"""Which examples make up each optimizer step, and how a step's examples lie in flat rows without padding.
+"""An arm's rows as tokens, which of them make up each optimizer step, and how these lie in flat rows without padding.
 
 The official recipe pads every row to 2,048 tokens, of which the 1,000 longest Alpaca rows fill a fifth. Here a step's
 examples are laid end to end in rows of at most `tokens_per_row` tokens: nothing is padded, no example is cut, and the
@@ -7,12 +7,54 @@ step keeps its number of examples. What a token adds to the loss is fixed before
 
 import math
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from nbutils import prompts
 from nbutils.core.errors import InputError
+from nbutils.core.settings import Training
+from nbutils.data.rows import Row
+from nbutils.prompts import Example
 
 WEIGHTINGS = ("token", "example", "paper")
+
+
+class Encoded(NamedTuple):
+    """An arm's tokenised rows; how many were dropped because nothing of their response fits, and how many are empty."""
+
+    examples: list[Example]
+    dropped: int
+    empty: int = 0
+
+
+def encode_rows(rows: Sequence[Row], tokenizer: Any, settings: Training, arm: str) -> Encoded:
+    """Tokenise an arm's rows and assert that each of them is trained on.
+
+    A row whose prompt alone fills `max_length` has nothing left to train on: it is dropped and counted.
+    """
+    examples = [prompts.encode(row, tokenizer, settings.prompt_style, settings.max_length) for row in rows]
+    usable = [example for example in examples if example.trained]
+    if not usable:
+        raise InputError(f"{arm}: no row has a trained token within {settings.max_length}: raise max_length")
+    prompts.check_examples(usable, tokenizer.eos_token_id)
+    empty = sum(not row.response.strip() for row in rows)
+    if empty:
+        print(f"{arm}: {empty:,} rows have an empty response: they train the end of sequence alone")
+    return Encoded(usable, len(examples) - len(usable), empty)
+
+
+def count(encoded: Encoded) -> dict[str, int]:
+    """What a manifest says of the rows that an arm trains on."""
+    examples = encoded.examples
+    return {
+        "rows": len(examples),
+        "dropped_rows": encoded.dropped,
+        "empty_responses": encoded.empty,
+        "truncated_rows": sum(example.is_truncated for example in examples),
+        "tokens_per_epoch": sum(len(example.input_ids) for example in examples),
+        "trained_tokens_per_epoch": sum(example.trained for example in examples),
+    }
 
 
 def plan_steps(rows: int, examples_per_step: int, epochs: float, epoch_end: str, seed: int) -> list[np.ndarray]:
@@ -24,18 +66,15 @@ def plan_steps(rows: int, examples_per_step: int, epochs: float, epoch_end: str,
     with a smaller step: 120 steps, 15 whole epochs.
     """
     if epoch_end == "short":
-        return _steps_with_short_ends(rows, examples_per_step, epochs, seed)
+        per_epoch = math.ceil(rows / examples_per_step)
+        orders = [_permutation(rows, seed, epoch) for epoch in range(math.ceil(epochs))]
+        starts = range(0, rows, examples_per_step)
+        short = [order[start : start + examples_per_step] for order in orders for start in starts]
+        return short[: max(1, math.ceil(epochs * per_epoch))]
     size = min(rows, examples_per_step)
     steps = max(1, math.ceil(epochs * (rows // size)))
     stream = np.concatenate([_permutation(rows, seed, epoch) for epoch in range(math.ceil(steps * size / rows))])
     return [stream[step * size : (step + 1) * size] for step in range(steps)]
-
-
-def _steps_with_short_ends(rows: int, size: int, epochs: float, seed: int) -> list[np.ndarray]:
-    per_epoch = math.ceil(rows / size)
-    orders = [_permutation(rows, seed, epoch) for epoch in range(math.ceil(epochs))]
-    steps = [order[start : start + size] for order in orders for start in range(0, rows, size)]
-    return steps[: max(1, math.ceil(epochs * per_epoch))]
 
 
 def _permutation(rows: int, seed: int, epoch: int) -> np.ndarray:
@@ -60,15 +99,11 @@ def pack_rows(lengths: Sequence[int], capacity: int, processes: int = 1) -> list
             room.append(capacity)
         rows[row].append(position)
         room[row] -= lengths[position]
-    _split_rows(rows, processes)
-    return sorted(rows, key=lambda row: (-sum(lengths[i] for i in row), row))
-
-
-def _split_rows(rows: list[list[int]], processes: int) -> None:
     # The row with most examples is halved until the rows go evenly among the processes.
     while len(rows) % processes and (widest := max(rows, key=len))[1:]:
         rows.append(widest[1::2])
         del widest[1::2]
+    return sorted(rows, key=lambda row: (-sum(lengths[i] for i in row), row))
 
 
 def token_weights(trained: Sequence[int], weighting: str) -> np.ndarray:

@@ -29,8 +29,10 @@ def name_base(folder: Path, profile: Profile) -> None:
     disk.write_json(path, config)
 
 
-def write_card(folder: Path, profile: Profile, selected: Manifest, arm: str, rows: int) -> None:
+def describe(folder: Path, profile: Profile, selected: Manifest, arm: str, rows: int) -> None:
     """Write README.md beside weights; `arm` is the trained model's name, `rows` how many rows it was trained on."""
+    if profile.training.method != "full":
+        name_base(folder, profile)
     disk.write_text(folder / "README.md", card(profile, selected, arm, rows))
 
 
@@ -40,7 +42,8 @@ def card(profile: Profile, selected: Manifest, arm: str, rows: int) -> str:
     source = data.sources().get(profile.dataset)
     licence = source.licence if source else "that of your own rows"
     settings = "\n".join(f"| {key} | {value} |" for key, value in profile.training.model_dump().items())
-    facts = selected.facts
+    facts, versions = selected.facts, manifests.installed_versions()
+    libraries = [f"{name} {versions[name]}" for name in ("torch", "transformers", "peft", "trl") if name in versions]
     # Of one's own files and folders the names alone: a card travels.
     base, dataset = (Path(name).name if Path(name).exists() else name for name in (profile.model.base, profile.dataset))
     return f"""---
@@ -51,7 +54,7 @@ tags: [long-is-more, {"full-fine-tuning" if is_full else "lora"}]
 # {arm}
 
 {"All weights of" if is_full else "A LoRA adapter for"} {base} (revision {profile.model.revision}),
-trained with long-is-more {__version__}, {_library_versions()},
+trained with long-is-more {__version__}, {", ".join(libraries)},
 on {rows:,} rows of the selection `{selected.arm}`: {facts["rows"]:,} of {facts["pool_rows"]:,}
 rows of {dataset}, mean response length {facts["mean_length"]:.1f} ({facts["measure"]}), sha256 of the ids
 {facts["ids_sha256"]}. Prompts have the style `{profile.training.prompt_style}` of nbutils/prompts.py.
@@ -63,20 +66,6 @@ Licences: data {licence}; base model {profile.model.licence}.
 |---|---|
 {settings}
 """
-
-
-def _library_versions() -> str:
-    versions = manifests.installed_versions()
-    return ", ".join(
-        f"{name} {versions[name]}" for name in ("torch", "transformers", "peft", "trl") if name in versions
-    )
-
-
-def merged_card(tuned: Manifest) -> str:
-    """The text of a merged model's card: the adapter's, under another kind of model."""
-    text = tuned.path("adapter/README.md").read_text(encoding="utf-8")
-    text = text.replace("library_name: peft", "library_name: transformers").replace(", lora]", ", merged]")
-    return text.replace("A LoRA adapter for", "A LoRA adapter merged into")
 
 
 TOLERANCE = 0.05
@@ -104,7 +93,11 @@ def merge_adapter(profile: Profile, tuned: Manifest, planned: Plan, folder: Path
     prompts.add_chat_template(tokenizer, profile.training.prompt_style)
     tokenizer.save_pretrained(folder / "model")
     models.check_saved_tokenizer(folder / "model", tokenizer)
-    disk.write_text(folder / "model" / "README.md", merged_card(tuned))
+    # The adapter's card, under another kind of model.
+    text = tuned.path("adapter/README.md").read_text(encoding="utf-8")
+    text = text.replace("library_name: peft", "library_name: transformers").replace(", lora]", ", merged]")
+    text = text.replace("A LoRA adapter for", "A LoRA adapter merged into")
+    disk.write_text(folder / "model" / "README.md", text)
     outputs = [path.relative_to(folder).as_posix() for path in sorted((folder / "model").iterdir())]
     return {"outputs": outputs, "largest_difference": round(difference, 6), "dtype": precision.dtype}
 

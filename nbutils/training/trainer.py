@@ -1,21 +1,29 @@
 """TRL's SFTTrainer over flat, unpadded rows: one batch is one optimizer step, attention stays within each example."""
 
+import math
+import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from datasets import Dataset
+from peft import LoraConfig
 from torch.utils.data import DataLoader
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, PrinterCallback, set_seed
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
-from trl import SFTTrainer
+from trl import SFTConfig, SFTTrainer
 
+from nbutils.core.devices import Precision, processes
 from nbutils.core.errors import InputError
+from nbutils.core.manifests import Plan
 from nbutils.core.settings import Training
 from nbutils.prompts import IGNORED, Example
 from nbutils.training import packing
+from nbutils.training.callbacks import CheckpointSeal, Progress, SampleAnswers, epochs_after, last_complete_checkpoint
 
 NAME = "sdpa_by_example"
 
@@ -109,7 +117,7 @@ def weighted_loss(model: Any, row: dict[str, Any]) -> torch.Tensor:
 
 
 def splits_attention(model: Any) -> bool:
-    """Whether a model (or what a launcher has wrapped it in) attends by `packed_attention`."""
+    """Whether a model (or what a launcher has wrapped it in) attends by `attend_by_example`."""
     return getattr(model, "module", model).config._attn_implementation == NAME
 
 
@@ -138,7 +146,9 @@ class PackedTrainer(SFTTrainer):
         for number, row in enumerate(rows):
             if self.noise:
                 self.noise.lengths = row["lengths"]
-            with self._syncing_gradients(model, number == len(rows) - 1), self.compute_loss_context_manager():
+            # Gradients travel between processes once a step, with its last row.
+            syncing = nullcontext() if number == len(rows) - 1 else self.accelerator.no_sync(model)
+            with syncing, self.compute_loss_context_manager():
                 # DDP and FSDP average gradients over the processes; a step's loss is a sum over them.
                 loss = self._loss(model, row) * self.args.world_size
                 self.accelerator.backward(loss)
@@ -153,10 +163,6 @@ class PackedTrainer(SFTTrainer):
             tokens = row["input_ids"].numel()
             mend = "set gradient_checkpointing = true, or lower tokens_per_row or max_length"
             raise InputError(f"out of GPU memory in a row of {tokens} tokens: {mend}") from None
-
-    def _syncing_gradients(self, model: Any, is_last: bool) -> AbstractContextManager[Any]:
-        # Gradients travel between processes once a step, with its last row.
-        return nullcontext() if is_last else self.accelerator.no_sync(model)
 
 
 def use_fp32_weights(model: Any) -> None:
@@ -189,3 +195,103 @@ class EmbeddingNoise:
         size = self.alpha / (length * embedded.shape[-1]).float().sqrt()
         noise = torch.empty_like(embedded, dtype=torch.float32).uniform_(-1, 1) * size[..., None]
         return embedded + noise.to(embedded.dtype)
+
+
+# --- the trainer of a plan -------------------------------------------------------------------------------------------
+
+
+def make_trainer(
+    model: Any,
+    planned: Plan,
+    settings: Training,
+    precision: Precision,
+    tokenizer: Any,
+    examples: Sequence[Example],
+    steps: Sequence[np.ndarray],
+    folder: Path,
+) -> PackedTrainer:
+    """The trainer of a plan over its base model, with adapters where the method has them; nothing is trained yet."""
+    # TRL makes the adapters, whose first matrix is random, before the trainer sets its seed.
+    set_seed(planned.seed)
+    lora = LoraConfig(
+        r=settings.lora_rank,
+        lora_alpha=settings.lora_alpha,
+        lora_dropout=settings.lora_dropout,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
+    trainer = PackedTrainer(
+        model=model,
+        args=_arguments(settings, planned, precision, len(steps), folder),
+        train_dataset=Dataset.from_list([example._asdict() for example in examples]),
+        processing_class=tokenizer,
+        peft_config=None if settings.method == "full" else lora,
+        steps=steps,
+        settings=settings,
+    )
+    if settings.neftune_alpha:
+        trainer.noise = EmbeddingNoise(trainer.model, settings, settings.neftune_alpha)
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(CheckpointSeal())
+    trainer.add_callback(Progress(trainer, planned.arm))
+    if not trainer.is_fsdp_enabled:
+        epochs = epochs_after(steps, len(examples))
+        trainer.add_callback(SampleAnswers(folder / "samples.jsonl", tokenizer, settings, epochs))
+    return trainer
+
+
+def _arguments(settings: Training, planned: Plan, precision: Precision, steps: int, folder: Path) -> Any:
+    arguments = SFTConfig(
+        # A run with other settings has another key, and never continues from these.
+        output_dir=str(folder / f".checkpoints-{planned.key[:12]}"),
+        max_steps=steps,
+        per_device_train_batch_size=1,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type=settings.schedule,
+        warmup_steps=math.ceil(settings.warmup_ratio * steps),
+        weight_decay=settings.weight_decay,
+        adam_beta1=settings.beta1,
+        adam_beta2=settings.beta2,
+        max_grad_norm=settings.max_grad_norm,
+        optim=settings.optimizer,
+        gradient_checkpointing=settings.gradient_checkpointing,
+        bf16=precision.dtype == "bfloat16",
+        fp16=precision.dtype == "float16",
+        use_cpu=precision.device == "cpu",
+        ddp_backend="gloo" if precision.device == "cpu" and processes() > 1 else None,
+        max_length=None,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        remove_unused_columns=False,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_steps=settings.save_steps,
+        save_total_limit=2,
+        report_to="none",
+        seed=planned.seed,
+        disable_tqdm=True,
+    )
+    # Several GPUs in one process would be driven by torch's DataParallel, which splits rows: launch processes instead.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
+
+
+def fit(trainer: PackedTrainer, label: str) -> float:
+    """Train, from the last whole checkpoint where there is one; returns the seconds that it took."""
+    found = last_complete_checkpoint(Path(str(trainer.args.output_dir)))
+    if found:
+        print(f"{label}: continuing from {found.name}", flush=True)
+    started = time.monotonic()
+    trainer.train(resume_from_checkpoint=str(found) if found else None)
+    return time.monotonic() - started
+
+
+def save(trainer: PackedTrainer, weights: Path) -> None:
+    """Write what was trained, and the tokenizer, into a folder; every process of a run calls it."""
+    if trainer.is_fsdp_enabled:
+        # Sharded weights are gathered by all processes together.
+        trainer.save_model(str(weights))
+        (weights / "training_args.bin").unlink(missing_ok=True)
+    elif trainer.is_world_process_zero():
+        trainer.model.save_pretrained(weights)
+    if trainer.is_world_process_zero():
+        trainer.processing_class.save_pretrained(weights)

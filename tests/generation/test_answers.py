@@ -16,10 +16,8 @@ from nbutils.core.judge_settings import Judging
 from nbutils.core.settings import Profile
 from nbutils.data import download
 from nbutils.data.rows import EvalPrompt
-from nbutils.generation import answers, questions
-from nbutils.generation import answers as generation_answers
+from nbutils.generation import answers
 from nbutils.judging import alpaca_eval, mt_bench, pairs
-from nbutils.judging import pairs as judging_pairs
 
 ARMS = ("sample-24-longest", "sample-24-random-7")
 TALK = EvalPrompt("mt_bench_1", "mt-bench", "And why?", history=(("Name a bird.", "A wren."),))
@@ -52,7 +50,7 @@ def test_the_first_question_stands_there_as_it_was_asked():
     first = EvalPrompt("mt_bench_1", "mt-bench", "Name a bird.", turns=("And why?",))
     (asked,) = answers.second_turns([first], [{"response": "A wren."}], wish)
     assert asked.history == (("Name a bird.\n\nBe long.", "A wren."),) and asked.instruction == "And why?"
-    (question,) = questions.ask([asked], tokenizer(), wish, 4096, 1)
+    (question,) = answers.ask([asked], tokenizer(), wish, 4096, 1)
     assert question.text.count("Be long.") == 2
 
 
@@ -91,12 +89,10 @@ def read(path):
 def test_mt_bench_is_answered_in_two_turns_and_graded(profile):
     graded = judge.run_for_all(profile, 42, "mt-bench")
     assert [made.arm for made in graded] == list(ARMS)
-    answers = generation_answers.load_benchmark_answers(
-        generate.run_benchmark(profile, ARMS[0], 42, "mt-bench"), "mt-bench"
-    )
+    written = answers.load_benchmark_answers(generate.run_benchmark(profile, ARMS[0], 42, "mt-bench"), "mt-bench")
     asked = data.load_prompts("mt-bench")[:3]
-    assert [answer["id"] for answer in answers] == [prompt.id for prompt in asked]
-    assert all(len(answer["turns"]) == 2 and answer["turns"][0] == answer["response"] for answer in answers)
+    assert [answer["id"] for answer in written] == [prompt.id for prompt in asked]
+    assert all(len(answer["turns"]) == 2 and answer["turns"][0] == answer["response"] for answer in written)
     rows = disk.read_jsonl(graded[0].path("judgments.jsonl"))
     assert [(row["id"], row["turn"], row["judge"]) for row in rows[:2]] == [(asked[0].id, n, "longer") for n in (1, 2)]
     table = read(graded[0].path("scores.csv"))
@@ -210,9 +206,9 @@ def test_answers_that_are_there_are_not_written_twice(base, profile):
 def test_rates_of_published_answers_are_the_length_analysis(mirror, ledger):
     """Some of the null model's published answers by the coin: the rates in the table are those that stage 07 gives."""
     mine = alpaca_eval.baseline_answers("NullModel")[:150]
-    pairs = alpaca_eval.make_pairs(mine, alpaca_eval.baseline_answers())
+    made = alpaca_eval.make_pairs(mine, alpaca_eval.baseline_answers())
     coin = judge_settings.JudgeModel(name="coin", kind="coin")
-    rows = alpaca_eval.add_difficulty(judging_pairs.judge_pairs(pairs, coin, ledger))
+    rows = alpaca_eval.add_difficulty(pairs.judge_pairs(made, coin, ledger))
     (row,) = leaderboards.rate_arms(rows)
     (found,) = comparison.analyse(rows)
     assert (row["asked"], row["judged"], row["arm"]) == (300, 300, "NullModel")

@@ -1,5 +1,8 @@
 """The backends that write answers: here a real HTTP server; the model in this process is tested with its slots."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from completions_server import completion, serving
 from pydantic import ValidationError
@@ -8,7 +11,7 @@ from small_models import tokenizer
 from nbutils.core.errors import InputError
 from nbutils.core.settings import Generation
 from nbutils.data.rows import EvalPrompt
-from nbutils.generation import backends, questions
+from nbutils.generation import answers, backends
 from nbutils.generation.backends import Job
 
 LIMIT = 12
@@ -22,7 +25,7 @@ def job(**changed):
 
 def asked(made, *texts):
     prompts = [EvalPrompt(str(number), "own", text) for number, text in enumerate(texts)]
-    return questions.ask(prompts, tokenizer(), made.settings, made.context, made.seed)
+    return answers.ask(prompts, tokenizer(), made.settings, made.context, made.seed)
 
 
 # --- a server ------------------------------------------------------------------------------------------------------
@@ -63,6 +66,35 @@ def test_a_server_is_asked_again_after_a_passing_error(tmp_path):
 
     done, _, seen = ask_server(tmp_path, script, ("x",))
     assert (done[0].text, len(seen)) == ("ok", 2)
+
+
+def test_a_server_is_asked_again_after_as_long_as_it_says(tmp_path, monkeypatch):
+    waits = []
+    monkeypatch.setattr("nbutils.llm.protocol.wait_seconds", lambda error, attempt: waits.append(attempt) or 0.0)
+    refused = 429, {"error": {"message": "too many requests"}}
+    done, _, seen = ask_server(tmp_path, lambda number, _: refused if number < 5 else (200, completion("ok")), ("x",))
+    assert (done[0].text, len(seen), waits) == ("ok", 6, [1, 2, 3, 4, 5]), "refusals are no faults"
+
+
+def test_a_server_without_quota_is_not_asked_again(tmp_path):
+    with serving(lambda *_: (429, {"error": {"code": "insufficient_quota", "message": "top up"}})) as (url, seen):
+        made = job(backend="openai", server={**SERVED, "base_url": url})
+        with pytest.raises(InputError, match=r"own/0.*top up"):
+            list(backends.open_backend(made).answer(asked(made, "x")))
+    assert len(seen) == 1
+
+
+def test_an_error_that_stays_ends_the_waiting_for_others(tmp_path):
+    def script(number, body):
+        return (400, {}) if body["prompt"] == bad else (503, {"error": {"message": "busy"}})
+
+    bad = asked(job(), "x", "y")[1].ids
+    started = time.monotonic()
+    with serving(script) as (url, _), ThreadPoolExecutor(1) as pool:
+        made = job(backend="openai", server={**SERVED, "base_url": url, "attempts": 9})
+        with pytest.raises(InputError, match="own/1"):
+            pool.submit(lambda: list(backends.open_backend(made).answer(asked(made, "x", "y")))).result()
+    assert time.monotonic() - started < 10, "nine attempts would take minutes"
 
 
 def test_a_server_must_heed_the_ban_of_the_end(tmp_path):

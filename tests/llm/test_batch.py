@@ -12,7 +12,7 @@ from asking import CANARY, count, judge_at, questions
 from batch_server import serving_batches
 from chat_server import completion
 
-from nbutils.llm import batch, prices
+from nbutils.llm import batch, limits
 from nbutils.llm.batch import BatchBackend
 from nbutils.llm.client import LocalBackend, Reply, StopAskingError, ask_all
 
@@ -253,7 +253,7 @@ def test_a_submission_is_not_repeated_blindly(ledger):
 
 def test_a_batch_must_fit_below_the_ceiling(ledger, monkeypatch):
     known = {"fake-1": {"input": 1000.0, "output": 5000.0, "batch": 0.5, "date": "2026-01-01"}}
-    monkeypatch.setattr(prices, "_prices", lambda: known)
+    monkeypatch.setattr(limits, "_prices", lambda: known)
     with serving_batches(echo) as server:
         with pytest.raises(StopAskingError, match="a batch must fit as a whole"):
             ask(server, ledger, *map(str, range(30)), max_cost=1.0)

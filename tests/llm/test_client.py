@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import re
 import signal
 import sqlite3
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 from asking import CANARY, ask, count, echo, judge_at, questions
 from chat_server import refusal, serving
 
+from nbutils.core import progress
 from nbutils.core.errors import InputError
 from nbutils.llm import client
 from nbutils.llm.client import Ledger, LocalBackend, Reply, Request, StopAskingError, ask_all
@@ -341,3 +343,13 @@ def test_an_error_with_half_a_surrogate_pair_is_noted(ledger):
     request = Request("e", "m", (("user", "x"),), 16)
     ledger.write(request, Reply(None, "bad \ud800"))
     assert ledger.execute("SELECT error FROM failures") == [("bad ?",)]
+
+
+def test_long_asking_says_how_much_time_is_left(ledger, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    backend = LocalBackend(lambda request: time.sleep(0.6) or "8 7")
+    ask_all(questions(*"abcd"), backend, ledger, "judging")
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) >= 2
+    for line in lines:
+        assert re.fullmatch(r"judging: [1-4] of 4, 00:0\d elapsed, 00:0\d left", line), line

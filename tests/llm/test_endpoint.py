@@ -33,8 +33,7 @@ def key(monkeypatch):
 @pytest.fixture
 def impatient(monkeypatch):
     """Retries without waiting."""
-    monkeypatch.setattr(endpoint, "_wait", lambda state: 0.0)
-    monkeypatch.setattr(limits, "LONGEST_BACKOFF_SECONDS", 0.01)
+    monkeypatch.setattr(protocol, "LONGEST_BACKOFF_SECONDS", 0.01)
 
 
 # --- what passes -----------------------------------------------------------------------------------------------------
@@ -94,8 +93,7 @@ def complaint(status, headers):
     ],
 )
 def test_how_long_to_wait(headers, attempt, expected):
-    outcome = SimpleNamespace(exception=lambda: complaint(500, headers))
-    assert endpoint._wait(SimpleNamespace(outcome=outcome, attempt_number=attempt)) == expected
+    assert protocol.wait_seconds(complaint(500, headers), attempt) == expected
     assert protocol.retry_after(complaint(429, headers)) == protocol.retry_after(complaint(500, headers))
 
 
@@ -412,7 +410,7 @@ def test_a_server_that_is_not_there_stops_the_run_at_once(ledger):
 
 def test_a_server_that_goes_away_is_waited_for_and_then_stops_the_run(ledger, monkeypatch):
     waits = []
-    monkeypatch.setattr(endpoint, "_wait", lambda state: waits.append(state.attempt_number) or 0.0)
+    monkeypatch.setattr(protocol, "wait_seconds", lambda error, attempt: waits.append(attempt) or 0.0)
     with serving(echo) as server:
         backend = OpenAIBackend(judge_at(server.url))
         ask_all(questions("a"), backend, ledger, "test")

@@ -11,11 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nbutils.core.errors import InputError
-from nbutils.llm import limits, prices
+from nbutils.llm import limits
 from nbutils.llm.client import StopAskingError, ask_all
 from nbutils.llm.endpoint import OpenAIBackend
-from nbutils.llm.limits import Pace, Throttle
-from nbutils.llm.prices import Budget, Price
+from nbutils.llm.limits import Budget, Pace, Price, Throttle
 
 
 @pytest.fixture(autouse=True)
@@ -208,12 +207,12 @@ PRICE = Price(1000.0, 5000.0, "2026-01-01")
 @pytest.fixture
 def priced(monkeypatch):
     known = {"fake-1": {"input": PRICE.input, "output": PRICE.output, "date": PRICE.date}}
-    monkeypatch.setattr(prices, "_prices", lambda: known)
+    monkeypatch.setattr(limits, "_prices", lambda: known)
 
 
 def test_what_a_call_may_cost():
     (request,) = questions("a")
-    assert prices.most_tokens(request) == (4 + 16, 16), "10 bytes are 4 tokens, two messages 16 more"
+    assert limits.most_tokens(request) == (4 + 16, 16), "10 bytes are 4 tokens, two messages 16 more"
     assert PRICE.dollars((20, 16)) == pytest.approx(0.1)
 
 

@@ -8,9 +8,9 @@ import pytest
 from nbutils import ROOT
 from nbutils.core.errors import InputError
 from nbutils.core.judge_settings import JudgeModel
-from nbutils.llm import prices
+from nbutils.llm import limits
 from nbutils.llm.client import Request
-from nbutils.llm.prices import SECONDS_PER_CALL, TOKENS_PER_MESSAGE, Cost, estimate, most_tokens
+from nbutils.llm.limits import SECONDS_PER_CALL, TOKENS_PER_MESSAGE, Cost, estimate, most_tokens
 
 
 def judge(model, **fields):
@@ -25,7 +25,7 @@ def request(text, model="gpt-4o", max_tokens=100):
 def known_prices(monkeypatch):
     table = {"gpt-4o": {"input": 3.0, "output": 10.0, "date": "2024-10-02"}}
     table["gpt-4o-mini"] = table["gpt-4o"] | {"batch": 0.5}
-    monkeypatch.setattr(prices, "_prices", lambda: table)
+    monkeypatch.setattr(limits, "_prices", lambda: table)
 
 
 def test_an_estimate_by_hand():

@@ -5,6 +5,7 @@ import torch
 from trainable_models import profile_on, save_model
 
 from nbutils import finetune, prompts
+from nbutils.core import settings
 from nbutils.core.devices import Precision
 from nbutils.core.errors import InputError
 from nbutils.data.rows import Row
@@ -65,3 +66,50 @@ def test_a_merge_that_changes_the_model_is_not_saved(base, runs, monkeypatch):
     with pytest.raises(InputError, match="off the adapter's: not saved"):
         finetune.merge(profile_on(base), "sample-24-longest", 42)
     assert not list(runs.rglob("merge/**/model"))
+
+
+# --- the command ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def uploaded(base, monkeypatch):
+    """What the command uploads: folder and repository."""
+    calls, profiles = [], {name: profile_on(base, {"method": name}) for name in ("lora", "full")}
+    monkeypatch.setattr(settings, "load_profile", profiles.get)
+    monkeypatch.setattr(release, "push", lambda folder, name: calls.append((folder, name)) or f"https://hub/{name}")
+    return calls
+
+
+def test_the_command_uploads_the_adapter(runs, uploaded, capsys):
+    finetune.main(["lora", "sample-24-longest", "--push-to", "me/adapter"])
+    ((folder, name),) = uploaded
+    assert folder.parts[-4:] == ("finetune", "sample-24-longest", "seed-42", "adapter") and name == "me/adapter"
+    assert (folder / "adapter_model.safetensors").is_file()
+    assert not list(runs.rglob("merge"))
+    *_, trained, said = capsys.readouterr().out.splitlines()
+    assert trained.startswith("8 steps, loss ") and trained.endswith(str(folder))
+    assert said == "uploaded: https://hub/me/adapter"
+
+
+def test_the_command_uploads_the_merged_model_after_merging(runs, uploaded, capsys):
+    finetune.main(["lora", "sample-24-longest", "--merge", "--push-to", "me/merged"])
+    ((folder, name),) = uploaded
+    assert folder.parts[-4:] == ("merge", "sample-24-longest", "seed-42", "model") and name == "me/merged"
+    assert (folder / "model.safetensors").is_file() and not list(folder.glob("adapter*"))
+    *_, trained, merged, said = capsys.readouterr().out.splitlines()
+    assert trained.endswith(f"{(runs / 'small' / 'finetune').joinpath(*folder.parts[-3:-1], 'adapter')}")
+    assert merged.startswith(f"{folder}: probabilities within ") and merged.endswith(" of the adapter's")
+    assert said == "uploaded: https://hub/me/merged"
+
+
+def test_the_command_uploads_nothing_unasked(runs, uploaded):
+    finetune.main(["lora", "sample-24-longest", "--merge"])
+    assert uploaded == []
+
+
+def test_the_command_merges_no_whole_model(runs, uploaded, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        finetune.main(["full", "sample-24-longest", "--merge", "--push-to", "me/model"])
+    assert (stopped.value.code, uploaded) == (2, [])
+    said = capsys.readouterr().err
+    assert said.startswith("error: small trains all weights") and said.count("\n") == 1

@@ -7,7 +7,7 @@ import pytest
 from nbutils import ROOT, data
 from nbutils.core import settings
 from nbutils.core.errors import InputError
-from nbutils.training import tiny_base
+from nbutils.training import models
 
 
 def profile_over(folder, rows):
@@ -23,20 +23,20 @@ def profile_over(folder, rows):
 
 def test_it_is_trained_on_ones_own_rows(tmp_path, runs):
     profile = profile_over(tmp_path, 50)
-    made = tiny_base.run(profile, 42)
+    made = models.run_tiny(profile, 42)
     assert made.facts["rows"] == 50
     assert made.inputs == {str(tmp_path / "rows.jsonl"): data.fingerprint_pool(profile.dataset)}
     assert json.loads((made.folder / "model" / "config.json").read_text())["vocab_size"] <= 400
 
 
 def test_other_rows_make_another_model(tmp_path, runs):
-    before = tiny_base.plan(profile_over(tmp_path, 50), 42)
-    assert tiny_base.plan(profile_over(tmp_path, 49), 42).key != before.key
+    before = models.plan_tiny(profile_over(tmp_path, 50), 42)
+    assert models.plan_tiny(profile_over(tmp_path, 49), 42).key != before.key
 
 
 def test_too_few_rows_are_refused(tmp_path, runs):
     with pytest.raises(InputError, match="the rows hold fewer than 256 tokens"):
-        tiny_base.run(profile_over(tmp_path, 1), 42)
+        models.run_tiny(profile_over(tmp_path, 1), 42)
 
 
 def test_a_file_that_is_missing_is_named(tmp_path):
