@@ -10,7 +10,6 @@ python -m nbutils.claims facts --write   and store what was measured
 from nbutils import ROOT, report
 from nbutils.claims import evidence, page, settle
 from nbutils.claims import facts as claims_facts
-from nbutils.claims import results as claims_results
 from nbutils.claims.evidence import Measured
 from nbutils.core import disk
 from nbutils.core.errors import ArgumentParser, InputError, exits_cleanly
@@ -19,8 +18,7 @@ from nbutils.core.settings import Profile, load_profile
 
 def measure_run(profile: Profile, seed: int = 42) -> Measured:
     """What a profile's fresh results say of each claim (see nbutils/claims/evidence.py)."""
-    results = claims_results.read(profile, report.find(profile, seed), report.find_votes(profile, seed))
-    return evidence.measure(results)
+    return evidence.measure(evidence.read(profile, report.find(profile, seed), report.find_votes(profile, seed)))
 
 
 # --- the command ---------------------------------------------------------------------------------------------------
@@ -69,7 +67,7 @@ def _show_verdicts(write: bool) -> None:
     for item in settled:
         print(f"{item.claim.id:4} {item.verdict:12} {item.claim.claim} (published: {item.reading})")
     if write:
-        disk.write_text(ROOT / "docs" / "claims.md", page.render(list(settle.tabulate(settled))))
+        disk.write_text(ROOT / "docs" / "claims.md", page.render(settle.tabulate(settled)))
         settle.write_tables(ROOT / "figures" / "tables")
 
 

@@ -1,26 +1,22 @@
 """Every claim of the paper beside its numbers, their uncertainty, what was measured here, and a verdict.
 
-    python -m nbutils.claims                 print the verdicts
-    python -m nbutils.claims --profile NAME  the same with what the profile's run measured
-    python -m nbutils.claims --write         and write docs/claims.md and the tables of figures/ that hold them
-    python -m nbutils.claims facts           recompute the claims about data from the public files and compare
-    python -m nbutils.claims facts --write   and store what was measured
-
 Claims are in data/published/claims.csv, the comparisons on which they stand in comparisons.csv beside it.
 """
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from nbutils.claims import page, published
-from nbutils.claims import published as claims_published
+import pandas as pd
+
+from nbutils.claims import page
+from nbutils.claims import published as paper
 from nbutils.claims.evidence import Measured
 from nbutils.claims.facts import Fact
 from nbutils.claims.published import FOLDER, Number
-from nbutils.core import disk
+from nbutils.core import tables
 
 REPRODUCED, WITHIN, FAILED, NOT_RUN = OUTCOMES = (
     "reproduced",
@@ -88,14 +84,13 @@ class Settled(NamedTuple):
 
 def load_claims() -> list[Claim]:
     """The claims of data/published/claims.csv, in its order."""
-    rows = published.read_table("claims")
-    return [Claim(**{**row, "rests_on": tuple(row["rests_on"].split())}) for row in rows]  # type: ignore[arg-type]
+    rows = paper.read("claims")[list(Claim._fields)].itertuples(index=False)
+    return [Claim(*row)._replace(rests_on=tuple(row.rests_on.split())) for row in rows]
 
 
 def load_facts() -> list[Fact]:
     """The facts about data that were measured and stored (data/published/measured-facts.csv)."""
-    rows = published.read_table("measured-facts")
-    return [Fact(**{**row, "measured": float(row["measured"]), "bound": float(row["bound"])}) for row in rows]  # type: ignore[arg-type]
+    return [Fact(*row) for row in paper.read("measured-facts")[list(Fact._fields)].itertuples(index=False)]
 
 
 # --- verdicts ------------------------------------------------------------------------------------------------------
@@ -152,7 +147,7 @@ def settle(found: Measured | None = None) -> list[Settled]:
 def _settle(claim: Claim, found: Measured, facts: list[Fact], done: Mapping[str, Settled]) -> Settled:
     if claim.rests_on:
         return _settle_by_parts(claim, found, [done[part] for part in claim.rests_on])
-    mine, published = found.numbers.get(claim.id, []), claims_published.published_numbers(claim.id)
+    mine, published = found.numbers.get(claim.id, []), paper.published_numbers(claim.id)
     missing = tuple(found.missing.get(claim.id, ()))
     verdicts = [REPRODUCED if fact.holds else FAILED for fact in facts]
     verdicts += [judge_measurement(number, published) for number in mine] + [NOT_RUN for _ in missing]
@@ -172,47 +167,41 @@ def _settle_by_parts(claim: Claim, found: Measured, parts: list[Settled]) -> Set
 # --- tables --------------------------------------------------------------------------------------------------------
 
 
-def tabulate(settled: Sequence[Settled]) -> Iterator[dict[str, Any]]:
+def tabulate(settled: Sequence[Settled]) -> pd.DataFrame:
     """One row per claim: its words, the paper's numbers with intervals, what they show, what was found, the verdict."""
-    for item in settled:
-        claim = item.claim
-        yield {
-            "id": claim.id,
-            "topic": claim.topic,
-            "claim": claim.claim,
-            "where": claim.where,
+    rows = [
+        {
+            "id": item.claim.id,
+            "topic": item.claim.topic,
+            "claim": item.claim.claim,
+            "where": item.claim.where,
             "published": "; ".join(item.paper),
             "published_shows": item.reading,
             "here": "; ".join(item.here),
             "verdict": item.verdict,
-            "test": claim.test,
-            "note": claim.note,
+            "test": item.claim.test,
+            "note": item.claim.note,
         }
+        for item in settled
+    ]
+    return pd.DataFrame(rows)
 
 
 def write_tables(folder: Path) -> list[Path]:
     """Write the claims and the paper's numbers, with intervals, as the tables that figures are drawn from."""
-    tables: dict[str, Iterator[dict[str, Any]]] = {
-        "claims": tabulate(settle()),
-        "paper-pairwise": published.tabulate_pairwise(),
-        "paper-alpacaeval": published.tabulate_alpaca_eval(),
-        "paper-mt-bench": published.tabulate_mt_bench(),
-        "paper-open-llm": published.tabulate_open_llm(),
-        "paper-lengths": _tabulate_lengths(),
-    }
-    for name, rows in tables.items():
-        disk.write_csv(folder / f"{name}.csv", list(rows))
-    return [folder / f"{name}.csv" for name in tables]
+    made = {"claims": tabulate(settle()), **paper.tabulate(), "paper-lengths": _tabulate_lengths()}
+    for name, table in made.items():
+        tables.write(folder / f"{name}.csv", table)
+    return [folder / f"{name}.csv" for name in made]
 
 
-def _tabulate_lengths() -> Iterator[dict[str, Any]]:
+def _tabulate_lengths() -> pd.DataFrame:
     """Mean NLTK words of a training response, the paper's beside ours."""
     ours = {fact.bound: fact.measured for fact in load_facts() if fact.claim == "D2"}
-    for row in published.read_table("training-lengths"):
-        paper = float(row["paper_mean_words"])
-        yield {"arm": row["arm"], "paper": paper, "here": ours[paper]}
+    table = paper.read("training-lengths").rename(columns={"paper_mean_words": "paper"})[["arm", "paper"]]
+    return table.assign(here=[ours[mean] for mean in table.paper])
 
 
 def write_facts(facts: Sequence[Fact]) -> None:
     """Store measured facts in data/published."""
-    disk.write_csv(FOLDER / "measured-facts.csv", [fact._asdict() for fact in facts])
+    tables.write(FOLDER / "measured-facts.csv", [fact._asdict() for fact in facts])

@@ -129,22 +129,27 @@ def read(path: Path) -> "DataFrame":
         return pd.read_parquet(path)
     schema = _schema_of(path)
     if not path.read_text(encoding="utf-8").strip():
-        return empty(path.stem)
+        return make(path.stem)
     header = pd.read_csv(path, nrows=0).columns
     _refuse_unknown(path, header, schema)
     dtypes: Any = {name: schema[name] for name in header}
-    missing: Any = {name: [""] for name in header if schema[name] != "str"}
+    missing: Any = {name: ["", "nan"] for name in header if schema[name] != "str"}
     try:
         return pd.read_csv(path, dtype=dtypes, keep_default_na=False, na_values=missing)
     except ValueError as error:
         raise InputError(f"{path}: {error}") from None
 
 
-def empty(name: str) -> "DataFrame":
-    """A table without rows that has its schema's columns. name: the file's, without its ending."""
+def make(name: str, records: Sequence[Mapping[str, Any]] = ()) -> "DataFrame":
+    """Records as a table with its schema's dtypes, columns in the order in which the records bring them.
+
+    Without records it is empty, with all columns of the schema. name: the table's file without its ending.
+    """
     import pandas as pd
 
-    return pd.DataFrame({column: pd.Series(dtype=dtype) for column, dtype in SCHEMAS[name].items()})
+    frame = pd.DataFrame(list(records), columns=None if records else list(SCHEMAS[name]), dtype=object)
+    dtypes: Any = {column: SCHEMAS[name][str(column)] for column in frame}
+    return frame.fillna({column: "" for column, dtype in dtypes.items() if dtype == "str"}).astype(dtypes)
 
 
 def write(path: Path, rows: "DataFrame | Sequence[Mapping[str, Any]]") -> None:
@@ -268,7 +273,7 @@ def shorten(text: str, characters: int = 300) -> str:
     return text if len(text) <= characters else f"{text[:characters].rstrip()} … ({len(text):,} characters)"
 
 
-def side_by_side(items: Sequence[Mapping[str, Any]], note: str = "") -> Table:
-    """A table of records whose long texts are shortened."""
-    cut = [{key: shorten(value) if isinstance(value, str) else value for key, value in item.items()} for item in items]
-    return Table(cut, note)
+def side_by_side(rows: "DataFrame | Iterable[Mapping[str, Any]]", note: str = "") -> Table:
+    """A frame (or records) as a table whose long texts are shortened."""
+    frame = Table(rows).frame
+    return Table(frame.astype(object).map(lambda value: shorten(value) if isinstance(value, str) else value), note)
