@@ -3,7 +3,6 @@
 Claims are in data/published/claims.csv, the comparisons on which they stand in comparisons.csv beside it.
 """
 
-import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -136,17 +135,18 @@ def judges_agree(numbers: Mapping[str, Sequence[Number]]) -> str:
 
 def settle(found: Measured | None = None) -> list[Settled]:
     """Every claim with its verdict; `found` as `measure_run` or `evidence.measure` gives it (default: nothing)."""
-    found, facts = found or Measured({}, {}), load_facts()
+    found, facts, claims = found or Measured({}, {}), load_facts(), load_claims()
     done: dict[str, Settled] = {}
     # A claim that rests on others comes after them.
-    for claim in sorted(load_claims(), key=lambda claim: bool(claim.rests_on)):
-        done[claim.id] = _settle(claim, found, [fact for fact in facts if fact.claim == claim.id], done)
-    return [done[claim.id] for claim in load_claims()]
+    for claim in sorted(claims, key=lambda claim: bool(claim.rests_on)):
+        if claim.rests_on:
+            done[claim.id] = _settle_by_parts(claim, found, [done[part] for part in claim.rests_on])
+        else:
+            done[claim.id] = _settle_alone(claim, found, [fact for fact in facts if fact.claim == claim.id])
+    return [done[claim.id] for claim in claims]
 
 
-def _settle(claim: Claim, found: Measured, facts: list[Fact], done: Mapping[str, Settled]) -> Settled:
-    if claim.rests_on:
-        return _settle_by_parts(claim, found, [done[part] for part in claim.rests_on])
+def _settle_alone(claim: Claim, found: Measured, facts: list[Fact]) -> Settled:
     mine, published = found.numbers.get(claim.id, []), paper.published_numbers(claim.id)
     missing = tuple(found.missing.get(claim.id, ()))
     verdicts = [REPRODUCED if fact.holds else FAILED for fact in facts]
@@ -155,13 +155,16 @@ def _settle(claim: Claim, found: Measured, facts: list[Fact], done: Mapping[str,
 
 
 def _settle_by_parts(claim: Claim, found: Measured, parts: list[Settled]) -> Settled:
-    published, facts, mine, missing = (
-        list(itertools.chain.from_iterable(column))
-        for column in zip(*((part.published, part.facts, part.measured, part.missing) for part in parts), strict=True)
+    verdict = judges_agree(found.numbers) if claim.id == AGREEMENT else weakest([part.verdict for part in parts])
+    return Settled(
+        claim,
+        [number for part in parts for number in part.published],
+        [fact for part in parts for fact in part.facts],
+        [number for part in parts for number in part.measured],
+        verdict,
+        tuple(missing for part in parts for missing in part.missing),
+        silent=tuple(part.claim.id for part in parts if not part.published and not part.facts),
     )
-    verdicts = [judges_agree(found.numbers)] if claim.id == AGREEMENT else [part.verdict for part in parts]
-    silent = tuple(part.claim.id for part in parts if not part.published and not part.facts)
-    return Settled(claim, published, facts, mine, weakest(verdicts), tuple(missing), silent)
 
 
 # --- tables --------------------------------------------------------------------------------------------------------
@@ -169,22 +172,15 @@ def _settle_by_parts(claim: Claim, found: Measured, parts: list[Settled]) -> Set
 
 def tabulate(settled: Sequence[Settled]) -> pd.DataFrame:
     """One row per claim: its words, the paper's numbers with intervals, what they show, what was found, the verdict."""
-    rows = [
-        {
-            "id": item.claim.id,
-            "topic": item.claim.topic,
-            "claim": item.claim.claim,
-            "where": item.claim.where,
-            "published": "; ".join(item.paper),
-            "published_shows": item.reading,
-            "here": "; ".join(item.here),
-            "verdict": item.verdict,
-            "test": item.claim.test,
-            "note": item.claim.note,
-        }
-        for item in settled
-    ]
-    return pd.DataFrame(rows)
+    of_claims = pd.DataFrame([item.claim for item in settled])
+    found = {
+        "published": ["; ".join(item.paper) for item in settled],
+        "published_shows": [item.reading for item in settled],
+        "here": ["; ".join(item.here) for item in settled],
+        "verdict": [item.verdict for item in settled],
+    }
+    columns = ["id", "topic", "claim", "where", *found, "test", "note"]
+    return of_claims.assign(**found)[columns]
 
 
 def write_tables(folder: Path) -> list[Path]:

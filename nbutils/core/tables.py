@@ -209,10 +209,9 @@ class Table:
         numeric = [list(map(_is_number, self.frame.iloc[:, place])) for place in range(len(cells))]
         classes = pd.DataFrame({place: ["number" if n else "" for n in column] for place, column in enumerate(numeric)})
         heads = [escape(str(name)) for name in self.frame]
-        right = [f"th.col{place}" for place, column in enumerate(numeric) if any(column)]
-        styles = [*self.STYLES, *([(", ".join(right), "text-align: right")] if right else [])]
+        right = [(f"th.col{place}", "text-align: right") for place, column in enumerate(numeric) if any(column)]
         styler = frame.style.hide(axis="index").format(escape="html").format_index(heads.__getitem__, axis="columns")
-        styler.set_table_styles([{"selector": where, "props": props} for where, props in styles])
+        styler.set_table_styles([{"selector": where, "props": props} for where, props in (*self.STYLES, *right)])
         note = f"<p><em>{escape(self.note)}</em></p>" if self.note else ""
         return f'<div style="overflow-x: auto">{styler.set_td_classes(classes).to_html()}</div>{note}'
 

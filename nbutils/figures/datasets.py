@@ -221,7 +221,7 @@ def draw_scores(scores: "DataFrame", note: str = "") -> "Figure":
         place = (tallest.get_x() + tallest.get_width() / 2, tallest.get_height())
         axes.annotate(name_of(name), place, (0, 18), textcoords="offset points", ha="center", color=colour)
     axes.set_xticks(sorted(set(shown.score)))
-    axes.set(xlim=(2.75, 5.25), ylim=(0, 1.16 * shown.rows.max()), xlabel="rating")
+    axes.set(xlim=(2.75, 5.25), ylim=(0, 1.16 * shown.rows.max()), xlabel="rating", ylabel="")
     axes.yaxis.set_visible(False)
     return page_of(axes)
 
@@ -257,6 +257,7 @@ def draw_overlaps(overlaps: "DataFrame", note: str = "") -> "Figure":
     for place, name in enumerate(names):
         weight = "normal" if place else "bold"
         axes.text(place + 1.12, place + 0.5, label_selection(name), va="center", weight=weight)
+    axes.set(xlabel="", ylabel="")
     axes.set_axis_off()
     return page_of(axes)
 
