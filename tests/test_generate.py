@@ -315,6 +315,6 @@ def test_labels_do_not_cover_each_other(wanted):
 
 
 def test_the_figure_names_every_variant():
-    written = [{"n_tokens": 5, "finish_reason": "stop"}]
+    written = [{"arm": "alpaca-52k", "n_tokens": 5, "finish_reason": "stop"}]
     figure = results.draw_lengths({"alpaca-52k": written, "alpaca-52k+min150": written}, 9)
     assert [text.get_text().strip() for text in figure.axes[0].texts] == ["Alpaca-52k", "Alpaca-52k+min150"]

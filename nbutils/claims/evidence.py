@@ -92,10 +92,8 @@ def read(profile: Profile, found: Mapping[str, Manifest], votes: Sequence[dict[s
         columns = list(tables.SCHEMAS[name])
         return pd.concat(parts, ignore_index=True).reindex(columns=columns) if parts else tables.make(name)
 
-    means = {
-        one.arm: leaderboards.mean_of_four(tables.read(one.path("capabilities.csv"))) for one in of("capabilities")
-    }
-    averages = [{"arm": arm, **mean} for arm, mean in means.items() if mean]
+    tasks = {one.arm: tables.read(one.path("capabilities.csv")) for one in of("capabilities")}
+    averages = [{"arm": arm, **mean} for arm, table in tasks.items() if (mean := leaderboards.mean_of_four(table))]
     # Of rewritten rows their training knows the words, of all others their selection.
     counted = [one for one in of("select", "finetune") if one.facts.get("measure") == "nltk_words"]
     return Results(
@@ -119,7 +117,8 @@ def compare_lengths(judgments: Sequence[dict[str, Any]]) -> pd.DataFrame:
     differences = prompts.assign(by=prompts.len_arm - prompts.len_baseline).groupby(pair, sort=False).by
     found = differences.agg(["mean", "std", "size"]).reset_index()
     margin = (Z * found["std"] / np.sqrt(found["size"])).fillna(math.inf)
-    return found[pair].assign(value=found["mean"], low=found["mean"] - margin, high=found["mean"] + margin)
+    label, mean = "answers of " + found.arm + " minus " + found.baseline, found["mean"]
+    return found[pair].assign(label=label, judge="", value=mean, low=mean - margin, high=mean + margin)
 
 
 # --- what speaks for or against a claim ----------------------------------------------------------------------------
@@ -145,8 +144,14 @@ def measure(results: Results) -> Measured:
     measured = Measured({}, {})
     if not is_evidence(results.profile):
         return measured
+    rows = {stage: list(tabulate_stage(results).itertuples()) for stage, (tabulate_stage, *_) in _MEASURES.items()}
     for wanted in _comparisons(base_of(results.profile)):
-        found = list(_MEASURES[wanted.stage](results, wanted))
+        _, unit, zero = _MEASURES[wanted.stage]
+        found = [
+            Number(row.label, row.value, row.low, row.high, unit, wanted.expected, zero, row.judge)
+            for row in rows[wanted.stage]
+            if _is_named(wanted.arm, row.arm) and (not wanted.against or _is_named(wanted.against, row.baseline))
+        ]
         measured.numbers.setdefault(wanted.claim, []).extend(found)
         if not found:
             words = f"{wanted.arm} against {wanted.against or 'a rival'} ({wanted.stage.replace('_', ' ')})"
@@ -162,10 +167,6 @@ def _comparisons(base: str) -> Iterator[Any]:
     return (row for row in rows.itertuples() if row.base == "" or base in row.base.split(" or "))
 
 
-def _is_pair(wanted: Any, arm: str, against: str) -> bool:
-    return _is_named(wanted.arm, arm) and (not wanted.against or _is_named(wanted.against, against))
-
-
 def _is_named(wanted: str, arm: str) -> bool:
     """Whether an arm is the one that a comparison names (`*` stands for a number, such as a sampling seed)."""
     # The paper trains whole datasets for three epochs, which a profile says in their arms' names.
@@ -176,29 +177,22 @@ def _is_named(wanted: str, arm: str) -> bool:
 # --- numbers -------------------------------------------------------------------------------------------------------
 
 
-def _net_wins(results: Results, wanted: Any) -> Iterator[Number]:
-    for row in results.pooled(LLM_JUDGES).itertuples():
-        if _is_pair(wanted, row.arm, row.baseline):
-            label = f"{row.judge}, {row.arm} against {row.baseline}, {row.prompts} prompts"
-            bounds = (100 * row.net_win, 100 * row.low, 100 * row.high)
-            yield Number(label, *bounds, "points net win", wanted.expected, judge=row.judge)
+# Each a table of `label`, `judge`, `arm`, `baseline`, and the number with its interval: `value`, `low`, `high`.
 
 
-def _length_differences(results: Results, wanted: Any) -> Iterator[Number]:
-    for row in results.lengths.itertuples():
-        if _is_pair(wanted, row.arm, row.baseline):
-            label = f"answers of {row.arm} minus {row.baseline}"
-            yield Number(label, row.value, row.low, row.high, "characters", wanted.expected)
+def _net_wins(results: Results) -> pd.DataFrame:
+    rows = results.pooled(LLM_JUDGES)
+    label = rows.judge + ", " + rows.arm + " against " + rows.baseline + ", " + rows.prompts.astype("str") + " prompts"
+    return rows.assign(label=label, value=100 * rows.net_win, low=100 * rows.low, high=100 * rows.high)
 
 
-def _rates_at_equal_length(results: Results, wanted: Any) -> Iterator[Number]:
+def _rates_at_equal_length(results: Results) -> pd.DataFrame:
     pair = ["judge", "arm", "baseline"]
-    analysed = results.length_bias.merge(results.pooled(LLM_JUDGES)[pair].drop_duplicates(), on=pair)
-    for row in analysed[analysed.length_controlled.notna()].itertuples():
-        if _is_pair(wanted, row.arm, row.baseline):
-            value, low, high = row.length_controlled, row.length_controlled_low, row.length_controlled_high
-            bounds, label = (100 * value, 100 * low, 100 * high), f"{row.judge}, {row.arm} against {row.baseline}"
-            yield Number(label, *bounds, "% at equal length", wanted.expected, 50.0, row.judge)
+    rows = results.length_bias.merge(results.pooled(LLM_JUDGES)[pair].drop_duplicates(), on=pair)
+    rates = rows[rows.length_controlled.notna()]
+    low, high = 100 * rates.length_controlled_low, 100 * rates.length_controlled_high
+    label = rates.judge + ", " + rates.arm + " against " + rates.baseline
+    return rates.assign(label=label, value=100 * rates.length_controlled, low=low, high=high)
 
 
 def scores_of(results: Results, kinds: Sequence[str]) -> pd.DataFrame:
@@ -229,37 +223,37 @@ def averages_of(results: Results) -> pd.DataFrame:
     return pd.DataFrame({"arm": arm, "judge": "", "baseline": "", **bounds})
 
 
-def _differences(scores: pd.DataFrame, unit: str, wanted: Any) -> Iterator[Number]:
+def _differences(scores: pd.DataFrame) -> pd.DataFrame:
     """Differences of two arms' scores by the same judge, as if independent: wider than by question or prompt."""
-    for row in scores.merge(scores, on=["judge", "baseline"], suffixes=("", "_other")).itertuples():
-        if _is_pair(wanted, row.arm, row.arm_other):
-            value = row.value - row.value_other
-            down = math.hypot(row.value - row.low, row.high_other - row.value_other)
-            up = math.hypot(row.high - row.value, row.value_other - row.low_other)
-            label = ", ".join(filter(None, [row.judge, f"{row.arm} against {row.arm_other}"]))
-            yield Number(label, value, value - down, value + up, unit, wanted.expected, judge=row.judge)
+    rows = scores.merge(scores, on=["judge", "baseline"], suffixes=("", "_other"))
+    value = rows.value - rows.value_other
+    low = value - np.hypot(rows.value - rows.low, rows.high_other - rows.value_other)
+    high = value + np.hypot(rows.high - rows.value, rows.value_other - rows.low_other)
+    label = rows.judge.where(rows.judge == "", rows.judge + ", ") + rows.arm + " against " + rows.arm_other
+    return rows.assign(label=label, baseline=rows.arm_other, value=value, low=low, high=high)
 
 
-def _human_rates(results: Results, wanted: Any) -> Iterator[Number]:
+def _human_rates(results: Results) -> pd.DataFrame:
+    found = []
     for arm, baseline in dict.fromkeys((row["arm"], row["baseline"]) for row in results.votes):
         mine = [row for row in results.votes if (row["arm"], row["baseline"]) == (arm, baseline)]
-        voted = sum(row["preference"] is not None for row in mine)
-        if _is_pair(wanted, arm, baseline) and is_enough(voted, len(mine)):
-            found = mean_with_interval(to_items(mine).preference)
-            label = f"people ({len({row['judge'] for row in mine})}), {arm} against {baseline}, {found.n} prompts"
-            bounds = (100 * found.value, 100 * found.low, 100 * found.high)
-            yield Number(label, *bounds, "% of judgements", wanted.expected, 50.0)
+        if is_enough(sum(row["preference"] is not None for row in mine), len(mine)):
+            rate = mean_with_interval(to_items(mine).preference)
+            label = f"people ({len({row['judge'] for row in mine})}), {arm} against {baseline}, {rate.n} prompts"
+            found.append((label, "", arm, baseline, 100 * rate.value, 100 * rate.low, 100 * rate.high))
+    return pd.DataFrame(found, columns=["label", "judge", "arm", "baseline", "value", "low", "high"])
 
 
-_MEASURES: dict[str, Callable[[Results, Any], Iterator[Number]]] = {
-    "judge": _net_wins,
-    "lengths": _length_differences,
-    "length_bias": _rates_at_equal_length,
-    "mt_bench": lambda results, wanted: _differences(scores_of(results, LLM_JUDGES), "points MT-Bench", wanted),
-    "alpaca_eval": lambda results, wanted: _differences(rates_of(results, LLM_JUDGES), "points AlpacaEval 2.0", wanted),
-    "capabilities": lambda results, wanted: _differences(averages_of(results), "points, mean of four tasks", wanted),
-    "human": _human_rates,
+_MEASURES: dict[str, tuple[Callable[[Results], pd.DataFrame], str, float]] = {
+    "judge": (_net_wins, "points net win", 0),
+    "lengths": (lambda results: results.lengths, "characters", 0),
+    "length_bias": (_rates_at_equal_length, "% at equal length", 50),
+    "mt_bench": (lambda results: _differences(scores_of(results, LLM_JUDGES)), "points MT-Bench", 0),
+    "alpaca_eval": (lambda results: _differences(rates_of(results, LLM_JUDGES)), "points AlpacaEval 2.0", 0),
+    "capabilities": (lambda results: _differences(averages_of(results)), "points, mean of four tasks", 0),
+    "human": (_human_rates, "% of judgements", 50),
 }
+"""By stage of a comparison: the table of what a run measured of it, its unit, and where no effect is."""
 
 
 # --- beside the paper's numbers ------------------------------------------------------------------------------------

@@ -185,13 +185,15 @@ class Table:
     STYLES = (
         ("", "border-collapse: collapse"),
         ("th", "text-align: left; vertical-align: bottom; white-space: nowrap; padding: 0.2em 0.8em 0.2em 0"),
+        ("td", "text-align: left; vertical-align: top; white-space: pre; padding: 0.2em 0.8em 0.2em 0"),
         (
-            "td",
-            "text-align: left; vertical-align: top; padding: 0.2em 0.8em 0.2em 0; white-space: pre-wrap; "
-            "overflow-wrap: normal; word-break: keep-all; min-width: 3em; max-width: 34em",
+            "td.long",
+            "white-space: pre-wrap; overflow-wrap: normal; word-break: keep-all; min-width: 18em; max-width: 34em",
         ),
-        ("td.number", "text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums"),
+        ("td.number", "text-align: right; font-variant-numeric: tabular-nums"),
     )
+    LONG = 44
+    """Characters from which on a text is wrapped between words; a shorter one, such as an arm's name, stays whole."""
 
     def __init__(self, rows: "DataFrame | Iterable[Mapping[str, Any]]", note: str = "") -> None:
         import pandas as pd
@@ -207,13 +209,16 @@ class Table:
         cells = self._cells()
         frame = pd.DataFrame(dict(enumerate(cells)), dtype=object)
         numeric = [list(map(_is_number, self.frame.iloc[:, place])) for place in range(len(cells))]
-        classes = pd.DataFrame({place: ["number" if n else "" for n in column] for place, column in enumerate(numeric)})
+        kinds = [
+            ["number" if is_number else "long" * (len(text) > self.LONG) for is_number, text in zip(*both, strict=True)]
+            for both in zip(numeric, cells, strict=True)
+        ]
         heads = [escape(str(name)) for name in self.frame]
         right = [(f"th.col{place}", "text-align: right") for place, column in enumerate(numeric) if any(column)]
         styler = frame.style.hide(axis="index").format(escape="html").format_index(heads.__getitem__, axis="columns")
         styler.set_table_styles([{"selector": where, "props": props} for where, props in (*self.STYLES, *right)])
         note = f"<p><em>{escape(self.note)}</em></p>" if self.note else ""
-        return f'<div style="overflow-x: auto">{styler.set_td_classes(classes).to_html()}</div>{note}'
+        return f'<div style="overflow-x: auto">{styler.set_td_classes(pd.DataFrame(dict(enumerate(kinds)))).to_html()}</div>{note}'
 
     def __repr__(self) -> str:
         columns = [[str(name), *cells] for name, cells in zip(self.frame, self._cells(), strict=True)]

@@ -167,14 +167,14 @@ def draw_lengths(answers: Mapping[str, Sequence[dict[str, Any]]], cap: int, note
 
     caption = f"Share of the answers that the model had ended itself by each length. They are cut at {cap:,} tokens."
     axes = make_page(2.6, "How long the answers are", caption, note, 0.7, 2.4, 0.4)
-    table = pd.concat({name: pd.DataFrame(written) for name, written in answers.items()}, names=["arm"])
+    table = pd.concat({name: pd.DataFrame(written) for name, written in answers.items()}, names=["line"])
     # An answer that was cut has not ended anywhere on the axis.
     table["ended"] = table.n_tokens.where(table.finish_reason == "stop", 2 * cap)
     colours = dict(zip(answers, COLOURS, strict=False))
-    kind: Any = {"stat": "percent", "hue": "arm", "palette": colours, "legend": False, "lw": 1.8, "clip_on": False}
-    sns.ecdfplot(table.reset_index("arm"), x="ended", ax=axes, **kind)
+    kind: Any = {"stat": "percent", "hue": "line", "palette": colours, "legend": False, "lw": 1.8, "clip_on": False}
+    sns.ecdfplot(table.reset_index("line"), x="ended", ax=axes, **kind)
     axes.set(xlabel="tokens", ylabel="% ended", xlim=(0, cap), ylim=(0, 102))
-    shares = 100 * (table.ended <= cap).groupby("arm", sort=False).mean()
+    shares = 100 * (table.ended <= cap).groupby("line", sort=False).mean()
     arms = {name: parse_arm(name) for name in answers}
     names = {name: name_of(arm.trained) + arm.suffixes.variant for name, arm in arms.items()}
     _name_ends(axes, {names[name]: (cap, shares[name]) for name in answers}, list(colours.values()), 100)

@@ -220,3 +220,10 @@ def test_two_columns_of_one_name_and_an_index_that_repeats():
 def test_side_by_side_takes_a_frame():
     frame = pd.DataFrame({"id": [12345], "text": ["y" * 400]})
     assert repr(side_by_side(frame)) == repr(side_by_side(frame.to_dict("records")))
+
+
+def test_a_name_stays_whole_and_a_text_is_wrapped():
+    shown = Table([{"arm": "alpaca-random-token-matched-7", "text": "word " * 20}])._repr_html_()
+    kinds = re.findall(r'<td [^>]*class="data row0 col\d ?([^"]*)"', shown)
+    assert kinds == ["", "long"]
+    assert re.search(r"#T_\S+ td \{[^}]*white-space: pre;", shown)
