@@ -217,8 +217,9 @@ class Table:
         right = [(f"th.col{place}", "text-align: right") for place, column in enumerate(numeric) if any(column)]
         styler = frame.style.hide(axis="index").format(escape="html").format_index(heads.__getitem__, axis="columns")
         styler.set_table_styles([{"selector": where, "props": props} for where, props in (*self.STYLES, *right)])
+        styler.set_td_classes(pd.DataFrame(dict(enumerate(kinds))))
         note = f"<p><em>{escape(self.note)}</em></p>" if self.note else ""
-        return f'<div style="overflow-x: auto">{styler.set_td_classes(pd.DataFrame(dict(enumerate(kinds)))).to_html()}</div>{note}'
+        return f'<div style="overflow-x: auto">{styler.to_html()}</div>{note}'
 
     def __repr__(self) -> str:
         columns = [[str(name), *cells] for name, cells in zip(self.frame, self._cells(), strict=True)]

@@ -49,7 +49,14 @@ def draw_lengths(histograms: "DataFrame", lengths: "DataFrame", note: str = "") 
     for place, row in enumerate(shown.itertuples()):
         _draw_ridge(axes, histograms[histograms.dataset == row.dataset], row, place)
     label_rows(axes, [f"{name_of(name)}\n" for name in shown.dataset], list(map(colour_of, shown.dataset)))
-    _finish_ridges(axes, len(shown))
+    for right, text in ((44, "median"), (100, "mean")):
+        _write_beside(axes, -0.62, right, text, color=QUIET, size=8.5)
+    axes.set_xscale("log", base=2)
+    ticks = [1, 4, 16, 64, 256, 1024, 4096]
+    axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    axes.minorticks_off()
+    axes.set(xlim=(0.7, 4096), ylim=(len(shown) - 0.75, -0.85))
+    axes.set_xlabel("NLTK words per response", size=9)
     return page_of(axes)
 
 
@@ -81,18 +88,6 @@ def _write_beside(axes: "Axes", place: float, right: int | None, text: str, **ki
     axes.annotate(text, (side, place), offset, where, "offset points", ha="right", va="center", **kind)
 
 
-def _finish_ridges(axes: "Axes", rows: int) -> None:
-    axes.set_xscale("log", base=2)
-    ticks = [1, 4, 16, 64, 256, 1024, 4096]
-    axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
-    axes.minorticks_off()
-    axes.set_xlim(0.7, 4096)
-    axes.set_ylim(rows - 0.75, -0.85)
-    axes.set_xlabel("NLTK words per response", size=9)
-    for right, text in ((44, "median"), (100, "mean")):
-        _write_beside(axes, -0.62, right, text, color=QUIET, size=8.5)
-
-
 def draw_measures(measures: "DataFrame", note: str = "") -> "Figure":
     """Bars: how many of the longest under each measure are in the paper's selection."""
     shown = measures[measures.pool == measures.pool.iloc[0]].sort_values("shared", ascending=False, kind="stable")
@@ -100,28 +95,24 @@ def draw_measures(measures: "DataFrame", note: str = "") -> "Figure":
     what = "published selection" if published else "selection by NLTK words"
     chance = shown.by_chance.iloc[0]
     caption = f"Rows of the {what} among the {k:,} longest under each measure; chance alone gives {chance:.0f}."
-    axes = make_page(0.36 * len(shown), _title_of_measures(shown, k, published), caption, note, left=2.75, right=0.8)
+    chars = shown[(shown.measure == "chars") & (shown.text == "response")].shared.iloc[0]
+    title = f"The measure decides what is selected: characters keep {chars} of {k:,} rows"
+    if published and int(shown.shared.iloc[0]) == k:
+        title = f"The paper counted NLTK words: only they give back all {k:,} rows"
+    axes = make_page(0.36 * len(shown), title, caption, note, left=2.75, right=0.8)
+    of_text = ["" if text == "response" else f" of the {text}" for text in shown.text]
     colours = [VERMILION if measure == "nltk_words" else GREY for measure in shown.measure]
-    draw_bars(axes, list(shown.shared), [_label_measure(row) for row in shown.itertuples()], colours)
+    draw_bars(axes, list(shown.shared), list(shown.measure.map(MEASURES) + of_text), colours)
     axes.set_xlim(0, k)
     return page_of(axes)
 
 
-def _title_of_measures(shown: "DataFrame", k: int, published: bool) -> str:
-    if published and int(shown.shared.iloc[0]) == k:
-        return f"The paper counted NLTK words: only they give back all {k:,} rows"
-    chars = shown[(shown.measure == "chars") & (shown.text == "response")].shared.iloc[0]
-    return f"The measure decides what is selected: characters keep {chars} of {k:,} rows"
-
-
-def _label_measure(row: Any) -> str:
-    names = {
-        "nltk_words": "NLTK words",
-        "words": "words between spaces",
-        "chars": "characters",
-        "tokens": "Llama-2 tokens",
-    }
-    return names[row.measure] + ("" if row.text == "response" else f" of the {row.text}")
+MEASURES = {
+    "nltk_words": "NLTK words",
+    "words": "words between spaces",
+    "chars": "characters",
+    "tokens": "Llama-2 tokens",
+}
 
 
 # --- content -------------------------------------------------------------------------------------------------------
@@ -135,21 +126,25 @@ def draw_content(content: "DataFrame", note: str = "") -> "Figure":
         "First words of the instructions, and traits of the examples. An unfinished end has neither terminal "
         "punctuation nor a closing sign; an example repeats itself when over a fifth of its word 8-grams came before."
     )
-    rows = [*_contrasting(verbs).itertuples(), None, *traits.itertuples()]
-    axes = make_page(0.28 * len(rows) + 0.2, _title_of_content(verbs), caption, note, left=1.75, right=0.6)
-    for place, row in enumerate(rows):
-        if row:
-            _draw_pair(axes, row, place)
-    label_rows(axes, [_label_content(row) if row else "" for row in rows])
-    _finish_pairs(axes, rows)
-    return page_of(axes)
-
-
-def _title_of_content(verbs: "DataFrame") -> str:
     leading = verbs.nlargest(3, "in_selection", keep="first")
     *some, last = (f"“{verb}”" for verb in leading.value)
     in_longest, in_all = percent(leading.share_selection.sum()), percent(leading.share_pool.sum())
-    return f"{', '.join(some)} and {last} open {in_longest} of the longest examples, and {in_all} of all"
+    title = f"{', '.join(some)} and {last} open {in_longest} of the longest examples, and {in_all} of all"
+    rows = [*_contrasting(verbs).itertuples(), None, *traits.itertuples()]
+    axes = make_page(0.28 * len(rows) + 0.2, title, caption, note, left=1.75, right=0.6)
+    for place, row in enumerate(rows):
+        if row:
+            _draw_pair(axes, row, place)
+    label_rows(axes, [(f"“{row.value}”" if row.kind == "first verb" else row.value) if row else "" for row in rows])
+    most = max(max(row.share_pool, row.share_selection) for row in rows if row)
+    axes.set(xlim=(-0.09 * most, 1.01 * most), ylim=(len(rows) - 0.5, -1.1))
+    hide_x_axis(axes)
+    for share, text, colour in (
+        (rows[0].share_selection, "the longest", VERMILION),
+        (rows[0].share_pool, "all", QUIET),
+    ):
+        axes.annotate(text, (share, 0), (0, 9), textcoords="offset points", ha="center", color=colour, size=9)
+    return page_of(axes)
 
 
 def _contrasting(verbs: "DataFrame") -> "DataFrame":
@@ -169,22 +164,6 @@ def _draw_pair(axes: "Axes", row: Any, place: int) -> None:
         offset, align = (8, "left") if is_right else (-8, "right")
         where: Any = {"textcoords": "offset points", "ha": align, "va": "center"}
         axes.annotate(percent(share), (share, place), (offset, 0), color=colour, size=8.5, **where)
-
-
-def _label_content(row: Any) -> str:
-    return f"“{row.value}”" if row.kind == "first verb" else str(row.value)
-
-
-def _finish_pairs(axes: "Axes", rows: list[Any]) -> None:
-    most = max(max(row.share_pool, row.share_selection) for row in rows if row)
-    axes.set_xlim(-0.09 * most, 1.01 * most)
-    axes.set_ylim(len(rows) - 0.5, -1.1)
-    hide_x_axis(axes)
-    for share, text, colour in (
-        (rows[0].share_selection, "the longest", VERMILION),
-        (rows[0].share_pool, "all", QUIET),
-    ):
-        axes.annotate(text, (share, 0), (0, 9), textcoords="offset points", ha="center", color=colour, size=9)
 
 
 def draw_scores(scores: "DataFrame", note: str = "") -> "Figure":
