@@ -140,6 +140,16 @@ def read(path: Path) -> "DataFrame":
         raise InputError(f"{path}: {error}") from None
 
 
+def write(path: Path, rows: "DataFrame | Sequence[Mapping[str, Any]]") -> None:
+    """Write a CSV table atomically: the columns in the order in which the rows bring them, empty where absent."""
+    import pandas as pd
+
+    frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(rows, dtype=object)
+    _refuse_unknown(path, frame.columns, _schema_of(path))
+    with atomic_path(path) as temporary:
+        frame.to_csv(temporary, index=False, lineterminator="\n")
+
+
 def make(name: str, records: Sequence[Mapping[str, Any]] = ()) -> "DataFrame":
     """Records as a table with its schema's dtypes, columns in the order in which the records bring them.
 
@@ -150,16 +160,6 @@ def make(name: str, records: Sequence[Mapping[str, Any]] = ()) -> "DataFrame":
     frame = pd.DataFrame(list(records), columns=None if records else list(SCHEMAS[name]), dtype=object)
     dtypes: Any = {column: SCHEMAS[name][str(column)] for column in frame}
     return frame.fillna({column: "" for column, dtype in dtypes.items() if dtype == "str"}).astype(dtypes)
-
-
-def write(path: Path, rows: "DataFrame | Sequence[Mapping[str, Any]]") -> None:
-    """Write a CSV table atomically: the columns in the order in which the rows bring them, empty where absent."""
-    import pandas as pd
-
-    frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(rows, dtype=object)
-    _refuse_unknown(path, frame.columns, _schema_of(path))
-    with atomic_path(path) as temporary:
-        frame.to_csv(temporary, index=False, lineterminator="\n")
 
 
 def _schema_of(path: Path) -> dict[str, str]:
