@@ -8,7 +8,7 @@ import base64
 import functools
 import hashlib
 import io
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -72,7 +72,8 @@ def plan(profile: str | Profile, arm: str | None = None, seed: int = 42) -> Plan
     """What stage 09 would report: every stage's result for every arm of the profile, and the published numbers."""
     chosen, name = arms.prepare(profile, arm)
     inputs = {label: manifests.upstream(part) for label, part in _parts(chosen, name, seed).items()}
-    inputs |= {label: made.fingerprint for label, made in _extras(chosen, list(inputs), seed).items()}
+    # Other judged arms, benchmarks and capabilities, where they are fresh: claims are read from them.
+    inputs |= {label: made.fingerprint for label, made in find(chosen, seed).items() if label not in inputs}
     inputs["votes"] = disk.sha256_json(find_votes(chosen, seed))
     shown = [TEMPLATE, STYLE, SCRIPT, *sorted(published.FOLDER.glob("*.csv")), *_committed_tables()]
     inputs |= {path.name: disk.sha256_file(path) for path in shown}
@@ -101,11 +102,6 @@ def _parts(profile: Profile, target: str, seed: int) -> dict[str, Plan]:
     return parts
 
 
-def _extras(profile: Profile, parts: Iterable[str], seed: int) -> dict[str, Manifest]:
-    """Further fresh results that claims are read from: other judged arms, benchmarks, capabilities."""
-    return {label: made for label, made in find(profile, seed).items() if label not in parts}
-
-
 def refuse_stale(planned: Plan) -> None:
     """Raise InputError naming the first result that is missing or no longer matches what it was made from."""
     for label, fingerprint in planned.inputs.items():
@@ -124,7 +120,7 @@ def _write(profile: Profile, planned: Plan, folder: Path) -> dict[str, Any]:
             what = f"{part.stage} {part.arm}"
             raise InputError(f"no report: the result of '{what}' changed while the report was being built")
         found[label] = made
-    found |= _extras(profile, list(found), planned.seed)
+    found |= {label: made for label, made in find(profile, planned.seed).items() if label not in found}
     html = render(profile, planned.seed, Found(found, planned.arm, find_votes(profile, planned.seed)))
     disk.write_text(folder / "report.html", html)
     return {"outputs": ["report.html"], "bytes": len(html.encode())}
@@ -172,19 +168,12 @@ def fill_template(**values: Any) -> str:
 
     strict = jinja2.StrictUndefined
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=strict)
-    css, script = (path.read_text(encoding="utf-8") for path in (STYLE, SCRIPT))
-    fixed: dict[str, Any] = {
-        "style": css,
-        "style_hash": _policy_hash(css),
-        "script": script,
-        "script_hash": _policy_hash(script),
-    }
-    fixed |= {"version": __version__, "git": manifests.git_revision(), "rate": format_rate}
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(**fixed, **values).lstrip()
-
-
-def _policy_hash(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    for name, path in (("style", STYLE), ("script", SCRIPT)):
+        values[name] = path.read_text(encoding="utf-8")
+        digest = hashlib.sha256(values[name].encode()).digest()
+        values[f"{name}_hash"] = "sha256-" + base64.b64encode(digest).decode()
+    values |= {"version": __version__, "git": manifests.git_revision(), "rate": format_rate}
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(**values).lstrip()
 
 
 def describe_claims(settled: Sequence[settle.Settled]) -> dict[str, Any]:
@@ -293,9 +282,7 @@ def _embed(caption: str, figure: "Figure") -> dict[str, str]:
 # --- a run's results -----------------------------------------------------------------------------------------------
 
 
-Planner = Callable[[Profile, str, int], Plan]
-
-PLANS: dict[str, Planner] = {
+PLANS: dict[str, Callable[[Profile, str, int], Plan]] = {
     "select": select.plan,
     "finetune": finetune.plan,
     "judge": judge.plan,
