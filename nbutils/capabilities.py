@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from nbutils import ROOT, arms, finetune
-from nbutils.analysis import leaderboards
-from nbutils.analysis.leaderboards import BASE
-from nbutils.core import disk, manifests
+from nbutils.analysis.leaderboards import BASE, headlines, mean_of_four
+from nbutils.core import disk, manifests, tables
 from nbutils.core.devices import choose_precision
 from nbutils.core.errors import InputError
 from nbutils.core.manifests import Manifest, Plan
@@ -25,7 +24,13 @@ def plan(profile: str | Profile, arm: str, seed: int) -> Plan:
     """What stage 08 would measure on an arm, or (arm `base`) on the model before fine-tuning."""
     chosen, name = _prepare(profile, arm)
     settings = _settings(chosen)
-    inputs = {"model": _model_hash(chosen, name, seed), "tasks": _hash_tasks(settings)}
+    if name == BASE:
+        model = disk.sha256_json([models.base_fingerprint(chosen, seed), chosen.training.method])
+    else:
+        model = manifests.upstream(finetune.plan(chosen, name, seed))
+    files = sorted((ROOT / settings.folder).iterdir()) if settings.folder else []
+    tasks = disk.sha256_json({path.name: disk.sha256_file(path) for path in files if path.is_file()})
+    inputs = {"model": model, "tasks": tasks}
     folder = manifests.stage_folder(chosen.name, "capabilities", name, seed)
     return Plan("capabilities", chosen.name, name, seed, folder, settings.model_dump(), inputs, version=2)
 
@@ -54,21 +59,10 @@ def _prepare(profile: str | Profile, arm: str) -> tuple[Profile, str]:
     return (arms.prepare(profile)[0], BASE) if arm == BASE else arms.prepare(profile, arm)
 
 
-def _model_hash(profile: Profile, arm: str, seed: int) -> str:
-    if arm == BASE:
-        return disk.sha256_json([models.base_fingerprint(profile, seed), profile.training.method])
-    return manifests.upstream(finetune.plan(profile, arm, seed))
-
-
 def _settings(profile: Profile) -> Capabilities:
     if profile.capabilities is None:
         raise InputError(f"profile '{profile.name}' has no table [capabilities]: add one to measure tasks")
     return profile.capabilities
-
-
-def _hash_tasks(settings: Capabilities) -> str:
-    files = sorted((ROOT / settings.folder).iterdir()) if settings.folder else []
-    return disk.sha256_json({path.name: disk.sha256_file(path) for path in files if path.is_file()})
 
 
 # --- measuring -----------------------------------------------------------------------------------------------------
@@ -85,14 +79,11 @@ def _measure_all(profile: Profile, tuned: Manifest | None, planned: Plan, folder
             done[task] = measure(task, shots)
             with open(part, "a", encoding="utf-8") as file:
                 file.write(disk.json_line({"task": task, "rows": done[task]}))
-    table = [row for task in settings.tasks for row in done[task]]
-    disk.write_csv(folder / "capabilities.csv", table)
+    rows = [row for task in settings.tasks for row in done[task]]
+    tables.write(folder / "capabilities.csv", rows)
     part.unlink(missing_ok=True)
-    return {
-        "outputs": ["capabilities.csv"],
-        "tasks": leaderboards.headlines(table),
-        "mean_of_four": leaderboards.mean_of_four(table),
-    }
+    table = tables.read(folder / "capabilities.csv")
+    return {"outputs": ["capabilities.csv"], "tasks": headlines(table), "mean_of_four": mean_of_four(table)}
 
 
 def _measurer(profile: Profile, tuned: Manifest | None, seed: int) -> Any:
@@ -100,9 +91,13 @@ def _measurer(profile: Profile, tuned: Manifest | None, seed: int) -> Any:
     import lm_eval
     from lm_eval.models.huggingface import HFLM
 
-    settings = _settings(profile)
+    settings, precision = _settings(profile), choose_precision()
+    if tuned:
+        model = models.load_tuned(profile, seed, precision, tuned.folder / models.weights_name(profile))
+    else:
+        model = models.load_base(profile, seed, precision, profile.training.method == "qlora", trains=False).eval()
     tokenizer = models.load_tokenizer(profile, seed)
-    wrapped = HFLM(pretrained=_load(profile, tuned, seed), tokenizer=tokenizer, batch_size=settings.batch_size)
+    wrapped = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=settings.batch_size)
     manager = _task_manager(settings)
 
     def measure(task: str, shots: int) -> list[dict[str, Any]]:
@@ -115,8 +110,9 @@ def _measurer(profile: Profile, tuned: Manifest | None, seed: int) -> Any:
             bootstrap_iters=100,
             log_samples=False,
         )
-        rows = [_rows(name, metrics, found["n-samples"]) for name, metrics in found["results"].items()]
-        return [{**row, "shots": shots} for each in rows for row in each]
+        results = found["results"].items()
+        rows = [row for name, metrics in results for row in read_metrics(name, metrics, found["n-samples"])]
+        return [{**row, "shots": shots} for row in rows]
 
     return measure
 
@@ -130,14 +126,8 @@ def _task_manager(settings: Capabilities) -> Any:
     return own if own and set(settings.tasks) <= set(own.all_tasks) else TaskManager(include_path=folder)
 
 
-def _load(profile: Profile, tuned: Manifest | None, seed: int) -> Any:
-    precision = choose_precision()
-    if tuned:
-        return models.load_tuned(profile, seed, precision, tuned.folder / models.weights_name(profile))
-    return models.load_base(profile, seed, precision, profile.training.method == "qlora", trains=False).eval()
-
-
-def _rows(task: str, metrics: Mapping[str, Any], samples: Mapping[str, Any]) -> list[dict[str, Any]]:
+def read_metrics(task: str, metrics: Mapping[str, Any], samples: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One row for each metric of a task, from lm-evaluation-harness' own results and counts of items."""
     # Keys are "metric,filter"; of several filters the first is the strict one.
     values: dict[str, Any] = {}
     for key, value in metrics.items():

@@ -2,11 +2,12 @@
 
 import ast
 import importlib.metadata
+import importlib.util
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nbutils import __version__, arms, data
 from nbutils.core import devices, judge_settings
@@ -15,9 +16,6 @@ from nbutils.core.progress import running_shell
 from nbutils.core.settings import Profile, load_profile
 from nbutils.core.tables import Table
 from nbutils.selection import preflight
-
-if TYPE_CHECKING:
-    pass
 
 _FORMAT_WARNING = warnings.formatwarning
 
@@ -34,22 +32,12 @@ def begin(profile: str) -> Profile:
     preflight.refuse_missing(given)
     _watch_notebook(given)
     chosen = arms.with_data_at_hand(given)
-    print(f"long-is-more {__version__} · Python {sys.version.split()[0]} · {_versions()} · {devices.describe_device()}")
+    found = [f"{name} {importlib.metadata.version(name)}" for name in SHOWN if importlib.util.find_spec(name)]
+    versions = " · ".join([f"long-is-more {__version__}", f"Python {sys.version.split()[0]}", *found])
+    print(f"{versions} · {devices.describe_device()}")
     print(f"Profile {given.name}: {given.summary}")
     print(arms.data_line(given, chosen))
     return chosen
-
-
-def _versions() -> str:
-    found = {name: _version(name) for name in SHOWN}
-    return " · ".join(f"{name} {version}" for name, version in found.items() if version)
-
-
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _watch_notebook(profile: Profile) -> None:
@@ -77,8 +65,9 @@ def refuse_injected(cells: Sequence[str]) -> None:
     cells: the sources that were run so far. papermill puts what it was given into a cell of its own behind the
     declared parameters, begins it with "# Parameters", and merely warns of names that it does not know.
     """
-    declared = next((_assigned(cell) for cell in cells if "profile" in _assigned(cell) and not _is_injected(cell)), {})
-    given = next((_assigned(cell) for cell in reversed(cells) if _is_injected(cell)), {})
+    injected = [cell for cell in cells if cell.startswith("# Parameters\n")]
+    given = _assigned(injected[-1]) if injected else {}
+    declared = next((_assigned(cell) for cell in cells if "profile" in _assigned(cell) and cell not in injected), {})
     if any(judge_settings.is_like_a_key(name, value) for name, value in given.items()):
         raise InputError(
             "a parameter looks like a key, and papermill has written it into the output notebook: delete that file, "
@@ -86,10 +75,6 @@ def refuse_injected(cells: Sequence[str]) -> None:
         )
     if declared and (unknown := sorted(set(given) - set(declared))):
         raise InputError(f"unknown parameter '{unknown[0]}': this notebook takes {', '.join(declared)}")
-
-
-def _is_injected(cell: str) -> bool:
-    return cell.startswith("# Parameters\n")
 
 
 def _assigned(cell: str) -> dict[str, str]:

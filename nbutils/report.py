@@ -8,30 +8,27 @@ import base64
 import functools
 import hashlib
 import io
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nbutils import __version__, arms, capabilities, explore, finetune, generate, judge, length_bias, select
-from nbutils.analysis import leaderboards, verdicts
+from nbutils.analysis.leaderboards import BASE
+from nbutils.analysis.verdicts import ORDERS
 from nbutils.claims import evidence, page, published, settle
-from nbutils.claims import results as claims_results
-from nbutils.claims.results import Results, Rows
-from nbutils.core import disk, manifests
+from nbutils.claims.evidence import Results
+from nbutils.core import disk, manifests, tables
 from nbutils.core.errors import InputError
 from nbutils.core.manifests import Manifest, Plan
 from nbutils.core.settings import Profile
-from nbutils.core.tables import read_table
-from nbutils.figures import paper, registry, style
-from nbutils.figures import results as figures_results
-from nbutils.generation import answers
-from nbutils.generation import answers as generation_answers
+from nbutils.figures import registry, results, style
+from nbutils.generation.answers import load_answers
 from nbutils.judging import browse, human, records
 from nbutils.judging.pairs import Pair
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from pandas import DataFrame
 
 TEMPLATE = Path(__file__).parent / "templates" / "report.html.j2"
 STYLE, SCRIPT = TEMPLATE.with_name("report.css"), TEMPLATE.with_name("report.js")
@@ -75,7 +72,8 @@ def plan(profile: str | Profile, arm: str | None = None, seed: int = 42) -> Plan
     """What stage 09 would report: every stage's result for every arm of the profile, and the published numbers."""
     chosen, name = arms.prepare(profile, arm)
     inputs = {label: manifests.upstream(part) for label, part in _parts(chosen, name, seed).items()}
-    inputs |= {label: made.fingerprint for label, made in _extras(chosen, list(inputs), seed).items()}
+    # Other judged arms, benchmarks and capabilities, where they are fresh: claims are read from them.
+    inputs |= {label: made.fingerprint for label, made in find(chosen, seed).items() if label not in inputs}
     inputs["votes"] = disk.sha256_json(find_votes(chosen, seed))
     shown = [TEMPLATE, STYLE, SCRIPT, *sorted(published.FOLDER.glob("*.csv")), *_committed_tables()]
     inputs |= {path.name: disk.sha256_file(path) for path in shown}
@@ -104,11 +102,6 @@ def _parts(profile: Profile, target: str, seed: int) -> dict[str, Plan]:
     return parts
 
 
-def _extras(profile: Profile, parts: Iterable[str], seed: int) -> dict[str, Manifest]:
-    """Further fresh results that claims are read from: other judged arms, benchmarks, capabilities."""
-    return {label: made for label, made in find(profile, seed).items() if label not in parts}
-
-
 def refuse_stale(planned: Plan) -> None:
     """Raise InputError naming the first result that is missing or no longer matches what it was made from."""
     for label, fingerprint in planned.inputs.items():
@@ -120,18 +113,17 @@ def refuse_stale(planned: Plan) -> None:
 
 
 def _write(profile: Profile, planned: Plan, folder: Path) -> dict[str, Any]:
-    found = {label: _manifest(part) for label, part in _parts(profile, planned.arm, planned.seed).items()}
-    found |= _extras(profile, list(found), planned.seed)
+    found: dict[str, Manifest] = {}
+    for label, part in _parts(profile, planned.arm, planned.seed).items():
+        made = manifests.fresh_manifest(part)
+        if made is None:
+            what = f"{part.stage} {part.arm}"
+            raise InputError(f"no report: the result of '{what}' changed while the report was being built")
+        found[label] = made
+    found |= {label: made for label, made in find(profile, planned.seed).items() if label not in found}
     html = render(profile, planned.seed, Found(found, planned.arm, find_votes(profile, planned.seed)))
     disk.write_text(folder / "report.html", html)
     return {"outputs": ["report.html"], "bytes": len(html.encode())}
-
-
-def _manifest(plan: Plan) -> Manifest:
-    manifest = manifests.fresh_manifest(plan)
-    if manifest is None:
-        raise InputError(f"no report: the result of '{plan.stage} {plan.arm}' changed while the report was being built")
-    return manifest
 
 
 # --- the page ------------------------------------------------------------------------------------------------------
@@ -139,20 +131,24 @@ def _manifest(plan: Plan) -> Manifest:
 
 def render(profile: Profile, seed: int, found: Found) -> str:
     """The report as HTML text."""
-    summary = read_table(found.of("judge").path("summary.csv"))
-    biases = read_table(found.of("length_bias").path("length_bias.csv"))
-    results = claims_results.read(profile, found.manifests, found.votes)
+    summary = tables.read(found.of("judge").path("summary.csv"))
+    biases = tables.read(found.of("length_bias").path("length_bias.csv"))
+    measured = evidence.read(profile, found.manifests, found.votes)
+    made = {stage: [found.of(stage, arm) for arm in profile.arms] for stage in ("select", "finetune", "generate")}
     return fill_template(
         profile=profile,
         target=found.target,
         seed=seed,
-        **describe_claims(settle.settle(evidence.measure(results))),
-        **_describe_arms(profile, found),
-        results=[row for row in summary if row["test_set"] == "all"],
-        biases=biases,
-        run_lines=list(sum_up(results, found.target)),
-        figures=list(_run_figures(profile, found, summary, biases, results)),
-        paper_figures=list(_paper_figures(results)),
+        **describe_claims(settle.settle(evidence.measure(measured))),
+        selections=made["select"],
+        trainings=made["finetune"],
+        generations=made["generate"],
+        datasets=_records(tables.read(found.of("explore").path("lengths.csv"))),
+        results=_records(summary.query("test_set == 'all'")),
+        biases=_records(biases),
+        run_lines=list(sum_up(measured, found.target)),
+        figures=list(_run_figures(profile, found, summary, biases, measured)),
+        paper_figures=[_embed(caption, draw_beside(name, measured)) for name, caption in PAPER_FIGURES.items()],
         length_figures=list(_figures_of(LENGTH_FIGURES, registry.FOLDER / "tables")),
         data_figures=list(_figures_of(DATA_FIGURES, found.of("explore").folder)),
         pairs=browse.pack(collect_pairs(found, profile.judging.rule)),
@@ -161,67 +157,56 @@ def render(profile: Profile, seed: int, found: Found) -> str:
     )
 
 
+def _records(table: "DataFrame") -> list[dict[Any, Any]]:
+    """Rows for the template, in which a missing cell is empty text."""
+    return table.astype(object).where(table.notna(), "").to_dict("records")
+
+
 def fill_template(**values: Any) -> str:
     """The page from its template, with the project's style and script and the policy that lets in only these."""
     import jinja2
 
     strict = jinja2.StrictUndefined
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=strict)
-    css, script = (path.read_text(encoding="utf-8") for path in (STYLE, SCRIPT))
-    fixed: dict[str, Any] = {
-        "style": css,
-        "style_hash": _policy_hash(css),
-        "script": script,
-        "script_hash": _policy_hash(script),
-    }
-    fixed |= {"version": __version__, "git": manifests.git_revision(), "rate": format_rate}
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(**fixed, **values).lstrip()
-
-
-def _policy_hash(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    for name, path in (("style", STYLE), ("script", SCRIPT)):
+        values[name] = path.read_text(encoding="utf-8")
+        digest = hashlib.sha256(values[name].encode()).digest()
+        values[f"{name}_hash"] = "sha256-" + base64.b64encode(digest).decode()
+    values |= {"version": __version__, "git": manifests.git_revision(), "rate": format_rate}
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(**values).lstrip()
 
 
 def describe_claims(settled: Sequence[settle.Settled]) -> dict[str, Any]:
     """The template's values about the claims: a summary, the table, the rule, and what prompts can show."""
-    table = list(settle.tabulate(settled))
-    lists = [_list_claim(place, row, item) for place, (row, item) in enumerate(zip(table, settled, strict=True))]
-    counts = Counter(row["verdict"] for row in table)
+    table = settle.tabulate(settled)
+    counts = table.verdict.value_counts()
+    lists = []
+    for place, (row, item) in enumerate(zip(table.to_dict("records"), settled, strict=True)):
+        # What rests on other claims points to them, whose rows hold the numbers.
+        rests_on = ", ".join(item.claim.rests_on)
+        numbers = {"published": [], "here": []} if rests_on else {"published": item.paper, "here": item.here}
+        lists.append({**row, "place": place, "rests_on": rests_on, **numbers})
     return {
         "claims": lists,
         "minute": page.summarise(table),
-        "verdict_counts": {verdict: counts[verdict] for verdict in settle.OUTCOMES if counts[verdict]},
+        "verdict_counts": {verdict: int(counts[verdict]) for verdict in settle.OUTCOMES if verdict in counts},
         "classes": CLASSES,
         "rule": page.RULE,
         "intervals": page.INTERVALS,
         "sources": page.SOURCES,
-        "power": published.power_table(),
+        "power": published.power_table().to_dict("records"),
     }
 
 
-def sum_up(results: Results, target: str) -> Iterator[str]:
+def sum_up(measured: Results, target: str) -> Iterator[str]:
     """What a run's own judging found, a sentence for each judge (no control) and baseline."""
-    findings = {(row["judge"], row["arm"], row["baseline"]): row["finding"] for row in results.length_bias}
-    shown = results.judges(evidence.SHOWN_JUDGES)
-    for row in results.judge:
-        if row["arm"] == target and row["judge"] in shown and evidence.is_pooled(results.profile, row):
-            net, low, high = (100 * float(row[name]) for name in ("net_win", "low", "high"))
-            finding = findings.get((row["judge"], target, row["baseline"]), "length not analysed")
-            wins = f"net win {net:+.0f} points [{low:+.0f}, {high:+.0f}] over {row['baseline']}"
-            yield f"{row['judge']}: {wins}, {row['prompts']} prompts; {finding}"
-
-
-def _list_claim(place: int, row: dict[str, Any], item: settle.Settled) -> dict[str, Any]:
-    # What rests on other claims points to them, whose rows hold the numbers.
-    rests_on = ", ".join(item.claim.rests_on)
-    published, here = ([], []) if rests_on else (item.paper, item.here)
-    return {**row, "place": place, "rests_on": rests_on, "published": published, "here": here}
-
-
-def _describe_arms(profile: Profile, found: Found) -> dict[str, Any]:
-    stages = {"selections": "select", "trainings": "finetune", "generations": "generate"}
-    described = {name: [found.of(stage, arm) for arm in profile.arms] for name, stage in stages.items()}
-    return {**described, "datasets": read_table(found.of("explore").path("lengths.csv"))}
+    pair = ["judge", "arm", "baseline"]
+    findings = measured.length_bias[[*pair, "finding"]].drop_duplicates(pair, keep="last")
+    shown = measured.pooled(evidence.SHOWN_JUDGES).merge(findings, how="left", on=pair)
+    for row in shown[shown.arm == target].fillna({"finding": "length not analysed"}).itertuples():
+        net, low, high = 100 * row.net_win, 100 * row.low, 100 * row.high
+        wins = f"net win {net:+.0f} points [{low:+.0f}, {high:+.0f}] over {row.baseline}"
+        yield f"{row.judge}: {wins}, {row.prompts} prompts; {row.finding}"
 
 
 def flatten(value: Any, name: str = "") -> Iterator[dict[str, str]]:
@@ -236,86 +221,68 @@ def flatten(value: Any, name: str = "") -> Iterator[dict[str, str]]:
         yield {"setting": name, "value": ", ".join(map(str, value)) if isinstance(value, list) else str(value)}
 
 
-def format_rate(row: dict[str, str], name: str) -> str:
+def format_rate(row: dict[str, Any], name: str) -> str:
     """A rate with its interval, or that it cannot be estimated."""
-    if not row.get(name):
+    if row.get(name, "") == "":
         return "cannot be estimated"
-    value, low, high = (float(row[column]) for column in (name, f"{name}_low", f"{name}_high"))
-    return f"{value:.2f} [{low:.2f}, {high:.2f}]"
+    return f"{row[name]:.2f} [{row[f'{name}_low']:.2f}, {row[f'{name}_high']:.2f}]"
 
 
 def collect_pairs(found: Found, rule: str) -> list[dict[str, Any]]:
     """Answer pairs with the reviews of both orders by every judge, one record per baseline and prompt."""
     judgments = records.load_judgments(found.of("judge"))
     sides = dict.fromkeys(row[side] for row in judgments for side in ("arm", "baseline"))
-    return browse.collect(judgments, {arm: _by_prompt(found.of("generate", arm)) for arm in sides}, rule)
-
-
-def _by_prompt(manifest: Manifest) -> dict[tuple[str, str], dict[str, Any]]:
-    return {(answer["test_set"], answer["id"]): answer for answer in answers.load_answers(manifest)}
+    written = {arm: load_answers(found.of("generate", arm)) for arm in sides}
+    by_prompt = {arm: {(each["test_set"], each["id"]): each for each in answers} for arm, answers in written.items()}
+    return browse.collect(judgments, by_prompt, rule)
 
 
 # --- figures -------------------------------------------------------------------------------------------------------
 
 
 def _run_figures(
-    profile: Profile, found: Found, results: Rows, biases: Rows, everything: Results
+    profile: Profile, found: Found, summary: "DataFrame", biases: "DataFrame", measured: Results
 ) -> Iterator[dict[str, str]]:
-    compared = evidence.tabulate(everything)
-    if len({row["controls_for"] for row in compared}) > 1:
-        yield from _embed_all({"The controls": figures_results.draw_controls(compared, profile.note)})
+    compared, note = evidence.tabulate(measured), profile.note
+    if compared.controls_for.nunique() > 1:
+        yield _embed("The controls", results.draw_controls(compared, note))
     trained = dict.fromkeys(arms.parse_arm(arm).trained for arm in profile.arms)
-    losses = {arm: read_table(found.of("finetune", arm).path("loss.csv")) for arm in trained}
-    yield from _embed_all(
-        {
-            "Wins, ties and losses of the target, by judge": figures_results.draw_verdicts(results, profile.note),
-            "The same on each test set (paper: Figure 2)": figures_results.draw_test_sets(results, note=profile.note),
-            "Win rate before and after the control for length": figures_results.draw_control(biases, profile.note),
-            "Training loss of each arm": figures_results.draw_losses(losses, profile.note),
-        }
-    )
+    losses = {arm: tables.read(found.of("finetune", arm).path("loss.csv")) for arm in trained}
+    yield _embed("Wins, ties and losses of the target, by judge", results.draw_verdicts(summary, note))
+    yield _embed("The same on each test set (paper: Figure 2)", results.draw_test_sets(summary, note))
+    yield _embed("Win rate before and after the control for length", results.draw_control(biases, note))
+    yield _embed("Training loss of each arm", results.draw_losses(losses, note))
 
 
-def _paper_figures(results: Results) -> Iterator[dict[str, str]]:
-    for name, caption in PAPER_FIGURES.items():
-        yield from _embed_all({caption: draw_beside(name, results)})
-
-
-def draw_beside(name: str, results: Results) -> "Figure":
+def draw_beside(name: str, measured: Results) -> "Figure":
     """One of PAPER_FIGURES, with what a run measured of the same beside the paper's numbers."""
-    ours = evidence.beside_paper(results)[name]
-    tables, draw = paper.FIGURES[name]
-    given = (registry.read_table(table, registry.FOLDER / "tables") for table in tables)
-    return draw(*given, note=results.profile.note if ours else "", ours=ours)
+    ours = evidence.beside_paper(measured)[name]
+    return registry.draw(name, note="" if ours.empty else measured.profile.note, ours=ours)
 
 
 def _committed_tables() -> list[Path]:
-    names = {table for name in PAPER_FIGURES for table in paper.FIGURES[name][0]}
-    names |= {table for name in LENGTH_FIGURES for table in registry.FIGURES[name].tables}
+    names = {table for name in (*PAPER_FIGURES, *LENGTH_FIGURES) for table in registry.FIGURES[name].tables}
     return [registry.FOLDER / "tables" / f"{name}.csv" for name in sorted(names)]
 
 
-def _figures_of(captions: dict[str, str], tables: Path) -> Iterator[dict[str, str]]:
+def _figures_of(captions: dict[str, str], folder: Path) -> Iterator[dict[str, str]]:
     """The named figures, drawn from the tables in a folder, where all of them are there."""
     for name, caption in captions.items():
-        if all((tables / f"{table}.csv").is_file() for table in registry.FIGURES[name].tables):
-            yield from _embed_all({caption: registry.draw(name, tables)})
+        if all((folder / f"{table}.csv").is_file() for table in registry.FIGURES[name].tables):
+            yield _embed(caption, registry.draw(name, folder))
 
 
-def _embed_all(drawn: dict[str, "Figure"]) -> Iterable[dict[str, str]]:
-    return [{"caption": caption, "data": embed(figure)} for caption, figure in drawn.items()]
-
-
-def embed(figure: "Figure") -> str:
+def _embed(caption: str, figure: "Figure") -> dict[str, str]:
     """A figure as a data URI, so that the report needs no other file."""
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=style.DPI)
-    return "data:image/png;base64," + base64.b64encode(picture.getvalue()).decode()
+    return {"caption": caption, "data": "data:image/png;base64," + base64.b64encode(picture.getvalue()).decode()}
 
 
-Planner = Callable[[Profile, str, int], Plan]
+# --- a run's results -----------------------------------------------------------------------------------------------
 
-PLANS: dict[str, Planner] = {
+
+PLANS: dict[str, Callable[[Profile, str, int], Plan]] = {
     "select": select.plan,
     "finetune": finetune.plan,
     "judge": judge.plan,
@@ -327,22 +294,15 @@ PLANS: dict[str, Planner] = {
 """Stages whose results are looked for."""
 
 
-# --- a run's results -----------------------------------------------------------------------------------------------
-
-
 def find(profile: Profile, seed: int = 42) -> dict[str, Manifest]:
     """The fresh results of a profile that claims are read from, by label ("judge alpaca-1k-longest")."""
-    stages = [stage for stage in PLANS if _is_asked_for(profile, stage)]
-    wanted = [(stage, arm) for stage in stages for arm in profile.arms]
-    wanted += [(stage, leaderboards.BASE) for stage in stages if stage == "capabilities"]
-    found = {f"{stage} {arm}": _fresh(profile, stage, arm, seed) for stage, arm in wanted}
-    return {label: made for label, made in found.items() if made}
-
-
-def _is_asked_for(profile: Profile, stage: str) -> bool:
     optional = {"capabilities": profile.capabilities is not None}
     optional |= {name.replace("-", "_"): name in profile.judging.benchmarks for name in ("mt-bench", "alpaca-eval")}
-    return optional.get(stage, True)
+    stages = [stage for stage in PLANS if optional.get(stage, True)]
+    wanted = [(stage, arm) for stage in stages for arm in profile.arms]
+    wanted += [(stage, BASE) for stage in stages if stage == "capabilities"]
+    found = {f"{stage} {arm}": _fresh(profile, stage, arm, seed) for stage, arm in wanted}
+    return {label: made for label, made in found.items() if made}
 
 
 def _fresh(profile: Profile, stage: str, arm: str, seed: int) -> Manifest | None:
@@ -355,22 +315,16 @@ def _fresh(profile: Profile, stage: str, arm: str, seed: int) -> Manifest | None
     return manifests.fresh_manifest(PLANS[stage](profile, arm, seed))
 
 
-# --- people --------------------------------------------------------------------------------------------------------
-
-
 def find_votes(profile: Profile, seed: int = 42) -> list[dict[str, Any]]:
     """People's votes on the answers as they are now, as judgment rows.
 
-    They are looked for in runs/<profile>/human/<arm>/seed-<n>, the folder of a ballot that `nbutils.human` exported
-    and read; a ballot on other answers, or on an arm that the profile does not have, is passed over.
+    They are looked for in runs/<profile>/human/<arm>/seed-<n>, the folder of a ballot that `nbutils.judging.human`
+    exported and read; a ballot on other answers, or on an arm that the profile does not have, is passed over.
     """
     folders = (manifests.stage_folder(profile.name, "human", arm, seed) for arm in profile.arms)
     voted = (folder for folder in folders if (folder / "votes.jsonl").is_file())
-    return [row for folder in voted if _is_current(profile, folder, seed) for row in _read_votes(folder)]
-
-
-def _read_votes(folder: Path) -> list[dict[str, Any]]:
-    return disk.read_jsonl(folder / "votes.jsonl")
+    current = (folder for folder in voted if _is_current(profile, folder, seed))
+    return [row for folder in current for row in disk.read_jsonl(folder / "votes.jsonl")]
 
 
 def _is_current(profile: Profile, folder: Path, seed: int) -> bool:
@@ -380,20 +334,16 @@ def _is_current(profile: Profile, folder: Path, seed: int) -> bool:
     if not shown <= set(profile.arms):
         return False
     made = {arm: manifests.fresh_manifest(generate.plan(profile, arm, seed)) for arm in shown}
-    answers = {
-        (arm, a["test_set"], a["id"]): a
-        for arm, one in made.items()
-        if one
-        for a in generation_answers.load_answers(one)
-    }
-    try:
-        ballots = [_ballot(number, key["items"][str(number)], answers) for number in sorted(map(int, key["items"]))]
-    except KeyError:  # an answer that was voted on is gone
-        return False
+    written = {arm: load_answers(one) for arm, one in made.items() if one}
+    by_place = {(arm, each["test_set"], each["id"]): each for arm, all_ in written.items() for each in all_}
+    ballots = []
+    for number in sorted(map(int, key["items"])):
+        item = key["items"][str(number)]
+        places = [(item[side], item["test_set"], item["id"]) for side in ("arm", "baseline")]
+        if not all(place in by_place for place in places):  # an answer that was voted on is gone
+            return False
+        mine, theirs = (by_place[place] for place in places)
+        texts = (mine["prompt"], item["arm"], item["baseline"], mine["response"], theirs["response"])
+        pair = Pair(item["id"], item["test_set"], *texts)
+        ballots.append(human.Ballot(number, pair, item["order"] == ORDERS[0]))
     return human.make_key(ballots)["ballot"] == key["ballot"]
-
-
-def _ballot(number: int, item: Mapping[str, str], answers: Mapping[tuple[str, str, str], Mapping[str, Any]]) -> Any:
-    mine, theirs = (answers[item[side], item["test_set"], item["id"]] for side in ("arm", "baseline"))
-    texts = (mine["prompt"], item["arm"], item["baseline"], mine["response"], theirs["response"])
-    return human.Ballot(number, Pair(item["id"], item["test_set"], *texts), item["order"] == verdicts.ORDERS[0])

@@ -2,11 +2,13 @@
 
 import math
 
+import pandas as pd
 import pytest
 from trainable_models import profile_on, save_model
 
 from nbutils import capabilities, finetune
 from nbutils.analysis import leaderboards
+from nbutils.core import tables
 from nbutils.core.errors import InputError
 
 
@@ -20,7 +22,7 @@ FOUR = [row("arc_challenge", 0.53), row("mmlu", 0.47), row("truthfulqa_mc2", 0.3
 
 def test_the_number_of_the_leaderboard_counts():
     table = [row("arc_challenge", 0.3, metric="acc"), *FOUR, row("gsm8k", 0.14), row("mine", 0.5, None)]
-    found = leaderboards.headlines(table)
+    found = leaderboards.headlines(pd.DataFrame(table))
     assert found["arc_challenge"] == {"value": 0.53, "stderr": 0.01}
     assert found["gsm8k"]["value"] == 0.14
     assert found["mine"] == {"value": 0.5, "stderr": None}
@@ -29,27 +31,29 @@ def test_the_number_of_the_leaderboard_counts():
 def test_the_papers_mean_of_llama_2_7b():
     """Published for Llama-2-7B: 53.07, 46.87, 38.76 and 74.03; their mean is the paper's 53.1 within rounding."""
     values = zip(leaderboards.PAPERS_FOUR, (0.5307, 0.4687, 0.3876, 0.7403), strict=True)
-    mean = leaderboards.mean_of_four([row(task, value) for task, value in values])
+    mean = leaderboards.mean_of_four(pd.DataFrame([row(task, value) for task, value in values]))
     assert mean["value"] == pytest.approx(0.531825)
     assert mean["stderr"] == pytest.approx(0.005)
-    assert leaderboards.mean_of_four(FOUR[:3]) is None
+    assert leaderboards.mean_of_four(pd.DataFrame(FOUR[:3])) is None
 
 
 def test_a_difference_has_the_error_of_both():
-    (first, *_) = leaderboards.compare(FOUR, [row("arc_challenge", 0.5, 0.02), row("only-after", 0.4)])
+    after = pd.DataFrame([row("arc_challenge", 0.5, 0.02), row("only-after", 0.4)])
+    first = leaderboards.compare(pd.DataFrame(FOUR), after).iloc[0].to_dict()
     assert first == {"task": "arc_challenge", "base": 0.53, "arm": 0.5, "difference": -0.03, "stderr": 0.0224}
     assert first["stderr"] == round(math.hypot(0.01, 0.02), 4)
 
 
-def test_tables_read_from_a_file_count_alike():
-    as_text = [{name: str(value) for name, value in each.items()} for each in FOUR]
-    assert leaderboards.headlines(as_text) == leaderboards.headlines(FOUR)
+def test_tables_read_from_a_file_count_alike(tmp_path):
+    tables.write(tmp_path / "capabilities.csv", FOUR)
+    stored = tables.read(tmp_path / "capabilities.csv")
+    assert leaderboards.headlines(stored) == leaderboards.headlines(pd.DataFrame(FOUR))
 
 
 def test_the_first_of_several_filters_counts():
     metrics = {"alias": "x", "exact_match,strict-match": 0.1, "exact_match,flexible-extract": 0.3, "sample_len": 9}
     metrics["exact_match_stderr,strict-match"] = 0.02
-    (found,) = capabilities._rows("gsm8k", metrics, {"gsm8k": {"effective": 50}})
+    (found,) = capabilities.read_metrics("gsm8k", metrics, {"gsm8k": {"effective": 50}})
     assert found == {"task": "gsm8k", "metric": "exact_match", "value": 0.1, "stderr": 0.02, "items": 50}
 
 

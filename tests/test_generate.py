@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import os
 import re
 import signal
@@ -325,9 +326,12 @@ def test_ours_is_the_template_of_training():
 
 def test_the_curve_of_lengths_ends_at_the_share_that_ended():
     written = [{"n_tokens": n, "finish_reason": "stop"} for n in (5, 3)] + [{"n_tokens": 9, "finish_reason": "length"}]
-    lengths, shares = results.ended_by(written, 9)
-    assert lengths == [0, 3, 5, 9]
-    assert shares == pytest.approx([0, 100 / 3, 200 / 3, 200 / 3])
+    axes = results.draw_lengths({"alpaca-52k": written}, 9).axes[0]
+    (curve,) = axes.lines
+    assert axes.get_xlim() == (0, 9)
+    shown = [(x, y) for x, y in zip(*curve.get_data(), strict=True) if x <= 9]
+    assert [x for x, _ in shown] == [-math.inf, 3, 5]
+    assert [y for _, y in shown] == pytest.approx([0, 100 / 3, 200 / 3])
 
 
 @given(st.lists(st.floats(0, 100), max_size=5))
@@ -340,6 +344,6 @@ def test_labels_do_not_cover_each_other(wanted):
 
 
 def test_the_figure_names_every_variant():
-    written = [{"n_tokens": 5, "finish_reason": "stop"}]
+    written = [{"arm": "alpaca-52k", "n_tokens": 5, "finish_reason": "stop"}]
     figure = results.draw_lengths({"alpaca-52k": written, "alpaca-52k+min150": written}, 9)
-    assert [text.get_text() for text in figure.axes[0].texts] == ["Alpaca-52k", "Alpaca-52k+min150"]
+    assert [text.get_text().strip() for text in figure.axes[0].texts] == ["Alpaca-52k", "Alpaca-52k+min150"]

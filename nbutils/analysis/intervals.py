@@ -36,7 +36,7 @@ def mean_with_interval(values: Numbers) -> Estimate:
     value = float(values.mean())
     if n == 1:
         return Estimate(value, 0.0, 1.0, 1, "one item")
-    low, high = _wilson(value, _effective_number(values), student_margin(n - 1))
+    low, high = wilson_interval(value, _effective_number(values), student_margin(n - 1))
     return Estimate(value, max(0.0, low), min(1.0, high), n, "mean over prompts, Wilson")
 
 
@@ -46,7 +46,8 @@ def _effective_number(values: Numbers) -> float:
     return n / min(1.0, variance / (centre * (1 - centre)))
 
 
-def _wilson(value: float, n: float, quantile: float) -> tuple[float, float]:
+def wilson_interval(value: float, n: float, quantile: float = 1.959963984540054) -> tuple[float, float]:
+    """Wilson's interval of a share (0..1) of n items, for a quantile of the distribution (the normal one: 95%)."""
     shrink = 1 + quantile**2 / n
     centre = (value + quantile**2 / (2 * n)) / shrink
     margin = quantile / shrink * math.sqrt(value * (1 - value) / n + quantile**2 / (4 * n**2))

@@ -297,17 +297,17 @@ BASE = "base"
 # --- what counts ---------------------------------------------------------------------------------------------------
 
 
-def headlines(table: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float | None]]:
+def headlines(table: "DataFrame") -> dict[str, dict[str, float | None]]:
     """The number that counts of each task: `value` (a share) and `stderr`."""
-    counted = [row for row in table if row["metric"] == HEADLINE.get(row["task"], "acc")]
+    counted = [row for row in table.to_dict("records") if row["metric"] == HEADLINE.get(row["task"], "acc")]
     return {row["task"]: {"value": _number(row["value"]), "stderr": _number(row["stderr"])} for row in counted}
 
 
 def _number(value: Any) -> float | None:
-    return float(value) if value not in (None, "") else None
+    return float(value) if value is not None and value == value else None
 
 
-def mean_of_four(table: Sequence[Mapping[str, Any]]) -> dict[str, float] | None:
+def mean_of_four(table: "DataFrame") -> dict[str, float] | None:
     """The paper's mean (its figure 5) with its standard error; None where one of the four tasks is missing."""
     found = headlines(table)
     four = [found[task] for task in PAPERS_FOUR if task in found]
@@ -317,14 +317,16 @@ def mean_of_four(table: Sequence[Mapping[str, Any]]) -> dict[str, float] | None:
     return {"value": value, "stderr": math.sqrt(sum((each["stderr"] or 0.0) ** 2 for each in four)) / len(four)}
 
 
-def compare(base: Sequence[Mapping[str, Any]], tuned: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def compare(base: "DataFrame", tuned: "DataFrame") -> "DataFrame":
     """One row a task: before, after, their difference and its standard error.
 
     Both models answer the same items, so the true error of the difference is smaller than the one given, which takes
     them as independent.
     """
+    import pandas as pd
+
     before, after = headlines(base), headlines(tuned)
-    return [_difference(task, before[task], after[task]) for task in after if task in before]
+    return pd.DataFrame([_difference(task, before[task], after[task]) for task in after if task in before])
 
 
 def _difference(task: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,9 +8,7 @@ python -m nbutils.claims facts --write   and store what was measured
 """
 
 from nbutils import ROOT, report
-from nbutils.claims import evidence, page, settle
-from nbutils.claims import facts as claims_facts
-from nbutils.claims import results as claims_results
+from nbutils.claims import evidence, facts, page, settle
 from nbutils.claims.evidence import Measured
 from nbutils.core import disk
 from nbutils.core.errors import ArgumentParser, InputError, exits_cleanly
@@ -19,8 +17,7 @@ from nbutils.core.settings import Profile, load_profile
 
 def measure_run(profile: Profile, seed: int = 42) -> Measured:
     """What a profile's fresh results say of each claim (see nbutils/claims/evidence.py)."""
-    results = claims_results.read(profile, report.find(profile, seed), report.find_votes(profile, seed))
-    return evidence.measure(results)
+    return evidence.measure(evidence.read(profile, report.find(profile, seed), report.find_votes(profile, seed)))
 
 
 # --- the command ---------------------------------------------------------------------------------------------------
@@ -39,19 +36,26 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error("--profile goes alone: the project's files hold no single run")
     if given.profile:
         return _show_run(load_profile(given.profile), given.seed)
-    _show_facts(given.write) if given.what == "facts" else _show_verdicts(given.write)
+    if given.what == "facts":
+        return _show_facts(given.write)
+    settled = settle.settle()
+    for item in settled:
+        print(f"{item.claim.id:4} {item.verdict:12} {item.claim.claim} (published: {item.reading})")
+    if given.write:
+        disk.write_text(ROOT / "docs" / "claims.md", page.render(settle.tabulate(settled)))
+        settle.write_tables(ROOT / "figures" / "tables")
 
 
 def _show_facts(write: bool) -> None:
-    if missing := claims_facts.missing_sources():
+    if missing := facts.missing_sources():
         raise InputError(f"not at hand: {', '.join(missing)}: python -m nbutils.data fetch {missing[0]}")
-    facts = claims_facts.measure_facts()
+    measured = facts.measure_facts()
     stored = [] if write else settle.load_facts()
-    for fact in facts:
+    for fact in measured:
         agrees = "" if write or fact in stored else "  (differs from what is stored)"
         print(f"{fact.claim}  {'holds' if fact.holds else 'FAILS'}  {fact}{agrees}")
     if write:
-        settle.write_facts(facts)
+        settle.write_facts(measured)
 
 
 def _show_run(profile: Profile, seed: int) -> None:
@@ -62,15 +66,6 @@ def _show_run(profile: Profile, seed: int) -> None:
         print(f"{item.claim.id:4} {item.verdict:12} {item.claim.claim}")
         if not item.claim.rests_on and not item.facts:
             print("".join(f"       {line}\n" for line in item.here), end="")
-
-
-def _show_verdicts(write: bool) -> None:
-    settled = settle.settle()
-    for item in settled:
-        print(f"{item.claim.id:4} {item.verdict:12} {item.claim.claim} (published: {item.reading})")
-    if write:
-        disk.write_text(ROOT / "docs" / "claims.md", page.render(list(settle.tabulate(settled))))
-        settle.write_tables(ROOT / "figures" / "tables")
 
 
 if __name__ == "__main__":

@@ -3,22 +3,29 @@
 data/published/comparisons.csv names, for every claim, who is compared with whom and by which stage (`stage`).
 """
 
+import functools
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+import pandas as pd
+
 from nbutils import arms
-from nbutils.analysis import leaderboards, verdicts
+from nbutils.analysis import leaderboards
 from nbutils.analysis.intervals import mean_with_interval
 from nbutils.analysis.items import to_items
+from nbutils.analysis.verdicts import VERDICTS
 from nbutils.arms import Arm
 from nbutils.claims import published
-from nbutils.claims.published import Number, Row
-from nbutils.claims.results import Results, Rows
-from nbutils.core import manifests
+from nbutils.claims.published import Number, Z
+from nbutils.core import tables
+from nbutils.core.manifests import Manifest, is_enough
 from nbutils.core.settings import Profile
+from nbutils.judging import records
 
 LLM_JUDGES = ("openai", "transformers")
 """Kinds of judges whose verdicts speak for or against a claim; the reference judge and the controls do not."""
@@ -38,6 +45,80 @@ class Measured(NamedTuple):
 
     numbers: dict[str, list[Number]]
     missing: dict[str, list[str]]
+
+
+# --- a run's tables ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Results:
+    """A run's fresh tables, the rows of all its arms together.
+
+    judge, length_bias, mt_bench, alpaca_eval: as their stages write them. lengths: judgment rows' `arm`, `baseline`
+    and the mean difference of their answers' lengths in characters with its interval. capabilities: `arm`, and the
+    mean of the paper's four tasks as a share with its error. votes: judgment rows of people. words: mean NLTK words of
+    a training response, by selection (`Arm.selection`).
+    """
+
+    profile: Profile
+    judge: pd.DataFrame = field(default_factory=functools.partial(tables.make, "summary"))
+    lengths: pd.DataFrame = field(default_factory=lambda: compare_lengths([]))
+    length_bias: pd.DataFrame = field(default_factory=functools.partial(tables.make, "length_bias"))
+    mt_bench: pd.DataFrame = field(default_factory=functools.partial(tables.make, "scores"))
+    alpaca_eval: pd.DataFrame = field(default_factory=functools.partial(tables.make, "rates"))
+    capabilities: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=["arm", "value", "stderr"]))
+    votes: Sequence[dict[str, Any]] = ()
+    words: dict[str, float] = field(default_factory=dict)
+
+    def judges(self, kinds: Sequence[str]) -> set[str]:
+        """Names of the profile's judges of these kinds."""
+        return {each.name for each in self.profile.judging.judges if each.kind in kinds}
+
+    def pooled(self, kinds: Sequence[str]) -> pd.DataFrame:
+        """The rows of `judge` of all test sets, by the profile's rule and judges of these kinds, with a headline."""
+        rows, rule = self.judge, self.profile.judging.rule
+        is_pooled = (rows.test_set == "all") & (rows.rule == rule) & rows.headline.astype(bool)
+        return rows[is_pooled & rows.judge.isin(self.judges(kinds))]
+
+
+def read(profile: Profile, found: Mapping[str, Manifest], votes: Sequence[dict[str, Any]] = ()) -> Results:
+    """The tables of a run. found: as `report.find` gives it, other stages are passed over; votes: as `find_votes`."""
+
+    def of(*stages: str) -> list[Manifest]:
+        return [one for one in found.values() if one.stage in stages]
+
+    def join(stage: str, name: str) -> pd.DataFrame:
+        parts = [tables.read(one.path(f"{name}.csv")) for one in of(stage)]
+        columns = list(tables.SCHEMAS[name])
+        return pd.concat(parts, ignore_index=True).reindex(columns=columns) if parts else tables.make(name)
+
+    tasks = {one.arm: tables.read(one.path("capabilities.csv")) for one in of("capabilities")}
+    averages = [{"arm": arm, **mean} for arm, table in tasks.items() if (mean := leaderboards.mean_of_four(table))]
+    # Of rewritten rows their training knows the words, of all others their selection.
+    counted = [one for one in of("select", "finetune") if one.facts.get("measure") == "nltk_words"]
+    return Results(
+        profile,
+        judge=join("judge", "summary"),
+        lengths=compare_lengths([row for one in of("judge") for row in records.load_judgments(one)]),
+        length_bias=join("length_bias", "length_bias"),
+        mt_bench=join("mt_bench", "scores"),
+        alpaca_eval=join("alpaca_eval", "rates"),
+        capabilities=pd.DataFrame(averages, columns=["arm", "value", "stderr"]),
+        votes=votes,
+        words={one.arm.partition("+")[0]: one.facts["mean_length"] for one in counted},
+    )
+
+
+def compare_lengths(judgments: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """Mean difference of both sides' answers in characters (arm minus baseline), with a 95% interval over prompts."""
+    pair = ["arm", "baseline"]
+    rows = pd.DataFrame(judgments, columns=[*pair, "test_set", "id", "len_arm", "len_baseline"])
+    prompts = rows.drop_duplicates([*pair, "test_set", "id"], keep="last")
+    differences = prompts.assign(by=prompts.len_arm - prompts.len_baseline).groupby(pair, sort=False).by
+    found = differences.agg(["mean", "std", "size"]).reset_index()
+    margin = (Z * found["std"] / np.sqrt(found["size"])).fillna(math.inf)
+    label, mean = "answers of " + found.arm + " minus " + found.baseline, found["mean"]
+    return found[pair].assign(label=label, judge="", value=mean, low=mean - margin, high=mean + margin)
 
 
 # --- what speaks for or against a claim ----------------------------------------------------------------------------
@@ -63,32 +144,27 @@ def measure(results: Results) -> Measured:
     measured = Measured({}, {})
     if not is_evidence(results.profile):
         return measured
+    rows = {stage: list(tabulate_stage(results).itertuples()) for stage, (tabulate_stage, *_) in _MEASURES.items()}
     for wanted in _comparisons(base_of(results.profile)):
-        found = list(_MEASURES[wanted["stage"]](results, wanted))
-        measured.numbers.setdefault(wanted["claim"], []).extend(found)
+        _, unit, zero = _MEASURES[wanted.stage]
+        found = [
+            Number(row.label, row.value, row.low, row.high, unit, wanted.expected, zero, row.judge)
+            for row in rows[wanted.stage]
+            if _is_named(wanted.arm, row.arm) and (not wanted.against or _is_named(wanted.against, row.baseline))
+        ]
+        measured.numbers.setdefault(wanted.claim, []).extend(found)
         if not found:
-            measured.missing.setdefault(wanted["claim"], []).append(_words(wanted))
+            words = f"{wanted.arm} against {wanted.against or 'a rival'} ({wanted.stage.replace('_', ' ')})"
+            measured.missing.setdefault(wanted.claim, []).append(words)
     numbers = {claim: found for claim, found in measured.numbers.items() if found}
     return Measured(numbers, {claim: parts for claim, parts in measured.missing.items() if claim in numbers})
 
 
-def _comparisons(base: str) -> Rows:
+def _comparisons(base: str) -> Iterator[Any]:
     """The comparisons of claims about a base model, each once (the paper has some by two judges)."""
-    rows = [{**row, "judge": ""} for row in published.read_table("comparisons") if _is_about(row["base"], base)]
-    return [row for place, row in enumerate(rows) if row not in rows[:place]]
-
-
-def _is_about(wanted: str, base: str) -> bool:
     # "Llama-2-13B or Mistral-7B" is a figure of which our source does not say which of them it shows.
-    return wanted == "" or base in wanted.split(" or ")
-
-
-def _words(wanted: Row) -> str:
-    return f"{wanted['arm']} against {wanted['against'] or 'a rival'} ({wanted['stage'].replace('_', ' ')})"
-
-
-def _is_pair(wanted: Row, arm: str, against: str) -> bool:
-    return _is_named(wanted["arm"], arm) and (not wanted["against"] or _is_named(wanted["against"], against))
+    rows = published.read("comparisons").drop(columns="judge").drop_duplicates()
+    return (row for row in rows.itertuples() if row.base == "" or base in row.base.split(" or "))
 
 
 def _is_named(wanted: str, arm: str) -> bool:
@@ -101,164 +177,118 @@ def _is_named(wanted: str, arm: str) -> bool:
 # --- numbers -------------------------------------------------------------------------------------------------------
 
 
-def is_pooled(profile: Profile, row: Mapping[str, str]) -> bool:
-    """Whether a row of summary.csv is of all test sets, by the profile's rule, with enough judged for a headline."""
-    return row["test_set"] == "all" and row["rule"] == profile.judging.rule and row["headline"] == "True"
+# Each a table of `label`, `judge`, `arm`, `baseline`, and the number with its interval: `value`, `low`, `high`.
 
 
-def _net_wins(results: Results, wanted: Row) -> Iterator[Number]:
-    heard = results.judges(LLM_JUDGES)
-    for row in results.judge:
-        if row["judge"] in heard and is_pooled(results.profile, row) and _is_pair(wanted, row["arm"], row["baseline"]):
-            label = f"{row['judge']}, {row['arm']} against {row['baseline']}, {row['prompts']} prompts"
-            value, low, high = (100 * float(row[name]) for name in ("net_win", "low", "high"))
-            yield Number(label, value, low, high, "points net win", wanted["expected"], judge=row["judge"])
+def _net_wins(results: Results) -> pd.DataFrame:
+    rows = results.pooled(LLM_JUDGES)
+    label = rows.judge + ", " + rows.arm + " against " + rows.baseline + ", " + rows.prompts.astype("str") + " prompts"
+    return rows.assign(label=label, value=100 * rows.net_win, low=100 * rows.low, high=100 * rows.high)
 
 
-def _length_differences(results: Results, wanted: Row) -> Iterator[Number]:
-    for row in results.lengths:
-        if _is_pair(wanted, row["arm"], row["baseline"]):
-            label = f"answers of {row['arm']} minus {row['baseline']}"
-            yield Number(label, row["value"], row["low"], row["high"], "characters", wanted["expected"])
+def _rates_at_equal_length(results: Results) -> pd.DataFrame:
+    pair = ["judge", "arm", "baseline"]
+    rows = results.length_bias.merge(results.pooled(LLM_JUDGES)[pair].drop_duplicates(), on=pair)
+    rates = rows[rows.length_controlled.notna()]
+    low, high = 100 * rates.length_controlled_low, 100 * rates.length_controlled_high
+    label = rates.judge + ", " + rates.arm + " against " + rates.baseline
+    return rates.assign(label=label, value=100 * rates.length_controlled, low=low, high=high)
 
 
-def _rates_at_equal_length(results: Results, wanted: Row) -> Iterator[Number]:
-    heard, names = results.judges(LLM_JUDGES), ("length_controlled", "length_controlled_low", "length_controlled_high")
-    judged = {(row["judge"], row["arm"], row["baseline"]) for row in results.judge if is_pooled(results.profile, row)}
-    for row in results.length_bias:
-        is_whole = (row["judge"], row["arm"], row["baseline"]) in judged and row["judge"] in heard
-        if is_whole and row.get(names[0]) and _is_pair(wanted, row["arm"], row["baseline"]):
-            value, low, high = (100 * float(row[name]) for name in names)
-            label = f"{row['judge']}, {row['arm']} against {row['baseline']}"
-            yield Number(label, value, low, high, "% at equal length", wanted["expected"], 50.0, row["judge"])
-
-
-def _score_differences(results: Results, wanted: Row) -> Iterator[Number]:
-    yield from _differences(results.judges(LLM_JUDGES), scores_of(results), wanted, "points MT-Bench")
-
-
-def _rate_differences(results: Results, wanted: Row) -> Iterator[Number]:
-    yield from _differences(results.judges(LLM_JUDGES), rates_of(results), wanted, "points AlpacaEval 2.0")
-
-
-def scores_of(results: Results) -> list[dict[str, Any]]:
+def scores_of(results: Results, kinds: Sequence[str]) -> pd.DataFrame:
     """MT-Bench scores of both turns with intervals, by arm and judge, where at least 99% of it was graded."""
-    both = (row for row in results.mt_bench if row["turn"] == "both")
-    whole = (row for row in both if _is_whole(row, "score", MT_BENCH_CALLS))
-    return [_score(row, ("score", "low", "high"), 1, "") for row in whole]
+    both = results.mt_bench[results.mt_bench.turn == "both"].assign(baseline="", value=lambda rows: rows.score)
+    return _whole(both[both.judge.isin(results.judges(kinds))], MT_BENCH_CALLS)
 
 
-def rates_of(results: Results) -> list[dict[str, Any]]:
+def rates_of(results: Results, kinds: Sequence[str]) -> pd.DataFrame:
     """AlpacaEval win rates in percent with intervals, by arm, judge and baseline, where 99% of it was judged."""
-    whole = (row for row in results.alpaca_eval if _is_whole(row, "win_rate", ALPACA_EVAL_CALLS))
-    return [_score(row, ("win_rate", "win_low", "win_high"), 100, row["baseline"]) for row in whole]
+    rows = results.alpaca_eval[results.alpaca_eval.judge.isin(results.judges(kinds))]
+    rates = rows.assign(value=100 * rows.win_rate, low=100 * rows.win_low, high=100 * rows.win_high)
+    return _whole(rates, ALPACA_EVAL_CALLS)
 
 
-def _is_whole(row: Mapping[str, str], name: str, calls: int) -> bool:
+def _whole(rows: pd.DataFrame, calls: int) -> pd.DataFrame:
     # A profile's `max_prompts` asks a part only, whose score is none of the benchmark's.
-    return manifests.is_enough(int(row["judged"]), max(int(row["asked"]), calls)) and row[name] not in ("", "nan")
+    asked = rows.asked.clip(lower=calls)
+    enough = np.array([is_enough(*counts) for counts in zip(rows.judged, asked, strict=True)], dtype=bool)
+    return rows[enough & rows.value.notna()][["arm", "judge", "baseline", "value", "low", "high"]]
 
 
-def _score(row: Mapping[str, str], names: Sequence[str], factor: float, baseline: str) -> dict[str, Any]:
-    values = dict(zip(("value", "low", "high"), (factor * float(row[name]) for name in names), strict=True))
-    return {"arm": row["arm"], "judge": row["judge"], "baseline": baseline, **values}
-
-
-def _differences(heard: set[str], scores: list[dict[str, Any]], wanted: Row, unit: str) -> Iterator[Number]:
-    """Differences of two arms' scores by the same judge, as if independent: wider than by question or prompt."""
-    for mine in (row for row in scores if row["judge"] in heard):
-        for other in scores:
-            alike = (mine["judge"], mine["baseline"]) == (other["judge"], other["baseline"])
-            if alike and _is_pair(wanted, mine["arm"], other["arm"]):
-                label = f"{mine['judge']}, {mine['arm']} against {other['arm']}"
-                yield _difference(label, mine, other, unit, wanted["expected"])
-
-
-def _difference(label: str, mine: Mapping[str, Any], other: Mapping[str, Any], unit: str, expected: str) -> Number:
-    value = mine["value"] - other["value"]
-    down = math.hypot(mine["value"] - mine["low"], other["high"] - other["value"])
-    up = math.hypot(mine["high"] - mine["value"], other["value"] - other["low"])
-    return Number(label, value, value - down, value + up, unit, expected, judge=mine.get("judge", ""))
-
-
-def averages_of(results: Results) -> list[dict[str, Any]]:
+def averages_of(results: Results) -> pd.DataFrame:
     """Means of the paper's four tasks in percent with intervals, by arm; the base model is called as the paper does."""
-    rows = []
-    for row in results.capabilities:
-        value, margin = 100 * row["value"], 100 * published.Z * row["stderr"]
-        arm = "base model" if row["arm"] == leaderboards.BASE else row["arm"]
-        rows.append({"arm": arm, "value": value, "low": value - margin, "high": value + margin})
-    return rows
+    value, margin = 100 * results.capabilities.value, 100 * Z * results.capabilities.stderr
+    arm = results.capabilities.arm.replace(leaderboards.BASE, "base model")
+    bounds = {"value": value, "low": value - margin, "high": value + margin}
+    return pd.DataFrame({"arm": arm, "judge": "", "baseline": "", **bounds})
 
 
-def _average_differences(results: Results, wanted: Row) -> Iterator[Number]:
-    averages = averages_of(results)
-    for mine in averages:
-        for other in averages:
-            if _is_pair(wanted, mine["arm"], other["arm"]):
-                label = f"{mine['arm']} against {other['arm']}"
-                yield _difference(label, mine, other, "points, mean of four tasks", wanted["expected"])
+def _differences(scores: pd.DataFrame) -> pd.DataFrame:
+    """Differences of two arms' scores by the same judge, as if independent: wider than by question or prompt."""
+    rows = scores.merge(scores, on=["judge", "baseline"], suffixes=("", "_other"))
+    value = rows.value - rows.value_other
+    low = value - np.hypot(rows.value - rows.low, rows.high_other - rows.value_other)
+    high = value + np.hypot(rows.high - rows.value, rows.value_other - rows.low_other)
+    label = rows.judge.where(rows.judge == "", rows.judge + ", ") + rows.arm + " against " + rows.arm_other
+    return rows.assign(label=label, baseline=rows.arm_other, value=value, low=low, high=high)
 
 
-def _human_rates(results: Results, wanted: Row) -> Iterator[Number]:
-    pairs = dict.fromkeys((row["arm"], row["baseline"]) for row in results.votes)
-    for arm, baseline in pairs:
+def _human_rates(results: Results) -> pd.DataFrame:
+    found = []
+    for arm, baseline in dict.fromkeys((row["arm"], row["baseline"]) for row in results.votes):
         mine = [row for row in results.votes if (row["arm"], row["baseline"]) == (arm, baseline)]
-        voted = sum(row["preference"] is not None for row in mine)
-        if _is_pair(wanted, arm, baseline) and manifests.is_enough(voted, len(mine)):
-            found = mean_with_interval(to_items(mine).preference)
-            label = f"people ({len({row['judge'] for row in mine})}), {arm} against {baseline}, {found.n} prompts"
-            value, low, high = (100 * bound for bound in (found.value, found.low, found.high))
-            yield Number(label, value, low, high, "% of judgements", wanted["expected"], 50.0)
+        if is_enough(sum(row["preference"] is not None for row in mine), len(mine)):
+            rate = mean_with_interval(to_items(mine).preference)
+            label = f"people ({len({row['judge'] for row in mine})}), {arm} against {baseline}, {rate.n} prompts"
+            found.append((label, "", arm, baseline, 100 * rate.value, 100 * rate.low, 100 * rate.high))
+    return pd.DataFrame(found, columns=["label", "judge", "arm", "baseline", "value", "low", "high"])
 
 
-_MEASURES: dict[str, Callable[[Results, Row], Iterator[Number]]] = {
-    "judge": _net_wins,
-    "lengths": _length_differences,
-    "length_bias": _rates_at_equal_length,
-    "mt_bench": _score_differences,
-    "alpaca_eval": _rate_differences,
-    "capabilities": _average_differences,
-    "human": _human_rates,
+_MEASURES: dict[str, tuple[Callable[[Results], pd.DataFrame], str, float]] = {
+    "judge": (_net_wins, "points net win", 0),
+    "lengths": (lambda results: results.lengths, "characters", 0),
+    "length_bias": (_rates_at_equal_length, "% at equal length", 50),
+    "mt_bench": (lambda results: _differences(scores_of(results, LLM_JUDGES)), "points MT-Bench", 0),
+    "alpaca_eval": (lambda results: _differences(rates_of(results, LLM_JUDGES)), "points AlpacaEval 2.0", 0),
+    "capabilities": (lambda results: _differences(averages_of(results)), "points, mean of four tasks", 0),
+    "human": (_human_rates, "% of judgements", 50),
 }
+"""By stage of a comparison: the table of what a run measured of it, its unit, and where no effect is."""
 
 
 # --- beside the paper's numbers ------------------------------------------------------------------------------------
 
 
-def beside_paper(results: Results) -> dict[str, list[dict[str, Any]]]:
-    """By figure, what a run measured of the same: rows for `figures_claims`, each with the profile's name as `run`.
+def beside_paper(results: Results) -> dict[str, pd.DataFrame]:
+    """By figure, what a run measured of the same: tables for `figures.paper`, each with the profile's name as `run`.
 
     Figures may show what is no evidence, with the profile's note: also the reference judge's verdicts, never a
     control's.
     """
-    shown = results.judges(SHOWN_JUDGES)
-    pairwise = [row for row in results.judge if row["judge"] in shown and is_pooled(results.profile, row)]
-    rows = {
-        "paper-figure-1-pairwise": list(map(_in_percent, pairwise)),
+    rows = results.pooled(SHOWN_JUDGES)
+    shares = {name: 100 * rows[name] / rows.prompts for name in VERDICTS}
+    bounds = {"net": 100 * rows.net_win, "low": 100 * rows.low, "high": 100 * rows.high}
+    pairwise = pd.DataFrame({"arm": rows.arm, "against": rows.baseline, "judge": rows.judge, **shares, **bounds})
+    words = [_words_of_rival(results, row.arm, row.against) for row in pairwise.itertuples()]
+    found = {
+        "paper-figure-1-pairwise": pairwise,
         "paper-figure-5-open-llm": averages_of(results),
-        "paper-figure-6-length": [row for each in pairwise for row in _with_words(_in_percent(each), results.words)],
-        "paper-table-1-alpacaeval": [row for row in rates_of(results) if row["judge"] in shown],
-        "paper-table-2-mt-bench": [row for row in scores_of(results) if row["judge"] in shown],
+        "paper-figure-6-length": pairwise.assign(words=words).dropna(subset="words"),
+        "paper-table-1-alpacaeval": rates_of(results, SHOWN_JUDGES),
+        "paper-table-2-mt-bench": scores_of(results, SHOWN_JUDGES),
     }
-    return {name: [{**row, "run": results.profile.name} for row in found] for name, found in rows.items()}
+    return {name: table.assign(run=results.profile.name) for name, table in found.items()}
 
 
-def _in_percent(row: Mapping[str, str]) -> dict[str, Any]:
-    shares = {name: 100 * int(row[name]) / int(row["prompts"]) for name in verdicts.VERDICTS}
-    net = {"net": 100 * float(row["net_win"]), "low": 100 * float(row["low"]), "high": 100 * float(row["high"])}
-    return {"arm": row["arm"], "against": row["baseline"], "judge": row["judge"], **shares, **net}
-
-
-def _with_words(row: dict[str, Any], words: Mapping[str, float]) -> Iterator[dict[str, Any]]:
-    """The row with the rival's mean words of a training response; nothing where it is not known.
+def _words_of_rival(results: Results, arm: str, against: str) -> float | None:
+    """The rival's mean words of a training response; None where it is not known.
 
     Nor for Figures 6a, 6b and 7: where a rival was made to answer otherwise, or has the same rows as the arm.
     """
-    mine, other = (arms.parse_arm(row[side]) for side in ("arm", "against"))
+    mine, other = arms.parse_arm(arm), arms.parse_arm(against)
     is_other = other.selection != mine.selection and other.suffixes.variant == mine.suffixes.variant
-    if is_other and {mine.selection, other.selection} <= words.keys():
-        yield {**row, "words": words[other.selection]}
+    is_known = {mine.selection, other.selection} <= results.words.keys()
+    return results.words[other.selection] if is_other and is_known else None
 
 
 KINDS = ("rival", "random rows", "trained tokens", "answer length", "epochs", "noise", "number of rows")
@@ -290,31 +320,27 @@ def describe(baseline: Arm) -> str:
     return ", ".join(words for words, holds in parts.items() if holds)
 
 
-def tabulate(results: Results) -> list[dict[str, Any]]:
+def tabulate(results: Results) -> pd.DataFrame:
     """One row for each baseline and judge (no control judge): what it controls for, both sides' mean answers in
     characters, and the target's net win over it in points with a 95% interval; by kind, plain arms before variants."""
-    shown, known = results.judges(SHOWN_JUDGES), results.profile.arms
-    judged = (row for row in results.judge if row["judge"] in shown and {row["arm"], row["baseline"]} <= set(known))
-    rows = [_row(row, results) for row in judged if is_pooled(results.profile, row)]
-    return sorted(rows, key=lambda row: (row["judge"], KINDS.index(row["controls_for"]), row["selection"]))
-
-
-def _row(row: dict[str, str], results: Results) -> dict[str, Any]:
-    target, baseline = arms.parse_arm(row["arm"]), arms.parse_arm(row["baseline"])
-    return {
-        "judge": row["judge"],
-        "controls_for": classify(target, baseline),
-        "against": row["baseline"],
-        "selection": baseline.selection,
-        "treatment": describe(baseline),
-        **_mean_lengths(row, results),
-        **{name: round(100 * float(row[name]), 1) for name in ("net_win", "low", "high")},
-        "prompts": int(row["prompts"]),
-    }
-
-
-def _mean_lengths(row: dict[str, str], results: Results) -> dict[str, Any]:
-    """Mean characters of the target's and the baseline's answers, empty where the length analysis has none."""
-    same = ("judge", "arm", "baseline")
-    found = next((one for one in results.length_bias if all(one[key] == row[key] for key in same)), {})
-    return {name: found.get(f"mean_len_{side}", "") for name, side in (("answer", "arm"), ("its_answer", "baseline"))}
+    pair, known = ["judge", "arm", "baseline"], results.profile.arms
+    lengths = results.length_bias[[*pair, "mean_len_arm", "mean_len_baseline"]].drop_duplicates(pair)
+    rows = results.pooled(SHOWN_JUDGES).merge(lengths, how="left", on=pair)
+    rows = rows[rows.arm.isin(known) & rows.baseline.isin(known)].reset_index(drop=True)
+    sides = [(arms.parse_arm(arm), arms.parse_arm(rival)) for arm, rival in zip(rows.arm, rows.baseline, strict=True)]
+    points = {name: (100 * rows[name]).round(1) for name in ("net_win", "low", "high")}
+    table = pd.DataFrame(
+        {
+            "judge": rows.judge,
+            "controls_for": pd.Categorical([classify(*both) for both in sides], KINDS),
+            "against": rows.baseline,
+            "selection": [baseline.selection for _, baseline in sides],
+            "treatment": [describe(baseline) for _, baseline in sides],
+            "answer": rows.mean_len_arm,
+            "its_answer": rows.mean_len_baseline,
+            **points,
+            "prompts": rows.prompts,
+        }
+    )
+    ordered = table.sort_values(["judge", "controls_for", "selection"], kind="stable", ignore_index=True)
+    return ordered.astype({"controls_for": "str"})

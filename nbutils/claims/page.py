@@ -1,10 +1,10 @@
 """The claims as a Markdown page (docs/claims.md), and the sentences that sum them up in a minute."""
 
-import itertools
 import textwrap
 from collections import Counter
-from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
+
+import pandas as pd
 
 from nbutils.claims import published
 
@@ -38,8 +38,6 @@ EXACT = "exact counts"
 
 NOT_RUN = "Not run here, for want of a model of the paper's size, its judges, or people"
 
-Rows = Sequence[Mapping[str, Any]]
-
 
 class Line(NamedTuple):
     """A line of the summary: what it says, the claims (id and words) of which it says so, and their topics."""
@@ -56,68 +54,64 @@ class Line(NamedTuple):
     @property
     def names(self) -> str:
         """The names of the claims, by topic."""
-        named = zip(self.topics, self.claims, strict=True)
-        groups = itertools.groupby(named, lambda pair: pair[0])
-        return "; ".join(f"{topic}: {', '.join(name for _, (name, _) in found)}" for topic, found in groups)
+        by_topic: dict[str, list[str]] = {}
+        for topic, (name, _) in zip(self.topics, self.claims, strict=True):
+            by_topic.setdefault(topic, []).append(name)
+        return "; ".join(f"{topic}: {', '.join(names)}" for topic, names in by_topic.items())
 
 
-def headline(rows: Rows) -> str:
-    """How many claims ended how, and about what. rows: as `claims.tabulate` gives them."""
+def headline(table: pd.DataFrame) -> str:
+    """How many claims ended how, and about what. table: as `settle.tabulate` gives it."""
     words = {"reproduced": "reproduced", "not reproduced": "not reproduced", "not run": "not run"}
     words |= {"within the interval, not separable": "measured, too little to separate"}
-    parts = [_count(what, [row["topic"] for row in rows if row["verdict"] == name]) for name, what in words.items()]
-    return f"Of {len(rows)} claims {', '.join(filter(None, parts))}."
+    parts = [_count(what, table[table.verdict == verdict].topic) for verdict, what in words.items()]
+    return f"Of {len(table)} claims {', '.join(filter(None, parts))}."
 
 
-def _count(what: str, topics: Sequence[str]) -> str:
+def _count(what: str, topics: "pd.Series[str]") -> str:
     """A number of claims, with their topics where these are few."""
-    if not topics:
+    if topics.empty:
         return f"none {what}" if what == "not reproduced" else ""
-    about = Counter(topics)
-    shown = ", ".join(f"{topic} {count}" for topic, count in about.items())
-    return f"{len(topics)} {what} ({shown})"
+    return f"{len(topics)} {what} ({', '.join(f'{topic} {count}' for topic, count in Counter(topics).items())})"
 
 
-def summarise(rows: Rows) -> list[Line]:
+def summarise(table: pd.DataFrame) -> list[Line]:
     """What a reader with one minute wants to know: which claims ended how, and what the published numbers can show.
 
-    rows: as `claims.tabulate` gives them.
+    table: as `settle.tabulate` gives it.
     """
-    own = [row for row in rows if row["topic"] != "abstract"]
+    own, shows = table.topic != "abstract", table.published_shows.map(_separable)
     lines = {
-        "Reproduced here": [row for row in rows if row["verdict"] == "reproduced"],
-        "Not reproduced here": [row for row in rows if row["verdict"] == "not reproduced"],
-        "Measured here, too little to separate": [row for row in rows if row["verdict"].startswith("within")],
-        NOT_RUN: [row for row in rows if row["verdict"] == "not run"],
-        "Published differences that exceed their own error": [row for row in own if _separable(row) == "all"],
-        "Published differences within their own error": [row for row in own if _separable(row) == "none"],
-        "Contradicted by another published number": [row for row in own if "contradicted" in row["published_shows"]],
+        "Reproduced here": table.verdict == "reproduced",
+        "Not reproduced here": table.verdict == "not reproduced",
+        "Measured here, too little to separate": table.verdict.str.startswith("within"),
+        NOT_RUN: table.verdict == "not run",
+        "Published differences that exceed their own error": own & (shows == "all"),
+        "Published differences within their own error": own & (shows == "none"),
+        "Contradicted by another published number": own & table.published_shows.str.contains("contradicted"),
     }
-    return [_line(head, found) for head, found in lines.items() if found]
+    found = {head: table[chosen] for head, chosen in lines.items() if chosen.any()}
+    return [Line(head, list(zip(rows.id, rows.claim, strict=True)), list(rows.topic)) for head, rows in found.items()]
 
 
-def _line(head: str, rows: Rows) -> Line:
-    return Line(head, [(row["id"], row["claim"]) for row in rows], [row["topic"] for row in rows])
-
-
-def _separable(row: Mapping[str, Any]) -> str:
+def _separable(published_shows: str) -> str:
     """How many published comparisons are separable on the claimed side: `all`, `some`, `none`, or `unknown`."""
-    shows = row["published_shows"].split(", ")
+    shows = published_shows.split(", ")
     whole = [part for part in shows if part.endswith(" separable") and "not separable" not in part]
     if not any("separable" in part or "contradicted" in part for part in shows):
         return "unknown"
     return "none" if not whole else "all" if len(shows) == 1 else "some"
 
 
-def render(rows: Rows) -> str:
-    """The page, from rows as `claims.tabulate` gives them."""
+def render(table: pd.DataFrame) -> str:
+    """The page. table: as `settle.tabulate` gives it."""
     head = [
         "# Claims",
         _wrap("What became of every claim. Written by `python -m nbutils.claims --write`."),
     ]
-    minute = ["## In one minute", _wrap(f"**{headline(rows)}**"), "\n".join(map(_render_line, summarise(rows)))]
+    minute = ["## In one minute", _wrap(f"**{headline(table)}**"), "\n".join(map(_render_line, summarise(table)))]
     rule = ["## The rule", *map(_wrap, (RULE, INTERVALS, SOURCES))]
-    parts = [_render_topic(topic, list(found)) for topic, found in itertools.groupby(rows, lambda row: row["topic"])]
+    parts = [_render_topic(str(topic), rows) for topic, rows in table.groupby("topic", sort=False)]
     return "\n\n".join([*head, *minute, *rule, *parts, _render_power()]) + "\n"
 
 
@@ -128,20 +122,19 @@ def _render_line(line: Line) -> str:
     return f"- {line.head}:\n{claims}"
 
 
-def _render_topic(topic: str, rows: Rows) -> str:
+def _render_topic(topic: str, table: pd.DataFrame) -> str:
     lines = [f"## {topic[0].upper()}{topic[1:]}", ""]
     lines += ["| | claim | where | published | that shows | found here | verdict |", "|---|---|---|---|---|---|---|"]
-    lines += [_render_row(row) for row in rows]
-    notes = [_wrap(f"- {row['id']}: {row['note']}", "  ") for row in rows if row["note"]]
+    lines += [_render_row(row) for row in table.itertuples()]
+    notes = [_wrap(f"- {row.id}: {row.note}", "  ") for row in table.itertuples() if row.note]
     return "\n".join([*lines, "", *notes]).rstrip()
 
 
-def _render_row(row: Mapping[str, Any]) -> str:
-    names = ("id", "claim", "where", "published", "published_shows", "here", "verdict")
-    cells = [str(row[name]).replace("|", "\\|").replace("; ", "<br>") or "–" for name in names]
+def _render_row(row: Any) -> str:
     # An abstract's sentence rests on other claims, whose rows hold the numbers.
-    if row["topic"] == "abstract":
-        cells[3], cells[5] = "", ""
+    published, here = ("", "") if row.topic == "abstract" else (row.published or "–", row.here or "–")
+    texts = (row.id, row.claim, row.where, published, row.published_shows, here, row.verdict)
+    cells = [text.replace("|", "\\|").replace("; ", "<br>") for text in texts]
     return f"| {' | '.join(cells)} |"
 
 
@@ -154,8 +147,8 @@ def _render_power() -> str:
         "| prompts | 95% interval | excludes zero in |",
         "|---|---|---|",
     ]
-    rows = published.power_table()
-    lines += [f"| {row['prompts']:,} | ±{row['margin']} | {row['power']:.0f}% of runs |" for row in rows]
+    rows = published.power_table().itertuples()
+    lines += [f"| {row.prompts:,} | ±{row.margin} | {row.power:.0f}% of runs |" for row in rows]
     return "\n".join(lines)
 
 

@@ -4,12 +4,15 @@ All published results are single runs without error bars; the intervals here are
 measurement: 1,030 prompts for the pairwise figures, 805 for AlpacaEval, 80 questions for MT-Bench.
 """
 
-import csv
 import math
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
+import pandas as pd
+
 from nbutils import ROOT
+from nbutils.analysis.intervals import wilson_interval
+from nbutils.core import tables
 from nbutils.core.errors import InputError
 
 FOLDER = ROOT / "data" / "published"
@@ -29,8 +32,6 @@ TACOS repository published."""
 
 Z = 1.959964
 """Normal quantile of a 95% interval."""
-
-Row = dict[str, str]
 
 
 class Number(NamedTuple):
@@ -77,25 +78,17 @@ class Number(NamedTuple):
 # --- intervals -----------------------------------------------------------------------------------------------------
 
 
-def net_win_margin(win: float, lose: float, prompts: int) -> float:
+def net_win_margin(win: Any, lose: Any, prompts: int) -> Any:
     """Half the 95% interval of a net win (win - lose, shares in 0..1) over so many prompts, in 0..1."""
-    return Z * math.sqrt((win + lose - (win - lose) ** 2) / prompts)
+    return Z * np.sqrt((win + lose - (win - lose) ** 2) / prompts)
 
 
-def alpaca_eval_error(rate: float) -> float:
+def alpaca_eval_error(rate: Any) -> Any:
     """Standard error of an AlpacaEval 2.0 win rate, both in percent."""
-    share = rate / 100
-    return 100 * ALPACA_EVAL_SPREAD * math.sqrt(share * (1 - share) / ALPACA_EVAL_PROMPTS)
+    return 100 * ALPACA_EVAL_SPREAD * np.sqrt(rate / 100 * (1 - rate / 100) / ALPACA_EVAL_PROMPTS)
 
 
-def share_interval(share: float, n: int) -> tuple[float, float]:
-    """Wilson's 95% interval of a share (0..1) of n."""
-    centre = (share + Z * Z / (2 * n)) / (1 + Z * Z / n)
-    margin = Z / (1 + Z * Z / n) * math.sqrt(share * (1 - share) / n + Z * Z / (4 * n * n))
-    return centre - margin, centre + margin
-
-
-def power_table(net: float = 0.18, tie: float = 0.25) -> list[dict[str, float]]:
+def power_table(net: float = 0.18, tie: float = 0.25) -> pd.DataFrame:
     """What a number of prompts can show of a net win (default: the paper's smallest, against LIMA), by normal theory.
 
     margin: half the 95% interval, in points; power: how often the interval would exclude zero, in percent.
@@ -106,115 +99,106 @@ def power_table(net: float = 0.18, tie: float = 0.25) -> list[dict[str, float]]:
         margin = net_win_margin(win, lose, prompts)
         power = 0.5 * math.erfc((Z - Z * net / margin) / math.sqrt(2))
         rows.append({"prompts": prompts, "margin": round(100 * margin, 1), "power": round(100 * power, 1)})
-    return rows
+    return pd.DataFrame(rows)
 
 
 # --- reading -------------------------------------------------------------------------------------------------------
 
 
-def read_table(name: str) -> list[Row]:
-    """One table of data/published, every value as text. Raises InputError where there is none."""
-    path = FOLDER / f"{name}.csv"
-    if not path.is_file():
-        raise InputError(f"{path}: no such table: restore it from the repository")
-    with open(path, encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+def read(name: str) -> pd.DataFrame:
+    """One table of data/published. Raises InputError where there is none."""
+    return tables.read(FOLDER / f"{name}.csv")
 
 
-def _find(table: str, **wanted: str) -> Row:
-    found = [row for row in read_table(table) if all(row[key] == value for key, value in wanted.items())]
+def _find(table: str, **wanted: str) -> Any:
+    frame = _READERS[table]()
+    found = frame[(frame[list(wanted)] == list(wanted.values())).all(axis=1)]
     if len(found) != 1:
         raise InputError(f"data/published/{table}.csv: {len(found)} rows for {wanted}: there should be one")
-    return found[0]
+    return found.iloc[0]
 
 
 def published_numbers(claim: str) -> list[Number]:
     """The published differences on which a claim stands, in the order of data/published/comparisons.csv."""
-    rows = (row for row in read_table("comparisons") if row["claim"] == claim and row["table"])
-    return [_READERS[row["table"]](row) for row in rows]
+    rows = read("comparisons").itertuples()
+    return [_read_number(row) for row in rows if row.claim == claim and row.table]
 
 
-def _read_win_rate(row: Row) -> Number:
-    wanted = {key: row[key] for key in ("base", "arm", "against", "judge")}
-    shares = [float(_find("win-rates", **wanted)[name]) / 100 for name in ("win", "lose")]
-    net, margin = 100 * (shares[0] - shares[1]), 100 * net_win_margin(shares[0], shares[1], PROMPTS)
-    label = f"{row['judge']}, {row['base']}"
-    return Number(label, net, net - margin, net + margin, "points net win", row["expected"], judge=row["judge"])
+def _read_number(row: Any) -> Number:
+    """The difference of two sides' scores, as if these were independent: they share their questions, and nobody
+    published by how much that narrows it. Win rates and people's choices are differences already."""
+    if row.table == "win-rates":
+        found = _find("win-rates", base=row.base, arm=row.arm, against=row.against, judge=row.judge)
+        label = f"{row.judge}, {row.base}"
+        return Number(label, found.net, found.low, found.high, "points net win", row.expected, judge=row.judge)
+    if row.table == "human":
+        found = read_human().iloc[0]
+        return Number("people", found.wins_percent, found.low, found.high, "% of judgements", row.expected, 50.0)
+    mine, other = (_find(row.table, base=row.base, arm=arm) for arm in (row.arm, row.against))
+    column, unit = _SCORES[row.table]
+    value, margin = float(mine[column] - other[column]), Z * math.hypot(mine.error, other.error)
+    low, high = (None, None) if math.isnan(margin) else (value - margin, value + margin)
+    return Number(f"{row.base}, {row.arm} against {row.against}", value, low, high, unit, row.expected)
 
 
-def _read_alpaca_eval(row: Row) -> Number:
-    sides = [_find("alpacaeval", base=row["base"], arm=row[name]) for name in ("arm", "against")]
-    rates = [float(side["win_rate"]) for side in sides]
-    errors = [float(side["standard_error"] or alpaca_eval_error(rate)) for side, rate in zip(sides, rates, strict=True)]
-    return _difference(row, rates, errors, "points AlpacaEval 2.0")
+_SCORES = {
+    "alpacaeval": ("win_rate", "points AlpacaEval 2.0"),
+    "mt-bench": ("score", "points MT-Bench"),
+    "open-llm": ("average", "points, mean of four tasks"),
+}
+"""By table of scores: the column with the score, and the unit of a difference."""
 
 
-def _read_mt_bench(row: Row) -> Number:
-    scores = [float(_find("mt-bench", base=row["base"], arm=row[name])["score"]) for name in ("arm", "against")]
-    return _difference(row, scores, [MT_BENCH_ERROR] * 2, "points MT-Bench")
+# --- the published tables with intervals; figures are drawn from them ----------------------------------------------
 
 
-def _difference(row: Row, values: list[float], errors: list[float], unit: str) -> Number:
-    # As if independent: the two sides share their questions, and nobody published by how much that narrows it.
-    value, margin = values[0] - values[1], Z * math.hypot(*errors)
-    return Number(_versus(row), value, value - margin, value + margin, unit, row["expected"])
+def read_win_rates() -> pd.DataFrame:
+    """The published win, tie and lose shares in percent, with the net win and its interval in points."""
+    table = read("win-rates").drop(columns="via")
+    win, lose = table.win / 100, table.lose / 100
+    net, margin = 100 * (win - lose), 100 * net_win_margin(win, lose, PROMPTS)
+    return table.assign(net=net, low=net - margin, high=net + margin)
 
 
-def _read_open_llm(row: Row) -> Number:
-    averages = [float(_find("open-llm", base=row["base"], arm=row[name])["average"]) for name in ("arm", "against")]
-    return Number(_versus(row), averages[0] - averages[1], None, None, "points, mean of four tasks", row["expected"])
+def read_alpaca_eval() -> pd.DataFrame:
+    """The published AlpacaEval 2.0 win rates in percent, with errors; `source` is the paper or the leaderboard."""
+    table = read("alpacaeval").rename(columns={"where": "source"})
+    error = table.standard_error.fillna(alpaca_eval_error(table.win_rate))
+    low, high = table.win_rate - Z * error, table.win_rate + Z * error
+    return table[["source", "base", "arm", "win_rate"]].assign(error=error, low=low, high=high)
 
 
-def _read_human(row: Row) -> Number:
-    given = read_table("human")[0]
-    low, high = share_interval(float(given["wins_percent"]) / 100, int(given["judgements"]))
-    value = float(given["wins_percent"])
-    return Number("people", value, 100 * low, 100 * high, "% of judgements", row["expected"], 50.0)
+def read_mt_bench() -> pd.DataFrame:
+    """The published MT-Bench scores with errors."""
+    table, margin = read("mt-bench")[["base", "arm", "score"]], Z * MT_BENCH_ERROR
+    return table.assign(error=MT_BENCH_ERROR, low=table.score - margin, high=table.score + margin)
 
 
-def _versus(row: Row) -> str:
-    return f"{row['base']}, {row['arm']} against {row['against']}"
+def read_open_llm() -> pd.DataFrame:
+    """The published four-task averages in percent, whose errors nobody knows."""
+    return read("open-llm")[["base", "arm", "average"]].assign(error=math.nan)
+
+
+def read_human() -> pd.DataFrame:
+    """The share of human judgements in percent, with Wilson's interval."""
+    table = read("human")
+    bounds = [wilson_interval(row.wins_percent / 100, row.judgements) for row in table.itertuples()]
+    return table.assign(low=[100 * low for low, _ in bounds], high=[100 * high for _, high in bounds])
 
 
 _READERS = {
-    "win-rates": _read_win_rate,
-    "alpacaeval": _read_alpaca_eval,
-    "mt-bench": _read_mt_bench,
-    "open-llm": _read_open_llm,
-    "human": _read_human,
+    "win-rates": read_win_rates,
+    "alpacaeval": read_alpaca_eval,
+    "mt-bench": read_mt_bench,
+    "open-llm": read_open_llm,
 }
 
 
-# --- the tables that figures are drawn from ------------------------------------------------------------------------
-
-
-def tabulate_pairwise() -> Iterator[dict[str, Any]]:
-    """The published win, tie and lose shares in percent, with the net win and its interval in points."""
-    for row in read_table("win-rates"):
-        shares = float(row["win"]) / 100, float(row["lose"]) / 100
-        net, margin = 100 * (shares[0] - shares[1]), 100 * net_win_margin(*shares, PROMPTS)
-        counted = {"net": round(net, 1), "low": round(net - margin, 1), "high": round(net + margin, 1)}
-        yield {**{key: value for key, value in row.items() if key != "via"}, **counted}
-
-
-def tabulate_alpaca_eval() -> Iterator[dict[str, Any]]:
-    """The published AlpacaEval 2.0 win rates in percent, with intervals; `source` is the paper or the leaderboard."""
-    for row in read_table("alpacaeval"):
-        rate = float(row["win_rate"])
-        margin = Z * float(row["standard_error"] or alpaca_eval_error(rate))
-        counted = {"win_rate": rate, "low": round(rate - margin, 2), "high": round(rate + margin, 2)}
-        yield {"source": row["where"], "base": row["base"], "arm": row["arm"], **counted}
-
-
-def tabulate_mt_bench() -> Iterator[dict[str, Any]]:
-    """The published MT-Bench scores with intervals."""
-    for row in read_table("mt-bench"):
-        score, margin = float(row["score"]), Z * MT_BENCH_ERROR
-        counted = {"score": score, "low": round(score - margin, 2), "high": round(score + margin, 2)}
-        yield {"base": row["base"], "arm": row["arm"], **counted}
-
-
-def tabulate_open_llm() -> Iterator[dict[str, Any]]:
-    """The published four-task averages in percent."""
-    for row in read_table("open-llm"):
-        yield {"base": row["base"], "arm": row["arm"], "average": float(row["average"])}
+def tabulate() -> dict[str, pd.DataFrame]:
+    """The tables of figures/tables that hold the paper's numbers, rounded as they are drawn."""
+    return {
+        "paper-pairwise": read_win_rates().round({"net": 1, "low": 1, "high": 1}),
+        "paper-alpacaeval": read_alpaca_eval().drop(columns="error").round({"low": 2, "high": 2}),
+        "paper-mt-bench": read_mt_bench().drop(columns="error").round({"low": 2, "high": 2}),
+        "paper-open-llm": read_open_llm().drop(columns="error"),
+    }

@@ -1,26 +1,21 @@
 """Every claim of the paper beside its numbers, their uncertainty, what was measured here, and a verdict.
 
-    python -m nbutils.claims                 print the verdicts
-    python -m nbutils.claims --profile NAME  the same with what the profile's run measured
-    python -m nbutils.claims --write         and write docs/claims.md and the tables of figures/ that hold them
-    python -m nbutils.claims facts           recompute the claims about data from the public files and compare
-    python -m nbutils.claims facts --write   and store what was measured
-
 Claims are in data/published/claims.csv, the comparisons on which they stand in comparisons.csv beside it.
 """
 
-import itertools
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from nbutils.claims import page, published
-from nbutils.claims import published as claims_published
+import pandas as pd
+
+from nbutils.claims import page
+from nbutils.claims import published as paper
 from nbutils.claims.evidence import Measured
 from nbutils.claims.facts import Fact
 from nbutils.claims.published import FOLDER, Number
-from nbutils.core import disk
+from nbutils.core import tables
 
 REPRODUCED, WITHIN, FAILED, NOT_RUN = OUTCOMES = (
     "reproduced",
@@ -88,14 +83,13 @@ class Settled(NamedTuple):
 
 def load_claims() -> list[Claim]:
     """The claims of data/published/claims.csv, in its order."""
-    rows = published.read_table("claims")
-    return [Claim(**{**row, "rests_on": tuple(row["rests_on"].split())}) for row in rows]  # type: ignore[arg-type]
+    rows = paper.read("claims")[list(Claim._fields)].itertuples(index=False)
+    return [Claim(*row)._replace(rests_on=tuple(row.rests_on.split())) for row in rows]
 
 
 def load_facts() -> list[Fact]:
     """The facts about data that were measured and stored (data/published/measured-facts.csv)."""
-    rows = published.read_table("measured-facts")
-    return [Fact(**{**row, "measured": float(row["measured"]), "bound": float(row["bound"])}) for row in rows]  # type: ignore[arg-type]
+    return [Fact(*row) for row in paper.read("measured-facts")[list(Fact._fields)].itertuples(index=False)]
 
 
 # --- verdicts ------------------------------------------------------------------------------------------------------
@@ -141,18 +135,19 @@ def judges_agree(numbers: Mapping[str, Sequence[Number]]) -> str:
 
 def settle(found: Measured | None = None) -> list[Settled]:
     """Every claim with its verdict; `found` as `measure_run` or `evidence.measure` gives it (default: nothing)."""
-    found, facts = found or Measured({}, {}), load_facts()
+    found, facts, claims = found or Measured({}, {}), load_facts(), load_claims()
     done: dict[str, Settled] = {}
     # A claim that rests on others comes after them.
-    for claim in sorted(load_claims(), key=lambda claim: bool(claim.rests_on)):
-        done[claim.id] = _settle(claim, found, [fact for fact in facts if fact.claim == claim.id], done)
-    return [done[claim.id] for claim in load_claims()]
+    for claim in sorted(claims, key=lambda claim: bool(claim.rests_on)):
+        if claim.rests_on:
+            done[claim.id] = _settle_by_parts(claim, found, [done[part] for part in claim.rests_on])
+        else:
+            done[claim.id] = _settle_alone(claim, found, [fact for fact in facts if fact.claim == claim.id])
+    return [done[claim.id] for claim in claims]
 
 
-def _settle(claim: Claim, found: Measured, facts: list[Fact], done: Mapping[str, Settled]) -> Settled:
-    if claim.rests_on:
-        return _settle_by_parts(claim, found, [done[part] for part in claim.rests_on])
-    mine, published = found.numbers.get(claim.id, []), claims_published.published_numbers(claim.id)
+def _settle_alone(claim: Claim, found: Measured, facts: list[Fact]) -> Settled:
+    mine, published = found.numbers.get(claim.id, []), paper.published_numbers(claim.id)
     missing = tuple(found.missing.get(claim.id, ()))
     verdicts = [REPRODUCED if fact.holds else FAILED for fact in facts]
     verdicts += [judge_measurement(number, published) for number in mine] + [NOT_RUN for _ in missing]
@@ -160,59 +155,49 @@ def _settle(claim: Claim, found: Measured, facts: list[Fact], done: Mapping[str,
 
 
 def _settle_by_parts(claim: Claim, found: Measured, parts: list[Settled]) -> Settled:
-    published, facts, mine, missing = (
-        list(itertools.chain.from_iterable(column))
-        for column in zip(*((part.published, part.facts, part.measured, part.missing) for part in parts), strict=True)
+    verdict = judges_agree(found.numbers) if claim.id == AGREEMENT else weakest([part.verdict for part in parts])
+    return Settled(
+        claim,
+        [number for part in parts for number in part.published],
+        [fact for part in parts for fact in part.facts],
+        [number for part in parts for number in part.measured],
+        verdict,
+        tuple(missing for part in parts for missing in part.missing),
+        silent=tuple(part.claim.id for part in parts if not part.published and not part.facts),
     )
-    verdicts = [judges_agree(found.numbers)] if claim.id == AGREEMENT else [part.verdict for part in parts]
-    silent = tuple(part.claim.id for part in parts if not part.published and not part.facts)
-    return Settled(claim, published, facts, mine, weakest(verdicts), tuple(missing), silent)
 
 
 # --- tables --------------------------------------------------------------------------------------------------------
 
 
-def tabulate(settled: Sequence[Settled]) -> Iterator[dict[str, Any]]:
+def tabulate(settled: Sequence[Settled]) -> pd.DataFrame:
     """One row per claim: its words, the paper's numbers with intervals, what they show, what was found, the verdict."""
-    for item in settled:
-        claim = item.claim
-        yield {
-            "id": claim.id,
-            "topic": claim.topic,
-            "claim": claim.claim,
-            "where": claim.where,
-            "published": "; ".join(item.paper),
-            "published_shows": item.reading,
-            "here": "; ".join(item.here),
-            "verdict": item.verdict,
-            "test": claim.test,
-            "note": claim.note,
-        }
+    of_claims = pd.DataFrame([item.claim for item in settled])
+    found = {
+        "published": ["; ".join(item.paper) for item in settled],
+        "published_shows": [item.reading for item in settled],
+        "here": ["; ".join(item.here) for item in settled],
+        "verdict": [item.verdict for item in settled],
+    }
+    columns = ["id", "topic", "claim", "where", *found, "test", "note"]
+    return of_claims.assign(**found)[columns]
 
 
 def write_tables(folder: Path) -> list[Path]:
     """Write the claims and the paper's numbers, with intervals, as the tables that figures are drawn from."""
-    tables: dict[str, Iterator[dict[str, Any]]] = {
-        "claims": tabulate(settle()),
-        "paper-pairwise": published.tabulate_pairwise(),
-        "paper-alpacaeval": published.tabulate_alpaca_eval(),
-        "paper-mt-bench": published.tabulate_mt_bench(),
-        "paper-open-llm": published.tabulate_open_llm(),
-        "paper-lengths": _tabulate_lengths(),
-    }
-    for name, rows in tables.items():
-        disk.write_csv(folder / f"{name}.csv", list(rows))
-    return [folder / f"{name}.csv" for name in tables]
+    made = {"claims": tabulate(settle()), **paper.tabulate(), "paper-lengths": _tabulate_lengths()}
+    for name, table in made.items():
+        tables.write(folder / f"{name}.csv", table)
+    return [folder / f"{name}.csv" for name in made]
 
 
-def _tabulate_lengths() -> Iterator[dict[str, Any]]:
+def _tabulate_lengths() -> pd.DataFrame:
     """Mean NLTK words of a training response, the paper's beside ours."""
     ours = {fact.bound: fact.measured for fact in load_facts() if fact.claim == "D2"}
-    for row in published.read_table("training-lengths"):
-        paper = float(row["paper_mean_words"])
-        yield {"arm": row["arm"], "paper": paper, "here": ours[paper]}
+    table = paper.read("training-lengths").rename(columns={"paper_mean_words": "paper"})[["arm", "paper"]]
+    return table.assign(here=[ours[mean] for mean in table.paper])
 
 
 def write_facts(facts: Sequence[Fact]) -> None:
     """Store measured facts in data/published."""
-    disk.write_csv(FOLDER / "measured-facts.csv", [fact._asdict() for fact in facts])
+    tables.write(FOLDER / "measured-facts.csv", [fact._asdict() for fact in facts])

@@ -6,8 +6,8 @@ A table is a pandas frame. What a column holds is said once, below: text, a coun
 is never compared with "True".
 """
 
-import csv
 import itertools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 _KINDS = {"text": "str", "count": "int64", "count?": "Int64", "number": "float64", "flag": "bool", "flag?": "boolean"}
-"""A question mark: the column may have empty cells. Empty text is read as missing, as pandas does."""
+"""A question mark: the column may have empty cells. An empty cell of text is "", an empty number is NaN."""
 
 
 def _columns(**kinds: str) -> dict[str, str]:
@@ -105,6 +105,7 @@ SCHEMAS: dict[str, dict[str, str]] = {
     "open-llm": _columns(text="where base arm via", number="average"),
     "training-lengths": _columns(text="where arm via", number="paper_mean_words"),
     "win-rates": _columns(text="where base arm against judge via", number="win tie lose"),
+    "alpaca_eval_instruction_difficulty": _columns(count="idx", number="instruction_difficulty"),
 }
 """Columns and dtypes of every small table, by the file's name; a table may lack a column, and has none besides."""
 
@@ -115,7 +116,8 @@ SCHEMAS: dict[str, dict[str, str]] = {
 def read(path: Path) -> "DataFrame":
     """A table by its path: CSV with its schema's dtypes, JSON lines or Parquet. An empty CSV is an empty frame.
 
-    Raises InputError naming the file where it is not there, is of no known name or holds an unknown column.
+    Raises InputError naming the file where it is not there, is of no known name, or holds an unknown column or a cell
+    that is none of its column's kind.
     """
     import pandas as pd
 
@@ -127,17 +129,15 @@ def read(path: Path) -> "DataFrame":
         return pd.read_parquet(path)
     schema = _schema_of(path)
     if not path.read_text(encoding="utf-8").strip():
-        return pd.DataFrame({name: pd.Series(dtype=dtype) for name, dtype in schema.items()})
+        return make(path.stem)
     header = pd.read_csv(path, nrows=0).columns
     _refuse_unknown(path, header, schema)
     dtypes: Any = {name: schema[name] for name in header}
-    return pd.read_csv(path, dtype=dtypes, keep_default_na=False, na_values=[""])
-
-
-def read_table(path: Path) -> list[dict[str, str]]:
-    """A small CSV table as rows of text."""
-    with open(path, encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+    missing: Any = {name: ["", "nan"] for name in header if schema[name] != "str"}
+    try:
+        return pd.read_csv(path, dtype=dtypes, keep_default_na=False, na_values=missing)
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from None
 
 
 def write(path: Path, rows: "DataFrame | Sequence[Mapping[str, Any]]") -> None:
@@ -148,6 +148,18 @@ def write(path: Path, rows: "DataFrame | Sequence[Mapping[str, Any]]") -> None:
     _refuse_unknown(path, frame.columns, _schema_of(path))
     with atomic_path(path) as temporary:
         frame.to_csv(temporary, index=False, lineterminator="\n")
+
+
+def make(name: str, records: Sequence[Mapping[str, Any]] = ()) -> "DataFrame":
+    """Records as a table with its schema's dtypes, columns in the order in which the records bring them.
+
+    Without records it is empty, with all columns of the schema. name: the table's file without its ending.
+    """
+    import pandas as pd
+
+    frame = pd.DataFrame(list(records), columns=None if records else list(SCHEMAS[name]), dtype=object)
+    dtypes: Any = {column: SCHEMAS[name][str(column)] for column in frame}
+    return frame.fillna({column: "" for column, dtype in dtypes.items() if dtype == "str"}).astype(dtypes)
 
 
 def _schema_of(path: Path) -> dict[str, str]:
@@ -171,18 +183,17 @@ class Table:
     """
 
     STYLES = (
-        {"selector": "", "props": "border-collapse: collapse"},
-        {"selector": "th", "props": "text-align: left; white-space: nowrap; padding: 0.2em 0.8em 0.2em 0"},
-        {
-            "selector": "td",
-            "props": "text-align: left; vertical-align: top; padding: 0.2em 0.8em 0.2em 0; "
-            "white-space: pre-wrap; overflow-wrap: normal; word-break: keep-all; max-width: 34em",
-        },
-        {
-            "selector": "td.number",
-            "props": "text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums",
-        },
+        ("", "border-collapse: collapse"),
+        ("th", "text-align: left; vertical-align: bottom; white-space: nowrap; padding: 0.2em 0.8em 0.2em 0"),
+        ("td", "text-align: left; vertical-align: top; white-space: pre; padding: 0.2em 0.8em 0.2em 0"),
+        (
+            "td.long",
+            "white-space: pre-wrap; overflow-wrap: normal; word-break: keep-all; min-width: 18em; max-width: 34em",
+        ),
+        ("td.number", "text-align: right; font-variant-numeric: tabular-nums"),
     )
+    LONG = 44
+    """Characters from which on a text is wrapped between words; a shorter one, such as an arm's name, stays whole."""
 
     def __init__(self, rows: "DataFrame | Iterable[Mapping[str, Any]]", note: str = "") -> None:
         import pandas as pd
@@ -195,34 +206,70 @@ class Table:
 
         import pandas as pd
 
-        frame = self.frame.reset_index(drop=True).rename(columns=str)
-        classes = frame.map(lambda value: "number" if _is_number(value) else "")
-        styler = frame.style.hide(axis="index").format(plain, escape="html").format_index(escape="html", axis="columns")
-        styler.set_table_styles([dict(each) for each in self.STYLES]).set_td_classes(pd.DataFrame(classes))
+        cells = self._cells()
+        frame = pd.DataFrame(dict(enumerate(cells)), dtype=object)
+        numeric = [list(map(_is_number, self.frame.iloc[:, place])) for place in range(len(cells))]
+        kinds = [
+            ["number" if is_number else "long" * (len(text) > self.LONG) for is_number, text in zip(*both, strict=True)]
+            for both in zip(numeric, cells, strict=True)
+        ]
+        heads = [escape(str(name)) for name in self.frame]
+        right = [(f"th.col{place}", "text-align: right") for place, column in enumerate(numeric) if any(column)]
+        styler = frame.style.hide(axis="index").format(escape="html").format_index(heads.__getitem__, axis="columns")
+        styler.set_table_styles([{"selector": where, "props": props} for where, props in (*self.STYLES, *right)])
+        styler.set_td_classes(pd.DataFrame(dict(enumerate(kinds))))
         note = f"<p><em>{escape(self.note)}</em></p>" if self.note else ""
         return f'<div style="overflow-x: auto">{styler.to_html()}</div>{note}'
 
     def __repr__(self) -> str:
-        cells = [[str(name) for name in self.frame], *(list(map(plain, row)) for row in self.frame.to_numpy(object))]
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in cells]
+        columns = [[str(name), *cells] for name, cells in zip(self.frame, self._cells(), strict=True)]
+        widths = [max(map(len, column)) for column in columns]
+        lines = [
+            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+            for line in zip(*columns, strict=True)
+        ]
         return "\n".join([*(line.rstrip() for line in lines), *([self.note] if self.note else [])])
+
+    def _cells(self) -> list[list[str]]:
+        """What is shown, column by column: the fractions of a column of numbers with equally many decimals."""
+        columns = [self.frame.iloc[:, place].tolist() for place in range(self.frame.shape[1])]
+        decimals = list(map(_decimals_of, columns))
+        return [[plain(value, most) for value in column] for column, most in zip(columns, decimals, strict=True)]
 
 
 def _is_number(value: Any) -> bool:
-    return not isinstance(value, str | bool) and hasattr(value, "__float__")
+    return not isinstance(value, str) and not _is_flag(value) and hasattr(value, "__float__")
 
 
-def plain(value: Any) -> str:
-    """A cell in words: yes or no, four digits of a fraction, thousands separated, nothing for what is missing."""
+def _is_flag(value: Any) -> bool:
+    return type(value).__name__ in ("bool", "bool_")
+
+
+def _decimals_of(column: Sequence[Any]) -> int | None:
+    """How many decimals the fractions of a column need: four digits of the largest, none that is 0 everywhere.
+
+    None for a column that also has text, and where a small number would be shown as zero.
+    """
+    shown = [value for value in column if plain(value)]
+    found = [abs(value) for value in shown if isinstance(value, float) and math.isfinite(value)]
+    if not any(found) or not all(map(_is_number, shown)):
+        return None
+    most = min(4, max(0, 3 - math.floor(math.log10(max(found)))))
+    if any(value and round(value, most) == 0 for value in found):
+        return None
+    return max(len(f"{value:.{most}f}".rstrip("0").partition(".")[2]) for value in found)
+
+
+def plain(value: Any, decimals: int | None = None) -> str:
+    """A cell in words: yes or no, four digits of a fraction (or so many decimals), nothing for what is missing."""
     import pandas as pd
 
     if value is None or value is pd.NA or value != value:
         return ""
-    if isinstance(value, bool) or type(value).__name__ == "bool_":
+    if _is_flag(value):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:,.4g}"
+        return f"{value:,.4g}" if decimals is None or math.isinf(value) else f"{value:,.{decimals}f}"
     return f"{value:,}" if _is_number(value) else str(value)
 
 
@@ -231,7 +278,7 @@ def shorten(text: str, characters: int = 300) -> str:
     return text if len(text) <= characters else f"{text[:characters].rstrip()} … ({len(text):,} characters)"
 
 
-def side_by_side(items: Sequence[Mapping[str, Any]], note: str = "") -> Table:
-    """A table of records whose long texts are shortened."""
-    cut = [{key: shorten(value) if isinstance(value, str) else value for key, value in item.items()} for item in items]
-    return Table(cut, note)
+def side_by_side(rows: "DataFrame | Iterable[Mapping[str, Any]]", note: str = "") -> Table:
+    """A frame (or records) as a table whose long texts are shortened."""
+    frame = Table(rows).frame
+    return Table(frame.astype(object).map(lambda value: shorten(value) if isinstance(value, str) else value), note)

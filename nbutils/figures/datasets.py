@@ -1,6 +1,7 @@
 """The figures of stage 01, each a function of small tables (as `explore` writes them) and a note for the footer."""
 
 import re
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,10 +28,7 @@ from nbutils.figures.style import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from pandas import DataFrame, Series
-
-Shared = dict[frozenset[str], tuple[int, int]]
-
+    from pandas import DataFrame
 
 # --- lengths -------------------------------------------------------------------------------------------------------
 
@@ -51,7 +49,14 @@ def draw_lengths(histograms: "DataFrame", lengths: "DataFrame", note: str = "") 
     for place, row in enumerate(shown.itertuples()):
         _draw_ridge(axes, histograms[histograms.dataset == row.dataset], row, place)
     label_rows(axes, [f"{name_of(name)}\n" for name in shown.dataset], list(map(colour_of, shown.dataset)))
-    _finish_ridges(axes, len(shown))
+    for right, text in ((44, "median"), (100, "mean")):
+        _write_beside(axes, -0.62, right, text, color=QUIET, size=8.5)
+    axes.set_xscale("log", base=2)
+    ticks = [1, 4, 16, 64, 256, 1024, 4096]
+    axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    axes.minorticks_off()
+    axes.set(xlim=(0.7, 4096), ylim=(len(shown) - 0.75, -0.85))
+    axes.set_xlabel("NLTK words per response", size=9)
     return page_of(axes)
 
 
@@ -83,18 +88,6 @@ def _write_beside(axes: "Axes", place: float, right: int | None, text: str, **ki
     axes.annotate(text, (side, place), offset, where, "offset points", ha="right", va="center", **kind)
 
 
-def _finish_ridges(axes: "Axes", rows: int) -> None:
-    axes.set_xscale("log", base=2)
-    ticks = [1, 4, 16, 64, 256, 1024, 4096]
-    axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
-    axes.minorticks_off()
-    axes.set_xlim(0.7, 4096)
-    axes.set_ylim(rows - 0.75, -0.85)
-    axes.set_xlabel("NLTK words per response", size=9)
-    for right, text in ((44, "median"), (100, "mean")):
-        _write_beside(axes, -0.62, right, text, color=QUIET, size=8.5)
-
-
 def draw_measures(measures: "DataFrame", note: str = "") -> "Figure":
     """Bars: how many of the longest under each measure are in the paper's selection."""
     shown = measures[measures.pool == measures.pool.iloc[0]].sort_values("shared", ascending=False, kind="stable")
@@ -102,28 +95,24 @@ def draw_measures(measures: "DataFrame", note: str = "") -> "Figure":
     what = "published selection" if published else "selection by NLTK words"
     chance = shown.by_chance.iloc[0]
     caption = f"Rows of the {what} among the {k:,} longest under each measure; chance alone gives {chance:.0f}."
-    axes = make_page(0.36 * len(shown), _title_of_measures(shown, k, published), caption, note, left=2.75, right=0.8)
+    chars = shown[(shown.measure == "chars") & (shown.text == "response")].shared.iloc[0]
+    title = f"The measure decides what is selected: characters keep {chars} of {k:,} rows"
+    if published and int(shown.shared.iloc[0]) == k:
+        title = f"The paper counted NLTK words: only they give back all {k:,} rows"
+    axes = make_page(0.36 * len(shown), title, caption, note, left=2.75, right=0.8)
+    of_text = ["" if text == "response" else f" of the {text}" for text in shown.text]
     colours = [VERMILION if measure == "nltk_words" else GREY for measure in shown.measure]
-    draw_bars(axes, list(shown.shared), [_label_measure(row) for row in shown.itertuples()], colours)
+    draw_bars(axes, list(shown.shared), list(shown.measure.map(MEASURES) + of_text), colours)
     axes.set_xlim(0, k)
     return page_of(axes)
 
 
-def _title_of_measures(shown: "DataFrame", k: int, published: bool) -> str:
-    if published and int(shown.shared.iloc[0]) == k:
-        return f"The paper counted NLTK words: only they give back all {k:,} rows"
-    chars = shown[(shown.measure == "chars") & (shown.text == "response")].shared.iloc[0]
-    return f"The measure decides what is selected: characters keep {chars} of {k:,} rows"
-
-
-def _label_measure(row: Any) -> str:
-    names = {
-        "nltk_words": "NLTK words",
-        "words": "words between spaces",
-        "chars": "characters",
-        "tokens": "Llama-2 tokens",
-    }
-    return names[row.measure] + ("" if row.text == "response" else f" of the {row.text}")
+MEASURES = {
+    "nltk_words": "NLTK words",
+    "words": "words between spaces",
+    "chars": "characters",
+    "tokens": "Llama-2 tokens",
+}
 
 
 # --- content -------------------------------------------------------------------------------------------------------
@@ -137,21 +126,25 @@ def draw_content(content: "DataFrame", note: str = "") -> "Figure":
         "First words of the instructions, and traits of the examples. An unfinished end has neither terminal "
         "punctuation nor a closing sign; an example repeats itself when over a fifth of its word 8-grams came before."
     )
-    rows = [*_contrasting(verbs).itertuples(), None, *traits.itertuples()]
-    axes = make_page(0.28 * len(rows) + 0.2, _title_of_content(verbs), caption, note, left=1.75, right=0.6)
-    for place, row in enumerate(rows):
-        if row:
-            _draw_pair(axes, row, place)
-    label_rows(axes, [_label_content(row) if row else "" for row in rows])
-    _finish_pairs(axes, rows)
-    return page_of(axes)
-
-
-def _title_of_content(verbs: "DataFrame") -> str:
     leading = verbs.nlargest(3, "in_selection", keep="first")
     *some, last = (f"“{verb}”" for verb in leading.value)
     in_longest, in_all = percent(leading.share_selection.sum()), percent(leading.share_pool.sum())
-    return f"{', '.join(some)} and {last} open {in_longest} of the longest examples, and {in_all} of all"
+    title = f"{', '.join(some)} and {last} open {in_longest} of the longest examples, and {in_all} of all"
+    rows = [*_contrasting(verbs).itertuples(), None, *traits.itertuples()]
+    axes = make_page(0.28 * len(rows) + 0.2, title, caption, note, left=1.75, right=0.6)
+    for place, row in enumerate(rows):
+        if row:
+            _draw_pair(axes, row, place)
+    label_rows(axes, [(f"“{row.value}”" if row.kind == "first verb" else row.value) if row else "" for row in rows])
+    most = max(max(row.share_pool, row.share_selection) for row in rows if row)
+    axes.set(xlim=(-0.09 * most, 1.01 * most), ylim=(len(rows) - 0.5, -1.1))
+    hide_x_axis(axes)
+    for share, text, colour in (
+        (rows[0].share_selection, "the longest", VERMILION),
+        (rows[0].share_pool, "all", QUIET),
+    ):
+        axes.annotate(text, (share, 0), (0, 9), textcoords="offset points", ha="center", color=colour, size=9)
+    return page_of(axes)
 
 
 def _contrasting(verbs: "DataFrame") -> "DataFrame":
@@ -173,55 +166,43 @@ def _draw_pair(axes: "Axes", row: Any, place: int) -> None:
         axes.annotate(percent(share), (share, place), (offset, 0), color=colour, size=8.5, **where)
 
 
-def _label_content(row: Any) -> str:
-    return f"“{row.value}”" if row.kind == "first verb" else str(row.value)
-
-
-def _finish_pairs(axes: "Axes", rows: list[Any]) -> None:
-    most = max(max(row.share_pool, row.share_selection) for row in rows if row)
-    axes.set_xlim(-0.09 * most, 1.01 * most)
-    axes.set_ylim(len(rows) - 0.5, -1.1)
-    hide_x_axis(axes)
-    for share, text, colour in (
-        (rows[0].share_selection, "the longest", VERMILION),
-        (rows[0].share_pool, "all", QUIET),
-    ):
-        axes.annotate(text, (share, 0), (0, 9), textcoords="offset points", ha="center", color=colour, size=9)
-
-
 def draw_scores(scores: "DataFrame", note: str = "") -> "Figure":
     """Columns: GPT-3.5's ratings of the longest examples beside those of AlpaGasus-1k."""
     names = ["alpaca-1k-longest-published", "alpaca-1k-score"]
     if not set(names) <= set(scores.dataset):
         raise InputError("the ratings come with the published selections, which are not at hand")
-    table = scores.pivot(index="score", columns="dataset", values="rows")[names].fillna(0).astype(int)
-    longest = table[names[0]]
-    kept, rows, mean = (
-        longest[longest.index >= 4.5].sum(),
-        longest.sum(),
-        (longest.index * longest).sum() / longest.sum(),
-    )
+    import seaborn as sns
+
+    shown = scores[scores.dataset.isin(names)]
+    longest = shown[shown.dataset == names[0]].set_index("score").rows
+    rows, kept = longest.sum(), longest[longest.index >= 4.5].sum()
     caption = (
         "Accuracy rated 0 to 5 by GPT-3.5, as in AlpaGasus, which keeps 4.5 and more (shaded). "
-        f"Mean of the longest: {mean:.2f}."
+        f"Mean of the longest: {(longest.index * longest).sum() / rows:.2f}."
     )
     title = f"GPT-3.5 would have thrown away {rows - kept} of the {rows:,} longest examples"
     axes = make_page(2.9, title, caption, note, left=0.4, right=0.4, bottom=0.42)
     axes.axvspan(4.25, 5.25, color="#F2F2F2", zorder=0)
-    for name, shift in zip(names, (-0.1, 0.1), strict=True):
-        _draw_columns(axes, table[name], shift, name)
-    axes.set_xticks(list(table.index))
-    axes.set(xlim=(2.75, 5.25), ylim=(0, 1.16 * table.to_numpy().max()), xlabel="rating")
+    colours = {name: colour_of(name) for name in names}
+    kind: Any = {
+        "hue": "dataset",
+        "palette": colours,
+        "saturation": 1,
+        "width": 0.78,
+        "native_scale": True,
+        "gap": 0.05,
+    }
+    sns.barplot(shown, x="score", y="rows", legend=False, ax=axes, **kind)
+    drawn: Any = axes.containers
+    for bars, (name, colour) in zip(drawn, colours.items(), strict=True):
+        axes.bar_label(bars, fmt="{:,.0f}", padding=3, color=colour, weight="bold")
+        tallest = max(bars, key=lambda bar: bar.get_height())
+        place = (tallest.get_x() + tallest.get_width() / 2, tallest.get_height())
+        axes.annotate(name_of(name), place, (0, 18), textcoords="offset points", ha="center", color=colour)
+    axes.set_xticks(sorted(set(shown.score)))
+    axes.set(xlim=(2.75, 5.25), ylim=(0, 1.16 * shown.rows.max()), xlabel="rating", ylabel="")
     axes.yaxis.set_visible(False)
     return page_of(axes)
-
-
-def _draw_columns(axes: "Axes", rows: "Series[int]", shift: float, name: str) -> None:
-    where: Any = {"textcoords": "offset points", "ha": "center", "color": colour_of(name)}
-    axes.bar(rows.index + shift, rows, width=0.19, color=colour_of(name))
-    for score, count in rows[rows > 0].items():
-        axes.annotate(f"{count:,}", (score + shift, count), (0, 3), weight="bold", **where)
-    axes.annotate(name_of(name), (rows.idxmax() + shift, rows.max()), (0, 18), **where)
 
 
 # --- selections ----------------------------------------------------------------------------------------------------
@@ -229,44 +210,41 @@ def _draw_columns(axes: "Axes", rows: "Series[int]", shift: float, name: str) ->
 
 def draw_overlaps(overlaps: "DataFrame", note: str = "") -> "Figure":
     """Heat map: rows that two selections from one dataset share."""
+    import pandas as pd
+    import seaborn as sns
+    from matplotlib.colors import PowerNorm
+
     shown = overlaps[overlaps.pool == overlaps.pool.iloc[0]]
     drawn = [name for name in dict.fromkeys(shown.left) if not name.endswith("published")]
     names = sorted(drawn, key=lambda name: (not is_longest(name), not name.endswith("score")))
-    shared: Shared = {frozenset((row.left, row.right)): (row.shared, row.of) for row in shown.itertuples()}
-    chance = shown[shown.left == shown.right].by_chance.iloc[0]
+    turned = shown.rename(columns={"left": "right", "right": "left"})
+    pairs = pd.concat([shown, turned]).drop_duplicates(["left", "right"]).set_index(["left", "right"])
+    shared, of = (pairs[column].unstack().loc[names, names] for column in ("shared", "of"))
     caption = (
-        f"Rows in common; on the diagonal, the size. Two random selections as large as the first share {chance:.0f}."
+        "Rows in common; on the diagonal, the size. "
+        f"Two random selections as large as the first share {pairs.by_chance[names[0], names[0]]:.0f}."
     )
-    axes = make_page(0.52 * len(names), _title_of_overlaps(names, shared), caption, note, left=MATRIX_LEFT, right=2.9)
-    for i, lower in enumerate(names):
-        for j, upper in enumerate(names[: i + 1]):
-            _draw_cell(axes, i, j, *shared[frozenset((lower, upper))])
-        axes.text(i + 0.62, i, label_selection(lower), va="center", weight="normal" if i else "bold")
-    axes.set(xlim=(-0.5, len(names) - 0.5), ylim=(len(names) - 0.5, -0.5))
+    rival, words = _rival_of(names)
+    title = (
+        f"The longest and {words} have {shared.loc[names[0], rival]} of {of.loc[names[0], rival]:,} examples in common"
+    )
+    axes = make_page(0.52 * len(names), title, caption, note, left=0.12, right=2.9)
+    kind: Any = {"annot": shared, "fmt": ",", "annot_kws": {"size": 9}, "cbar": False, "linewidths": 2, "ax": axes}
+    above, diagonal = np.triu(np.ones_like(of, dtype=bool)), np.eye(len(names), dtype=bool)
+    sns.heatmap(shared / of, mask=above, cmap="Blues", norm=PowerNorm(0.6, -0.02, 1.3), **kind)
+    sns.heatmap(shared / of, mask=~diagonal, cmap=["#EDEDED"], **kind | {"annot_kws": {"size": 9, "color": QUIET}})
+    for place, name in enumerate(names):
+        weight = "normal" if place else "bold"
+        axes.text(place + 1.12, place + 0.5, label_selection(name), va="center", weight=weight)
+    axes.set(xlabel="", ylabel="")
     axes.set_axis_off()
     return page_of(axes)
 
 
-MATRIX_LEFT = 0.12
-
-
-def _title_of_overlaps(names: list[str], shared: Shared) -> str:
-    rated = [(name, "AlpaGasus-1k") for name in names if name == "alpaca-1k-score"]
-    random = [(name, "a random choice") for name in names if re.search(r"\d+k?-random-\d+$", name)]
-    other, words = [*rated, *random][0]
-    both, of = shared[frozenset((names[0], other))]
-    return f"The longest and {words} have {both} of {of:,} examples in common"
-
-
-def _draw_cell(axes: "Axes", i: int, j: int, both: int, of: int) -> None:
-    import matplotlib
-    from matplotlib.patches import Rectangle
-
-    share = both / of
-    colour = "#EDEDED" if i == j else matplotlib.colormaps["Blues"](0.06 + 0.8 * share**0.6)
-    axes.add_patch(Rectangle((j - 0.48, i - 0.46), 0.96, 0.92, color=colour, lw=0))
-    ink = QUIET if i == j else ("white" if share > 0.5 else INK)
-    axes.text(j, i, f"{both:,}", ha="center", va="center", color=ink, size=9)
+def _rival_of(names: Iterable[str]) -> tuple[str, str]:
+    """What a title holds against the longest, and its name there: AlpaGasus-1k, else the random selection."""
+    random = [name for name in names if re.search(r"\d+k?-random-\d+$", name)]
+    return ("alpaca-1k-score", "AlpaGasus-1k") if "alpaca-1k-score" in names else (random[0], "a random choice")
 
 
 def label_selection(arm: str) -> str:
@@ -286,18 +264,15 @@ def draw_budget(budget: "DataFrame", note: str = "") -> "Figure":
     pool = budget.arm.iloc[0].split("-")[0]
     is_meant = budget.arm.isin(list(NAMES)) | budget.arm.str.startswith(f"{pool}-")
     shown = budget[is_meant & (budget.rows < budget.rows.iloc[0] * 10)].sort_values("trained", ascending=False)
+    caption = (
+        f"{shown.unit.iloc[0]} in the loss per epoch: responses, and one end of sequence each. In brackets: examples."
+    )
     trained = dict(zip(shown.arm, shown.trained, strict=True))
-    unit = shown.unit.iloc[0]
-    caption = f"{unit} in the loss per epoch: responses, and one end of sequence each. In brackets: examples."
-    axes = make_page(0.34 * len(shown), _title_of_budget(trained), caption, note, left=3.1, right=0.9)
+    longest = next(value for name, value in trained.items() if is_longest(name))
+    rival, words = _rival_of(trained)
+    times = f"the longest have {longest / trained[rival]:.1f} times the tokens of {words}"
+    title = f"Equal in examples, not in training: {times}"
+    axes = make_page(0.34 * len(shown), title, caption, note, left=3.1, right=0.9)
     labels = [f"{NAMES.get(row.arm) or label_selection(row.arm)} ({row.rows:,})" for row in shown.itertuples()]
     draw_bars(axes, list(shown.trained), labels, list(map(colour_of, shown.arm)))
     return page_of(axes)
-
-
-def _title_of_budget(trained: dict[str, int]) -> str:
-    longest = next(value for name, value in trained.items() if is_longest(name))
-    rated = [(value, "AlpaGasus-1k") for name, value in trained.items() if name == "alpaca-1k-score"]
-    random = [(value, "a random choice") for name, value in trained.items() if re.search(r"\d+k?-random-\d+$", name)]
-    other, name = [*rated, *random][0]
-    return f"Equal in examples, not in training: the longest have {longest / other:.1f} times the tokens of {name}"

@@ -4,7 +4,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nbutils.figures.style import BLUE, FAINT, GREY, INK, PURPLE, VERMILION, label_rows, make_page, page_of
+from nbutils.figures.style import (
+    BLUE,
+    FAINT,
+    GREY,
+    INK,
+    PURPLE,
+    VERMILION,
+    draw_intervals,
+    hide_x_axis,
+    label_rows,
+    make_page,
+    page_of,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,37 +51,33 @@ _CELLS = {
 
 def draw_calibration(calibration: "DataFrame", note: str = "") -> "Figure":
     """Share of 95% intervals that hold the planted truth, a dot for each simulated judge."""
+    import seaborn as sns
+
+    from nbutils.analysis.intervals import tolerated
+
     replicates, prompts = int(calibration.replicates.iloc[0]), int(calibration.prompts.iloc[0])
-    judges = len(calibration[(calibration.estimator == "win_rate") & (calibration.interval == "jackknife")])
+    cells = calibration.assign(cell=list(zip(calibration.estimator, calibration.interval, strict=True)))
+    cells = cells[cells.cell.isin(_CELLS)].assign(coverage=100 * cells.coverage, what=cells.cell.map(_CELLS))
+    judges = int((cells.cell == ("win_rate", "jackknife")).sum())
     caption = (
         f"A dot is one simulated judge with planted tastes ({judges} judges, {replicates} runs of {prompts} prompts, "
         "both orders). The band is where a true 95% stays in 999 of 1,000 cases. Right: the largest bias."
     )
     title = "Planted tastes are found again, and intervals of 95% hold the truth that often"
     axes = make_page(0.5 * len(_CELLS) + 0.1, title, caption, note, 2.3, 1.35, 0.45)
-    axes.axvspan(*(100 * bound for bound in _tolerated(replicates)), color=FAINT, alpha=0.5, lw=0)
+    axes.axvspan(*(100 * bound for bound in tolerated(replicates)), color=FAINT, alpha=0.5, lw=0)
     axes.axvline(95, color=GREY, lw=1)
-    for place, (estimator, interval) in enumerate(_CELLS):
-        cells = calibration[(calibration.estimator == estimator) & (calibration.interval == interval)]
-        _draw_cells(axes, cells, place, VERMILION if interval == "not clustered" else BLUE)
-    label_rows(axes, list(_CELLS.values()))
-    axes.set(xlim=(84, 100), ylim=(len(_CELLS) - 0.5, -0.6), xlabel="intervals that hold the truth, %")
+    names = list(_CELLS.values())
+    colours = {what: VERMILION if "independent" in what else BLUE for what in names}
+    kind: Any = {"hue": "what", "palette": colours, "order": names, "legend": False, "clip_on": False}
+    sns.swarmplot(cells, x="coverage", y="what", size=4.5, ax=axes, **kind)
+    for place, what in enumerate(names):
+        mine = cells[cells.what == what]
+        worst = mine.bias.iloc[mine.bias.abs().argmax()]
+        unit = f"{100 * worst:+.1f} points" if mine.estimator.iloc[0] == "win_rate" else f"{worst:+.2f} logits"
+        _write_right(axes, place, unit, color=colours[what])
+    axes.set(xlim=(84, 100), ylim=(len(_CELLS) - 0.5, -0.6), xlabel="intervals that hold the truth, %", ylabel="")
     return page_of(axes)
-
-
-def _draw_cells(axes: "Axes", cells: "DataFrame", place: int, colour: str) -> None:
-    spread = np.linspace(-0.26, 0.26, len(cells)) if len(cells) > 1 else np.zeros(1)
-    axes.plot(100 * cells.coverage, place + spread, "o", color=colour, ms=5, alpha=0.85, mew=0, clip_on=False)
-    worst = cells.bias.iloc[cells.bias.abs().argmax()]
-    is_rate = cells.estimator.iloc[0] == "win_rate"
-    unit = f"{100 * worst:+.1f} points" if is_rate else f"{worst:+.2f} logits"
-    _write_right(axes, place, unit, color=colour)
-
-
-def _tolerated(replicates: int) -> tuple[float, float]:
-    from nbutils.analysis.intervals import tolerated
-
-    return tolerated(replicates)
 
 
 # --- AlpacaEval 2 --------------------------------------------------------------------------------------------------
@@ -85,8 +93,9 @@ _FITS = {
 
 def draw_fits(fits: "DataFrame", note: str = "") -> "Figure":
     """How far our length-controlled rates are from AlpacaEval 2's published ones, a dot for each model."""
-    away = {name: fits[name] - fits.published for name in _FITS}
-    means = {name: float(found.abs().mean()) for name, found in away.items()}
+    import seaborn as sns
+
+    means = {name: float((fits[name] - fits.published).abs().mean()) for name in _FITS}
     title = (
         f"The published control is met within {means['difficulty']:.1f} points on average; "
         f"without the instructions' difficulty it is missed by {means['length_only']:.1f}"
@@ -97,12 +106,13 @@ def draw_fits(fits: "DataFrame", note: str = "") -> "Figure":
     )
     axes = make_page(0.55 * len(_FITS), title, caption, note, 1.75, 1.1, 0.45)
     axes.axvline(0, color=GREY, lw=1)
-    for place, (name, found) in enumerate(away.items()):
-        colour = VERMILION if name in ("log_ratio", "length_only") else BLUE
-        axes.plot(found, np.full(len(found), place), "o", color=colour, ms=6, alpha=0.55, mew=0)
+    colours = {_FITS[name]: VERMILION if name in ("log_ratio", "length_only") else BLUE for name in _FITS}
+    dots = fits[list(_FITS)].sub(fits.published, axis=0).rename(columns=_FITS).melt(var_name="fit", value_name="away")
+    kind: Any = {"hue": "fit", "palette": colours, "order": list(colours), "legend": False, "jitter": False}
+    sns.stripplot(dots, x="away", y="fit", size=6, alpha=0.55, ax=axes, **kind)
+    for place, (name, colour) in enumerate(zip(_FITS, colours.values(), strict=True)):
         _write_right(axes, place, f"{means[name]:.1f} points", color=colour, weight="bold")
-    label_rows(axes, list(_FITS.values()))
-    axes.set(ylim=(len(_FITS) - 0.5, -0.5), xlabel="ours minus published, points")
+    axes.set(ylim=(len(_FITS) - 0.5, -0.5), xlabel="ours minus published, points", ylabel="")
     return page_of(axes)
 
 
@@ -110,7 +120,8 @@ def draw_variants(variants: "DataFrame", note: str = "") -> "Figure":
     """Win rates of models told to be concise or verbose: as judged and length-controlled, from the leaderboard."""
     families = list(dict.fromkeys(variants.family))
     columns = {"win_rate": (BLUE, -0.15, "as judged"), "length_controlled": (VERMILION, 0.19, "at equal length")}
-    ranges = {column: _ratios(variants, column) for column in columns}
+    rates = {column: variants.pivot(index="family", columns="variant", values=column) for column in columns}
+    ranges = {column: (table.verbose / table.concise).tolist() for column, table in rates.items()}
     title = "Told to be verbose rather than concise, a model wins {} times as often; at equal length {} times".format(
         *(f"{min(found):.1f} to {max(found):.1f}" for found in ranges.values())
     )
@@ -126,11 +137,6 @@ def draw_variants(variants: "DataFrame", note: str = "") -> "Figure":
     label_rows(axes, [name.replace("_", " ") for name in families])
     axes.set(xlim=(0, 80), ylim=(len(families) - 0.5, -0.6), xlabel="win rate, %")
     return page_of(axes)
-
-
-def _ratios(variants: "DataFrame", column: str) -> list[float]:
-    rates = variants.pivot(index="family", columns="variant", values=column)
-    return (rates.verbose / rates.concise).tolist()
 
 
 def _draw_range(axes: "Axes", rates: Any, place: float, colour: str) -> None:
@@ -159,19 +165,18 @@ def draw_bins(bins: "DataFrame", note: str = "") -> "Figure":
         axes.vlines(places, 100 * mine.win_rate_low, 100 * mine.win_rate_high, color=colour, lw=1.6)
         end = (places[-1], 100 * mine.win_rate.iloc[-1])
         _write(axes, *end, name, (20 - 100 * shift, 60 * shift), color=colour)
-    counts = bins[bins.judge == "gpt4"].prompts
-    axes.set_xticks(range(len(counts)), [f"{name}\n{n}" for name, n in zip(_ratios_of(bins), counts, strict=True)])
+    counted = bins[bins.judge == "gpt4"]
+    ticks = [
+        f"{_name_bin(*np.exp(edges))}\n{n}"
+        for *edges, n in zip(counted["from"], counted["to"], counted.prompts, strict=True)
+    ]
+    axes.set_xticks(range(len(ticks)), ticks)
     axes.set(ylim=(0, 100), ylabel="win rate, %", xlabel="length of the arm's answer over the other's; prompts")
     return page_of(axes)
 
 
-def _ratios_of(bins: "DataFrame") -> list[str]:
-    edges = bins[bins.judge == "gpt4"][["from", "to"]].to_numpy()
-    shown = [(np.exp(low), np.exp(high)) for low, high in edges]
-    return [
-        f"below {high:.2g}" if low == 0 else f"above {low:.2g}" if np.isinf(high) else f"{low:.2g} to {high:.2g}"
-        for low, high in shown
-    ]
+def _name_bin(low: float, high: float) -> str:
+    return f"below {high:.2g}" if low == 0 else f"above {low:.2g}" if np.isinf(high) else f"{low:.2g} to {high:.2g}"
 
 
 _RATES = {
@@ -193,19 +198,13 @@ def draw_sets(sets: "DataFrame", note: str = "") -> "Figure":
     axes = make_page(0.5 * len(rows), title, caption, note, 1.9, 0.4, 0.45)
     axes.axvline(50, color=GREY, lw=1)
     axes.axhline(len(TEST_SETS) - 0.5, color=FAINT, lw=1)
-    found = sets.set_index(["judge", "test_set"])
-    for place, key in enumerate(rows):
-        _draw_rates(axes, found.loc[key], place)
+    found = sets.set_index(["judge", "test_set"]).loc[rows]
+    for (column, (colour, _)), shift in zip(_RATES.items(), (-0.27, -0.09, 0.09, 0.27), strict=True):
+        bounds = (100 * found[column], 100 * found[f"{column}_low"], 100 * found[f"{column}_high"])
+        draw_intervals(axes, [place + shift for place in range(len(rows))], *bounds, colour, ms=5, lw=1.4)
     label_rows(axes, [f"{JUDGES[judge][0]}, {TEST_SETS[name]}" for judge, name in rows])
     axes.set(xlim=(20, 80), ylim=(len(rows) - 0.5, -0.5), xlabel="win rate, %")
     return page_of(axes)
-
-
-def _draw_rates(axes: "Axes", row: Any, place: int) -> None:
-    for (column, (colour, _)), shift in zip(_RATES.items(), (-0.27, -0.09, 0.09, 0.27), strict=True):
-        value, low, high = (100 * row[name] for name in (column, f"{column}_low", f"{column}_high"))
-        axes.plot([low, high], [place + shift] * 2, color=colour, lw=1.4)
-        axes.plot(value, place + shift, "o", color=colour, ms=5)
 
 
 # --- control judges ------------------------------------------------------------------------------------------------
@@ -221,18 +220,12 @@ def draw_findings(findings: "DataFrame", note: str = "") -> "Figure":
     )
     axes = make_page(0.62 * len(judges), title, caption, note, 2.75, 0.4, 0.1)
     for place, judge in enumerate(judges):
-        _draw_shares(axes, findings[findings.judge == judge].nlargest(9, "share"), place)
+        rows = findings[findings.judge == judge].nlargest(9, "share")
+        starts = 100 * (rows.share.cumsum() - rows.share)
+        colours = [BLUE] + [FAINT] * (len(rows) - 1)
+        axes.barh(place, 100 * rows.share, left=starts, height=0.62, color=colours, edgecolor="white")
+        _write(axes, 1, place, f"{100 * rows.share.iloc[0]:.0f}  {rows.finding.iloc[0]}", color="white", size=8.5)
     label_rows(axes, [findings[findings.judge == judge].what.iloc[0].replace(" and", "\nand") for judge in judges])
     axes.set(xlim=(0, 100), ylim=(len(judges) - 0.5, -0.5))
-    axes.xaxis.set_visible(False)
-    axes.spines["bottom"].set_visible(False)
+    hide_x_axis(axes)
     return page_of(axes)
-
-
-def _draw_shares(axes: "Axes", rows: "DataFrame", place: int) -> None:
-    left = 0.0
-    for number, (share, finding) in enumerate(zip(100 * rows.share, rows.finding, strict=True)):
-        axes.barh(place, share, left=left, height=0.62, color=BLUE if number == 0 else FAINT, edgecolor="white")
-        if number == 0:
-            _write(axes, 1, place, f"{share:.0f}  {finding}", color="white", size=8.5)
-        left += share

@@ -10,17 +10,16 @@ the parts of `style` and entered in FIGURES.
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nbutils import ROOT
-from nbutils.core import manifests
+from nbutils.core import manifests, tables
 from nbutils.core.errors import ArgumentParser, InputError, exits_cleanly
 from nbutils.figures import datasets, length, paper
 from nbutils.figures.style import in_style, save
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from pandas import DataFrame
 
 FOLDER = ROOT / "figures"
 
@@ -45,29 +44,24 @@ FIGURES = {
     "alpaca-eval-variants": Entry(("alpaca-eval-variants",), length.draw_variants),
     "cherry-by-length": Entry(("cherry-bins",), length.draw_bins),
     "cherry-at-equal-length": Entry(("cherry-sets",), length.draw_sets),
-    **{name: Entry(*drawn) for name, drawn in paper.FIGURES.items()},
+    "paper-figure-1-pairwise": Entry(("paper-pairwise",), paper.draw_pairwise),
+    "paper-figure-5-open-llm": Entry(("paper-open-llm",), paper.draw_open_llm),
+    "paper-figure-6-length": Entry(("paper-pairwise", "lengths"), paper.draw_length_against_wins),
+    "paper-table-1-alpacaeval": Entry(("paper-alpacaeval",), paper.draw_alpaca_eval),
+    "paper-table-2-mt-bench": Entry(("paper-mt-bench",), paper.draw_mt_bench),
 }
 
 
-def read_table(name: str, folder: Path) -> "DataFrame":
-    """One small table. Raises InputError naming the file where there is none."""
-    import pandas as pd
-
-    path = folder / f"{name}.csv"
-    if not path.is_file():
-        raise InputError(f"{path}: no such table: run the stage that writes it first")
-    return pd.read_csv(path)
-
-
-def draw(name: str, tables: Path, note: str = "", out: Path | None = None) -> "Figure":
+def draw(name: str, folder: Path = FOLDER / "tables", note: str = "", out: Path | None = None, **more: Any) -> "Figure":
     """Draw a figure from the tables in a folder; save it as SVG and PNG where `out` names a folder.
 
-    note: a line for the footer, as a profile has one. Raises InputError for an unknown figure or a missing table.
+    note: a line for the footer, as a profile has one; more: what else its function takes, such as a run's own numbers
+    as `ours`. Raises InputError for an unknown figure or a missing table.
     """
     if name not in FIGURES:
         raise InputError(f"no figure '{name}': choose one of {', '.join(FIGURES)}")
-    entry = FIGURES[name]
-    figure = in_style(entry.draw)(*(read_table(table, tables) for table in entry.tables), note=note)
+    given = (tables.read(folder / f"{table}.csv") for table in FIGURES[name].tables)
+    figure = in_style(FIGURES[name].draw)(*given, note=note, **more)
     if out:
         save(figure, name, out)
     return figure

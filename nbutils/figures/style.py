@@ -160,6 +160,23 @@ def draw_bars(axes: "Axes", values: Sequence[float], labels: Sequence[str], colo
     hide_x_axis(axes)
 
 
+def draw_intervals(
+    axes: "Axes",
+    places: Sequence[float],
+    values: Any,
+    lows: Any,
+    highs: Any,
+    colours: Any,
+    ms: float = 6,
+    lw: float = 1.6,
+) -> None:
+    """Horizontal 95% intervals with a dot at the value, in one colour or one for each; a missing value is left out."""
+    shades = [colours] * len(places) if isinstance(colours, str) else colours
+    for place, value, low, high, colour in zip(places, values, lows, highs, shades, strict=True):
+        axes.plot([low, high], [place, place], color=colour, lw=lw)
+        axes.plot(value, place, "o", color=colour, ms=ms)
+
+
 def draw_shares(axes: "Axes", places: Sequence[float], shares: Sequence[Sequence[float]]) -> None:
     """Stacked horizontal bars of win, tie and lose (in percent), each with its number where there is room."""
     left = [0.0] * len(places)

@@ -8,10 +8,9 @@ import pytest
 from nbutils import arms, data, generate, report
 from nbutils.analysis import comparison, leaderboards
 from nbutils.analysis import verdicts as analysis_verdicts
-from nbutils.claims import __main__, evidence, published, results
-from nbutils.claims import results as claims_results
+from nbutils.claims import __main__, evidence, published
 from nbutils.claims import settle as claims_settle
-from nbutils.core import disk, manifests, settings
+from nbutils.core import disk, manifests, settings, tables
 from nbutils.judging import alpaca_eval, human, mt_bench
 from nbutils.judging import pairs as judging_pairs
 
@@ -34,14 +33,14 @@ def make_profile(arms=(LONGEST, SCORE, LIMA, FULL, REFINED), base="llama2-7b", *
     return given.model_copy(update=fixed | changes)
 
 
-def plant(profile, stage, arm, tables):
+def plant(profile, stage, arm, written):
     """Write a stage's finished folder as the stage would: its tables, then its manifest."""
 
     def work(folder):
-        for name, rows in tables.items():
-            write = disk.write_jsonl if name.endswith("jsonl") else disk.write_csv
+        for name, rows in written.items():
+            write = disk.write_jsonl if name.endswith("jsonl") else tables.write
             write(folder / name, rows)
-        return {"outputs": list(tables), "mean_length": 256.8, "measure": "nltk_words"}
+        return {"outputs": list(written), "mean_length": 256.8, "measure": "nltk_words"}
 
     return manifests.complete(PLANS[stage](profile, arm, SEED), work)
 
@@ -489,7 +488,7 @@ def test_the_ready_profiles_train_the_papers_base_models(profile, name):
 def test_a_model_tuned_to_chat_settles_no_claim_on_a_base_model(folder, base):
     profile = with_base(make_profile(), base)
     plant_everything(profile)
-    named = {row["claim"] for row in published.read_table("comparisons") if row["base"]}
+    named = set(published.read("comparisons").query("base != ''").claim)
     assert {"P2", "P5b", "M1", "A1", "O1"} <= named
     assert not named & set(__main__.measure_run(profile, SEED).numbers)
 
@@ -520,8 +519,8 @@ def test_a_runs_numbers_stand_in_the_papers_figures_with_its_name(folder):
     profile = make_profile()
     plant_everything(profile)
     for arm in (LONGEST, SCORE, LIMA):
-        plant(profile, "select", arm, {"ids.csv": []})
-    results = claims_results.read(profile, report.find(profile, SEED))
+        plant(profile, "select", arm, {"rows.jsonl": []})
+    results = evidence.read(profile, report.find(profile, SEED))
     shown = {name: words_of(report.draw_beside(name, results)) for name in report.PAPER_FIGURES}
     assert "Alpaca-1k-longest, llama2-7b, gpt-4o-mini" in shown["paper-figure-1-pairwise"]
     assert "against LIMA-1k" in shown["paper-figure-1-pairwise"]
@@ -537,20 +536,20 @@ def test_rivals_with_conditions_stand_at_the_length_of_their_rows(folder):
     profile = make_profile(arms)
     plant_judging(profile, LONGEST, *(judgments_of(LONGEST, arm, 120, 40) for arm in arms[1:]))
     for arm in (LONGEST, f"{FULL}+epochs3"):
-        plant(profile, "select", arm, {"ids.csv": []})
-    results = claims_results.read(profile, report.find(profile, SEED))
+        plant(profile, "select", arm, {"rows.jsonl": []})
+    results = evidence.read(profile, report.find(profile, SEED))
     assert results.words == {LONGEST: 256.8, FULL: 256.8}
     rows = evidence.beside_paper(results)["paper-figure-6-length"]
-    assert [(row["against"], row["words"]) for row in rows] == [(f"{FULL}+epochs3", 256.8)]  # the rest: 6a and 7
+    assert list(zip(rows.against, rows.words, strict=True)) == [(f"{FULL}+epochs3", 256.8)]  # the rest: 6a and 7
 
 
 def test_the_tiny_models_numbers_carry_its_note(folder):
     note = "tiny model: shows the machinery, not the paper's result"
     profile = make_profile(note=note)
     plant_everything(profile)
-    results = claims_results.read(profile, report.find(profile, SEED))
+    results = evidence.read(profile, report.find(profile, SEED))
     assert note in words_of(report.draw_beside("paper-table-2-mt-bench", results))
-    empty = claims_results.Results(profile)
+    empty = evidence.Results(profile)
     assert note not in words_of(report.draw_beside("paper-table-2-mt-bench", empty))
 
 
@@ -564,8 +563,8 @@ def test_controls_are_named_by_what_they_control_for(folder):
     arms = (LONGEST, SCORE, *VARIANTS, "alpaca-1k-random-7", "alpaca-random-token-matched-7", "alpaca-100-longest")
     profile = make_profile((*arms, f"{LONGEST}+epochs1"))
     plant_judging(profile, LONGEST, *(judgments_of(LONGEST, arm, 120, 40) for arm in profile.arms[1:]))
-    table = evidence.tabulate(results.read(profile, report.find(profile, SEED)))
-    kinds = {row["against"]: (row["controls_for"], row["treatment"]) for row in table}
+    table = evidence.tabulate(evidence.read(profile, report.find(profile, SEED)))
+    kinds = {row.against: (row.controls_for, row.treatment) for row in table.itertuples()}
     assert kinds[f"{FULL}+epochs3+min150"] == (
         "answer length",
         "trained for 3 epochs, may not stop before 150 tokens",
@@ -576,7 +575,7 @@ def test_controls_are_named_by_what_they_control_for(folder):
     assert kinds["alpaca-1k-random-7"][0] == "random rows"
     assert kinds["alpaca-random-token-matched-7"][0] == "trained tokens"
     assert kinds[SCORE] == ("rival", "")
-    assert {row["net_win"] for row in table} == {40.0}
+    assert set(table.net_win) == {40.0}
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,10 @@
 """The paper's numbers, their intervals, the verdict rule, and that what is committed follows from them."""
 
-import csv
 import math
 
 import matplotlib
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,13 +13,12 @@ matplotlib.use("agg")
 
 from nbutils import ROOT, data
 from nbutils.claims import __main__, evidence, facts, page, published, settle
-from nbutils.claims import page as claims_page
+from nbutils.claims.evidence import Results
 from nbutils.claims.facts import Fact
 from nbutils.claims.published import Number
-from nbutils.claims.results import Results
-from nbutils.core import settings
+from nbutils.core import settings, tables
 from nbutils.core.errors import InputError
-from nbutils.figures import paper, registry, results
+from nbutils.figures import registry, results
 
 LLAMA = settings.load_profile("llama2-7b")
 MISTRAL = LLAMA.model_copy(update={"model": LLAMA.model.model_copy(update={"base": "mistralai/Mistral-7B-v0.1"})})
@@ -50,8 +49,8 @@ def test_published_differences_with_intervals(claim, expected):
 
 
 def test_published_shares_add_up():
-    for row in published.read_table("win-rates"):
-        assert math.isclose(sum(float(row[name]) for name in ("win", "tie", "lose")), 100, abs_tol=0.01)
+    for row in published.read("win-rates").itertuples():
+        assert math.isclose(row.win + row.tie + row.lose, 100, abs_tol=0.01)
 
 
 @given(st.lists(st.sampled_from([1, 0, -1]), min_size=2, max_size=60))
@@ -62,12 +61,12 @@ def test_margin_is_that_of_a_mean_of_signs(signs):
 
 
 def test_power_table():
-    table = {row["prompts"]: row for row in published.power_table()}
-    assert [table[n]["margin"] for n in (80, 200, 300, 500, 1030)] == [18.6, 11.7, 9.6, 7.4, 5.2]
+    table = published.power_table().set_index("prompts")
+    assert [table.margin[n] for n in (80, 200, 300, 500, 1030)] == [18.6, 11.7, 9.6, 7.4, 5.2]
     draws = np.random.default_rng(0).multinomial(200, [0.465, 0.25, 0.285], size=20_000)
     net = (draws[:, 0] - draws[:, 2]) / 200
     margins = [published.net_win_margin(a / 200, b / 200, 200) for a, b in draws[:, [0, 2]]]
-    assert table[200]["power"] == pytest.approx(100 * np.mean(net > margins), abs=2)
+    assert table.power[200] == pytest.approx(100 * np.mean(net > margins), abs=2)
 
 
 def test_spread_of_alpaca_eval_is_that_of_the_public_preferences(mirror):
@@ -81,12 +80,12 @@ def test_spread_of_alpaca_eval_is_that_of_the_public_preferences(mirror):
 
 def test_leaderboard_rows_are_those_of_the_leaderboard(mirror):
     board = data.load_table("alpaca-eval-leaderboard")
-    rows = [row for row in published.read_table("alpacaeval") if row["where"] == "leaderboard"]
-    for row in rows:
-        public = board.loc[row["arm"]]
-        assert float(row["win_rate"]) == pytest.approx(public.win_rate, abs=0.006)
-        assert float(row["standard_error"]) == pytest.approx(public.standard_error, abs=0.006)
-        assert int(row["length_chars"]) == public.avg_length
+    rows = published.read("alpacaeval").query("where == 'leaderboard'")
+    for row in rows.itertuples():
+        public = board.loc[row.arm]
+        assert row.win_rate == pytest.approx(public.win_rate, abs=0.006)
+        assert row.standard_error == pytest.approx(public.standard_error, abs=0.006)
+        assert row.length_chars == public.avg_length
     assert len(rows) == 5
 
 
@@ -111,7 +110,7 @@ def test_what_an_interval_shows(low, high, expected, reading):
 
 def test_a_missing_table_and_a_row_that_is_not_there_are_named():
     with pytest.raises(InputError, match=r"nothing\.csv: no such table"):
-        published.read_table("nothing")
+        published.read("nothing")
     with pytest.raises(InputError, match=r"mt-bench\.csv: 0 rows for"):
         published._find("mt-bench", base="GPT-5", arm="lima-1k")
 
@@ -122,7 +121,7 @@ def test_a_missing_table_and_a_row_that_is_not_there_are_named():
 def test_every_claim_and_comparison_has_its_counterpart():
     ids = [claim.id for claim in settle.load_claims()]
     assert len(ids) == len(set(ids)) == 44
-    assert {row["claim"] for row in published.read_table("comparisons")} <= set(ids)
+    assert set(published.read("comparisons").claim) <= set(ids)
     assert {fact.claim for fact in settle.load_facts()} == {f"D{number}" for number in range(1, 8)}
     for claim in settle.load_claims():
         assert set(claim.rests_on) <= set(ids)
@@ -198,12 +197,13 @@ def test_weakest_part_decides():
 
 def summary_row(baseline, net, judge="gpt-4o-mini", **changes):
     row = {"judge": judge, "arm": "alpaca-1k-longest", "baseline": baseline, "test_set": "all", "rule": "exact"}
-    numbers = {"prompts": "1030", "headline": "True", "net_win": net, "low": net - 0.05, "high": net + 0.05}
-    return {key: str(value) for key, value in (row | numbers | changes).items()}
+    numbers = {"prompts": 1030, "headline": True, "net_win": net, "low": net - 0.05, "high": net + 0.05}
+    return row | numbers | changes
 
 
-def measure(profile, results, biases=()):
-    return evidence.measure(Results(profile, judge=list(results), length_bias=list(biases)))
+def measure(profile, rows, biases=()):
+    judge, length_bias = tables.make("summary", rows), tables.make("length_bias", biases)
+    return evidence.measure(Results(profile, judge=judge, length_bias=length_bias))
 
 
 def verdicts(profile, results, biases=()):
@@ -226,7 +226,7 @@ def test_another_base_model_speaks_for_other_claims():
 
 
 @pytest.mark.parametrize(
-    "changes", [{"judge": "longer"}, {"headline": "False"}, {"test_set": "koala"}, {"rule": "paper"}]
+    "changes", [{"judge": "longer"}, {"headline": False}, {"test_set": "koala"}, {"rule": "paper"}]
 )
 def test_controls_incomplete_judgings_and_parts_are_no_evidence(changes):
     assert measure(LLAMA, [summary_row("lima-1k", 0.4) | changes]).numbers == {}
@@ -241,12 +241,12 @@ def test_neither_the_tiny_model_nor_a_profile_with_a_note_is_evidence():
 
 
 def test_rates_at_equal_length():
-    bias = {"judge": "gpt-4o-mini", "arm": "alpaca-1k-longest", "length_controlled": "0.58"}
-    bias |= {"length_controlled_low": "0.54", "length_controlled_high": "0.62"}
+    bias = {"judge": "gpt-4o-mini", "arm": "alpaca-1k-longest", "length_controlled": 0.58}
+    bias |= {"length_controlled_low": 0.54, "length_controlled_high": 0.62}
     rivals = ("lima-1k", "alpaca-1k-score")
     rows, both = [summary_row(rival, 0.2) for rival in rivals], [bias | {"baseline": rival} for rival in rivals]
     assert verdicts(LLAMA, rows, both)["L4"] == "reproduced"
-    assert verdicts(LLAMA, rows, [both[0], both[1] | {"length_controlled_low": "0.48"}])["L4"].startswith("within")
+    assert verdicts(LLAMA, rows, [both[0], both[1] | {"length_controlled_low": 0.48}])["L4"].startswith("within")
     assert verdicts(LLAMA, rows, both[:1])["L4"] == "not run"  # against the other it cannot be told
     assert verdicts(LLAMA, rows[:1], both)["L4"] == "not run"
     assert verdicts(LLAMA, rows, [row | {"judge": "longer"} for row in both])["L4"] == "not run"
@@ -271,8 +271,7 @@ def test_agreement_takes_two_judges_and_the_papers_order():
 
 
 def test_committed_page_and_tables_follow_from_the_published_numbers(tmp_path):
-    page = claims_page.render(list(settle.tabulate(settle.settle())))
-    assert page == (ROOT / "docs" / "claims.md").read_text(encoding="utf-8")
+    assert page.render(settle.tabulate(settle.settle())) == (ROOT / "docs" / "claims.md").read_text(encoding="utf-8")
     for path in settle.write_tables(tmp_path):
         assert path.read_bytes() == (ROOT / "figures" / "tables" / path.name).read_bytes()
 
@@ -286,8 +285,7 @@ def test_committed_facts_are_those_of_the_data(counted_runs):
 
 
 def test_facts_agree_with_the_tables_that_stage_01_committed():
-    with open(ROOT / "figures" / "tables" / "lengths.csv", encoding="utf-8") as file:
-        means = {row["dataset"]: float(row["mean"]) for row in csv.DictReader(file)}
+    means = tables.read(ROOT / "figures" / "tables" / "lengths.csv").set_index("dataset")["mean"]
     facts = {fact.quantity: fact.measured for fact in settle.load_facts()}
     assert facts["mean NLTK words, Alpaca-52k"] == means["alpaca-52k"]
     assert facts["mean NLTK words, the longest 1,000"] == means["alpaca-1k-longest-published"]
@@ -312,9 +310,7 @@ def test_facts_need_the_data(no_data):
 
 
 def test_the_summary_names_what_reproduced_and_what_did_not():
-    lines = {
-        line.head: [name for name, _ in line.claims] for line in page.summarise(list(settle.tabulate(settle.settle())))
-    }
+    lines = {line.head: [name for name, _ in line.claims] for line in page.summarise(settle.tabulate(settle.settle()))}
     assert lines["Reproduced here"] == ["S3", "D1", "D2", "D3", "D4", "D5", "D6", "D7"]
     assert lines["Contradicted by another published number"] == ["A5"]
     assert lines["Published differences within their own error"] == ["A2", "A3", "A4", "A5", "M1", "M2", "M3"]
@@ -325,9 +321,7 @@ def test_the_summary_names_what_reproduced_and_what_did_not():
 # --- figures -------------------------------------------------------------------------------------------------------
 
 
-def drawn(name, **options):
-    tables, draw = paper.FIGURES[name]
-    return draw(*(registry.read_table(table, registry.FOLDER / "tables") for table in tables), **options)
+PAPERS = [name for name in registry.FIGURES if name.startswith("paper-")]
 
 
 def texts_of(figure):
@@ -336,9 +330,9 @@ def texts_of(figure):
     return [text for text in shown if text.axes in (None, *figure.axes)]
 
 
-@pytest.mark.parametrize("name", paper.FIGURES)
+@pytest.mark.parametrize("name", PAPERS)
 def test_every_text_lies_on_the_page(name):
-    figure = drawn(name, note="a note")
+    figure = registry.draw(name, note="a note")
     page = figure.bbox.padded(1)
     for text in texts_of(figure):
         box = text.get_window_extent()
@@ -357,24 +351,25 @@ def test_every_text_lies_on_the_page(name):
     ],
 )
 def test_titles_state_the_finding(name, words):
-    assert words in drawn(name).texts[0].get_text().replace("\n", " ")
+    assert words in registry.draw(name).texts[0].get_text().replace("\n", " ")
 
 
 def test_our_measurements_stand_beside_the_papers():
     row = {"arm": "alpaca-1k-longest", "against": "lima-1k", "judge": "gpt-4o-mini", "run": "llama2-7b"}
     row |= {"win": 48.5, "tie": 12.9, "lose": 38.5, "net": 10.0, "low": 5.0, "high": 15.0}
-    alone = [text.get_text() for text in texts_of(drawn("paper-figure-1-pairwise"))]
-    beside = [text.get_text() for text in texts_of(drawn("paper-figure-1-pairwise", ours=[row]))]
+    alone = [text.get_text() for text in texts_of(registry.draw("paper-figure-1-pairwise"))]
+    beside = [text.get_text() for text in texts_of(registry.draw("paper-figure-1-pairwise", ours=pd.DataFrame([row])))]
     assert {"against LIMA-1k", "+10.0 ± 5.0", "Alpaca-1k-longest, llama2-7b, gpt-4o-mini"} <= set(beside) - set(alone)
     assert any("Beside it nothing of ours" in text.replace("\n", " ") for text in alone)
     assert not any("nothing of ours" in text.replace("\n", " ") for text in beside)
 
 
 def test_values_that_are_not_published_are_said_to_be_missing():
-    row = summary_row("lima-1k", 0.1, win="40", tie="20", lose="20", test_set="vicuna $x$", prompts="80")
-    texts = [text.get_text().replace("\n", " ") for text in texts_of(results.draw_test_sets([row]))]
+    row = summary_row("lima-1k", 0.1, win=40, tie=20, lose=20, test_set="vicuna $x$", prompts=80)
+    texts = [text.get_text().replace("\n", " ") for text in texts_of(results.draw_test_sets(pd.DataFrame([row])))]
     assert any("values are not published as numbers" in text for text in texts)
     assert any(
-        "6a, 6b and 7" in text.get_text().replace("\n", " ") for text in texts_of(drawn("paper-figure-6-length"))
+        "6a, 6b and 7" in text.get_text().replace("\n", " ")
+        for text in texts_of(registry.draw("paper-figure-6-length"))
     )
     assert {"50", "25"} <= set(texts)

@@ -9,7 +9,7 @@ import pytest
 
 matplotlib.use("agg")
 
-from nbutils.core import disk
+from nbutils.core import tables
 from nbutils.core.errors import InputError
 from nbutils.figures import registry, style
 
@@ -109,7 +109,7 @@ def test_unknown_figure_and_missing_table_are_refused(tmp_path):
 
 
 def test_tables_of_an_unfinished_run_are_not_taken_over(tmp_path):
-    disk.write_csv(tmp_path / "lengths.csv", [{"dataset": "x"}])
+    tables.write(tmp_path / "lengths.csv", [{"dataset": "x"}])
     with pytest.raises(InputError, match="not the folder of a finished stage"):
         registry.adopt_tables(tmp_path, tmp_path / "figures")
 

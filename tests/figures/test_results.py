@@ -1,6 +1,7 @@
 """Figures of a run: whole on their page, with the numbers of the run, and shown once in a notebook."""
 
 import itertools
+import math
 
 import matplotlib
 import pytest
@@ -8,6 +9,7 @@ import pytest
 matplotlib.use("agg")
 
 import matplotlib.pyplot as plt
+import pandas as pd
 
 from nbutils.figures import registry, results
 
@@ -15,7 +17,7 @@ LONG = "alpaca-random-token-matched-7"
 
 
 def verdict_row(baseline, judge="gpt-4o-mini $x$"):
-    counts = {"prompts": "80", "win": "40", "tie": "20", "lose": "20"}
+    counts = {"prompts": 80, "win": 40, "tie": 20, "lose": 20}
     return {
         "judge": judge,
         "arm": "alpaca-1k-longest",
@@ -26,24 +28,27 @@ def verdict_row(baseline, judge="gpt-4o-mini $x$"):
 
 
 def bias_row(baseline):
-    rates = {"win_rate": "0.6", "win_rate_low": "0.5", "win_rate_high": "0.7", "length_controlled": ""}
+    rates = {"win_rate": 0.6, "win_rate_low": 0.5, "win_rate_high": 0.7}
+    rates |= dict.fromkeys(("length_controlled", "length_controlled_low", "length_controlled_high"), math.nan)
     return {"judge": "gpt-4o-mini", "arm": "alpaca-1k-longest", "baseline": baseline} | rates
 
 
 def control_row(selection, treatment, net, kind):
     row = {"judge": "j", "against": selection, "selection": selection, "treatment": treatment, "controls_for": kind}
-    return row | {"answer": "1810.4", "its_answer": "586.2", "net_win": net, "low": net - 5, "high": net + 5}
+    return row | {"answer": 1810.4, "its_answer": 586.2, "net_win": net, "low": net - 5, "high": net + 5}
 
 
-CONTROLS = [
-    control_row("alpaca-52k", "trained for 3 epochs, may not stop before 150 tokens", 31.5, "answer length"),
-    control_row(LONG, "", -4.0, "trained tokens"),
-]
-LOSSES = {f"alpaca-1k-random-{n}": [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0 + n / 1000}] for n in range(6)}
+CONTROLS = pd.DataFrame(
+    [
+        control_row("alpaca-52k", "trained for 3 epochs, may not stop before 150 tokens", 31.5, "answer length"),
+        control_row(LONG, "", -4.0, "trained tokens"),
+    ]
+)
+LOSSES = {f"alpaca-1k-random-{n}": pd.DataFrame({"step": [1, 2], "loss": [2.0, 1.0 + n / 1000]}) for n in range(6)}
 
 DRAWN = {
-    "verdicts": lambda: results.draw_verdicts([verdict_row("lima-1k"), verdict_row(LONG)], "a note"),
-    "control": lambda: results.draw_control([bias_row("lima-1k"), bias_row(LONG)], "a note"),
+    "verdicts": lambda: results.draw_verdicts(pd.DataFrame([verdict_row("lima-1k"), verdict_row(LONG)]), "a note"),
+    "control": lambda: results.draw_control(pd.DataFrame([bias_row("lima-1k"), bias_row(LONG)]), "a note"),
     "controls": lambda: results.draw_controls(CONTROLS, "a note"),
     "losses": lambda: results.draw_losses(LOSSES, "a note"),
 }
@@ -80,7 +85,7 @@ def test_controls_show_both_lengths_and_what_was_done():
 
 def test_names_at_the_ends_of_lines_do_not_cover_each_other():
     figure = DRAWN["losses"]()
-    names = [text for text in texts_of(figure) if text.get_text().startswith("alpaca-1k-random-")]
+    names = [text for text in texts_of(figure) if text.get_text().strip().startswith("alpaca-1k-random-")]
     # Of the text alone: an annotation's own extent holds its line as well.
     heights = sorted((box.y0, box.y1) for box in map(matplotlib.text.Text.get_window_extent, names))
     assert len(heights) == 6

@@ -13,7 +13,7 @@ import nbformat
 import pytest
 
 from nbutils import REPOSITORY, ROOT, arms, data, run
-from nbutils.core import disk, errors, manifests, settings
+from nbutils.core import disk, errors, manifests, settings, tables
 from nbutils.execution import colab
 from nbutils.selection import preflight
 
@@ -117,6 +117,15 @@ def finished(request, tmp_path_factory):
     done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder, done.stdout
+
+
+def test_every_table_of_a_run_reads_by_its_schema(finished):
+    folder, _ = finished
+    paths = sorted((folder / "tiny").rglob("*.csv"))
+    assert {path.stem for path in paths} >= {"lengths", "histograms", "overlaps", "loss", "summary", "bins", "cut"}
+    for path in paths:
+        table, schema = tables.read(path), tables.SCHEMAS[path.stem]
+        assert {name: str(dtype) for name, dtype in table.dtypes.items()} == {name: schema[name] for name in table}
 
 
 def offline(runs):
