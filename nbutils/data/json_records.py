@@ -42,6 +42,10 @@ class JsonLines:
             yield Batch(first, [_parse_line(place, line, first + i) for i, (place, line) in enumerate(numbered)])
             first += len(numbered)
 
+    def first_record(self) -> Any:
+        """The first record, or None where there is none."""
+        return next((_parse_line(place, line, 0) for place, line in self._lines()), None)
+
     def write_selected(self, ids: Sequence[int], out: Path) -> None:
         """Write the chosen records."""
         wanted = set(ids)

@@ -51,10 +51,11 @@ class RecordFile(Protocol):
         ...
 
 
-def open_records(path: Path, split: str = "train") -> RecordFile:
+def open_records(path: Path, split: str = "train", may_be_empty: bool = False) -> RecordFile:
     """Open a file (or a folder of Parquet or JSON-lines parts) by what it holds.
 
     Where the names of a folder's parts tell its splits (train-00000-of-00002.parquet), only those of `split` count.
+    may_be_empty: an empty file called .jsonl or .ndjson counts as JSON lines, as it does in a folder.
     Raises InputError when there is nothing to read or the kind is unknown.
     """
     if path.is_dir():
@@ -69,7 +70,7 @@ def open_records(path: Path, split: str = "train") -> RecordFile:
     if start.startswith(b"PAR1") or path.suffix == ".parquet":
         return ParquetFiles(path, [path])
     text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
-    if not text:
+    if not text and not (may_be_empty and form_suffix(path) in LINE_SUFFIXES):
         raise InputError(f"{path}: the file is empty")
     return JsonArray(path) if text.startswith(b"[") else JsonLines(path, [path])
 
