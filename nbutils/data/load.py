@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from nbutils.core import disk
 from nbutils.core.disk import sha256_json
 from nbutils.core.errors import InputError
-from nbutils.data import catalogue, download, forms, rows
+from nbutils.data import catalogue, forms, rows
 from nbutils.data.catalogue import UNVERIFIED, Source
 from nbutils.data.json_records import read_bytes
 from nbutils.data.records import RecordFile, number_records, open_records, read_records
@@ -23,7 +23,7 @@ def load_rows(name: str) -> list[Row]:
     """Training rows of a source, in its own order."""
     entry = _of_kind(name, "rows")
     convert = forms.ROW_FORMS[entry.form]
-    records = (record for path in download.obtain(name) for record in read_records(path))
+    records = (record for path in catalogue.obtain(name) for record in read_records(path))
     return [convert(record, number, name) for number, record in enumerate(records)]
 
 
@@ -32,7 +32,7 @@ def load_prompts(name: str) -> list[EvalPrompt]:
     if Path(name).suffix in (".json", ".jsonl"):
         return forms.to_prompts(read_records(Path(name)), "own", Path(name).stem, file=name)
     entry = _of_kind("sample-prompts" if name == "sample" else name, "prompts")
-    records = (record for path in download.obtain(entry.name) for record in read_records(path))
+    records = (record for path in catalogue.obtain(entry.name) for record in read_records(path))
     return forms.to_prompts(records, entry.form, name)
 
 
@@ -41,7 +41,7 @@ def load_table(name: str) -> "pandas.DataFrame":
     import pandas as pd
 
     entry = _of_kind(name, "table")
-    paths = download.obtain(name)
+    paths = catalogue.obtain(name)
     if entry.form == "csv":
         return pd.read_csv(paths[0], index_col=0)
     if entry.form == "records" or len(paths) < len(entry.members):
@@ -57,7 +57,7 @@ def _alpaca_eval_instructions() -> list[str]:
 
 def llama2_tokenizer() -> Any:
     """The Llama-2 tokenizer as a `tokenizers.Tokenizer`, from an ungated copy."""
-    return _tokenizer_at(download.obtain("llama2-tokenizer")[0])
+    return _tokenizer_at(catalogue.obtain("llama2-tokenizer")[0])
 
 
 @functools.cache
@@ -72,7 +72,7 @@ def fingerprint(name: str) -> str:
     entry = catalogue.source(name)
     if entry.sha256 != UNVERIFIED:
         return entry.sha256
-    return sha256_json([download.hash_of(path) for path in download.obtain(name)])
+    return sha256_json([catalogue.hash_of(path) for path in catalogue.obtain(name)])
 
 
 def _of_kind(name: str, kind: str) -> Source:
