@@ -150,7 +150,7 @@ def _punkt_folder() -> str | None:
 
     places = filter(Path.is_dir, map(Path, nltk_folders()))
     found = [place / "tokenizers" / "punkt_tab" / "english" for place in places]
-    found += [folder] if (folder := data.locate_quietly("punkt")) else []
+    found += data.locate("punkt") or []
     return next((str(folder) for folder in found if (folder / "abbrev_types.txt").is_file()), None)
 
 

@@ -96,18 +96,20 @@ def locate(name: str) -> list[Path] | None:
     entry = source(name)
     if entry.path:
         return [ROOT / entry.path]
-    return _in_cache(entry) or _in_mirror(entry)
+    if found := _in_cache(entry):
+        return found
+    folder = os.environ.get("LIM_DATA_MIRROR")
+    path = Path(folder) / entry.mirror if folder and entry.mirror else None
+    if path is None or not path.exists():
+        return None
+    if hash_of(path) != entry.mirror_sha256:
+        raise InputError(f"{path}: not the bytes of source '{entry.name}' (sha256 differs): replace the mirror's copy")
+    return [path]
 
 
 def is_at_hand(name: str) -> bool:
     """Whether a source can be read without the network."""
     return locate(name) is not None
-
-
-def locate_quietly(name: str) -> Path | None:
-    """The first file of a source that is at hand, or None."""
-    found = locate(name)
-    return found[0] if found else None
 
 
 def obtain(name: str) -> list[Path]:
@@ -124,18 +126,14 @@ def can_obtain(name: str, seconds: float = 4.0) -> bool:
     """Whether a source is at hand, or comes from the network when that answers within a few seconds."""
     if is_at_hand(name):
         return True
-    if is_offline() or not _answers(source(name), seconds):
+    url = next(iter(source(name).downloads().values()), None)
+    if is_offline() or url is None or not _host_answers(url[: url.find("/", 8)], seconds):
         return False
     try:
-        return bool(fetch(name))
+        return _head(url, seconds) == "found" and bool(fetch(name))
     except InputError as error:
         print(f"{name} was left out: {error}", flush=True)
         return False
-
-
-def _answers(entry: Source, seconds: float) -> bool:
-    url = next(iter(entry.downloads().values()), None)
-    return url is not None and _host_answers(url[: url.find("/", 8)], seconds) and _head(url, seconds) == "found"
 
 
 @functools.cache
@@ -162,16 +160,6 @@ def _in_cache(entry: Source) -> list[Path] | None:
     for path in paths:
         verify(entry, path)
     return [_unpack_punkt(paths[0])] if entry.form == "punkt" else paths
-
-
-def _in_mirror(entry: Source) -> list[Path] | None:
-    folder = os.environ.get("LIM_DATA_MIRROR")
-    path = Path(folder) / entry.mirror if folder and entry.mirror else None
-    if path is None or not path.exists():
-        return None
-    if hash_of(path) != entry.mirror_sha256:
-        raise InputError(f"{path}: not the bytes of source '{entry.name}' (sha256 differs): replace the mirror's copy")
-    return [path]
 
 
 def fetch(name: str) -> list[Path]:
@@ -208,18 +196,13 @@ def download_all(entry: Source, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):
         for file_name, url in entry.downloads().items():
-            if not _is_intact(entry, folder / file_name):
-                _download(entry, url, folder / file_name)
-
-
-def _is_intact(entry: Source, path: Path) -> bool:
-    if not path.is_file():
-        return False
-    try:
-        verify(entry, path)
-    except InputError:
-        return False
-    return True
+            path = folder / file_name
+            try:
+                is_intact = path.is_file() and verify(entry, path)
+            except InputError:
+                is_intact = False
+            if not is_intact:
+                _download(entry, url, path)
 
 
 def _download(entry: Source, url: str, target: Path) -> None:
@@ -281,9 +264,10 @@ def _refusal(entry: Source, url: str, status: int | None) -> str:
 # --- is it the right file? -----------------------------------------------------------------------------------------
 
 
-def verify(entry: Source, path: Path, recorded: str | None = None) -> None:
+def verify(entry: Source, path: Path, recorded: str | None = None) -> Literal[True]:
     """Refuse wrong bytes by every check that is known: size, sha256, git blob id, or the first download's record.
 
+    True where all of them hold, InputError where one does not.
     recorded: sha256 of the first download; by default what the file's folder has on record for it.
     """
     recorded = recorded or _recorded(path)
@@ -298,6 +282,7 @@ def verify(entry: Source, path: Path, recorded: str | None = None) -> None:
         is_web_page = file.read(256).lstrip().lower().startswith((b"<!doctype html", b"<html"))
     if not expected and is_web_page:
         raise InputError(_wrong(entry, path, "it is a web page"))
+    return True
 
 
 def _wrong(entry: Source, path: Path, what: str) -> str:

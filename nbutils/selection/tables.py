@@ -74,9 +74,8 @@ class Pool(NamedTuple):
     def reference(self) -> Counted:
         """What other measures are compared with: the published selection of this size, else the longest drawn here."""
         name = PUBLISHED.get(self.counted.name)
-        return next(
-            (known for known in self.published if known.name == name and len(known.rows) == self.k), self.longest
-        )
+        found = (known for known in self.published if known.name == name and len(known.rows) == self.k)
+        return next(found, self.longest)
 
 
 def count_dataset(name: str) -> Counted:
