@@ -77,7 +77,9 @@ def plan(profile: str | Profile, arm: str = "all", seed: int = 42) -> Plan:
         raise InputError(f"explore looks at all datasets together: its only arm is 'all', not '{arm}'")
     chosen = arms.with_data_at_hand(settings.as_profile(profile))
     selected = pools(chosen)
-    inputs = {name: _fingerprint(name) for name in (*selected, *DATASETS) if _is_there(name)}
+    known = data.sources()
+    there = [name for name in (*selected, *DATASETS) if name not in known or data.is_at_hand(name)]
+    inputs = {name: data.fingerprint_pool(name) for name in there}
     measures = {"measures": tables.measures_at_hand(), "measures_exact": lengths.has_punkt()}
     folder = manifests.stage_folder(chosen.name, "explore", arm, seed)
     return Plan("explore", chosen.name, arm, seed, folder, {"pools": selected, **measures}, inputs)
@@ -92,14 +94,6 @@ def run(profile: str | Profile, arm: str = "all", seed: int = 42) -> Manifest:
     fetch_small(chosen)
     planned = plan(chosen, arm, seed)
     return manifests.complete(planned, functools.partial(_explore, planned))
-
-
-def _is_there(name: str) -> bool:
-    return name not in data.sources() or data.is_at_hand(name)
-
-
-def _fingerprint(name: str) -> str:
-    return data.fingerprint(name) if name in data.sources() else disk.sha256_file(Path(name))
 
 
 def _explore(planned: Plan, folder: Path) -> dict[str, Any]:

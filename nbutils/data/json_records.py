@@ -128,10 +128,9 @@ class JsonArray:
             file.write((text[: spans[0][0]] + between.join(chosen) + text[spans[-1][1] :]).encode())
 
     def _text(self) -> str:
-        with _open_binary(self.path) as file:
-            raw = b"".join(_guarded(self.path, file))
         try:
-            return raw.decode("utf-8-sig")
+            with _open_binary(self.path) as file:
+                return b"".join(_guarded(self.path, file)).decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise InputError(f"{self.path}: not UTF-8 (byte {error.start}): convert the file to UTF-8") from None
 

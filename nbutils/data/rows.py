@@ -95,9 +95,12 @@ def to_row(record: Mapping[str, Any], number: int, source: str, form: str | None
     form = form or detect_form(record)
     stratum = str(record.get("category") or record.get("source") or "")
     if form == "alpaca":
-        response = _text(record, response_field(record))
-        asked = _instruction(record), _optional(record, "input")
-        return Row(number, source, *asked, response, score_of(record), stratum=stratum)
+        response, given = _text(record, response_field(record)), _optional(record, "input")
+        field = next((field for field in INSTRUCTION_FIELDS if field in record), None)
+        if field is None and not given:
+            raise InputError(f"no instruction field: expected one of {', '.join(INSTRUCTION_FIELDS)}")
+        asked = _optional(record, field) if field else ""
+        return Row(number, source, asked, given, response, score_of(record), stratum=stratum)
     system: list[str] = []
     questions: list[str] = []
     pairs: list[tuple[str, str]] = []
@@ -145,13 +148,6 @@ def _text(record: Mapping[str, Any], field: str) -> str:
         state = f"is {type(value).__name__}, not text" if field in record else "is missing"
         raise InputError(f"the response field '{field}' {state}")
     return value
-
-
-def _instruction(record: Mapping[str, Any]) -> str:
-    field = next((field for field in INSTRUCTION_FIELDS if field in record), None)
-    if field is None and not record.get("input"):
-        raise InputError(f"no instruction field: expected one of {', '.join(INSTRUCTION_FIELDS)}")
-    return _optional(record, field) if field else ""
 
 
 def _optional(record: Mapping[str, Any], field: str) -> str:

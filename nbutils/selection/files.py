@@ -271,11 +271,11 @@ def _count_in_worker(texts: list[str]) -> Numbers:
 def _count_in(pool: ProcessPoolExecutor, processes: int, alone: Count, texts: list[str]) -> Numbers:
     if len(texts) < FEW:
         return alone(texts)
-    counts = np.empty(len(texts), dtype=np.int64)
+    counts, n = np.empty(len(texts), dtype=np.int64), 4 * processes
     try:
-        # Every n-th text: the texts may come longest first.
-        for i, some in enumerate(pool.map(_count_in_worker, [texts[i::processes] for i in range(processes)])):
-            counts[i::processes] = some
+        # Every n-th text, since the longest may come first; n more than the processes, so that Ctrl-C waits for little.
+        for i, some in enumerate(pool.map(_count_in_worker, [texts[i::n] for i in range(n)])):
+            counts[i::n] = some
     except InputError:
         return alone(texts)  # says which text it is
     except BrokenProcessPool:
