@@ -1,26 +1,24 @@
-# The k longest of a partitioned dataset: one job a part, then an exact merge (nbutils/execution/partition.py starts it).
+# The k longest of a dataset in many parts: nbutils.select once a part, and once more on all that came out of it
+# (`python -m nbutils.execution.cluster select` starts it). parts.json names the part of every output in its folder.
 
-from nbutils.execution import partition
+import json, pathlib
 
-parts = partition.part_names(config["rows"], config["split"])
+bests = pathlib.Path(config["bests"])
+parts = json.loads((bests / "parts.json").read_text())
+select = "cd {params.folder:q} && {params.python:q} -m nbutils.select"
+common = {name: config[name] for name in ("folder", "python", "bests", "options")}
 
 rule all:
     input: local(config["out"])
 
-rule merge:
-    input: [local(ancient(f"{config['bests']}/{number}.json")) for number in range(len(parts))]
+rule once_more:
+    input: [local(ancient(str(bests / best))) for best in parts]
     output: local(config["out"])
-    params: **{name: config[name] for name in ("folder", "python", "rows", "bests", "options")},
-    shell:
-        "cd {params.folder:q} && {params.python:q} -m nbutils.execution.partition merge {params.rows:q} {params.bests:q}"
-        " {params.options} -o {output:q}"
+    params: **common
+    shell: select + " {params.bests:q} {params.options} -o {output:q}"
 
 rule longest:
-    output: local(config["bests"] + "/{number}.json")
-    wildcard_constraints: number = "[0-9]+"
-    params:
-        **{name: config[name] for name in ("folder", "python", "rows", "bests", "options")},
-        part = lambda wildcards: parts[int(wildcards.number)],
-    shell:
-        "cd {params.folder:q} && {params.python:q} -m nbutils.execution.partition map {params.rows:q} {params.part:q}"
-        " {params.options} -o {params.bests:q}"
+    output: local(f"{bests}/{{best}}")
+    wildcard_constraints: best = "[0-9]+[.](jsonl|parquet)"
+    params: **common, part = lambda wildcards: parts[wildcards.best]
+    shell: select + " {params.part:q} --part {params.options} -o {output:q}"

@@ -14,8 +14,8 @@ from timing import medians, not_here, peak_megabytes, result
 
 from nbutils import ROOT, data, lengths, select
 from nbutils.core.errors import InputError
-from nbutils.data import records, tokens
-from nbutils.selection import files, topk
+from nbutils.data import tokens
+from nbutils.selection import files, parts, topk
 
 K = 1000
 Result = dict[str, Any]
@@ -105,13 +105,13 @@ def million_rows_time() -> list[Result]:
 
 
 def _time_of_selection(folder: Path, measure: str) -> Result:
-    opened = records.open_records(folder)
+    inputs = files.open_inputs([str(folder)], "train")
     request = files.SelectionRequest(K, measure)
     out = folder.parent / "out.parquet"
     ways = {
-        "read and count": lambda: sum(len(counts) for counts in _lengths_of_column(opened, measure)),
-        "select": lambda: files.longest_of_file(opened, request).n,
-        "whole command": lambda: files.select_file(str(folder), request, out)["rows"],
+        "read and count": lambda: sum(len(counts) for counts in _lengths_of_column(inputs.files[0], measure)),
+        "select": lambda: files.read_longest(inputs, request).n,
+        "whole command": lambda: parts.select_files([str(folder)], request, out)["rows"],
     }
     seconds, rows = medians(5 if measure == "chars" else 3, ways)
     if set(rows.values()) != {1_000_000}:

@@ -8,9 +8,9 @@ other measures and other selections agree with the paper's, and how many tokens 
 
 import functools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nbutils import arms, data, lengths
 from nbutils.core import disk, manifests, settings
@@ -20,8 +20,10 @@ from nbutils.core.manifests import Manifest, Plan
 from nbutils.core.settings import Profile
 from nbutils.data.rows import Row
 from nbutils.selection import tables
-from nbutils.selection import tables as selection_tables
-from nbutils.selection.tables import PUBLISHED, Counted, Pool, Record
+from nbutils.selection.tables import PUBLISHED, Counted, Pool, count_dataset, make_pool
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 DATASETS = (
     "alpaca-52k",
@@ -49,12 +51,9 @@ SMALL = 30_000_000
 def pools(profile: Profile) -> dict[str, int]:
     """Datasets to select from, each with the k of its selections: the profile's own, and the paper's at hand."""
     at_hand = [name for name in SELECTED_FROM if data.is_at_hand(name)]
-    return {name: _k_of(name, profile) for name in dict.fromkeys([profile.dataset, *at_hand])}
-
-
-def _k_of(pool: str, profile: Profile) -> int:
-    drawn = (arm for arm in map(arms.parse_arm, profile.arms) if arm.rule != "all")
-    return next((arm.k for arm in drawn if arms.pool_source(arm, profile) == pool), arms.DEFAULT_K)
+    drawn = [arm for arm in map(arms.parse_arm, reversed(profile.arms)) if arm.rule != "all"]
+    sizes = {arms.pool_source(arm, profile): arm.k for arm in drawn}  # of a pool's first arm
+    return {name: sizes.get(name, arms.DEFAULT_K) for name in (profile.dataset, *at_hand)}
 
 
 def fetch_small(profile: Profile) -> None:
@@ -78,7 +77,9 @@ def plan(profile: str | Profile, arm: str = "all", seed: int = 42) -> Plan:
         raise InputError(f"explore looks at all datasets together: its only arm is 'all', not '{arm}'")
     chosen = arms.with_data_at_hand(settings.as_profile(profile))
     selected = pools(chosen)
-    inputs = {name: _fingerprint(name) for name in (*selected, *DATASETS) if _is_there(name)}
+    known = data.sources()
+    there = [name for name in (*selected, *DATASETS) if name not in known or data.is_at_hand(name)]
+    inputs = {name: data.fingerprint_pool(name) for name in there}
     measures = {"measures": tables.measures_at_hand(), "measures_exact": lengths.has_punkt()}
     folder = manifests.stage_folder(chosen.name, "explore", arm, seed)
     return Plan("explore", chosen.name, arm, seed, folder, {"pools": selected, **measures}, inputs)
@@ -95,33 +96,23 @@ def run(profile: str | Profile, arm: str = "all", seed: int = 42) -> Manifest:
     return manifests.complete(planned, functools.partial(_explore, planned))
 
 
-def _is_there(name: str) -> bool:
-    return name not in data.sources() or data.is_at_hand(name)
-
-
-def _fingerprint(name: str) -> str:
-    return data.fingerprint(name) if name in data.sources() else disk.sha256_file(Path(name))
-
-
 def _explore(planned: Plan, folder: Path) -> dict[str, Any]:
-    counted = {name: selection_tables.count_dataset(name) for name in planned.inputs}
-    chosen = [_make_pool(counted, name, k) for name, k in planned.settings["pools"].items()]
-    tables = {f"{name}.csv": list(records) for name, records in _tabulate(counted, chosen).items()}
-    for name, records in tables.items():
+    counted = {name: count_dataset(name) for name in planned.inputs}
+    pools = []
+    for name, k in planned.settings["pools"].items():
+        published = [counted[other] for other in SELECTED_FROM.get(name, ()) if other in counted]
+        pools.append(make_pool(counted[name], k, published))
+    made = {f"{name}.csv": frame for name, frame in _tabulate(counted, pools).items()}
+    for name, frame in made.items():
         # No table is better than an empty one: only the published selections carry scores.
-        disk.write_csv(folder / name, records) if records else (folder / name).unlink(missing_ok=True)
-    disk.write_json(folder / "selections.json", {pool.counted.name: _ids_by_length(pool) for pool in chosen})
+        (folder / name).unlink(missing_ok=True) if frame.empty else core_tables.write(folder / name, frame)
+    disk.write_json(folder / "selections.json", {pool.counted.name: _ids_by_length(pool) for pool in pools})
     missing = [name for name in DATASETS if name not in counted]
-    outputs = [*(name for name, records in tables.items() if records), "selections.json"]
+    outputs = [*(name for name, frame in made.items() if not frame.empty), "selections.json"]
     return {"outputs": outputs, "datasets": list(counted), "not_at_hand": missing}
 
 
-def _make_pool(counted: dict[str, Counted], name: str, k: int) -> Pool:
-    published = [counted[other] for other in SELECTED_FROM.get(name, ()) if other in counted]
-    return tables.make_pool(counted[name], k, published)
-
-
-def _tabulate(counted: dict[str, Counted], pools: list[Pool]) -> dict[str, Iterator[Record]]:
+def _tabulate(counted: dict[str, Counted], pools: list[Pool]) -> "dict[str, DataFrame]":
     unpublished = [pool.longest for pool in pools if PUBLISHED.get(pool.counted.name) not in counted]
     drawn = [selection for pool in pools for selection in pool.drawn.values()]
     others = [dataset for dataset in counted.values() if dataset.name not in PUBLISHED.values()]

@@ -85,15 +85,10 @@ def _counter(measure: str, tokenizer: Any) -> Callable[[Sequence[str]], Lengths]
     check_measure(measure)
     if measure == "tokens":
         return token_counter(tokenizer).count
-    return {"nltk_words": _count_nltk, "words": _count_words, "chars": _count_chars, "bytes": count_bytes}[measure]
-
-
-def _count_words(texts: Sequence[str]) -> Lengths:
-    return from_iterable((len(text.split()) for text in texts), len(texts))
-
-
-def _count_chars(texts: Sequence[str]) -> Lengths:
-    return from_iterable(map(len, texts), len(texts))
+    by_text = {"words": lambda text: len(text.split()), "chars": len}
+    if measure in by_text:
+        return lambda texts: from_iterable(map(by_text[measure], texts), len(texts))
+    return _count_nltk if measure == "nltk_words" else count_bytes
 
 
 # --- the paper's measure -------------------------------------------------------------------------------------------
@@ -120,8 +115,6 @@ def nltk_tokenizers() -> tuple[Callable[[str], list[str]], Callable[[str], list[
     from nltk.tokenize import NLTKWordTokenizer
     from nltk.tokenize.punkt import PunktSentenceTokenizer, load_punkt_params
 
-    from nbutils import data
-
     _warn_of_other_nltk()
     punkt = PunktSentenceTokenizer()
     if not has_punkt():
@@ -146,11 +139,9 @@ def _warn_of_other_nltk() -> None:
 
 def _punkt_folder() -> str | None:
     """Where punkt's English tables lie: NLTK_DATA and nltk's own places first, then the project's sources."""
-    from nbutils import data
-
     places = filter(Path.is_dir, map(Path, nltk_folders()))
     found = [place / "tokenizers" / "punkt_tab" / "english" for place in places]
-    found += [folder] if (folder := data.locate_quietly("punkt")) else []
+    found += data.locate("punkt") or []
     return next((str(folder) for folder in found if (folder / "abbrev_types.txt").is_file()), None)
 
 

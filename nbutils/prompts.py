@@ -62,7 +62,7 @@ def render(row: Row | EvalPrompt, style: str = "plain", use: str = "train") -> P
     if style != "paper":
         raise InputError(f"unknown prompt style '{style}': choose one of {', '.join(STYLES)}")
     if use == "train":
-        return Prompt(_vicuna(_flattened(row)), style, use)
+        return Prompt(f"{_vicuna_sentence()} USER: {_flattened(row)} ASSISTANT:", style, use)
     if isinstance(row, EvalPrompt) and row.test_set == "mt-bench":
         return Prompt("</s>".join(_vicuna_turns(row)), style, use)
     return Prompt(_alpaca_crlf(row), style, use)
@@ -96,10 +96,6 @@ def _alpaca_crlf(row: Row | EvalPrompt) -> str:
     instruction = str([row.instruction]) if from_lima else row.instruction
     given = f"### Input:\n{row.input}\r\n\r\n" if row.input else ""
     return f"{_preamble(bool(row.input))}\r\n\r\n### Instruction:\r\n{instruction}\r\n\r\n{given}### Response:"
-
-
-def _vicuna(message: str) -> str:
-    return f"{_vicuna_sentence()} USER: {message} ASSISTANT:"
 
 
 def _vicuna_turns(prompt: EvalPrompt) -> list[str]:

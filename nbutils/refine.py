@@ -14,21 +14,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nbutils import arms, select
-from nbutils.core import disk, manifests, settings
-from nbutils.core import settings as core_settings
+from nbutils import arms, lengths, select
+from nbutils.core import disk, manifests
 from nbutils.core.errors import InputError
 from nbutils.core.judge_settings import Refining
 from nbutils.core.manifests import Manifest, Plan
-from nbutils.core.settings import Profile
+from nbutils.core.settings import Profile, as_profile
 from nbutils.data.rows import Row
 from nbutils.judging import judges
 from nbutils.judging import prompts as judge_prompts
 from nbutils.judging.prompts import JudgePrompt
 from nbutils.llm import client
 from nbutils.llm.client import Ledger, LocalBackend, Request
-from nbutils.selection import rewriting
-from nbutils.selection.rewriting import count_changes
 
 OPEN, CLOSE = "[Better Answer]", "[End]"
 """The tags of the project's own prompt."""
@@ -38,7 +35,7 @@ STAND_IN = "scripted stand-in"
 
 def describe(profile: str | Profile) -> str:
     """One line that says who rewrites how many rows."""
-    settings = _settings(core_settings.as_profile(profile))
+    settings = _settings(as_profile(profile))
     rows = f"{settings.rows:,}" if settings.rows else "all"
     if settings.refiner is None:
         return f"No endpoint is set, so a {STAND_IN} rewrites {rows} rows: it improves nothing."
@@ -74,7 +71,7 @@ def load_refined(manifest: Manifest) -> list[dict[str, Any]]:
 
 
 def _prepare(profile: str | Profile, arm: str | None) -> tuple[Profile, str]:
-    given = settings.as_profile(profile)
+    given = as_profile(profile)
     return arms.prepare(given, arm or _settings(given).arm)
 
 
@@ -128,15 +125,14 @@ def rewrite_by_script(request: Request) -> str:
     return f"It could be easier to scan.\n{OPEN}\n" + "\n".join(sentences) + f"\n{CLOSE}"
 
 
-def extract_rewrite(reply: str, tags: tuple[str, str] = (OPEN, CLOSE)) -> str | None:
-    """The text between the tags, or None unless there is exactly one opening tag with text after it."""
-    return rewriting.extract_rewrite(reply, tags)
-
-
 def _record(row: Row, reply: str | None, settings: Refining, prompt: JudgePrompt) -> dict[str, Any]:
     rewritten = extract_rewrite(reply, prompt.tags) if reply is not None else None
-    flags = _flags(row, rewritten, str(reply), settings, prompt) if rewritten else []
-    usable = rewritten if not set(flags) & set(rewriting.REFUSED) else None
+    flags: list[str] = []
+    if rewritten:
+        marker = judge_prompts.make_marker(*_texts(row).values())
+        is_closed = prompt.tags[1] in str(reply).partition(prompt.tags[0])[2]
+        flags = find_flags(row.response, rewritten, settings.length_factor, marker, is_closed)
+    usable = rewritten if not set(flags) & set(REFUSED) else None
     return {
         "id": row.id,
         "instruction": row.instruction,
@@ -147,7 +143,99 @@ def _record(row: Row, reply: str | None, settings: Refining, prompt: JudgePrompt
     }
 
 
-def _flags(row: Row, rewritten: str, reply: str, settings: Refining, prompt: JudgePrompt) -> list[str]:
-    marker = judge_prompts.make_marker(*_texts(row).values())
-    is_closed = prompt.tags[1] in reply.partition(prompt.tags[0])[2]
-    return rewriting.find_flags(row.response, rewritten, settings.length_factor, marker, is_closed)
+# --- what comes back -----------------------------------------------------------------------------------------------
+
+FLAGS = ("critique", "markers", "unclosed", "longer", "shorter")
+REFUSED = ("critique", "markers")
+"""Flags with which the original response is kept."""
+
+_BEGINNING = 300
+"""Characters in which a critique shows itself; further on, an answer may speak of answers."""
+
+_TEXT = r"(?:answer|response|output|reply)"
+_CRITIQUES = (
+    rf"\bto (?:further )?(?:improve|enhance|increase) (?:the |this |its )?(?:[a-z]+(?:,| and| or)? ){{0,6}}"
+    rf"(?:of |in )?(?:the |this |given |provided )*{_TEXT}\b",
+    rf"\b(?:the|this|your) (?:provided|given|original|current|existing) {_TEXT}\b",
+    r"^\W*(?:the|this|your) (?:provided|given|original|current|existing) [a-z ]{3,60}\b(?:lacks?|fails?|exceeds?|"
+    r"does not|do not|is (?:limited|relevant|suitable|well|incomplete)|are (?:well|relevant)|accurately|outlines)\b",
+    rf"^\W*(?:the|this) {_TEXT} (?:lacks?|fails?|does not|could|should|provided|provides|needs?|"
+    r"is (?:not|well|too|quite|relevant|suitable|clear|helpful|incomplete|limited))\b",
+    r"^\W*(?:upon|after|on) (?:analy[sz]ing|reviewing|examining) the (?:given|provided|original)\b",
+    r"^\W*(?:helpfulness|relevance|accuracy|level of details?|structure)\s*:",
+)
+_CRITIQUE = re.compile("|".join(f"(?:{pattern})" for pattern in _CRITIQUES), re.IGNORECASE)
+_HEADINGS = re.compile(
+    r"\[/?\s*(?:better|revised|improved|end of)\s+answer\s*\]|\[end\]|^\W*(?:better|improved|revised) answer\W*$"
+    r"|<</?[0-9a-f]{16}>>",
+    re.IGNORECASE | re.MULTILINE,
+)
+_LIST = re.compile(r"^\s*(?:[-*•]|\d{1,2}[.)])\s+\S", re.MULTILINE)
+_REFUSAL = re.compile(
+    r"^\W*(?:i(?:'m| am) sorry|sorry|i apologi[sz]e|apologies|i can(?:not|'t)|i(?:'m| am) unable|as an ai)\b",
+    re.IGNORECASE,
+)
+
+
+def extract_rewrite(reply: str, tags: tuple[str, str] = (OPEN, CLOSE)) -> str | None:
+    """The text between the tags, or None unless there is exactly one opening tag with text after it.
+
+    Only the whole closing tag ends the text; the word "End" in an answer cuts nothing.
+    """
+    _, *found = reply.split(tags[0])
+    if len(found) != 1:
+        return None
+    return found[0].partition(tags[1])[0].strip() or None
+
+
+def find_flags(original: str, rewritten: str, factor: float, marker: str = "", is_closed: bool = True) -> list[str]:
+    """What is doubtful about a rewritten response, of FLAGS.
+
+    critique: it begins by speaking of the answer instead of answering; markers: headings or fences of the prompt are
+    left in it; unclosed: the closing tag is missing, so it may have been cut off; longer, shorter: it has `factor`
+    times the characters of the original, or less than one such part. What the original says itself is no fault.
+    """
+    has_marker = bool(marker and marker in rewritten) or bool(_HEADINGS.search(rewritten))
+    found = {
+        "critique": is_critique(rewritten) and not is_critique(original),
+        "markers": has_marker and not _HEADINGS.search(original),
+        "unclosed": not is_closed,
+        "longer": len(rewritten) > factor * max(1, len(original)),
+        "shorter": factor * len(rewritten) < len(original),
+    }
+    return [name for name in FLAGS if found[name]]
+
+
+def is_critique(text: str) -> bool:
+    """Whether a text begins by speaking of an answer that was given."""
+    return bool(_CRITIQUE.search(text[:_BEGINNING]))
+
+
+def has_list(text: str) -> bool:
+    """Whether a text has at least two lines that begin with a bullet or a number."""
+    return len(_LIST.findall(text)) > 1
+
+
+def is_refusal(text: str) -> bool:
+    """Whether a text begins with an apology or a refusal."""
+    return bool(_REFUSAL.search(text[:_BEGINNING]))
+
+
+def count_changes(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What became of the rows, how many are flagged, and mean NLTK words, lists and refusals before and after.
+
+    Rows are rewritten, kept (no usable rewriting) or failed (no reply); the last two have the original response.
+    """
+    counts: dict[str, Any] = {"rows": len(records)}
+    for name in ("rewritten", "kept", "failed"):
+        counts[name] = sum(record["status"] == name for record in records)
+    before = lengths.count([record["original"] for record in records], "nltk_words")
+    after = lengths.count([record["refined"] for record in records], "nltk_words")
+    counts |= {"mean_before": round(float(before.mean()), 2), "mean_after": round(float(after.mean()), 2)}
+    counts["shorter"] = int((after < before).sum())
+    for flag in FLAGS:
+        counts[f"flag_{flag}"] = sum(flag in record.get("flags", ()) for record in records)
+    for name, holds in (("lists", has_list), ("refusals", is_refusal)):
+        for side, when in (("original", "before"), ("refined", "after")):
+            counts[f"{name}_{when}"] = sum(holds(record[side]) for record in records)
+    return counts

@@ -1,10 +1,13 @@
 """Stage 02: select the rows of an arm, and longest-k of anybody's dataset.
 
-    python -m nbutils.select ROWS -k 1000 --measure nltk_words -o OUT
+    python -m nbutils.select ROWS... -k 1000 --measure nltk_words -o OUT
 
 ROWS is a JSON, JSON-lines or Parquet file (gzipped or not), a folder of parts, or the name of a Hub dataset, in
-Alpaca, ShareGPT or messages form. OUT has the input's own form and order with every field kept; OUT.manifest.json says
-how it was made.
+Alpaca, ShareGPT or messages form; several files, folders and globs count as one dataset in their order. OUT has the
+input's own form and order with every field kept; OUT.manifest.json says how it was made.
+
+A dataset in parts: `--part` on each of them, anywhere, and once more on all that came out of it. OUT and its manifest
+are, to the byte, those of one selection from all parts.
 """
 
 import argparse
@@ -17,13 +20,20 @@ from typing import Any
 
 from nbutils import arms, data, lengths
 from nbutils.core import disk, manifests
-from nbutils.core.errors import ArgumentParser, exits_cleanly
+from nbutils.core.errors import ArgumentParser, InputError, exits_cleanly
 from nbutils.core.manifests import Manifest, Plan
 from nbutils.core.settings import Profile
 from nbutils.data import rows
-from nbutils.data.records import open_records
 from nbutils.selection import draw
-from nbutils.selection.files import add_options, check_output, ids_sha256, plain_number, request_of, select_file
+from nbutils.selection.files import add_options, check_output, open_inputs, request_of
+from nbutils.selection.parts import (
+    hash_inputs,
+    ids_sha256,
+    manifest_path,
+    name_sources,
+    plain_number,
+    select_files,
+)
 from nbutils.selection.topk import Numbers, per_row, top_k
 
 __all__ = ["top_k"]
@@ -111,9 +121,16 @@ def _parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="python -m nbutils.select", description="Keep the k records with the longest responses, in their own form."
     )
-    parser.add_argument("rows", metavar="ROWS", help="JSON, JSONL, Parquet, .gz, a folder of parts, or a Hub dataset")
+    parser.add_argument(
+        "rows",
+        metavar="ROWS",
+        nargs="+",
+        help="JSON, JSONL, Parquet, .gz, a folder of parts, or a Hub dataset; several files, folders or quoted globs",
+    )
     parser.add_argument("-o", "--out", required=True, type=Path, help="output, in the input's own form")
     add_options(parser)
+    parser.add_argument("--processes", type=int, default=1, metavar="N", help="count in N processes (default 1)")
+    parser.add_argument("--part", action="store_true", help="one part of several: keep all rows where it has fewer")
     parser.add_argument("--ratings", type=Path, help="choose by these grades (ratings.jsonl), and not by length")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--threshold", type=float, metavar="GRADE", help="of --ratings: the rows graded this or better")
@@ -129,12 +146,16 @@ def main(arguments: list[str] | None = None) -> None:
     given = _parser().parse_args(arguments)
     if given.ratings:
         return _select_rated(given)
+    if chosen_by := next((name for name in ("threshold", "top_k", "tiers") if getattr(given, name) is not None), None):
+        raise InputError(f"--{chosen_by.replace('_', '-')} chooses by grades: give their file by --ratings")
     request = request_of(given)
     with warnings.catch_warnings(record=True) as noted:
         warnings.simplefilter("always", UserWarning)
-        made = select_file(given.rows, request, given.out)
+        made = select_files(given.rows, request, given.out, given.processes, given.part)
     for note in dict.fromkeys(str(each.message) for each in noted if each.category is UserWarning):
         print(f"note: {note}", file=sys.stderr)
+    if given.part:
+        return print(f"{given.out}: {len(made['ids']):,} of {made['rows']:,} rows of a part")
     exact = "" if made["exact"] else " (approximate: no punkt parameters)"
     print(
         f"{given.out}: {made['k']:,} of {made['rows']:,} rows, {made['measure']} >= {made['threshold']}{exact}; "
@@ -143,18 +164,38 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _select_rated(given: argparse.Namespace) -> None:
-    """Write the rows that a file of ratings puts first."""
-    file = open_records(Path(given.rows), given.split)
+    """Write the rows that a file of ratings puts first, and the manifest of how they were chosen."""
+    if given.part:
+        raise InputError("--part goes by length: grades are of a whole dataset, leave it out")
+    inputs = open_inputs(given.rows, given.split)
+    check_output(inputs, given.out)
+    if given.out.resolve() == given.ratings.resolve():
+        raise InputError(f"{given.out}: the output would replace the ratings: give another name")
+    file = inputs.whole()
     grades = draw.read_grades(given.ratings, data.read_own_rows(file))
+    asked: dict[str, Any] = {"rule": "top-k", "k": given.k if given.top_k is None else given.top_k}
     if given.threshold is not None:
-        chosen = draw.draw_threshold(grades, given.threshold)
+        asked = {"rule": "threshold", "threshold": given.threshold}
+        ids = draw.draw_threshold(grades, given.threshold)
     elif given.tiers is not None:
-        chosen = draw.draw_tiers(grades, given.tiers, given.seed)
+        asked = {"rule": "tiers", "k": given.tiers, "seed": given.seed}
+        ids = draw.draw_tiers(grades, given.tiers, given.seed)
     else:
-        chosen = draw.draw_top_k(grades, given.k if given.top_k is None else given.top_k)
-    check_output(file, Path(given.rows), given.out)
-    file.write_selected([int(i) for i in chosen], given.out)
-    print(f"{given.out}: {len(chosen):,} rows, the lowest grade {grades[chosen].min():g}")
+        ids = draw.draw_top_k(grades, asked["k"])
+    file.write_selected([int(i) for i in ids], given.out)
+    made = {
+        **name_sources(*hash_inputs(inputs)),
+        "rows": len(grades),
+        "split": given.split,
+        "ratings": given.ratings.name,
+        "ratings_sha256": disk.sha256_file(given.ratings),
+        **asked,
+        "lowest_grade": plain_number(grades[ids].min()),
+        "ids_sha256": ids_sha256(ids),
+        "ids": [int(i) for i in ids],
+    }
+    disk.write_json(manifest_path(given.out), made)
+    print(f"{given.out}: {len(ids):,} rows, the lowest grade {grades[ids].min():g}")
 
 
 if __name__ == "__main__":

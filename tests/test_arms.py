@@ -9,7 +9,7 @@ from nbutils import arms, lengths, select
 from nbutils.core.errors import InputError
 from nbutils.core.settings import load_profile
 from nbutils.data.rows import Row
-from nbutils.selection import draw, files
+from nbutils.selection import draw, parts
 
 
 def _words(texts):
@@ -233,7 +233,7 @@ def test_the_stage_without_data(runs, no_data):
     rows = select.load_arm(made)
     assert (made.arm, len(rows)) == ("sample-60-longest", 60)
     assert made.facts["threshold"] == lengths.count([row.response for row in rows], "nltk_words").min()
-    assert made.facts["ids_sha256"] == files.ids_sha256(row.id for row in rows)
+    assert made.facts["ids_sha256"] == parts.ids_sha256(row.id for row in rows)
     assert (made.facts["exact"], made.facts["pool_rows"]) == (False, 260)
     assert select.run("tiny", "alpaca-1k-longest") == made, "the second call returns what the first one wrote"
 
@@ -242,9 +242,9 @@ def test_alpaca_arms_are_pinned(alpaca):
     """A draw that changes would silently change what every later result means."""
     drawn = _draw("alpaca-1k-random-7", alpaca)
     assert len(drawn) == 1000
-    assert files.ids_sha256(drawn) == "8c395ed53f1b24143e22903dcccf3c3f3d52f778b0e4d22a50078bba54432588"
+    assert parts.ids_sha256(drawn) == "8c395ed53f1b24143e22903dcccf3c3f3d52f778b0e4d22a50078bba54432588"
     matched = _draw("alpaca-random-token-matched-7", alpaca)
-    assert files.ids_sha256(matched) == "3d6270cf9b13343849a9653711c9002a345dc72896914a30b032f383af8d496e"
+    assert parts.ids_sha256(matched) == "3d6270cf9b13343849a9653711c9002a345dc72896914a30b032f383af8d496e"
     tokens = _words([row.response for row in alpaca]) + 1
     target = tokens[select.top_k(tokens, 1000)].sum()
     assert abs(tokens[matched].sum() - target) <= tokens.max() / 2

@@ -172,7 +172,10 @@ def test_repeated_share_counts_what_came_before():
 def test_scores_that_nobody_gave_are_left_out():
     lima = tables.Counted("lima-1k", [Row(0, "lima-1k", "", "", "x", 0.0)] * 2, {})
     rated = tables.Counted("alpaca-1k-score", [Row(0, "alpaca-1k-score", "", "", "x", 4.5)] * 2, {})
-    assert list(tables.tabulate_scores([lima, rated])) == [{"dataset": "alpaca-1k-score", "score": 4.5, "rows": 2}]
+    found = tables.tabulate_scores([lima, rated]).to_dict("records")
+    assert found == [{"dataset": "alpaca-1k-score", "score": 4.5, "rows": 2}]
+    assert tables.tabulate_scores([lima]).empty
+    assert tables.tabulate_scores([]).empty
 
 
 def test_importing_what_the_notebooks_need_is_light():

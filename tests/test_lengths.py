@@ -16,7 +16,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_to
 from nbutils import lengths, select
 from nbutils.core.errors import InputError
 from nbutils.data import tokens
-from nbutils.selection import files, topk
+from nbutils.selection import parts, topk
 
 PUBLISHED_IDS = "b6691885e9c956494c44d574f60ed34147780fba56335f86e0d9d263f8190d33"
 CORPUS = (
@@ -404,7 +404,7 @@ def test_the_published_selection_to_the_last_id(alpaca, alpaca_words):
     assert alpaca_words.mean() == pytest.approx(51.3826, abs=1e-4)
     assert (int(np.median(alpaca_words)), alpaca_words.min(), alpaca_words.max()) == (37, 0, 823)
     ids = select.top_k(alpaca_words, 1000)
-    assert files.ids_sha256(ids) == PUBLISHED_IDS
+    assert parts.ids_sha256(ids) == PUBLISHED_IDS
     kept = alpaca_words[ids]
     assert (kept.min(), (kept == 192).sum(), (alpaca_words == 192).sum()) == (192, 2, 15)
     assert kept.mean() == pytest.approx(256.8, abs=0.05)
@@ -415,7 +415,7 @@ def test_the_published_selection_to_the_last_id(alpaca, alpaca_words):
 def test_the_bound_finds_the_same_ids_as_counting_all(alpaca):
     kept = topk.Longest(1000)
     topk.add_texts(kept, [row.response for row in alpaca], 0, "nltk_words")
-    assert files.ids_sha256(kept.ids) == PUBLISHED_IDS
+    assert parts.ids_sha256(kept.ids) == PUBLISHED_IDS
     assert (kept.n, kept.threshold, kept.ties) == (52_002, 192, (15, 2))
 
 

@@ -12,8 +12,6 @@ from nbutils.core.errors import InputError
 from nbutils.core.judge_settings import JudgeModel, PromptFile, Refining
 from nbutils.data.rows import Row
 from nbutils.refine import build_request, extract_rewrite, rewrite_by_script
-from nbutils.selection import rewriting
-from nbutils.selection.rewriting import count_changes
 
 OPEN, CLOSE = refine.OPEN, refine.CLOSE
 
@@ -75,11 +73,11 @@ def test_counts_and_means():
         {"original": "one two", "refined": "one two", "status": "failed"},
         {"original": "Sorry, no.", "refined": "one two three four", "status": "rewritten", "flags": []},
     ]
-    found = count_changes(records)
+    found = refine.count_changes(records)
     assert {name: found[name] for name in ("rows", "rewritten", "kept", "failed", "mean_before", "mean_after")} == {
         "rows": 4, "rewritten": 2, "kept": 1, "failed": 1, "mean_before": 2.5, "mean_after": 2.75,
     }  # fmt: skip
-    assert {name: found[f"flag_{name}"] for name in rewriting.FLAGS} == {
+    assert {name: found[f"flag_{name}"] for name in refine.FLAGS} == {
         "critique": 0, "markers": 0, "unclosed": 0, "longer": 0, "shorter": 1,
     }  # fmt: skip
     assert [found[name] for name in ("lists_before", "lists_after", "refusals_before", "refusals_after")] == [
@@ -205,12 +203,12 @@ def test_records_are_json(runs, no_data):
     ],
 )
 def test_flags(rewritten, expected):
-    assert rewriting.find_flags("An answer of " + 27 * ".", rewritten, 3.0, "cafe0123cafe0123") == expected
+    assert refine.find_flags("An answer of " + 27 * ".", rewritten, 3.0, "cafe0123cafe0123") == expected
 
 
 def test_what_the_original_says_itself_is_no_fault():
     text = "The provided answer lacks detail, says the teacher."
-    assert rewriting.find_flags(text, text + " Indeed.", 3.0) == []
+    assert refine.find_flags(text, text + " Indeed.", 3.0) == []
 
 
 def test_a_reply_without_its_end_is_flagged_and_a_critique_keeps_the_original(runs, no_data, monkeypatch):
@@ -250,8 +248,8 @@ def test_the_released_rewritings_are_checked_as_ours_are(mirror):
     """Counted by eye: 35 of the 1,000 speak of the answer instead of giving one; no original does."""
     originals = {row.id: row.response for row in data.load_rows("alpaca-1k-longest-published")}
     rewritten = data.load_rows("alpaca-1k-longest-refined")
-    flags = [rewriting.find_flags(originals[row.id], row.response, 3.0) for row in rewritten]
+    flags = [refine.find_flags(originals[row.id], row.response, 3.0) for row in rewritten]
     assert sum("critique" in found for found in flags) == 35
     assert sum("markers" in found for found in flags) == 1
     assert [sum(name in found for found in flags) for name in ("longer", "shorter")] == [2, 24]
-    assert not any(map(rewriting.is_critique, originals.values()))
+    assert not any(map(refine.is_critique, originals.values()))

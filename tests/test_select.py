@@ -20,7 +20,7 @@ from nbutils.core import disk
 from nbutils.data import json_records, load, records
 from nbutils.data import rows as data_rows
 from nbutils.data.records import HubDataset
-from nbutils.selection import files
+from nbutils.selection import files, parts
 from nbutils.selection.files import SelectionRequest
 
 # Lengths in words: 3 1 0 5 3 5 3 2. The three longest: 3 and 5, then row 0, the first of three ties.
@@ -271,7 +271,7 @@ def test_what_the_manifest_says(tmp_path, capsys):
         "threshold": 3,
         "ties_at_threshold": 3,
         "ties_taken": 1,
-        "ids_sha256": files.ids_sha256(LONGEST_3),
+        "ids_sha256": parts.ids_sha256(LONGEST_3),
         "ids": LONGEST_3,
     }
 
@@ -279,8 +279,8 @@ def test_what_the_manifest_says(tmp_path, capsys):
 def test_ids_sha256_is_of_the_ids_joined_by_commas():
     # printf 0,3,5 | sha256sum
     expected = "1762bad225fc9c1bd6cd8e9f719b0fdfd0ebcad416a25c8071bbe3814138c18b"
-    assert files.ids_sha256([5, 0, 3]) == expected
-    assert files.ids_sha256(np.array([5, 0, 3])) == expected
+    assert parts.ids_sha256([5, 0, 3]) == expected
+    assert parts.ids_sha256(np.array([5, 0, 3])) == expected
 
 
 def test_without_punkt_the_default_measure_is_marked_approximate(tmp_path, capsys, no_data):
@@ -306,6 +306,72 @@ def test_ties_across_batches_go_to_the_first_rows(tmp_path, capsys, monkeypatch,
     assert (made["ids"], made["ties_at_threshold"], made["ties_taken"]) == ([1, 2, 3, 6], 7, 3)
 
 
+# --- by grades -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def rated(tmp_path, monkeypatch):
+    """Eight rows and their grades, as files in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    Path("rows.jsonl").write_text(_lines(ROWS))
+    grades = [4, 5, 3.5, 5, 4, 1, 4, 2]
+    Path("ratings.jsonl").write_text(_lines({"id": i, "score": grade} for i, grade in enumerate(grades)))
+
+
+@pytest.mark.parametrize(
+    ("options", "asked", "ids", "lowest"),
+    [
+        (["--threshold", 3.5], {"rule": "threshold", "threshold": 3.5}, [0, 1, 2, 3, 4, 6], 3.5),
+        (["--top-k", 3], {"rule": "top-k", "k": 3}, [0, 1, 3], 4),
+        (["-k", 2], {"rule": "top-k", "k": 2}, [1, 3], 5),
+        (["--tiers", 5, "--seed", 1], {"rule": "tiers", "k": 5, "seed": 1}, [0, 1, 3, 4, 6], 4),
+    ],
+)
+def test_what_the_manifest_of_a_choice_by_grades_says(rated, capsys, options, asked, ids, lowest):
+    status, printed, errors = _run(capsys, "rows.jsonl", "--ratings", "ratings.jsonl", *options, "-o", "out.jsonl")
+    assert (status, errors) == (0, [])
+    assert printed == f"out.jsonl: {len(ids)} rows, the lowest grade {lowest:g}\n"
+    assert Path("out.jsonl").read_text() == _lines(ROWS[i] for i in ids)
+    assert json.loads(Path("out.jsonl.manifest.json").read_text()) == {
+        "source": "rows.jsonl",
+        "source_sha256": disk.sha256_file(Path("rows.jsonl")),
+        "rows": 8,
+        "split": "train",
+        "ratings": "ratings.jsonl",
+        "ratings_sha256": disk.sha256_file(Path("ratings.jsonl")),
+        **asked,
+        "lowest_grade": lowest,
+        "ids_sha256": parts.ids_sha256(ids),
+        "ids": ids,
+    }
+
+
+def test_a_choice_by_grades_of_several_files(rated, capsys):
+    Path("a.jsonl").write_text(_lines(ROWS[:4]))
+    Path("b.jsonl").write_text(_lines(ROWS[4:]))
+    status, _, errors = _run(capsys, "[ab].jsonl", "--ratings", "ratings.jsonl", "--top-k", 3, "-o", "out.jsonl")
+    assert (status, errors) == (0, [])
+    assert Path("out.jsonl").read_text() == _lines(ROWS[i] for i in (0, 1, 3))
+    assert json.loads(Path("out.jsonl.manifest.json").read_text())["source"] == ["a.jsonl", "b.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--ratings", "ratings.jsonl", "-o", "rows.jsonl"], "rows.jsonl: the output would replace the input"),
+        (["--ratings", "ratings.jsonl", "-o", "ratings.jsonl"], "ratings.jsonl: the output would replace the ratings"),
+        (["--ratings", "ratings.jsonl", "-o", "out.parquet"], "let its name end in .jsonl or .ndjson"),
+        (["--ratings", "ratings.jsonl", "--part", "-o", "out.jsonl"], "--part goes by length"),
+        (["--ratings", "none.jsonl", "-o", "out.jsonl"], "none.jsonl: no such file"),
+        (["--threshold", 4, "-o", "out.jsonl"], "--threshold chooses by grades: give their file by --ratings"),
+        (["--top-k", 4, "-o", "out.jsonl"], "--top-k chooses by grades: give their file by --ratings"),
+        (["--tiers", 0, "-o", "out.jsonl"], "--tiers chooses by grades: give their file by --ratings"),
+    ],
+)
+def test_bad_choices_by_grades(rated, tmp_path, capsys, arguments, expected):
+    _refused(capsys, tmp_path, ["rows.jsonl", "-k", 1, *arguments], expected)
+
+
 # --- a dataset of the Hub ------------------------------------------------------------------------------------------
 
 
@@ -326,7 +392,7 @@ def hub_folder(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["out.parquet", "out.jsonl", "out.jsonl.gz"])
 def test_a_hub_dataset(hub_folder, tmp_path, name):
     dataset, out = HubDataset(str(hub_folder)), tmp_path / name
-    kept = files.longest_of_file(dataset, SelectionRequest(3, "words"))
+    kept = files.read_longest(files.Inputs([hub_folder], [dataset]), SelectionRequest(3, "words"))
     assert (kept.ids.tolist(), kept.n) == (LONGEST_3, 8)
     dataset.write_selected(kept.ids, out)
     if name.endswith(".parquet"):

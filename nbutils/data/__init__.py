@@ -1,12 +1,22 @@
 """Outside data: which sources there are, where they lie, how they get here, and what they say.
 
-`catalogue` lists the sources, `download` finds, fetches and verifies their files, `load` reads what is in them: rows,
-test prompts, tables, a tokenizer. `rows` and `forms` know the forms of datasets, `records` and `json_records` those of
+`catalogue` lists the sources and finds, fetches and verifies their files, `load` reads what is in them: rows, test
+prompts, tables, a tokenizer. `rows` and `forms` know the forms of datasets, `records` and `json_records` those of
 files, `tokens` counts tokens. `python -m nbutils.data` lists and fetches.
 """
 
-from nbutils.data.catalogue import Source, source, sources, sources_of
-from nbutils.data.download import cache_folder, can_obtain, fetch, is_at_hand, locate, locate_quietly, obtain
+from nbutils.data.catalogue import (
+    Source,
+    cache_folder,
+    can_obtain,
+    fetch,
+    is_at_hand,
+    locate,
+    obtain,
+    source,
+    sources,
+    sources_of,
+)
 from nbutils.data.load import (
     fingerprint,
     fingerprint_pool,
@@ -36,7 +46,6 @@ __all__ = [
     "load_rows",
     "load_table",
     "locate",
-    "locate_quietly",
     "obtain",
     "read_own_rows",
     "source",

@@ -4,33 +4,23 @@ python -m nbutils.data                 list the sources with licence, size and w
 python -m nbutils.data fetch NAME...   download, verify and keep them in the cache
 """
 
-from typing import TYPE_CHECKING
-
 from nbutils.core.errors import ArgumentParser, InputError, exits_cleanly
-from nbutils.data import catalogue, download
+from nbutils.data import catalogue
 from nbutils.data.catalogue import UNVERIFIED, Source
-
-if TYPE_CHECKING:
-    pass
 
 # --- the command ---------------------------------------------------------------------------------------------------
 
 
-def _state(name: str) -> str:
-    entry = catalogue.source(name)
+def _state(entry: Source) -> str:
     if entry.path:
         return "in the repository"
     try:
-        found = download.locate(name)
+        found = catalogue.locate(entry.name)
     except InputError as error:
         return f"refused: {error}"
     if not found:
         return "gated" if entry.gated else "no"
-    return "cache" if download.cache_folder() in found[0].parents else "mirror"
-
-
-def _size(entry: Source) -> str:
-    return f"{entry.bytes / 1e6:.1f} MB" if entry.bytes else "?"
+    return "cache" if catalogue.cache_folder() in found[0].parents else "mirror"
 
 
 def print_sources() -> None:
@@ -39,8 +29,8 @@ def print_sources() -> None:
     print(line.format("name", "kind", "rows", "size", "hash", "at hand", "licence"))
     for entry in catalogue.sources().values():
         known = UNVERIFIED if entry.sha256 == UNVERIFIED and not entry.path and not entry.git_blob else "known"
-        state = _state(entry.name)
-        print(line.format(entry.name, entry.kind, f"{entry.rows:,}", _size(entry), known, state, entry.licence))
+        size = f"{entry.bytes / 1e6:.1f} MB" if entry.bytes else "?"
+        print(line.format(entry.name, entry.kind, f"{entry.rows:,}", size, known, _state(entry), entry.licence))
 
 
 @exits_cleanly
@@ -55,7 +45,7 @@ def main(arguments: list[str] | None = None) -> None:
     if given.command != "fetch":
         return print_sources()
     for name in given.names:
-        for path in download.fetch(name):
+        for path in catalogue.fetch(name):
             print(f"{name}: {path}")
 
 

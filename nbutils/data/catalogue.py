@@ -1,19 +1,29 @@
-"""The sources of outside data, as data/sources.toml lists them."""
+"""The sources of outside data, as data/sources.toml lists them: where each is, and how it gets here.
+
+A source is looked for in the repository (the sample), in the cache, in the folder that `LIM_DATA_MIRROR` names, and
+then, when asked, on the network. A download is resumed where it broke off, verified, recorded, and only then kept. A
+file with the wrong bytes is refused by name and never cached.
+"""
 
 import functools
+import hashlib
+import json
+import os
 import tomllib
+import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
+from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nbutils import ROOT
+from nbutils.core.disk import atomic_path, sha256_file, sha256_json, write_json
 from nbutils.core.errors import InputError
-
-if TYPE_CHECKING:
-    pass
+from nbutils.core.settings import is_offline
 
 UNVERIFIED = "unverified"
+RECORD = "downloaded.json"
 
 
 class Source(BaseModel):
@@ -68,3 +78,237 @@ def source(name: str) -> Source:
 def sources_of(kind: str) -> list[str]:
     """Names of the sources of one kind."""
     return [entry.name for entry in sources().values() if entry.kind == kind]
+
+
+# --- where it is ---------------------------------------------------------------------------------------------------
+
+
+def cache_folder() -> Path:
+    """Where downloads are kept: `LIM_DATA_CACHE`, else `data/cache/` in the repository."""
+    return Path(os.environ.get("LIM_DATA_CACHE") or ROOT / "data" / "cache")
+
+
+def locate(name: str) -> list[Path] | None:
+    """Verified files of a source that is at hand (in the repository, cache or mirror), or None; asks no network.
+
+    Raises InputError, naming the file, where a file is there but has the wrong bytes.
+    """
+    entry = source(name)
+    if entry.path:
+        return [ROOT / entry.path]
+    if found := _in_cache(entry):
+        return found
+    folder = os.environ.get("LIM_DATA_MIRROR")
+    path = Path(folder) / entry.mirror if folder and entry.mirror else None
+    if path is None or not path.exists():
+        return None
+    if hash_of(path) != entry.mirror_sha256:
+        raise InputError(f"{path}: not the bytes of source '{entry.name}' (sha256 differs): replace the mirror's copy")
+    return [path]
+
+
+def is_at_hand(name: str) -> bool:
+    """Whether a source can be read without the network."""
+    return locate(name) is not None
+
+
+def obtain(name: str) -> list[Path]:
+    """Files of a source: at hand, or downloaded now unless offline. Raises InputError saying how to get it."""
+    found = locate(name)
+    if found is None and not is_offline():
+        found = fetch(name)
+    if found is None:
+        raise InputError(f"source '{name}' is not at hand: run `python -m nbutils.data fetch {name}` with a network")
+    return found
+
+
+def can_obtain(name: str, seconds: float = 4.0) -> bool:
+    """Whether a source is at hand, or comes from the network when that answers within a few seconds."""
+    if is_at_hand(name):
+        return True
+    url = next(iter(source(name).downloads().values()), None)
+    if is_offline() or url is None or not _host_answers(url[: url.find("/", 8)], seconds):
+        return False
+    try:
+        return _head(url, seconds) == "found" and bool(fetch(name))
+    except InputError as error:
+        print(f"{name} was left out: {error}", flush=True)
+        return False
+
+
+@functools.cache
+def _host_answers(host: str, seconds: float) -> bool:
+    # Asked once for each host: without a network every source would wait for its own time-out.
+    return _head(f"{host}/", seconds) != "silent"
+
+
+def _head(url: str, seconds: float) -> Literal["found", "refused", "silent"]:
+    from huggingface_hub.utils import get_session
+
+    try:
+        answer = get_session().head(url, timeout=seconds, follow_redirects=True)
+    except Exception:  # the library behind the session differs between versions, and so do its errors
+        return "silent"
+    return "found" if answer.is_success else "refused"
+
+
+def _in_cache(entry: Source) -> list[Path] | None:
+    folder = cache_folder() / entry.name
+    paths = [folder / name for name in entry.downloads()]
+    if not paths or not all(path.is_file() for path in paths):
+        return None
+    for path in paths:
+        verify(entry, path)
+    return [_unpack_punkt(paths[0])] if entry.form == "punkt" else paths
+
+
+def fetch(name: str) -> list[Path]:
+    """Download all files of a source into the cache, resuming a broken download, and verify them.
+
+    Raises InputError for a gated source (how to get access), a network that fails, or bytes that are wrong.
+    """
+    entry = source(name)
+    if not entry.downloads():
+        raise InputError(f"source '{name}' is part of the repository: there is nothing to fetch")
+    if is_offline():
+        raise InputError(f"source '{name}' cannot be fetched: LIM_OFFLINE forbids asking the network, unset it")
+    download_all(entry, cache_folder() / name)
+    return _in_cache(entry) or []
+
+
+def _unpack_punkt(archive: Path) -> Path:
+    folder = archive.parent / "tokenizers" / "punkt_tab" / "english"
+    with zipfile.ZipFile(archive) as packed:
+        english = (name for name in packed.namelist() if name.startswith("punkt_tab/english/"))
+        for name in (name for name in english if not name.endswith("/")):
+            path, content = folder / Path(name).name, packed.read(name)
+            if not path.is_file() or path.read_bytes() != content:
+                with atomic_path(path) as temporary:
+                    temporary.write_bytes(content)
+    return folder
+
+
+def download_all(entry: Source, folder: Path) -> None:
+    """Download the files of a source that the folder lacks, or has with the wrong bytes.
+
+    Raises InputError for a gated source (how to get access), a network that fails, or bytes that are wrong.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"):
+        for file_name, url in entry.downloads().items():
+            path = folder / file_name
+            try:
+                is_intact = path.is_file() and verify(entry, path)
+            except InputError:
+                is_intact = False
+            if not is_intact:
+                _download(entry, url, path)
+
+
+def _download(entry: Source, url: str, target: Path) -> None:
+    part = target.with_name(target.name + ".part")
+    print(f"fetching {url} (licence: {entry.licence})", flush=True)
+    try:
+        _stream(entry, url, part)
+    finally:
+        if part.is_file() and not part.stat().st_size:
+            part.unlink()
+    try:
+        verify(entry, part, _recorded(target))
+    except InputError:
+        part.unlink()
+        raise
+    record = {"sha256": sha256_file(part), "bytes": part.stat().st_size, "url": url}
+    write_json(target.parent / RECORD, {**_read_record(target.parent), target.name: record})
+    part.replace(target)
+
+
+def _stream(entry: Source, url: str, part: Path) -> None:
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
+    from huggingface_hub.file_download import http_get
+    from huggingface_hub.utils import build_hf_headers, logging
+
+    # Its warning for every attempt would bury the one line that says what to do.
+    logging.set_verbosity_error()
+    # Unpacked on the way, a file could neither be resumed at a byte nor checked for its length.
+    headers = {"Accept-Encoding": "identity"}
+    if url.startswith("https://huggingface.co/"):
+        headers |= build_hf_headers()
+    try:
+        with open(part, "ab") as file:
+            http_get(url, file, resume_size=file.tell(), headers=headers, expected_size=entry.bytes)
+    except GatedRepoError:
+        raise InputError(f"source '{entry.name}' is gated: {entry.gated or 'ask its owner for access'}") from None
+    except HfHubHTTPError as error:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if status != 416 or not part.stat().st_size:
+            raise InputError(_refusal(entry, url, status)) from None
+        # What an earlier call left reaches to the end of the file, or past it: start again.
+        part.unlink()
+        _stream(entry, url, part)
+    except Exception as error:
+        # Whatever broke the transfer (the HTTP library differs between versions): what came is kept in the .part
+        # file, so that the next call resumes there.
+        why = (str(error).splitlines() or [""])[0]
+        raise InputError(f"{url}: {type(error).__name__}: {why}; run the same command to continue") from None
+
+
+def _refusal(entry: Source, url: str, status: int | None) -> str:
+    if entry.gated and status in (401, 403):
+        return f"source '{entry.name}' is gated: {entry.gated}"
+    if status is not None and status >= 500:
+        return f"{url}: the server answered {status}: run the same command later to continue"
+    return f"{url}: the server answered {status or 'nothing'}: check the address in data/sources.toml"
+
+
+# --- is it the right file? -----------------------------------------------------------------------------------------
+
+
+def verify(entry: Source, path: Path, recorded: str | None = None) -> Literal[True]:
+    """Refuse wrong bytes by every check that is known: size, sha256, git blob id, or the first download's record.
+
+    True where all of them hold, InputError where one does not.
+    recorded: sha256 of the first download; by default what the file's folder has on record for it.
+    """
+    recorded = recorded or _recorded(path)
+    if entry.bytes is not None and path.stat().st_size != entry.bytes:
+        raise InputError(_wrong(entry, path, f"{path.stat().st_size} bytes instead of {entry.bytes}"))
+    expected = entry.sha256 if entry.sha256 != UNVERIFIED else recorded
+    if expected and hash_of(path) != expected:
+        raise InputError(_wrong(entry, path, "its sha256 differs"))
+    if entry.git_blob and not recorded and git_blob_id(path) != entry.git_blob:
+        raise InputError(_wrong(entry, path, "its git blob id differs"))
+    with open(path, "rb") as file:
+        is_web_page = file.read(256).lstrip().lower().startswith((b"<!doctype html", b"<html"))
+    if not expected and is_web_page:
+        raise InputError(_wrong(entry, path, "it is a web page"))
+    return True
+
+
+def _wrong(entry: Source, path: Path, what: str) -> str:
+    refused = path.parent / path.name.removesuffix(".part")
+    again = f"run `python -m nbutils.data fetch {entry.name}`"
+    return f"{refused}: refused, not the file that source '{entry.name}' names ({what}): {again}"
+
+
+def git_blob_id(path: Path) -> str:
+    """Git's id of a file's content: sha1 over a small header and the bytes."""
+    content = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+
+
+def hash_of(path: Path) -> str:
+    """sha256 of a file, or of the names and hashes of a folder's files."""
+    if path.is_dir():
+        return sha256_json({part.name: sha256_file(part) for part in path.iterdir()})
+    return sha256_file(path)
+
+
+def _recorded(path: Path) -> str | None:
+    found = _read_record(path.parent).get(path.name, {}).get("sha256")
+    return str(found) if found else None
+
+
+def _read_record(folder: Path) -> dict[str, Any]:
+    path = folder / RECORD
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

@@ -66,26 +66,9 @@ def _self_instruct(record: Mapping[str, Any], number: int) -> EvalPrompt:
     return EvalPrompt(record["id"], "", record["instruction"], instance["input"], instance.get("output", ""))
 
 
-def _lima_test(record: Mapping[str, Any], number: int) -> EvalPrompt:
-    # A one-element list; the official scripts format the list itself, which puts its brackets into the prompt.
-    return EvalPrompt(f"lima_{number}", "", record["conversations"][0])
-
-
-def _wizardlm(record: Mapping[str, Any], number: int) -> EvalPrompt:
-    return EvalPrompt(f"wizardlm_{record['idx']}", "", record["Instruction"], category=record["Skill"])
-
-
-def _vicuna(record: Mapping[str, Any], number: int) -> EvalPrompt:
-    return EvalPrompt(f"vicuna_{record['question_id']}", "", record["text"], category=record["category"])
-
-
 def _mt_bench(record: Mapping[str, Any], number: int) -> EvalPrompt:
     first, *more = record["turns"]
     return EvalPrompt(f"mt_bench_{record['question_id']}", "", first, "", "", record["category"], tuple(more))
-
-
-def _alpaca_eval(record: Mapping[str, Any], number: int) -> EvalPrompt:
-    return EvalPrompt(f"alpaca_eval_{number}", "", record["instruction"], category=record["dataset"])
 
 
 def _own_prompt(record: Mapping[str, Any], number: int) -> EvalPrompt:
@@ -99,12 +82,19 @@ def _own_prompt(record: Mapping[str, Any], number: int) -> EvalPrompt:
 
 PROMPT_FORMS: dict[str, Callable[[Mapping[str, Any], int], EvalPrompt]] = {
     "koala": lambda record, number: EvalPrompt(record["id"], "", record["prompt"]),
-    "lima": _lima_test,
+    # A one-element list; the official scripts format the list itself, which puts its brackets into the prompt.
+    "lima": lambda record, number: EvalPrompt(f"lima_{number}", "", record["conversations"][0]),
     "sinstruct": _self_instruct,
-    "vicuna": _vicuna,
-    "wizardlm": _wizardlm,
+    "vicuna": lambda record, number: EvalPrompt(
+        f"vicuna_{record['question_id']}", "", record["text"], category=record["category"]
+    ),
+    "wizardlm": lambda record, number: EvalPrompt(
+        f"wizardlm_{record['idx']}", "", record["Instruction"], category=record["Skill"]
+    ),
     "mt-bench": _mt_bench,
-    "alpaca-eval": _alpaca_eval,
+    "alpaca-eval": lambda record, number: EvalPrompt(
+        f"alpaca_eval_{number}", "", record["instruction"], category=record["dataset"]
+    ),
     "own": _own_prompt,
 }
 
@@ -134,11 +124,10 @@ def converter(form: str, alpaca_eval_instructions: Callable[[], list[str]]) -> C
     if form == "cherry-reviews":
         return _cherry_reviews
     if form == "mt-bench-answers":
-        return _mt_bench_answers
+        return lambda member, path: ({"file": member, **record} for record in read_records(path))
     # Some models lack answers, so an item's number is the place of its instruction and not of its record.
     numbers = {instruction: number for number, instruction in enumerate(alpaca_eval_instructions())}
-    convert = {"preferences": _preferences, "outputs": _outputs, "lengths": _lengths}[form]
-    return lambda member, path: convert(member, path, numbers)
+    return lambda member, path: _of_alpaca_eval(form, member, path, numbers)
 
 
 def in_one_form(form: str, records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -146,29 +135,17 @@ def in_one_form(form: str, records: Iterable[Mapping[str, Any]]) -> list[dict[st
     return [_with_prompt(record) if form == "cherry-reviews" else dict(record) for record in records]
 
 
-def _preferences(model: str, path: Path, numbers: Mapping[str, int]) -> Records:
+def _of_alpaca_eval(form: str, model: str, path: Path, numbers: Mapping[str, int]) -> Records:
     for record in read_records(path):
-        number = _number(record, path, numbers)
-        annotator = record.get("annotator", "")
-        yield {"annotator": annotator, "model": model, "idx": number, "preference": record["preference"]}
-
-
-def _outputs(model: str, path: Path, numbers: Mapping[str, int]) -> Records:
-    for record in read_records(path):
-        number = _number(record, path, numbers)
-        yield {"model": model, "idx": number, "output": record["output"], "n_chars": len(record["output"])}
-
-
-def _lengths(model: str, path: Path, numbers: Mapping[str, int]) -> Records:
-    for record in _outputs(model, path, numbers):
-        yield {key: record[key] for key in ("model", "idx", "n_chars")}
-
-
-def _number(record: Mapping[str, Any], path: Path, numbers: Mapping[str, int]) -> int:
-    instruction = record["instruction"]
-    if instruction not in numbers:
-        raise InputError(f"{path}: not one of AlpacaEval's instructions: {instruction[:60]!r}")
-    return numbers[instruction]
+        instruction = record["instruction"]
+        if instruction not in numbers:
+            raise InputError(f"{path}: not one of AlpacaEval's instructions: {instruction[:60]!r}")
+        known = {"model": model, "idx": numbers[instruction]}
+        if form == "preferences":
+            yield {"annotator": record.get("annotator", ""), **known, "preference": record["preference"]}
+        else:
+            text = {"output": record["output"]} if form == "outputs" else {}
+            yield {**known, **text, "n_chars": len(record["output"])}
 
 
 def _cherry_reviews(member: str, path: Path) -> Records:
@@ -183,8 +160,3 @@ def _with_prompt(record: Mapping[str, Any]) -> dict[str, Any]:
     kept = {key: record[key] for key in ("test_set", "judge", "index")}
     reviews = ("Answer1", "Answer2", "review", "scores", "review_reverse", "scores_reverse")
     return {**kept, "prompt": prompt, **{key: record[key] for key in reviews}}
-
-
-def _mt_bench_answers(member: str, path: Path) -> Records:
-    for record in read_records(path):
-        yield {"file": member, **record}

@@ -42,6 +42,10 @@ class JsonLines:
             yield Batch(first, [_parse_line(place, line, first + i) for i, (place, line) in enumerate(numbered)])
             first += len(numbered)
 
+    def first_record(self) -> Any:
+        """The first record, or None where there is none."""
+        return next((_parse_line(place, line, 0) for place, line in self._lines()), None)
+
     def write_selected(self, ids: Sequence[int], out: Path) -> None:
         """Write the chosen records."""
         wanted = set(ids)
@@ -124,10 +128,9 @@ class JsonArray:
             file.write((text[: spans[0][0]] + between.join(chosen) + text[spans[-1][1] :]).encode())
 
     def _text(self) -> str:
-        with _open_binary(self.path) as file:
-            raw = b"".join(_guarded(self.path, file))
         try:
-            return raw.decode("utf-8-sig")
+            with _open_binary(self.path) as file:
+                return b"".join(_guarded(self.path, file)).decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise InputError(f"{self.path}: not UTF-8 (byte {error.start}): convert the file to UTF-8") from None
 

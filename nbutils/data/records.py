@@ -51,10 +51,11 @@ class RecordFile(Protocol):
         ...
 
 
-def open_records(path: Path, split: str = "train") -> RecordFile:
+def open_records(path: Path, split: str = "train", may_be_empty: bool = False) -> RecordFile:
     """Open a file (or a folder of Parquet or JSON-lines parts) by what it holds.
 
     Where the names of a folder's parts tell its splits (train-00000-of-00002.parquet), only those of `split` count.
+    may_be_empty: an empty file called .jsonl or .ndjson counts as JSON lines, as it does in a folder.
     Raises InputError when there is nothing to read or the kind is unknown.
     """
     if path.is_dir():
@@ -69,7 +70,7 @@ def open_records(path: Path, split: str = "train") -> RecordFile:
     if start.startswith(b"PAR1") or path.suffix == ".parquet":
         return ParquetFiles(path, [path])
     text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
-    if not text:
+    if not text and not (may_be_empty and form_suffix(path) in LINE_SUFFIXES):
         raise InputError(f"{path}: the file is empty")
     return JsonArray(path) if text.startswith(b"[") else JsonLines(path, [path])
 
@@ -79,20 +80,13 @@ def _open_folder(path: Path, split: str) -> RecordFile:
         ParquetFiles: (".parquet",),
         JsonLines: (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz"),
     }
+    files = (file.relative_to(path) for file in path.rglob("*") if file.is_file())
+    visible = sorted(file for file in files if not any(name.startswith((".", "_")) for name in file.parts))
     for kind, suffixes in kinds.items():
-        if parts := [part for part in _visible_files(path) if part.name.endswith(suffixes)]:
-            return kind(path, [part for part in parts if _is_of_split(part.relative_to(path), split)] or parts)
+        if parts := [part for part in visible if part.name.endswith(suffixes)]:
+            of_split = [part for part in parts if split in (*part.parts[:-1], re.split(r"[-.]", part.name)[0])]
+            return kind(path, [path / part for part in of_split or parts])
     raise InputError(f"{path}: the folder holds neither .parquet nor .jsonl files")
-
-
-def _visible_files(folder: Path) -> list[Path]:
-    hidden = (".", "_")
-    found = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    return sorted(folder / path for path in found if not any(name.startswith(hidden) for name in path.parts))
-
-
-def _is_of_split(part: Path, split: str) -> bool:
-    return split in part.parts[:-1] or re.split(r"[-.]", part.name)[0] == split
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
@@ -171,8 +165,13 @@ class ParquetFiles:
                 first += batch.num_rows
 
     def _common_schema(self) -> Any:
-        first, *others = (_read_schema(part) for part in self.parts)
-        for part, schema in zip(self.parts[1:], others, strict=True):
+        import pyarrow.parquet as pq
+
+        first = None
+        for part in self.parts:
+            with _readable(part):
+                schema = pq.read_schema(part)
+            first = first or schema
             if not schema.equals(first):
                 raise InputError(f"{part}: its columns differ from those of {self.parts[0].name}: give one at a time")
         return first
@@ -182,14 +181,11 @@ class ParquetFiles:
 
         for part in self.parts:
             with _readable(part), pq.ParquetFile(part) as file:
-                yield from file.iter_batches(_rows_per_batch(file.metadata), columns=columns, use_threads=False)
-
-
-def _read_schema(part: Path) -> Any:
-    import pyarrow.parquet as pq
-
-    with _readable(part):
-        return pq.read_schema(part)
+                # Fewer rows where they are long, so that a batch stays small.
+                groups = map(file.metadata.row_group, range(file.num_row_groups))
+                size = sum(group.total_byte_size for group in groups)
+                rows = max(1, min(BATCH_ROWS, BATCH_BYTES * file.metadata.num_rows // max(size, 1)))
+                yield from file.iter_batches(rows, columns=columns, use_threads=False)
 
 
 @contextlib.contextmanager
@@ -201,12 +197,6 @@ def _readable(part: Path) -> Iterator[None]:
     except (pa.ArrowException, OSError) as error:
         why = _first_line(error)
         raise InputError(f"{part}: not readable as Parquet ({why}): fetch or copy it again") from None
-
-
-def _rows_per_batch(metadata: Any) -> int:
-    """Fewer rows where they are long, so that a batch stays small."""
-    size = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
-    return max(1, min(BATCH_ROWS, BATCH_BYTES * metadata.num_rows // max(size, 1)))
 
 
 class HubDataset:

@@ -4,7 +4,6 @@ A record of a file becomes a `Row` by one of the forms: `alpaca` (instruction, i
 (conversations with from and value) or `messages` (role and content). A test set's record becomes an `EvalPrompt`.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -12,11 +11,9 @@ from typing import Any, NamedTuple
 from nbutils.core.disk import sha256_json
 from nbutils.core.errors import InputError
 
-FORMS = ("alpaca", "sharegpt", "messages")
 RESPONSE_FIELDS = ("output", "response", "completion", "answer")
 INSTRUCTION_FIELDS = ("instruction", "prompt", "question")
 ASSISTANTS = ("gpt", "assistant", "model", "bot", "chatgpt")
-USERS = ("human", "user")
 
 
 class Row(NamedTuple):
@@ -96,33 +93,27 @@ def responses_of(record: Mapping[str, Any], form: str, field: str | None = None)
 def to_row(record: Mapping[str, Any], number: int, source: str, form: str | None = None) -> Row:
     """Read a record as the row `number` of a source."""
     form = form or detect_form(record)
+    stratum = str(record.get("category") or record.get("source") or "")
     if form == "alpaca":
-        response = _text(record, response_field(record))
-        asked = _instruction(record), _optional(record, "input")
-        return Row(number, source, *asked, response, score_of(record), stratum=_stratum(record))
-    return _row_of_turns(record, number, source, form)
-
-
-def _row_of_turns(record: Mapping[str, Any], number: int, source: str, form: str) -> Row:
-    turns = turns_of(record, form)
-    system = "\n".join(text for role, text in turns if role == "system")
-    pairs = _pair_turns([turn for turn in turns if turn[0] != "system"])
-    *history, (question, answer) = pairs
-    return Row(number, source, question, "", answer, score_of(record), tuple(history), system, _stratum(record))
-
-
-def _pair_turns(turns: list[tuple[str, str]]) -> list[tuple[str, str]]:
+        response, given = _text(record, response_field(record)), _optional(record, "input")
+        field = next((field for field in INSTRUCTION_FIELDS if field in record), None)
+        if field is None and not given:
+            raise InputError(f"no instruction field: expected one of {', '.join(INSTRUCTION_FIELDS)}")
+        asked = _optional(record, field) if field else ""
+        return Row(number, source, asked, given, response, score_of(record), stratum=stratum)
+    system: list[str] = []
     questions: list[str] = []
     pairs: list[tuple[str, str]] = []
-    for role, text in turns:
+    for role, text in turns_of(record, form):
         if role in ASSISTANTS:
             pairs.append(("\n\n".join(questions), text))
             questions = []
         else:
-            questions.append(text)
+            (system if role == "system" else questions).append(text)
     if not pairs:
         raise InputError("a conversation without an assistant turn")
-    return pairs
+    *history, (question, answer) = pairs
+    return Row(number, source, question, "", answer, score_of(record), tuple(history), "\n".join(system), stratum)
 
 
 def turns_of(record: Mapping[str, Any], form: str) -> list[tuple[str, str]]:
@@ -131,17 +122,15 @@ def turns_of(record: Mapping[str, Any], form: str) -> list[tuple[str, str]]:
     turns = record.get(key)
     if not isinstance(turns, list):
         raise InputError(f"no list '{key}' of turns")
-    return [_turn(turn, key) for turn in turns]
-
-
-def _turn(turn: Any, key: str) -> tuple[str, str]:
-    if not isinstance(turn, Mapping):
-        raise InputError(f"a turn in '{key}' is not an object")
-    role = turn.get("from", turn.get("role"))
-    text = turn.get("value", turn.get("content"))
-    if not isinstance(role, str) or not isinstance(text, str):
-        raise InputError(f"a turn in '{key}' lacks its role or its text")
-    return role.lower(), text
+    found = []
+    for turn in turns:
+        if not isinstance(turn, Mapping):
+            raise InputError(f"a turn in '{key}' is not an object")
+        role, text = turn.get("from", turn.get("role")), turn.get("value", turn.get("content"))
+        if not isinstance(role, str) or not isinstance(text, str):
+            raise InputError(f"a turn in '{key}' lacks its role or its text")
+        found.append((role.lower(), text))
+    return found
 
 
 def _turns_key(form: str) -> str:
@@ -161,22 +150,11 @@ def _text(record: Mapping[str, Any], field: str) -> str:
     return value
 
 
-def _instruction(record: Mapping[str, Any]) -> str:
-    field = next((field for field in INSTRUCTION_FIELDS if field in record), None)
-    if field is None and not record.get("input"):
-        raise InputError(f"no instruction field: expected one of {', '.join(INSTRUCTION_FIELDS)}")
-    return _optional(record, field) if field else ""
-
-
 def _optional(record: Mapping[str, Any], field: str) -> str:
     value = record.get(field)
     if not isinstance(value, str | None):
         raise InputError(f"the field '{field}' is {type(value).__name__}, not text")
     return value or ""
-
-
-def _stratum(record: Mapping[str, Any]) -> str:
-    return str(record.get("category") or record.get("source") or "")
 
 
 def score_of(record: Mapping[str, Any]) -> float | None:
@@ -189,16 +167,6 @@ def first_verb(instruction: str) -> str:
     """First word of an instruction in lower case: the verb, in most of them ("write", "generate", ...)."""
     found = re.search(r"[A-Za-z]+", instruction)
     return found.group().lower() if found else ""
-
-
-def same_content(left: Row, right: Row) -> bool:
-    """Whether two rows say the same, whatever source and score they carry."""
-    return (left.instruction, left.input, left.response) == (right.instruction, right.input, right.response)
-
-
-def json_line(row: Row) -> str:
-    """A row as one line of JSON, the same for equal rows."""
-    return json.dumps(row._asdict(), ensure_ascii=False, sort_keys=True)
 
 
 def fingerprint_row(row: Row) -> str:

@@ -75,7 +75,8 @@ class TokenCounter:
         vocabulary = self._whole.get_vocab(with_added_tokens=False)
         self._words: Any = _word_tokenizer(self._whole, vocabulary)
         self._border = _word_border(vocabulary)
-        self._irregular = _irregular_text(self._whole)
+        added = (token.content for token in self._whole.get_added_tokens_decoder().values())
+        self._irregular = "|".join(map(re.escape, [self.SPACE, *added]))
         self._counts: dict[str, int] = {}
 
     @property
@@ -138,15 +139,11 @@ class TokenCounter:
         pieces = self._cut(table.words)
         starts_word = pc.starts_with(pieces.words, self.SPACE).to_numpy(zero_copy_only=False)
         bounds = pc.binary_length(pieces.words).to_numpy().astype(np.int64) - 2 * starts_word
-        frequent = self._frequent(table, pieces)
-        bounds[frequent] = self._count_pieces(pieces.words.take(frequent).to_pylist())
-        return pieces.sum(bounds)
-
-    def _frequent(self, table: WordTable, pieces: WordTable) -> Lengths:
-        """Codes of the pieces that the texts hold most often."""
         of_words = np.bincount(table.codes, minlength=len(table.words))
         of_pieces = np.bincount(pieces.codes, weights=np.repeat(of_words, np.diff(pieces.offsets)))
-        return np.argsort(-of_pieces, kind="stable")[: self.FREQUENT]
+        frequent = np.argsort(-of_pieces, kind="stable")[: self.FREQUENT]  # those that the texts hold most often
+        bounds[frequent] = self._count_pieces(pieces.words.take(frequent).to_pylist())
+        return pieces.sum(bounds)
 
     def _cut(self, words: Any) -> WordTable:
         """Each word, with the stand-in for its space before it, cut at the borders inside it."""
@@ -214,7 +211,8 @@ def _word_tokenizer(tokenizer: Any, vocabulary: Iterable[str]) -> Any:
     from tokenizers import Tokenizer
 
     added = (token.content for token in tokenizer.get_added_tokens_decoder().values())
-    is_exact = _is_llama_bpe(tokenizer) and _keeps_words_apart(set(vocabulary)) and not any(map(_has_space, added))
+    has_space = any(" " in text for text in added)
+    is_exact = _is_llama_bpe(tokenizer) and _keeps_words_apart(set(vocabulary)) and not has_space
     return Tokenizer(tokenizer.model) if is_exact else None
 
 
@@ -230,21 +228,14 @@ def _is_llama_bpe(tokenizer: Any) -> bool:
     if type(model).__name__ != "BPE" or not model.byte_fallback or tokenizer.pre_tokenizer:
         return False
     by_place = model.dropout or model.ignore_merges or model.continuing_subword_prefix or model.end_of_word_suffix
-    return bool(not by_place and tokenizer.normalizer and _state(tokenizer.normalizer) == normalizer)
-
-
-def _state(part: Any) -> Any:
-    return json.loads(part.__getstate__())
+    given = tokenizer.normalizer and json.loads(tokenizer.normalizer.__getstate__())
+    return bool(not by_place and given == normalizer)
 
 
 def _keeps_words_apart(entries: set[str]) -> bool:
     singles = {f"<0x{byte:02X}>" for byte in range(256)} | {TokenCounter.SPACE}
     crosses = re.compile(f"[^{TokenCounter.SPACE}]{TokenCounter.SPACE}|<0x[0-9A-F]{{2}}>.|.<0x[0-9A-F]{{2}}>|\0", re.S)
     return singles <= entries and not any(map(crosses.search, entries))
-
-
-def _has_space(text: str) -> bool:
-    return " " in text
 
 
 def _word_border(vocabulary: Iterable[str]) -> str:
@@ -255,8 +246,3 @@ def _word_border(vocabulary: Iterable[str]) -> str:
     joined = set(re.findall("[A-Za-z]([^A-Za-z\0])", "\0".join(vocabulary)))
     signs = "".join(sign for sign in string.punctuation + "\n" if sign not in joined)
     return f"([A-Za-z])([{re.escape(signs)}])" if signs else ""
-
-
-def _irregular_text(tokenizer: Any) -> str:
-    added = (token.content for token in tokenizer.get_added_tokens_decoder().values())
-    return "|".join(map(re.escape, [TokenCounter.SPACE, *added]))

@@ -23,10 +23,13 @@ from filelock import FileLock, Timeout
 
 from nbutils import ROOT, arms, report, run
 from nbutils.core import disk
-from nbutils.core.errors import ArgumentParser, InputError, exits_cleanly
+from nbutils.core.errors import ArgumentParser, InputError, check_k, exits_cleanly
 from nbutils.core.settings import Profile, load_profile
 from nbutils.run import Step
 from nbutils.selection import preflight
+from nbutils.selection.files import SelectionRequest, check_output, open_inputs, options_for, request_of
+from nbutils.selection.files import add_options as add_selection_options
+from nbutils.selection.parts import is_fresh
 
 RECORD = "controller.json"
 FOLDERS = ("LIM_RUNS", "LIM_DATA_CACHE", "LIM_DATA_MIRROR")
@@ -301,16 +304,54 @@ def _tell_if_running(step: Step) -> None:
         print(f"  {step.output.stem}: still being executed from before; its job will wait for that", flush=True)
 
 
+# --- the selection from many parts ---------------------------------------------------------------------------------
+
+
+def select_parts(sources: Sequence[str], request: SelectionRequest, out: Path, options: Options) -> None:
+    """The k longest rows of many parts, each of them a job, and one more job for all that came out of them.
+
+    What the parts gave stays in the folder `<out>.parts`; parts that are as they were are not read again. Raises
+    InputError for inputs that do not go together, and when a job fails.
+    """
+    make_folders_absolute()
+    inputs = open_inputs(sources, request.split)
+    if not inputs.parts:
+        raise InputError(f"{inputs}: its parts are neither Parquet nor JSON lines")
+    check_output(inputs, out)
+    check_k(request.k, sys.maxsize, str(inputs))
+    folder, suffix = out.resolve().with_name(f"{out.name}.parts"), ".parquet" if inputs.is_parquet else ".jsonl"
+    bests = {folder / f"{number:06}{suffix}": part.resolve() for number, part in enumerate(inputs.parts)}
+    with controller(folder, "lim-parts", options.dry_run) as job_name:
+        fresh = {best for best, part in bests.items() if is_fresh(part, best, request)}
+        for old in {*folder.glob("*.parquet"), *folder.glob("*.jsonl")} - fresh:
+            old.unlink()
+        disk.write_json(folder / "parts.json", {best.name: str(part) for best, part in bests.items()})
+        config = {"bests": str(folder), "out": str(out.resolve()), "options": shlex.join(options_for(request))}
+        start(ROOT / "partition.smk", folder, config, options, job_name, ("--forcerun", "once_more"))
+
+
+def _select_parts(own: list[str], extra: tuple[str, ...]) -> None:
+    parser = ArgumentParser(prog="python -m nbutils.execution.cluster select", description="The k longest of parts.")
+    parser.add_argument("rows", metavar="PART", nargs="+", help="files, folders or quoted globs, in order")
+    parser.add_argument("-o", "--out", required=True, type=Path, help="the output, in the parts' own form")
+    add_selection_options(parser)
+    add_options(parser)
+    parsed = parser.parse_args(own)
+    select_parts(parsed.rows, request_of(parsed), parsed.out, options_of(parsed, extra))
+
+
 @exits_cleanly
 def main(given: list[str] | None = None) -> None:
     """Entry point of `python -m nbutils.execution.cluster`."""
+    own, extra = split_arguments(given)
+    if own[:1] == ["select"]:
+        return _select_parts(own[1:], extra)
     parser = ArgumentParser(
         prog="python -m nbutils.execution.cluster", description="Run a profile's notebooks as a grid of jobs."
     )
     parser.add_argument("profile", metavar="PROFILE", help="name of a profile, or a TOML file")
     parser.add_argument("--all", action="store_true", help="also the optional stage 08")
     add_options(parser)
-    own, extra = split_arguments(given)
     parsed = parser.parse_args(own)
     made = run_grid(parsed.profile, options_of(parsed, extra), parsed.all)
     if not parsed.dry_run:

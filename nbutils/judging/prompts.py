@@ -27,7 +27,7 @@ from nbutils.core.disk import sha256_file, sha256_json
 from nbutils.core.errors import InputError
 from nbutils.core.judge_settings import PromptFile
 from nbutils.core.settings import is_offline
-from nbutils.data import download
+from nbutils.data import catalogue
 from nbutils.data.records import read_records
 
 FOLDER = ROOT / "data" / "prompts"
@@ -156,8 +156,8 @@ def _fetch(url: str, sha256: str) -> Path:
     if not path.is_file():
         if is_offline():
             raise InputError(f"{url}: cannot be fetched: LIM_OFFLINE forbids asking the network, unset it")
-        download.download_all(entry, folder)
-    download.verify(entry, path)
+        catalogue.download_all(entry, folder)
+    catalogue.verify(entry, path)
     return path
 
 

@@ -12,13 +12,14 @@ from nbutils.core import manifests
 from nbutils.core.errors import InputError, check_k
 from nbutils.data.records import number_records, open_records
 from nbutils.data.rows import Row, fingerprint_row
-from nbutils.selection import topk
 from nbutils.selection.topk import per_row, top_k
 
 # --- drawing -------------------------------------------------------------------------------------------------------
 
 
-Measured = Callable[[list[str]], arms.Ids]
+Ids = arms.Ids
+Grades = np.ndarray[Any, np.dtype[np.float64]]
+Measured = Callable[[list[str]], Ids]
 
 
 def draw(
@@ -28,7 +29,7 @@ def draw(
     trained: Measured,
     turns: str = "sum",
     ratings: Path | None = None,
-) -> arms.Ids:
+) -> Ids:
     """Positions (ascending) of an arm's rows in its pool.
 
     measured: length of texts under the profile's measure; trained: tokens that a text adds to the loss; turns: the
@@ -44,28 +45,21 @@ def draw(
         return draw_tiers(read_grades(ratings, rows), arm.k, arm.number or 0)
     if arm.rule == "longest-instruction":
         return top_k(measured([row.instruction for row in rows]), arm.k)
+    order = np.random.default_rng(arm.number).permutation(len(rows))
     if arm.rule == "random":
-        return np.sort(_shuffled(arm, len(rows))[: arm.k])
+        return np.sort(order[: arm.k])
     responses = [row.responses for row in rows]
     lengths = per_row(responses, turns, measured)
     if arm.rule == "random-token-matched":
-        return _draw_token_matched(arm, lengths, per_row(responses, "sum", trained))
+        tokens = per_row(responses, "sum", trained)
+        budget = tokens[top_k(lengths, arm.k)].sum()
+        return np.sort(order[: 1 + int(np.abs(np.cumsum(tokens[order]) - budget).argmin())])
     if arm.rule == "longest-stratified":
         return _draw_stratified(rows, lengths, arm.k)
     return top_k(-lengths if arm.rule == "shortest" else lengths, arm.k)
 
 
-def _shuffled(arm: Arm, n: int) -> arms.Ids:
-    return np.random.default_rng(arm.number).permutation(n)
-
-
-def _draw_token_matched(arm: Arm, lengths: arms.Ids, tokens: arms.Ids) -> arms.Ids:
-    order = _shuffled(arm, len(tokens))
-    budget = tokens[top_k(lengths, arm.k)].sum()
-    return np.sort(order[: 1 + int(np.abs(np.cumsum(tokens[order]) - budget).argmin())])
-
-
-def _draw_stratified(rows: list[Row], lengths: arms.Ids, k: int) -> arms.Ids:
+def _draw_stratified(rows: list[Row], lengths: Ids, k: int) -> Ids:
     strata = np.array([stratum_of(row) for row in rows])
     names, sizes = np.unique(strata, return_counts=True)
     chosen = [
@@ -80,16 +74,12 @@ def stratum_of(row: Row) -> str:
     return row.stratum or ("with input" if row.input else "without input")
 
 
-def apportion(sizes: arms.Ids, k: int) -> list[int]:
+def apportion(sizes: Ids, k: int) -> list[int]:
     """Split k in proportion to sizes by largest remainders (ties to the earlier stratum); never above a size."""
     quota, remainder = np.divmod(np.asarray(sizes) * k, np.sum(sizes))
     by_remainder = np.argsort(-remainder, kind="stable")
     quota[by_remainder[: k - quota.sum()]] += 1
     return [int(value) for value in quota]
-
-
-Grades = np.ndarray[Any, np.dtype[np.float64]]
-Ids = np.ndarray[Any, np.dtype[np.int64]]
 
 
 # --- reading -------------------------------------------------------------------------------------------------------
@@ -152,7 +142,7 @@ def draw_threshold(grades: Grades, threshold: float) -> Ids:
 def draw_top_k(grades: Grades, k: int) -> Ids:
     """Positions (ascending) of the k best rows, ties to the lower position; never one without a grade."""
     _check_k(grades, k)
-    return topk.top_k(np.where(np.isnan(grades), -np.inf, grades), k)
+    return top_k(np.where(np.isnan(grades), -np.inf, grades), k)
 
 
 def draw_tiers(grades: Grades, k: int, seed: int = 0) -> Ids:

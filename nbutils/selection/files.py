@@ -1,25 +1,34 @@
-"""The k longest rows of anybody's dataset: what is asked, how it is read, and the manifest of how it was made."""
+"""The k longest rows of anybody's dataset: what is asked, how its files are read, and how their rows are counted."""
 
 import argparse
+import contextlib
 import functools
-import hashlib
-import sys
-from collections.abc import Iterable, Iterator
+import glob
+import multiprocessing
+import signal
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from nbutils import data, lengths
-from nbutils.core import disk, settings
-from nbutils.core.errors import InputError, check_k
+from nbutils.core import settings
+from nbutils.core.errors import InputError
 from nbutils.core.progress import track
 from nbutils.data import rows
+from nbutils.data.json_records import JsonLines
 from nbutils.data.records import HubDataset, ParquetFiles, RecordFile, open_records, refuse_other_form
-from nbutils.selection.topk import Longest, Numbers, add_texts, per_row
+from nbutils.selection.topk import Count, Longest, Numbers, add_texts, per_row
 
 TURNS = ("sum", "mean", "first", "last")
 FILE_SUFFIXES = (".json", ".jsonl", ".ndjson", ".parquet", ".gz")
+MANIFEST_SUFFIX = ".manifest.json"
+FEW = 64
+"""Texts that are not worth handing to other processes."""
 
 
 class SelectionRequest(NamedTuple):
@@ -33,62 +42,123 @@ class SelectionRequest(NamedTuple):
     split: str = "train"
 
 
-def select_file(source: str, request: SelectionRequest, out: Path) -> dict[str, Any]:
-    """Write the k longest records of a file to `out` and the manifest beside it; return the manifest.
+# --- what is read --------------------------------------------------------------------------------------------------
 
-    Raises InputError, and writes nothing, for whatever is wrong with the file or the request.
+
+class Inputs(NamedTuple):
+    """Files that count as one dataset, in this order: their paths as given, and each of them opened."""
+
+    paths: list[Path]
+    files: list[RecordFile]
+
+    def __str__(self) -> str:
+        more = len(self.paths) - 1
+        return f"{self.paths[0]} and {more} more" if more else str(self.paths[0])
+
+    @property
+    def parts(self) -> list[Path]:
+        """The files that hold the rows, those of folders among them; none where rows are no lines and no Parquet."""
+        return [part for file in self.files if isinstance(file, JsonLines | ParquetFiles) for part in file.parts]
+
+    @property
+    def is_parquet(self) -> bool:
+        """Whether they are Parquet."""
+        return isinstance(self.files[0], ParquetFiles)
+
+    def whole(self) -> RecordFile:
+        """All of them as one file."""
+        first = self.files[0]
+        if len(self.files) > 1 and isinstance(first, JsonLines | ParquetFiles):
+            return type(first)(first.path, self.parts)
+        return first
+
+
+def open_inputs(sources: Sequence[str], split: str, may_be_empty: bool = False) -> Inputs:
+    """Open a file, a folder of parts or a Hub dataset; or several files and folders of one kind, globs expanded.
+
+    may_be_empty: a single file may be one without rows, as any of several may.
     """
-    lengths.check_measure(request.measure)
-    file = open_source(source, request.split)
-    check_output(file, Path(source), out)
-    kept = longest_of_file(file, request)
-    path = Path(source)
-    manifest = describe(path.name if path.exists() else source, data.hash_source(path), request, kept)
-    try:
-        file.write_selected([int(i) for i in kept.ids], out)
-        disk.write_json(out.with_name(out.name + ".manifest.json"), manifest)
-    except OSError as error:
-        raise InputError(f"{out}: cannot be written ({error.strerror or error})") from None
-    return manifest
+    found = [path for source in sources for path in _expand(source)]
+    if len(found) == 1:
+        return Inputs([Path(found[0])], [open_source(found[0], split, may_be_empty)])
+    paths = [Path(path) for path in found]
+    if again := next((path for path in paths if found.count(str(path)) > 1), None):
+        raise InputError(f"{again}: given twice: its rows would count twice")
+    files = [open_records(path, split, may_be_empty=True) for path in paths]
+    for path, file in zip(paths, files, strict=True):
+        if not isinstance(file, JsonLines | ParquetFiles) or type(file) is not type(files[0]):
+            raise InputError(
+                f"{path}: several inputs must all be JSON lines, or all Parquet: convert it, or leave it out"
+            )
+    return Inputs(paths, files)
 
 
-def check_output(file: RecordFile, source: Path, out: Path) -> None:
-    """Raise InputError for an output in the input's place, within its folder, or of another form."""
+def _expand(source: str) -> list[str]:
+    """The paths that a glob stands for, in the order of their names (manifests are not meant); else the source."""
+    if not glob.has_magic(source) or Path(source).exists():
+        return [source]
+    matches = sorted(glob.glob(source, recursive=True))  # noqa: PTH207 (Path.glob wants a folder and a relative pattern)
+    found = [path for path in matches if not path.endswith(MANIFEST_SUFFIX)]
+    if not found:
+        raise InputError(f"{source}: no such file")
+    return found
+
+
+def check_output(inputs: Inputs, out: Path) -> None:
+    """Raise InputError for an output in an input's place, within its folder, or of another form."""
     resolved = out.resolve()
-    if resolved == source.resolve():
-        raise InputError(f"{out}: the output would replace the input: give another name")
-    if source.is_dir() and source.resolve() in resolved.parents:
-        raise InputError(f"{out}: the output would become a part of the input folder: give another place")
+    for source in inputs.paths:
+        if resolved == source.resolve():
+            raise InputError(f"{out}: the output would replace the input: give another name")
+        if source.is_dir() and source.resolve() in resolved.parents:
+            raise InputError(f"{out}: the output would become a part of the input folder: give another place")
     if out.is_dir():
         raise InputError(f"{out}: is a folder: give the name of a file")
-    refuse_other_form(out, file.suffixes, source)
+    refuse_other_form(out, inputs.files[0].suffixes, inputs.paths[0])
 
 
-def longest_of_file(file: RecordFile, request: SelectionRequest) -> Longest:
-    """Stream a file's responses through a top-k. Memory: one batch and k rows (a JSON array is held whole)."""
-    check_k(request.k, sys.maxsize, str(file.path))
-    kept = read_longest(file, request)
-    if kept.n == 0:
-        raise InputError(f"{file.path}: no rows")
-    check_k(request.k, kept.n, str(file.path))
-    return kept
-
-
-def read_longest(file: RecordFile, request: SelectionRequest) -> Longest:
-    """The k longest rows of a file, or all where it has fewer."""
+def read_longest(inputs: Inputs, request: SelectionRequest, processes: int = 1) -> Longest:
+    """The k longest rows, or all where there are fewer. Memory: one batch and k rows (a JSON array is held whole)."""
     kept = Longest(request.k)
     tokenizer = _load_tokenizer(request.tokenizer) if request.measure == "tokens" else None
-    for first, turns in track(_read_responses(file, request), "rows read, in batches"):
-        _add_batch(kept, first, turns, request, tokenizer)
+    before = 0
+    with _counting(request, tokenizer, processes) as count:
+        for file in inputs.files:
+            for first, turns in track(_read_responses(file, request), "rows read, in batches"):
+                _add_batch(kept, before + first, turns, request, tokenizer, count)
+            before = kept.n
     return kept
 
 
-def open_source(source: str, split: str) -> RecordFile:
+def form_of(inputs: Inputs, request: SelectionRequest) -> str | None:
+    """The form of JSON-lines rows, by the first row of every input; None where a field or a column is read.
+
+    Raises InputError where the inputs differ in it.
+    """
+    found: dict[str, Path] = {}
+    for file in inputs.files:
+        if isinstance(file, JsonLines) and not request.field and (record := file.first_record()):
+            try:
+                found.setdefault(rows.detect_form(record), file.path)
+            except InputError as error:
+                raise InputError(f"{file.path}: row 0: {error}") from None
+    refuse_other_forms(found)
+    return next(iter(found), None)
+
+
+def refuse_other_forms(found: Mapping[str, Path]) -> None:
+    """Raise InputError where there is more than one form; each with an input that has it."""
+    if len(found) > 1:
+        (one, here), (other, there), *_ = found.items()
+        raise InputError(f"{here} has form {one}, {there} {other}: inputs must agree to be compared")
+
+
+def open_source(source: str, split: str, may_be_empty: bool = False) -> RecordFile:
     """A file, a folder of parts, or a dataset of the Hub."""
     path = Path(source)
     is_file_name = path.suffix in FILE_SUFFIXES or source.startswith((".", "/", "~"))
     looks_like_hub = source.count("/") == 1 and not is_file_name and not path.parent.exists()
-    return HubDataset(source, split) if looks_like_hub else open_records(path, split)
+    return HubDataset(source, split) if looks_like_hub else open_records(path, split, may_be_empty)
 
 
 def _load_tokenizer(given: str | None) -> Any:
@@ -153,49 +223,64 @@ def _record_batches(file: RecordFile, request: SelectionRequest) -> Iterator[tup
         yield first, [texts[0] for texts in turns] if is_single else turns
 
 
-def _add_batch(kept: Longest, first: int, batch: Any, request: SelectionRequest, tokenizer: Any) -> None:
+def _add_batch(kept: Longest, first: int, batch: Any, request: SelectionRequest, tokenizer: Any, count: Count) -> None:
     if isinstance(batch, np.ndarray):
         return kept.add(batch, np.arange(first, first + len(batch)))
     try:
         if isinstance(batch[0], str):
-            return add_texts(kept, batch, first, request.measure, tokenizer)
-        lengths_of_rows = length_of_turns(batch, request.measure, request.turns, tokenizer)
+            return add_texts(kept, batch, first, request.measure, tokenizer, count)
+        lengths_of_rows = per_row(batch, request.turns, count)
     except InputError as error:
         raise InputError(f"in the batch from row {first}: {error}") from None
     kept.add(lengths_of_rows, np.arange(first, first + len(batch)))
 
 
-def length_of_turns(turns: list[list[str]], measure: str, rule: str, tokenizer: Any = None) -> Numbers:
-    """One length per row of several assistant turns: their sum (what is trained on), mean, the first or the last."""
-    return per_row(turns, rule, functools.partial(lengths.count, measure=measure, tokenizer=tokenizer))
+# --- counting in several processes ---------------------------------------------------------------------------------
+
+_in_worker: dict[str, Count] = {}
 
 
-def describe(name: str, sha256: str | None, request: SelectionRequest, kept: Longest) -> dict[str, Any]:
-    """The manifest of a selection from the source of this name and hash."""
-    ties, taken = kept.ties
-    return {
-        "source": name,
-        "source_sha256": sha256,
-        "rows": kept.n,
-        **request._asdict(),
-        "library": lengths.library_version(request.measure),
-        "exact": request.measure != "nltk_words" or lengths.has_punkt(),
-        "threshold": plain_number(kept.threshold),
-        "ties_at_threshold": ties,
-        "ties_taken": taken,
-        "ids_sha256": ids_sha256(kept.ids),
-        "ids": [int(i) for i in kept.ids],
-    }
+@contextlib.contextmanager
+def _counting(request: SelectionRequest, tokenizer: Any, processes: int) -> Iterator[Count]:
+    """What counts texts: this process, or several that are handed texts and give lengths back."""
+    alone = functools.partial(lengths.count, measure=request.measure, tokenizer=tokenizer)
+    if processes == 1:
+        yield alone
+        return
+    if request.measure == "nltk_words":
+        lengths.nltk_tokenizers()  # fetches punkt, or warns that it is not there, once and here
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, context, _start_worker, (request.measure, request.tokenizer)) as pool:
+        try:
+            yield functools.partial(_count_in, pool, processes, alone)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
-def plain_number(value: float) -> int | float:
-    """A whole number as an int."""
-    return int(value) if float(value).is_integer() else value
+def _start_worker(measure: str, tokenizer: str | None) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the first process ends the others
+    warnings.simplefilter("ignore")
+    loaded = _load_tokenizer(tokenizer) if measure == "tokens" else None
+    _in_worker["count"] = functools.partial(lengths.count, measure=measure, tokenizer=loaded)
 
 
-def ids_sha256(ids: Iterable[int]) -> str:
-    """sha256 of the ids in ascending order, joined by commas."""
-    return hashlib.sha256(",".join(str(int(i)) for i in sorted(ids)).encode()).hexdigest()
+def _count_in_worker(texts: list[str]) -> Numbers:
+    return _in_worker["count"](texts)
+
+
+def _count_in(pool: ProcessPoolExecutor, processes: int, alone: Count, texts: list[str]) -> Numbers:
+    if len(texts) < FEW:
+        return alone(texts)
+    counts, n = np.empty(len(texts), dtype=np.int64), 4 * processes
+    try:
+        # Every n-th text, since the longest may come first; n more than the processes, so that Ctrl-C waits for little.
+        for i, some in enumerate(pool.map(_count_in_worker, [texts[i::n] for i in range(n)])):
+            counts[i::n] = some
+    except InputError:
+        return alone(texts)  # says which text it is
+    except BrokenProcessPool:
+        raise InputError("a counting process was ended from outside: give fewer --processes or more memory") from None
+    return counts
 
 
 # --- the command line ----------------------------------------------------------------------------------------------
@@ -216,3 +301,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def request_of(given: argparse.Namespace) -> SelectionRequest:
     """The request of a command line with the options of `add_options`."""
     return SelectionRequest(given.k, given.measure, given.turns, given.field, given.tokenizer, given.split)
+
+
+def options_for(request: SelectionRequest) -> list[str]:
+    """The command-line options that `request_of` reads as this request."""
+    given = {"-k" if name == "k" else f"--{name}": value for name, value in request._asdict().items()}
+    return [text for option, value in given.items() if value is not None for text in (option, str(value))]

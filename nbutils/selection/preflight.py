@@ -3,15 +3,11 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from nbutils import arms, data
 from nbutils.core.errors import InputError, check_k
 from nbutils.core.settings import Profile
 from nbutils.data.rows import EvalPrompt, Row
-
-if TYPE_CHECKING:
-    pass
 
 
 def check_rows(profile: Profile, rows: Sequence[Row]) -> str:
@@ -70,29 +66,21 @@ def _check_prompt(where: str, prompt: EvalPrompt, needs_reference: bool) -> None
 
 def refuse_missing(profile: Profile) -> None:
     """Raise InputError for a dataset, arm or test set of a profile that is neither known nor a file."""
+    here = f" (looked for beside the profile, then in the working directory, {Path.cwd()})"
     if profile.dataset not in data.sources() and not Path(profile.dataset).is_file():
-        raise InputError(
-            f"profile '{profile.name}': dataset '{profile.dataset}' is neither a source nor a file{_here()}"
-        )
-    for arm in _parse_arms(profile):
+        raise InputError(f"profile '{profile.name}': dataset '{profile.dataset}' is neither a source nor a file{here}")
+    for name in profile.arms:
+        try:
+            arm = arms.parse_arm(name)
+        except InputError as error:
+            raise InputError(f"profile '{profile.name}': key 'arms': {error}") from None
         if arm.rule == "rated":
             arms.ratings_of(arm, profile)
     for name in profile.generation.test_sets:
         if name != "sample" and name not in data.sources_of("prompts") and not Path(name).is_file():
             choices = ", ".join(["sample", *data.sources_of("prompts")])
-            wanted = f"a .jsonl file{_here()}, or one of {choices}"
+            wanted = f"a .jsonl file{here}, or one of {choices}"
             raise InputError(f"profile '{profile.name}': unknown test set '{name}': {wanted}")
-
-
-def _parse_arms(profile: Profile) -> list[arms.Arm]:
-    try:
-        return [arms.parse_arm(name) for name in profile.arms]
-    except InputError as error:
-        raise InputError(f"profile '{profile.name}': key 'arms': {error}") from None
-
-
-def _here() -> str:
-    return f" (looked for beside the profile, then in the working directory, {Path.cwd()})"
 
 
 # --- the whole run -------------------------------------------------------------------------------------------------

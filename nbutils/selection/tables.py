@@ -1,6 +1,6 @@
 """Datasets in small tables: how long their responses are, what the longest are like, and how selections agree.
 
-Every `tabulate_...` yields the records of one table; `explore` (stage 01) writes them as CSV. Responses are counted
+Every `tabulate_...` gives one table as a pandas frame; `explore` (stage 01) writes them as CSV. Responses are counted
 once per measure and all tables reuse the counts.
 """
 
@@ -8,8 +8,8 @@ import functools
 import itertools
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from nbutils import arms, data, lengths
 from nbutils.data.rows import Row, first_verb
 from nbutils.data.tokens import Lengths
 from nbutils.selection import draw, topk
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 PUBLISHED = {"alpaca-52k": "alpaca-1k-longest-published", "evol-70k": "evol-1k-longest-published"}
 RULES = ("longest", "longest-stratified", "longest-instruction", "shortest", "random-7", "random-token-matched-7")
@@ -71,9 +74,8 @@ class Pool(NamedTuple):
     def reference(self) -> Counted:
         """What other measures are compared with: the published selection of this size, else the longest drawn here."""
         name = PUBLISHED.get(self.counted.name)
-        return next(
-            (known for known in self.published if known.name == name and len(known.rows) == self.k), self.longest
-        )
+        found = (known for known in self.published if known.name == name and len(known.rows) == self.k)
+        return next(found, self.longest)
 
 
 def count_dataset(name: str) -> Counted:
@@ -115,23 +117,26 @@ def arm_name(pool: str, k: int, rule: str) -> str:
 # --- lengths -------------------------------------------------------------------------------------------------------
 
 
-def tabulate_lengths(datasets: Iterable[Counted]) -> Iterator[Record]:
+def tabulate_lengths(datasets: Iterable[Counted]) -> "DataFrame":
     """Per dataset: rows; mean, median, least and most NLTK words of a response; mean under the other measures."""
+    records: list[Record] = []
     for dataset in datasets:
         words = dataset.lengths["nltk_words"]
         record: Record = {"dataset": dataset.name, "rows": len(words), "mean": _round(words.mean())}
         record |= {"median": float(np.median(words)), "min": int(words.min()), "max": int(words.max())}
         others = [measure for measure in dataset.lengths if measure != "nltk_words"]
-        yield record | {f"mean_{measure}": _round(dataset.lengths[measure].mean()) for measure in others}
+        records.append(record | {f"mean_{measure}": _round(dataset.lengths[measure].mean()) for measure in others})
+    return _frame(records)
 
 
-def tabulate_histograms(datasets: Iterable[Counted]) -> Iterator[Record]:
+def tabulate_histograms(datasets: Sequence[Counted]) -> "DataFrame":
     """Per dataset and bin: rows with low <= NLTK words < high, on an axis shared by all."""
-    counted = {dataset.name: dataset.lengths["nltk_words"] for dataset in datasets}
-    edges = bin_edges(max(int(words.max()) for words in counted.values()))
-    for name, words in counted.items():
-        for low, high, rows in zip(edges, edges[1:], np.histogram(words, edges)[0], strict=False):
-            yield {"dataset": name, "low": low, "high": high, "rows": int(rows)}
+    import pandas as pd
+
+    edges = bin_edges(max(int(dataset.lengths["nltk_words"].max()) for dataset in datasets))
+    bins = {"low": edges[:-1], "high": edges[1:]}
+    counts = {dataset.name: np.histogram(dataset.lengths["nltk_words"], edges)[0] for dataset in datasets}
+    return pd.concat([pd.DataFrame({"dataset": name, **bins, "rows": rows}) for name, rows in counts.items()])
 
 
 def bin_edges(longest: int) -> list[int]:
@@ -139,83 +144,88 @@ def bin_edges(longest: int) -> list[int]:
 
     The bins grow by a quarter of an octave, so that they are equally wide on a logarithmic axis.
     """
-    grid = (round(2 ** (step / BINS_PER_OCTAVE)) for step in itertools.count())
-    edges = {0}
-    for edge in grid:
-        edges.add(edge)
-        if edge > longest:
-            return sorted(edges)
+    edges = [0, 1]
+    for step in itertools.count(1):
+        if edges[-1] > longest:
+            return edges
+        edge = round(2 ** (step / BINS_PER_OCTAVE))
+        edges += [edge] if edge > edges[-1] else []
     raise AssertionError("the grid has no end")
 
 
-def tabulate_budget(datasets: Iterable[Counted]) -> Iterator[Record]:
+def tabulate_budget(datasets: Iterable[Counted]) -> "DataFrame":
     """Per training set: tokens in the loss per epoch, those of every response and one end of sequence per row."""
+    records = []
     for dataset in datasets:
         total, rows = int(dataset.trained.sum()), len(dataset.rows)
         unit = "Llama-2 tokens" if "tokens" in dataset.lengths else "NLTK words"
-        yield {"arm": dataset.name, "rows": rows, "trained": total, "per_row": _round(total / rows), "unit": unit}
+        per_row = _round(total / rows)
+        records.append({"arm": dataset.name, "rows": rows, "trained": total, "per_row": per_row, "unit": unit})
+    return _frame(records)
 
 
 # --- selections ----------------------------------------------------------------------------------------------------
 
 
-def tabulate_measures(pools: Iterable[Pool]) -> Iterator[Record]:
+def tabulate_measures(pools: Iterable[Pool]) -> "DataFrame":
     """Per pool and measure: how many of the k longest under that measure are in the reference selection."""
+    records = []
     for pool in pools:
-        reference, k = pool.reference, pool.k
-        chance = _round(k * k / len(pool.counted.rows))
+        reference, k, rows = pool.reference, pool.k, pool.counted.rows
+        about = {"pool": pool.counted.name, "k": k, "reference": reference.name}
         for measure, text, positions in _rivals(pool):
-            shared = len({pool.counted.rows[i].id for i in positions} & reference.ids)
-            record = {"pool": pool.counted.name, "k": k, "reference": reference.name, "measure": measure}
-            yield record | {"text": text, "shared": shared, "by_chance": chance}
+            shared = len({rows[i].id for i in positions} & reference.ids)
+            chance = _round(k * k / len(rows))
+            records.append({**about, "measure": measure, "text": text, "shared": shared, "by_chance": chance})
+    return _frame(records)
 
 
 def _rivals(pool: Pool) -> Iterator[tuple[str, str, Lengths]]:
     rows, k = pool.counted.rows, pool.k
     for measure, values in pool.counted.lengths.items():
         yield measure, "response", topk.top_k(values, k)
-    parts = zip(rows, texts_of(rows), strict=True)
-    yield (
-        "chars",
-        "whole example",
-        topk.longest([row.instruction + row.input + text for row, text in parts], k, "chars"),
-    )
+    whole = [row.instruction + row.input + text for row, text in zip(rows, texts_of(rows), strict=True)]
+    yield "chars", "whole example", topk.longest(whole, k, "chars")
     yield "chars", "instruction", topk.longest([row.instruction for row in rows], k, "chars")
 
 
-def tabulate_overlaps(pools: Iterable[Pool]) -> Iterator[Record]:
+def tabulate_overlaps(pools: Iterable[Pool]) -> "DataFrame":
     """Per pair of selections from one pool (each with itself too): rows in both, by their number in the pool."""
+    records = []
     for pool in pools:
-        selections = [*pool.drawn.values(), *pool.published]
-        for left, right in itertools.combinations_with_replacement(selections, 2):
+        for left, right in itertools.combinations_with_replacement([*pool.drawn.values(), *pool.published], 2):
             sizes = len(left.rows), len(right.rows)
             record: Record = {"pool": pool.counted.name, "left": left.name, "right": right.name}
             record |= {"shared": len(left.ids & right.ids), "of": min(sizes)}
-            yield record | {"by_chance": _round(sizes[0] * sizes[1] / len(pool.counted.rows))}
+            records.append(record | {"by_chance": _round(sizes[0] * sizes[1] / len(pool.counted.rows))})
+    return _frame(records)
 
 
-def tabulate_scores(datasets: Iterable[Counted]) -> Iterator[Record]:
+def tabulate_scores(datasets: Iterable[Counted]) -> "DataFrame":
     """Per dataset that carries the ratings by GPT-3.5 (AlpaGasus', 0 to 5): rows at each score."""
+    records = []
     for dataset in datasets:
         scores = Counter(row.score for row in dataset.rows if row.score is not None)
-        rated = scores if set(scores) != {0.0} else {}  # LIMA's rows carry a 0 that nobody gave
-        for score in sorted(rated):
-            yield {"dataset": dataset.name, "score": score, "rows": scores[score]}
+        if set(scores) != {0.0}:  # LIMA's rows carry a 0 that nobody gave
+            records += [{"dataset": dataset.name, "score": score, "rows": scores[score]} for score in sorted(scores)]
+    return _frame(records)
 
 
 # --- content -------------------------------------------------------------------------------------------------------
 
 
-def tabulate_content(pools: Iterable[Pool]) -> Iterator[Record]:
+def tabulate_content(pools: Iterable[Pool]) -> "DataFrame":
     """Per pool: traits and frequent first verbs, as rows and shares (0 to 1) of the k longest and of the whole pool."""
+    records = []
     for pool in pools:
         chosen, whole = _count_content(pool.longest.rows), _count_content(pool.counted.rows)
         for kind, value in _frequent(chosen, whole):
-            counts: Record = {"in_selection": chosen[kind, value], "in_pool": whole[kind, value]}
-            shares = {"share_selection": _round(counts["in_selection"] / len(pool.longest.rows))}
-            shares["share_pool"] = _round(counts["in_pool"] / len(pool.counted.rows))
             record: Record = {"pool": pool.counted.name, "selection": pool.longest.name, "kind": kind, "value": value}
-            yield record | counts | shares
+            record |= {"in_selection": chosen[kind, value], "in_pool": whole[kind, value]}
+            record["share_selection"] = _round(record["in_selection"] / len(pool.longest.rows))
+            record["share_pool"] = _round(record["in_pool"] / len(pool.counted.rows))
+            records.append(record)
+    return _frame(records)
 
 
 def _count_content(rows: Iterable[Row]) -> Counter[tuple[str, str]]:
@@ -227,12 +237,11 @@ def _count_content(rows: Iterable[Row]) -> Counter[tuple[str, str]]:
 
 
 def _frequent(chosen: Counter[tuple[str, str]], whole: Counter[tuple[str, str]]) -> list[tuple[str, str]]:
-    traits = [("trait", trait) for trait in TRAITS]
-    verbs = [
-        sorted((key for key in counts if key[0] == "first verb" and key[1]), key=lambda key: (-counts[key], key))
-        for counts in (chosen, whole)
-    ]
-    return list(dict.fromkeys([*traits, *verbs[0][:VERBS], *verbs[1][:VERBS]]))
+    found = [("trait", trait) for trait in TRAITS]
+    for counts in (chosen, whole):
+        verbs = [key for key in counts if key[0] == "first verb" and key[1]]
+        found += sorted(verbs, key=lambda key: (-counts[key], key))[:VERBS]
+    return list(dict.fromkeys(found))
 
 
 # Terminal punctuation, or a sign that closes a quotation, a bracket, a line of code or a tag.
@@ -262,3 +271,9 @@ def repeated_share(text: str, size: int = 8) -> float:
 
 def _round(value: float) -> float:
     return round(float(value), 4)
+
+
+def _frame(records: Iterable[Record]) -> "DataFrame":
+    import pandas as pd
+
+    return pd.DataFrame(list(records))

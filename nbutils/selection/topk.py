@@ -10,6 +10,8 @@ from nbutils.core.errors import InputError
 
 Numbers = np.ndarray[Any, Any]
 Ids = np.ndarray[Any, np.dtype[np.int64]]
+Count = Callable[[list[str]], Numbers]
+"""What gives one length a text."""
 
 
 def top_k(lengths: Numbers, k: int) -> Ids:
@@ -51,10 +53,15 @@ class Longest:
 
     @classmethod
     def restore(cls, k: int, n: int, lengths: Numbers, ids: Ids, ties_left_out: int) -> "Longest":
-        """What another process kept of `n` rows, from its ids, their lengths and the ties that it left out."""
+        """The k longest of `n` rows, of which another process kept these (at least k, or all) by ids and lengths.
+
+        ties_left_out: rows as long as the shortest one kept that it did not keep.
+        """
         kept = cls(k)
         kept.add(lengths, ids)
-        kept.n, kept._ties_left_out = n, ties_left_out
+        kept.n = n
+        if ties_left_out and lengths.min() == kept.threshold:
+            kept._ties_left_out += ties_left_out
         return kept
 
     @property
@@ -98,17 +105,23 @@ def longest(texts: list[str], k: int, measure: str, tokenizer: Any = None) -> Id
     return kept.ids
 
 
-def add_texts(kept: Longest, texts: list[str], first: int, measure: str, tokenizer: Any = None) -> None:
-    """Feed texts (numbered from `first`) to a top-k, counting exactly only those whose bound reaches its threshold."""
+def add_texts(
+    kept: Longest, texts: list[str], first: int, measure: str, tokenizer: Any = None, count: Count | None = None
+) -> None:
+    """Feed texts (numbered from `first`) to a top-k, counting exactly only those whose bound reaches its threshold.
+
+    count: what gives their lengths, where it is not to be `lengths.count` in this process.
+    """
+    count = count or (lambda some: lengths.count(some, measure, tokenizer))
     bounds = lengths.upper_bound(texts, measure, tokenizer)
     if bounds is None:
-        return kept.add(lengths.count(texts, measure, tokenizer), np.arange(first, first + len(texts)))
+        return kept.add(count(texts), np.arange(first, first + len(texts)))
     order = np.argsort(-bounds, kind="stable")
     position, step = 0, max(2 * kept.k, 1000)
     while position < len(order) and bounds[order[position]] >= kept.threshold:
         chunk = order[position : position + step]
         chunk = chunk[bounds[chunk] >= kept.threshold]
-        kept.add(lengths.count([texts[i] for i in chunk], measure, tokenizer), first + chunk)
+        kept.add(count([texts[i] for i in chunk]), first + chunk)
         position += step
     kept.n = first + len(texts)
 

@@ -16,7 +16,7 @@ from huggingface_hub import constants
 
 from nbutils import ROOT, data
 from nbutils.core.errors import InputError
-from nbutils.data import __main__, catalogue, download
+from nbutils.data import __main__, catalogue
 
 CONTENT = "".join(f'{{"instruction": "Go on.", "output": "line {i}"}}\n' for i in range(20_000)).encode()
 HALF = len(CONTENT) // 2
@@ -106,7 +106,7 @@ def test_the_mirror_is_verified(mirror):
 
 def test_git_blob_id(tmp_path):
     (tmp_path / "file").write_bytes(b"hello\n")  # echo hello | git hash-object --stdin
-    assert download.git_blob_id(tmp_path / "file") == "ce013625030ba8dba906f756967f9e9ca394464a"
+    assert catalogue.git_blob_id(tmp_path / "file") == "ce013625030ba8dba906f756967f9e9ca394464a"
 
 
 # --- a server ------------------------------------------------------------------------------------------------------
@@ -390,11 +390,11 @@ FETCH = """
 import sys
 from pathlib import Path
 from huggingface_hub import constants
-from nbutils.data import catalogue, download
+from nbutils.data import catalogue
 constants.DOWNLOAD_CHUNK_SIZE = int(sys.argv[2])
 known = catalogue.sources(Path(sys.argv[1]))
 catalogue.sources = lambda: known
-download.fetch("thing")
+catalogue.fetch("thing")
 """
 
 

@@ -14,7 +14,7 @@ from nbutils.core import disk, judge_settings, manifests, settings
 from nbutils.core.errors import InputError
 from nbutils.core.judge_settings import Judging
 from nbutils.core.settings import Profile
-from nbutils.data import download
+from nbutils.data import catalogue
 from nbutils.data.rows import EvalPrompt
 from nbutils.generation import answers
 from nbutils.judging import alpaca_eval, mt_bench, pairs
@@ -234,6 +234,6 @@ def test_benchmarks_are_checked(changes, expected):
 
 
 def test_too_few_answers_are_one_line(profile, tmp_path, monkeypatch):
-    monkeypatch.setattr(download, "obtain", lambda name: (_ for _ in ()).throw(InputError(f"{name} cannot be had")))
+    monkeypatch.setattr(catalogue, "obtain", lambda name: (_ for _ in ()).throw(InputError(f"{name} cannot be had")))
     with pytest.raises(InputError, match="cannot be had"):
         alpaca_eval.baseline_answers()

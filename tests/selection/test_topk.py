@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from nbutils import lengths, select
 from nbutils.core.errors import InputError
-from nbutils.selection import files, topk
+from nbutils.selection import topk
 
 few_lengths = st.lists(st.integers(0, 6), max_size=60)
 quick = settings(max_examples=300, deadline=None)
@@ -142,4 +142,4 @@ def test_a_text_whose_bound_just_reaches_the_threshold_is_counted():
 )
 def test_length_of_turns(rule, expected):
     turns = [["a", "bb", "ccc"], ["ddddd"], [""]]
-    assert files.length_of_turns(turns, "chars", rule).tolist() == expected
+    assert topk.per_row(turns, rule, lambda texts: lengths.count(texts, "chars")).tolist() == expected

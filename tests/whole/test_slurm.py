@@ -12,9 +12,7 @@ pytest.importorskip("snakemake_executor_plugin_slurm", reason="needs requirement
 
 import slurm_cluster
 from engine_runs import OFFLINE, SMALL_GRID, command_of, results_of, run_command
-from test_partition import _at_once, _bytes, _write_lines
-
-from nbutils.selection.files import SelectionRequest
+from row_parts import selected, write_lines
 
 needs_slurm = pytest.mark.skipif(
     bool(slurm_cluster.missing_programs()) or os.geteuid() != 0,
@@ -74,19 +72,19 @@ def _restarts(cluster, job):
 @needs_slurm
 @pytest.mark.system
 def test_a_selection_over_parts_survives_a_lost_node(cluster, tmp_path):
-    _write_lines(tmp_path / "parts", [[3, 1, 4], [1, 5], [], [9, 2, 6, 5]])
-    arguments = ["execution.partition", "run", "parts", "-k", "4", "--measure", "words", "-o", "out.jsonl", *ON_SLURM]
+    write_lines(tmp_path / "parts", [[3, 1, 4], [1, 5], [], [9, 2, 6, 5]])
+    asked = ["parts/*.jsonl", "-k", "4", "--measure", "words", "-o"]
+    arguments = ["execution.cluster", "select", *asked, "out.jsonl", *ON_SLURM]
     with subprocess.Popen(
         command_of(*arguments), cwd=tmp_path, env=cluster.environment, stdout=subprocess.PIPE, text=True
     ) as controller:
         lost = _lose_node_at_work(cluster, controller)
-        printed, _ = controller.communicate(timeout=300)
+        controller.communicate(timeout=300)
     assert controller.returncode == 0
-    assert "out.jsonl: 4 of 9 rows, words >= 5" in printed
     assert _restarts(cluster, lost) == 1
-    assert _bytes(tmp_path / "out.jsonl") == _at_once(
-        tmp_path / "parts", SelectionRequest(4, "words"), tmp_path / "once.jsonl"
-    )
+    once = run_command(["select", *asked, "once.jsonl"], tmp_path)
+    assert "once.jsonl: 4 of 9 rows, words >= 5" in once.stdout
+    assert selected(tmp_path / "out.jsonl") == selected(tmp_path / "once.jsonl")
 
 
 @needs_slurm

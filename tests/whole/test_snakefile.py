@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 from engine_runs import SMALL_GRID, run_command
+from row_parts import selected, write_parquet
 
 from nbutils import ROOT, run
 from nbutils.core import disk, manifests, settings
 from nbutils.core.errors import InputError
-from nbutils.execution import cluster, partition
+from nbutils.execution import cluster
 from nbutils.run import Step
 from nbutils.selection.files import SelectionRequest
 
@@ -241,11 +242,11 @@ def _kill_controller(folder):
     return (folder / cluster.RECORD).read_text()
 
 
-def _dry_partition(folder):
+def _dry_parts(folder):
     (folder / "rows").mkdir()
     (folder / "rows" / "a.jsonl").write_text('{"output": "a"}\n')
     options = cluster.Options(dry_run=True)
-    partition.run(folder / "rows", SelectionRequest(1, "words"), folder / "out.jsonl", options)
+    cluster.select_parts([str(folder / "rows")], SelectionRequest(1, "words"), folder / "out.jsonl", options)
 
 
 def _dry_batch(folder):
@@ -255,8 +256,8 @@ def _dry_batch(folder):
 
 @pytest.mark.parametrize(
     ("start", "where", "name"),
-    [(_dry_partition, "out.jsonl.parts", "lim-parts"), (_dry_batch, "runs/small-grid/batch", "lim-small-grid")],
-    ids=["partition", "batch"],
+    [(_dry_parts, "out.jsonl.parts", "lim-parts"), (_dry_batch, "runs/small-grid/batch", "lim-small-grid")],
+    ids=["parts", "batch"],
 )
 def test_a_dry_run_leaves_the_jobs_of_a_killed_controller_alone(
     tmp_path, monkeypatch, runs, no_data, start, where, name
@@ -363,11 +364,34 @@ def test_the_slurm_profile_asks_for_gpu_memory_and_time(tmp_path):
 @pytest.mark.thorough
 @needs_snakemake
 @pytest.mark.slow
+def test_parts_are_selected_from_by_jobs_and_again(tmp_path):
+    rows = tmp_path / "the parts"
+    write_parquet(rows, [[3, 1, 4], [1, 5], [9, 2, 6]])
+    asked = ["the parts/*", "-k", "3", "--measure", "words", "-o"]
+
+    def check(jobs):
+        done = run_command(["execution.cluster", "select", *asked, "out put.parquet"], tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert run_command(["select", *asked, "once.parquet"], tmp_path).returncode == 0
+        assert selected(tmp_path / "out put.parquet") == selected(tmp_path / "once.parquet")
+        assert done.stderr.count("\nrule longest:") + done.stderr.count("\nlocalrule longest:") == jobs
+
+    check(3)
+    write_parquet(tmp_path / "other", [[], [50]])
+    os.utime(tmp_path / "other" / "part-01.parquet", (1, 1))
+    (tmp_path / "other" / "part-01.parquet").replace(rows / "part-01.parquet")
+    check(1)
+    (rows / "part-02.parquet").unlink()
+    check(0)
+
+
+@needs_snakemake
+@pytest.mark.slow
 def test_a_failed_job_ends_with_the_mend(tmp_path):
     (tmp_path / "parts").mkdir()
     (tmp_path / "parts" / "a.jsonl").write_text('{"output": 3}\n')
     done = run_command(
-        ["execution.partition", "run", "parts", "-k", "1", "--measure", "words", "-o", "out.jsonl"], tmp_path
+        ["execution.cluster", "select", "parts", "-k", "1", "--measure", "words", "-o", "out.jsonl"], tmp_path
     )
     assert done.returncode == 2
     assert "a.jsonl: row 0: the response field 'output' is int, not text" in done.stderr
@@ -381,6 +405,10 @@ def test_a_failed_job_ends_with_the_mend(tmp_path):
         (["nowhere"], "no profile 'nowhere'"),
         (["tiny", "--on", "moon"], "--on moon: choose one of kubernetes, slurm, or give a folder"),
         (["tiny", "--colour"], "unrecognized arguments: --colour"),
+        (["select", "nowhere", "-o", "out.jsonl"], "nowhere: no such file"),
+        (["select", str(ROOT / "data/sample"), "-k", "0", "-o", "out.jsonl"], "k = 0: at least one row"),
+        (["select", str(ROOT / "data/sample/rows.jsonl"), "-o", "out.parquet"], "let its name end in"),
+        (["select", str(ROOT / "data/sample/rows.jsonl")], "the following arguments are required: -o/--out"),
     ],
 )
 def test_bad_commands(arguments, expected, runs, no_data, capsys):
