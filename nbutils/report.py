@@ -27,7 +27,7 @@ from nbutils.figures import paper, registry, style
 from nbutils.figures import results as figures_results
 from nbutils.generation import answers
 from nbutils.generation import answers as generation_answers
-from nbutils.judging import browse, human, records
+from nbutils.judging import human, records
 from nbutils.judging.pairs import Pair
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ def render(profile: Profile, seed: int, found: Found) -> str:
         paper_figures=list(_paper_figures(results)),
         length_figures=list(_figures_of(LENGTH_FIGURES, registry.FOLDER / "tables")),
         data_figures=list(_figures_of(DATA_FIGURES, found.of("explore").folder)),
-        pairs=browse.pack(collect_pairs(found, profile.judging.rule)),
+        pairs=records.pack_pairs(collect_pairs(found, profile.judging.rule)),
         settings=list(flatten(profile.model_dump(mode="json"))),
         manifests=found.manifests,
     )
@@ -248,7 +248,7 @@ def collect_pairs(found: Found, rule: str) -> list[dict[str, Any]]:
     """Answer pairs with the reviews of both orders by every judge, one record per baseline and prompt."""
     judgments = records.load_judgments(found.of("judge"))
     sides = dict.fromkeys(row[side] for row in judgments for side in ("arm", "baseline"))
-    return browse.collect(judgments, {arm: _by_prompt(found.of("generate", arm)) for arm in sides}, rule)
+    return records.collect_pairs(judgments, {arm: _by_prompt(found.of("generate", arm)) for arm in sides}, rule)
 
 
 def _by_prompt(manifest: Manifest) -> dict[tuple[str, str], dict[str, Any]]:

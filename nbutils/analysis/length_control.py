@@ -236,7 +236,9 @@ def _predict_mean(design: Design, coefficients: Numbers, covariance: Numbers, qu
 
 def expit(x: Numbers) -> Numbers:
     """The logistic function, without overflow."""
-    return np.exp(-np.logaddexp(0, -x))
+    from scipy.special import expit as logistic
+
+    return np.asarray(logistic(x))
 
 
 def _with_margin(value: float, error: float, quantile: float, n: int) -> Estimate:

@@ -150,6 +150,20 @@ def write(path: Path, rows: "DataFrame | Sequence[Mapping[str, Any]]") -> None:
         frame.to_csv(temporary, index=False, lineterminator="\n")
 
 
+def make(name: str, records: Sequence[Mapping[str, Any]] = ()) -> "DataFrame":
+    """Records as a table with its schema's dtypes, columns in the order in which the records bring them.
+
+    Without records it is empty, with all columns of the schema. name: the table's file without its ending.
+    """
+    import pandas as pd
+
+    if not records:
+        return pd.DataFrame({column: pd.Series(dtype=dtype) for column, dtype in SCHEMAS[name].items()})
+    frame = pd.DataFrame(list(records), dtype=object)
+    dtypes: Any = {column: SCHEMAS[name][str(column)] for column in frame}
+    return frame.astype(dtypes)
+
+
 def _schema_of(path: Path) -> dict[str, str]:
     if path.stem not in SCHEMAS:
         raise InputError(f"{path}: a table of an unknown name: its columns belong into nbutils/core/tables.py")

@@ -52,12 +52,12 @@ def _first_line(text: str) -> str:
     return (start.splitlines() or [""])[0]
 
 
-def _read_plain(line: str) -> ScorePair:
+def _read_plain(line: str) -> ScorePair | None:
     found = _PLAIN.fullmatch(_without_words(line))
     return (float(found[1]), float(found[2])) if found else None
 
 
-def _read_labelled(line: str) -> ScorePair:
+def _read_labelled(line: str) -> ScorePair | None:
     found = _LABELLED.fullmatch(_without_words(line))
     if found is None:
         return None
@@ -88,7 +88,7 @@ class Reading(NamedTuple):
     """What a pairwise reply says: the scores of the answers shown first and second where it gives any, and the
     preference for the one shown first, 0 to 1."""
 
-    scores: ScorePair
+    scores: ScorePair | None
     preference: float
 
 
@@ -132,7 +132,7 @@ def _compare(score: float, other: float) -> float:
     return 0.5 + 0.5 * ((score > other) - (score < other))
 
 
-def parse_structured(text: str) -> ScorePair:
+def parse_structured(text: str) -> ScorePair | None:
     """The two grades of a JSON reply by our schema (nbutils/judge.py), or None for anything else.
 
     It may stand in a code block. A reply that was cut off within its explanation, at the limit of tokens, has its
@@ -204,7 +204,7 @@ def _only_verdict(text: str, inside: str) -> str | None:
     return verdict if any(f"[[{verdict}]]" in words for words in own_words) else None
 
 
-def _bracketed_pair(text: str) -> ScorePair:
+def _bracketed_pair(text: str) -> ScorePair | None:
     found = _only_verdict(text, r"[0-9.]{1,7},\s*[0-9.]{1,7}")
     return parse_scores(found) if found is not None else None
 
@@ -225,7 +225,7 @@ def score_review(review: str | None, order: str, form: str = "scores") -> dict[s
     }
 
 
-def _by_side(scores: tuple[float, float] | None, is_swapped: bool) -> tuple[float | None, float | None]:
+def _by_side(scores: ScorePair | None, is_swapped: bool) -> tuple[float | None, float | None]:
     if scores is None:
         return None, None
     return scores[::-1] if is_swapped else scores

@@ -4,7 +4,7 @@ import contextlib
 import json
 
 from nbutils.analysis import comparison, verdicts
-from nbutils.core import disk, settings
+from nbutils.core import disk, settings, tables
 from nbutils.core.manifests import Manifest
 from nbutils.judging import replies
 from nbutils.report import Found
@@ -72,13 +72,13 @@ def write_run(folder, mine, theirs, judgments, explored):
         for stage, facts in FACTS.items():
             made[f"{stage} {arm}"] = manifest(stage, arm, folder / stage / arm, facts)
         write_jsonl(folder / "generate" / arm / "answers.jsonl", answers)
-        disk.write_csv(folder / "finetune" / arm / "loss.csv", [{"step": 1, "loss": 3.5}, {"step": 2, "loss": 3.0}])
+        tables.write(folder / "finetune" / arm / "loss.csv", [{"step": 1, "loss": 3.5}, {"step": 2, "loss": 3.0}])
     target = mine[0]["arm"]
     for stage in ("judge", "length_bias"):
         made[f"{stage} {target}"] = manifest(stage, target, folder / stage)
     write_jsonl(folder / "judge" / "judgments.jsonl", judgments)
-    disk.write_csv(folder / "judge" / "summary.csv", verdicts.summarise(judgments))
-    disk.write_csv(folder / "length_bias" / "length_bias.csv", comparison.analyse(judgments))
+    tables.write(folder / "judge" / "summary.csv", verdicts.summarise(judgments))
+    tables.write(folder / "length_bias" / "length_bias.csv", comparison.analyse(judgments))
     return Found(made, target)
 
 
