@@ -229,7 +229,8 @@ def test_unparsed_and_failed_are_counted_and_never_scored(ledger):
 
 def row_of(number, order, arm, baseline, **fields):
     scores = None if arm is None else (arm, baseline)
-    status = {"status": "judged" if scores else "unparsed", "preference": replies.preference(arm, baseline)}
+    preference = None if arm is None or baseline is None else 0.5 + 0.5 * ((arm > baseline) - (arm < baseline))
+    status = {"status": "judged" if scores else "unparsed", "preference": preference}
     sides = {"judge": "j", "arm": "a", "baseline": "b", "score_arm": arm, "score_baseline": baseline}
     return {"id": str(number), "test_set": "one", "order": order} | sides | status | fields
 

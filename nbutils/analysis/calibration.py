@@ -12,7 +12,7 @@ from pandas import DataFrame
 from nbutils.analysis.comparison import decompose
 from nbutils.analysis.intervals import Estimate, mean_with_interval
 from nbutils.analysis.items import Calls, decided_by, describe_finding, to_calls, to_items
-from nbutils.analysis.length_control import JudgeFit, expit, fit_judge
+from nbutils.analysis.length_control import expit, fit_judge
 from nbutils.analysis.verdicts import ORDERS
 from nbutils.core import tables
 
@@ -80,15 +80,12 @@ def calibrate(
     rows = []
     for number, taste in enumerate(tastes):
         rng = np.random.default_rng([seed, number])
-        fits = [_fit(simulate(taste, prompts, rng), clustered) for _ in range(replicates)]
+        kept = {} if clustered else {"clusters": None}
+        fits = [fit_judge(**simulate(taste, prompts, rng)._asdict() | kept) for _ in range(replicates)]
         for name, truth in truths(taste).items():
             head = _head(taste, prompts, name, "jackknife" if clustered else "not clustered")
             rows.append({**head, **score([getattr(fit, name) for fit in fits], truth)})
     return tables.make("length-calibration", rows)
-
-
-def _fit(calls: Calls, clustered: bool) -> JudgeFit:
-    return fit_judge(**(calls if clustered else calls._replace(clusters=None))._asdict())
 
 
 def calibrate_bootstrap(

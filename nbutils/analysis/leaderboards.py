@@ -28,15 +28,6 @@ ANCHOR_WEIGHT = 0.1
 
 SOURCES = tuple(f"alpaca-eval-{part}" for part in ("preferences", "lengths", "difficulty", "leaderboard", "lc-weights"))
 
-WAYS = {
-    "anchored": "difficulty, and AlpacaEval's anchor",
-    "difficulty": "difficulty",
-    "own_difficulty": "difficulty estimated from the other models' preferences",
-    "log_ratio": "no difficulty, by the ratio of lengths",
-    "length_only": "no difficulty",
-}
-"""The ways of fitting a length-controlled rate that `compare_fits` compares, in words."""
-
 
 class Board(NamedTuple):
     """The published tables. preferences and lengths: rows by model and idx; difficulty: shape (805,)."""
@@ -119,23 +110,30 @@ def rates_of_weights(board: Board) -> DataFrame:
 
 
 def compare_fits(board: Board, models: Sequence[str] | None = None) -> DataFrame:
-    """Length-controlled rates fitted from preferences and lengths in each of WAYS, beside the published, by model."""
+    """Length-controlled rates fitted from preferences and lengths in five ways, beside the published, by model.
+
+    anchored: difficulty, and AlpacaEval's anchor; difficulty; own_difficulty: as estimated from the other models'
+    preferences; log_ratio: no difficulty, by the ratio of lengths; length_only: no difficulty.
+    """
     anchor = recover_anchor(board)
-    return pd.DataFrame({name: _fit_one(board, name, anchor) for name in models or models_of(board)}).T
+    return DataFrame({name: _fit_one(board, name, anchor) for name in models or models_of(board)}).T
 
 
 def _fit_one(board: Board, model: str, anchor: "Anchor") -> dict[str, float]:
-    items = calls_of(board, model)
-    own = estimate_difficulty(board, model)[items.clusters]
-    return {
-        "win_rate": 100 * float(items.preference.mean()),
-        "published": float(board.leaderboard["length_controlled_winrate"][model]),
-        "anchored": 100 * anchored_win_rate(items, anchor),
-        "difficulty": 100 * length_controlled_win_rate(*items[:4]).value,
-        "own_difficulty": 100 * length_controlled_win_rate(*items[:3], own).value,
-        "log_ratio": 100 * length_controlled_win_rate(*items[:3], scale="log_ratio").value,
-        "length_only": 100 * length_controlled_win_rate(*items[:3]).value,
+    calls = calls_of(board, model)
+    plain = calls[:3]
+    rates = {
+        "anchored": anchored_win_rate(calls, anchor),
+        "difficulty": length_controlled_win_rate(*plain, calls.difficulty).value,
+        "own_difficulty": length_controlled_win_rate(*plain, estimate_difficulty(board, model)[calls.clusters]).value,
+        "log_ratio": length_controlled_win_rate(*plain, scale="log_ratio").value,
+        "length_only": length_controlled_win_rate(*plain).value,
     }
+    given = {
+        "win_rate": 100 * float(calls.preference.mean()),
+        "published": float(board.leaderboard["length_controlled_winrate"][model]),
+    }
+    return given | {name: 100 * rate for name, rate in rates.items()}
 
 
 def estimate_difficulty(board: Board, model: str) -> Numbers:
@@ -149,14 +147,6 @@ def estimate_difficulty(board: Board, model: str) -> Numbers:
     means = others.groupby("idx")["preference"].mean().reindex(range(len(board.difficulty))).to_numpy() - 1
     found: Numbers = np.log(means / (1 - means))
     return found
-
-
-def summarise_fits(table: DataFrame) -> DataFrame:
-    """How far each way is from the published rates, by way: mean and largest absolute difference, Spearman, worst."""
-    far = table[list(WAYS)].sub(table["published"], axis=0).abs()
-    ranks = table[list(WAYS)].corrwith(table["published"], method="spearman")
-    columns = {"with": Series(WAYS), "models": len(table), "mean_difference": far.mean().round(3)}
-    return DataFrame(columns | {"largest": far.max().round(2), "worst": far.idxmax(), "spearman": ranks.round(4)})
 
 
 # --- AlpacaEval's anchor -------------------------------------------------------------------------------------------

@@ -47,7 +47,7 @@ def verdict(first_order: ScorePair | None, swapped_order: ScorePair | None, rule
 
 
 def _decide(total: float) -> str:
-    return VERDICTS[1 - int(np.sign(total))]
+    return VERDICTS[1 - (total > 0) + (total < 0)]
 
 
 def _sign(scores: ScorePair, rule: str) -> int:
@@ -146,13 +146,6 @@ def decisions_of(judgments: Rows) -> dict[tuple[str, ...], str]:
     return {key: _decide(total) for key, total in found["sum"][found["count"] == found["size"]].items()}
 
 
-def _verdicts_by_length(frame: DataFrame) -> dict[Prompt, str]:
-    """What a judge would say of each prompt that looks at nothing but which answer is longer."""
-    sizes = frame.dropna(subset=["len_arm", "len_baseline"]).drop_duplicates(PROMPT, keep="last")
-    longer = np.sign(sizes["len_arm"] - sizes["len_baseline"]).map({1: "win", 0: "tie", -1: "lose"})
-    return dict(zip(zip(sizes["test_set"], sizes["id"], strict=True), longer, strict=True))
-
-
 # --- the summary ---------------------------------------------------------------------------------------------------
 
 
@@ -168,48 +161,38 @@ def summarise(judgments: Rows) -> DataFrame:
     table: list[dict[str, Any]] = []
     for key, mine in to_frame(judgments).groupby(COMPARISON, sort=False):
         head = dict(zip(COMPARISON, key, strict=True))
-        verdicts, by_length = {rule: verdicts_of(mine, rule) for rule in RULES}, _verdicts_by_length(mine)
-        pooled = [head | row for row in _summarise_set("all", mine, verdicts, by_length)]
-        sets = [
-            head | row
-            for name, part in mine.groupby("test_set", sort=False)
-            for row in _summarise_set(name, part, verdicts, by_length)
+        parts = [("all", mine), *mine.groupby("test_set", sort=False)]
+        rows = [
+            {**head, "test_set": name, "rule": rule, **_summarise(part, rule)} for name, part in parts for rule in RULES
         ]
+        pooled, sets = rows[: len(RULES)], rows[len(RULES) :]
         for row in pooled:
             nets = [other["net_win"] for other in sets if other["rule"] == row["rule"]]
             row["mean_of_sets"] = round(sum(nets) / len(nets), 4)
-        table += [*pooled, *sets]
+        table += rows
     return tables.make("summary", table)
 
 
-def _summarise_set(
-    test_set: Any, judgments: DataFrame, verdicts: dict[str, dict[Prompt, str]], by_length: dict[Prompt, str]
-) -> list[dict[str, Any]]:
-    """The rows of one test set, or of all, for each rule; verdicts (by rule) and by_length may hold others' as well."""
-    prompts = set(zip(judgments["test_set"], judgments["id"], strict=True))
-    rate, error = win_rate(judgments)
-    rows = []
-    for rule in RULES:
-        found = {key: name for key, name in verdicts[rule].items() if key in prompts}
-        calls = {
-            "test_set": test_set,
-            "rule": rule,
-            **count_calls(judgments),
-            **describe_verdicts(list(found.values())),
-        }
-        rates = {"order_inconsistent": inconsistency(judgments), "win_rate": rate, "win_rate_error": error}
-        length = {key: name for key, name in by_length.items() if key in prompts}
-        rows.append({**calls, **rates, **_compare_with_length(found, length)})
-    return rows
+def _summarise(judgments: DataFrame, rule: str) -> dict[str, Any]:
+    verdicts, (rate, error) = verdicts_of(judgments, rule), win_rate(judgments)
+    counts = {**count_calls(judgments), **describe_verdicts(list(verdicts.values()))}
+    rates = {"order_inconsistent": inconsistency(judgments), "win_rate": rate, "win_rate_error": error}
+    return {**counts, **rates, **_compare_with_length(verdicts, judgments)}
 
 
-def _compare_with_length(verdicts: dict[Prompt, str], by_length: dict[Prompt, str]) -> dict[str, Any]:
-    counts = {f"longer_{name}": sum(each == name for each in by_length.values()) for name in VERDICTS}
+def _compare_with_length(verdicts: dict[Prompt, str], judgments: DataFrame) -> dict[str, Any]:
+    """The verdicts of a judge that looks at nothing but which answer is longer, and how often a real one agrees."""
+    sizes = judgments.dropna(subset=["len_arm", "len_baseline"]).drop_duplicates(PROMPT, keep="last")
+    longer = [_decide(difference) for difference in sizes["len_arm"] - sizes["len_baseline"]]
+    by_length = dict(zip(zip(sizes["test_set"], sizes["id"], strict=True), longer, strict=True))
+    counts = count_verdicts(longer)
     decided = [key for key, name in verdicts.items() if name in ("win", "lose") and by_length.get(key, "tie") != "tie"]
     agreeing = sum(verdicts[key] == by_length[key] for key in decided)
-    net = (counts["longer_win"] - counts["longer_lose"]) / max(1, len(by_length))
-    share = round(agreeing / len(decided), 4) if decided else None
-    return {**counts, "longer_net_win": round(net, 4), "agrees_with_longer": share}
+    return {
+        **{f"longer_{name}": counts[name] for name in VERDICTS},
+        "longer_net_win": round((counts["win"] - counts["lose"]) / max(1, len(by_length)), 4),
+        "agrees_with_longer": round(agreeing / len(decided), 4) if decided else None,
+    }
 
 
 def inconsistency(judgments: Rows) -> float:

@@ -8,7 +8,6 @@ CSV), and `key.json`, which says who wrote what and is not for the annotators. A
 still to come. `read` writes `votes.jsonl`, judgment rows as every other judge's, and prints the agreement.
 """
 
-import argparse
 import csv
 import html
 import io
@@ -102,14 +101,11 @@ def to_csv(ballots: Sequence[Ballot]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
     for ballot in ballots:
-        writer.writerow([ballot.number, *map(_as_text, (ballot.pair.prompt, *ballot.answers)), ""])
+        cells = [writable(cell).replace("\0", "") for cell in (ballot.pair.prompt, *ballot.answers)]
+        # No spreadsheet is to take a cell for a formula.
+        safe = [f"'{cell}" if cell.lstrip()[:1] in ("=", "+", "-", "@") else cell for cell in cells]
+        writer.writerow([ballot.number, *safe, ""])
     return "\ufeff" + text.getvalue()  # without the mark spreadsheets take UTF-8 for something else
-
-
-def _as_text(cell: str) -> str:
-    """A cell that no spreadsheet takes for a formula."""
-    text = writable(cell).replace("\0", "")
-    return f"'{text}" if text.lstrip()[:1] in ("=", "+", "-", "@") else text
 
 
 def to_html(ballots: Sequence[Ballot]) -> str:
@@ -211,7 +207,9 @@ def compare_all(rows: Sequence[dict[str, Any]]) -> DataFrame:
 # --- the command ---------------------------------------------------------------------------------------------------
 
 
-def _parser() -> argparse.ArgumentParser:
+@exits_cleanly
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of `python -m nbutils.judging.human`."""
     parser = ArgumentParser(prog="python -m nbutils.judging.human", description="Blind judging by people.")
     commands = parser.add_subparsers(dest="command", required=True)
     exporting = commands.add_parser("export", help="write a blind ballot for two answer files")
@@ -224,13 +222,7 @@ def _parser() -> argparse.ArgumentParser:
     reading.add_argument("folder", metavar="DIR", type=Path, help="the folder of the ballot")
     reading.add_argument("votes", metavar="VOTES", type=Path, nargs="+", help="one CSV for each annotator")
     reading.add_argument("--judgments", type=Path, help="a judgments file of other judges")
-    return parser
-
-
-@exits_cleanly
-def main(arguments: list[str] | None = None) -> None:
-    """Entry point of `python -m nbutils.judging.human`."""
-    given = _parser().parse_args(arguments)
+    given = parser.parse_args(arguments)
     if given.command == "export":
         nobody = JudgeModel(name="people", kind="coin")
         pairs = pairs_of_files(given.answers_a, given.answers_b, nobody, None)

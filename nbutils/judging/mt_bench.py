@@ -62,7 +62,8 @@ def to_conversations(records: Iterable[dict[str, Any]], arm: str, place: str) ->
     questions = {prompt.id: prompt for prompt in data.load_prompts(TEST_SET)}
     references, found = load_references(), dict[str, Conversation]()
     for number, record in enumerate(records):
-        name, turns = _id_of(record), _turns_of(record, f"{place}: row {number}")
+        given, turns = str(record.get("id", record.get("question_id", ""))), _turns_of(record, f"{place}: row {number}")
+        name = given if given.startswith("mt_bench_") else f"mt_bench_{given}"
         if name not in questions:
             raise InputError(f"{place}: row {number}: '{name}' is none of MT-Bench's questions")
         if name in found:
@@ -74,11 +75,6 @@ def to_conversations(records: Iterable[dict[str, Any]], arm: str, place: str) ->
     if not found:
         raise InputError(f"{place}: no answers")
     return [found[name] for name in questions if name in found]
-
-
-def _id_of(record: dict[str, Any]) -> str:
-    given = str(record.get("id", record.get("question_id", "")))
-    return given if given.startswith("mt_bench_") else f"mt_bench_{given}"
 
 
 def _turns_of(record: dict[str, Any], place: str) -> tuple[str, str]:

@@ -48,17 +48,15 @@ def match_answers(
     shared = [answer for answer in mine if (answer["test_set"], answer["id"]) in other]
     if not shared:
         raise InputError("the two answer files share no prompt (test_set and id): they answer different test sets")
+    pairs = []
     for answer in shared:
-        if answer["prompt"].strip() != other[answer["test_set"], answer["id"]]["prompt"].strip():
+        place = (answer["test_set"], answer["id"])
+        if answer["prompt"].strip() != other[place]["prompt"].strip():
             what = "a prompt is an instruction and, after an empty line, its input"
             raise InputError(f"prompt '{answer['id']}' is not the same text on both sides ({what})")
-    return [_pair(answer, other[answer["test_set"], answer["id"]], references) for answer in shared]
-
-
-def _pair(mine: dict[str, Any], theirs: dict[str, Any], references: dict[tuple[str, str], str]) -> Pair:
-    reference = references.get((mine["test_set"], mine["id"]), "")
-    texts = (mine["prompt"], mine["arm"], theirs["arm"], mine["response"], theirs["response"])
-    return Pair(mine["id"], mine["test_set"], *texts, reference)
+        texts = (answer["prompt"], answer["arm"], other[place]["arm"], answer["response"], other[place]["response"])
+        pairs.append(Pair(answer["id"], answer["test_set"], *texts, references.get(place, "")))
+    return pairs
 
 
 # --- the question to the judge -------------------------------------------------------------------------------------

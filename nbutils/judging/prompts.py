@@ -165,7 +165,15 @@ def _read(path: Path) -> list[JudgePrompt]:
 
 @functools.cache
 def _read_unchanged(path: Path, modified: int) -> list[JudgePrompt]:  # noqa: ARG001 (it makes the cache's key)
-    return [_checked(path, number, record) for number, record in enumerate(_records(path))]
+    prompts = []
+    for number, record in enumerate(_records(path)):
+        try:
+            prompts.append(JudgePrompt.model_validate(record))
+        except ValidationError as error:
+            problem = error.errors()[0]
+            key = ".".join(map(str, problem["loc"]))
+            raise InputError(f"{path}: prompt {number}: key '{key}': {problem['msg']}") from None
+    return prompts
 
 
 def _records(path: Path) -> Sequence[Mapping[str, Any]]:
@@ -176,12 +184,3 @@ def _records(path: Path) -> Sequence[Mapping[str, Any]]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not valid TOML: {error}") from None
     return table.get("prompt", []) if set(table) == {"prompt"} else [table]
-
-
-def _checked(path: Path, number: int, record: Mapping[str, Any]) -> JudgePrompt:
-    try:
-        return JudgePrompt.model_validate(record)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        key = ".".join(map(str, problem["loc"]))
-        raise InputError(f"{path}: prompt {number}: key '{key}': {problem['msg']}") from None

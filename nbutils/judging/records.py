@@ -45,18 +45,16 @@ def read_judgments(path: Path) -> list[dict[str, Any]]:
 
     Raises InputError naming the row and the missing or faulty key.
     """
-    rows = [row for number, record in number_records(open_records(path)) for row in _judgments(path, number, record)]
+    rows = []
+    for number, record in number_records(open_records(path)):
+        try:
+            expanded = list(expand(record, number))
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+        rows += [_checked_judgment(path, number, row) for row in expanded]
     if not rows:
         raise InputError(f"{path}: no judgments")
     return rows
-
-
-def _judgments(path: Path, number: int, record: dict[str, Any]) -> list[dict[str, Any]]:
-    try:
-        expanded = list(expand(record, number))
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-    return [_checked_judgment(path, number, row) for row in expanded]
 
 
 _OPTIONAL = {"test_set": "", "arm": "arm", "baseline": "baseline", "judge": "judge", "order": "arm_first"}

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from nbutils.analysis.verdicts import ScorePair
+from nbutils.analysis.verdicts import ORDERS, ScorePair
 
 LONGEST_LINE = 300
 """Characters of a first line that can still be a verdict; a longer one is prose."""
@@ -42,7 +42,8 @@ def parse_scores(text: str) -> tuple[float, float] | None:
     if len(line) > LONGEST_LINE:
         return None
     bare = _DRESSING.sub(" ", _HIDDEN.sub("", line)).strip().lower()
-    found = _read_labelled(bare) or _read_plain(bare)
+    plain = _PLAIN.fullmatch(_without_words(bare))
+    found = _read_labelled(bare) or ((float(plain[1]), float(plain[2])) if plain else None)
     return found if found and all(1 <= score <= 10 for score in found) else None
 
 
@@ -50,11 +51,6 @@ def _first_line(text: str) -> str:
     # A reply may be a megabyte long, so no more of it is split into lines than a verdict can take.
     start = _BEFORE.sub("", text, count=1)[: LONGEST_LINE + 1]
     return (start.splitlines() or [""])[0]
-
-
-def _read_plain(line: str) -> ScorePair | None:
-    found = _PLAIN.fullmatch(_without_words(line))
-    return (float(found[1]), float(found[2])) if found else None
 
 
 def _read_labelled(line: str) -> ScorePair | None:
@@ -119,13 +115,6 @@ def grade(
     score = None if reply is None else read_single(reply, form, low, high)
     status = "failed" if reply is None else "unparsed" if score is None else "judged"
     return {"score": score, "status": status, "review": error if reply is None else reply}
-
-
-def preference(score: float | None, other: float | None) -> float | None:
-    """1 for the higher score, 0.5 for equal ones, 0 for the lower, None where one is missing."""
-    if score is None or other is None:
-        return None
-    return _compare(score, other)
 
 
 def _compare(score: float, other: float) -> float:
@@ -215,20 +204,16 @@ def score_review(review: str | None, order: str, form: str = "scores") -> dict[s
     form: the `output_format` of the prompt that asked; a review of None is a call that failed.
     """
     read = read_pair(review, form) if review is not None else None
-    is_swapped = order != "arm_first"
-    arm_score, baseline_score = _by_side(read.scores if read else None, is_swapped)
+    is_swapped = order != ORDERS[0]
+    arm_score, baseline_score = (read.scores if read else None) or (None, None)
+    if is_swapped:
+        arm_score, baseline_score = baseline_score, arm_score
     return {
         "score_arm": arm_score,
         "score_baseline": baseline_score,
         "preference": None if read is None else 1 - read.preference if is_swapped else read.preference,
         "status": "failed" if review is None else "judged" if read else "unparsed",
     }
-
-
-def _by_side(scores: ScorePair | None, is_swapped: bool) -> tuple[float | None, float | None]:
-    if scores is None:
-        return None, None
-    return scores[::-1] if is_swapped else scores
 
 
 def rescore(judgments: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
