@@ -157,6 +157,8 @@ def _analyse_one(key: Key, rows: DataFrame, draws: int) -> dict[str, Any]:
         fitted = by_ratio = known = JudgeFit(*[_UNKNOWN] * 4)
         parts = Decomposition(*[_UNKNOWN] * 4)
     raw, matched = mean_with_interval(items.preference), mean_with_interval(items.preference[are_alike(items)])
+    # Half of what standing first gains, over the prompts with both orders.
+    position = _rescale(mean_with_interval(items.position[~np.isnan(items.position)] + 0.5), 1, -0.5)
     finding, other = (describe_finding(raw, each.win_rate, decided_by(items)) for each in (fitted, by_ratio))
     if other != finding:
         notes.append(f"by the ratio of lengths, not their difference: {other}")
@@ -172,18 +174,12 @@ def _analyse_one(key: Key, rows: DataFrame, draws: int) -> dict[str, Any]:
         "length_matched_prompts": matched.n,
         "longer_preferred": round(longer_preferred(items).value, 4),
         "length_only_judge": round(float(np.mean(0.5 + 0.5 * np.sign(items.len_arm - items.len_baseline))), 4),
-        **_columns(position_bias=_position_bias(items), length_taste=fitted.length, position_taste=fitted.position),
+        **_columns(position_bias=position, length_taste=fitted.length, position_taste=fitted.position),
         **_columns(net_win=parts.net, net_at_equal_length=parts.at_equal_length),
         **_columns(net_due_to_length=parts.due_to_length, share_remaining=parts.share),
         "finding": finding,
         "notes": "; ".join(notes),
     }
-
-
-def _position_bias(items: Items) -> Estimate:
-    """Half the preference gained by standing first (-0.5..0.5), over the prompts with both orders."""
-    known = items.position[~np.isnan(items.position)]
-    return _rescale(mean_with_interval(known + 0.5), 1, -0.5)
 
 
 def _columns(**estimates: Estimate) -> dict[str, float]:
@@ -220,19 +216,18 @@ def compare_cut(rows: Rows, cut: Rows) -> DataFrame:
     One row per (judge, arm, baseline) in both, over the prompts judged in both, paired. Raises InputError where the
     two share no judged prompt.
     """
-    shortened = comparisons(cut)
-    found = [_compare_one(key, mine, shortened[key]) for key, mine in comparisons(rows).items() if key in shortened]
+    shortened, found = comparisons(cut), []
+    for key, mine in comparisons(rows).items():
+        if key not in shortened:
+            continue
+        both = preferences(mine).to_frame("before").join(preferences(shortened[key]).rename("after"), how="inner")
+        if both.empty:
+            raise InputError(f"{key[0]}, {key[1]}: no prompt (test_set and id) is judged in both files")
+        before, after = both["before"].to_numpy(), both["after"].to_numpy()
+        lost = _rescale(mean_with_interval(0.5 + (before - after) / 2), 2, -1)
+        rates = {"win_rate": mean_with_interval(before), "win_rate_cut": mean_with_interval(after)}
+        head = dict(zip(COMPARISON, key, strict=True))
+        found.append({**head, "prompts": len(both), **_columns(**rates, lost_by_cutting=lost)})
     if not found:
         raise InputError("the cut judgments share no judge, arm and baseline with the others: judge the same prompts")
     return tables.make("cut", found)
-
-
-def _compare_one(key: Key, rows: DataFrame, cut: DataFrame) -> dict[str, Any]:
-    both = preferences(rows).to_frame("before").join(preferences(cut).rename("after"), how="inner")
-    if both.empty:
-        raise InputError(f"{key[0]}, {key[1]}: no prompt (test_set and id) is judged in both files")
-    before, after = both["before"].to_numpy(), both["after"].to_numpy()
-    lost = _rescale(mean_with_interval(0.5 + (before - after) / 2), 2, -1)
-    rates = {"win_rate": mean_with_interval(before), "win_rate_cut": mean_with_interval(after)}
-    head = dict(zip(COMPARISON, key, strict=True))
-    return {**head, "prompts": len(both), **_columns(**rates, lost_by_cutting=lost)}

@@ -21,6 +21,8 @@ from nbutils.analysis.length_control import Numbers, expit, length_controlled_wi
 from nbutils.core import manifests, tables
 
 BASELINE = "gpt4_1106_preview"
+"""The baseline of AlpacaEval 2; its published answers are in the source `alpaca-eval-outputs`."""
+
 JUDGE = "weighted_alpaca_eval_gpt4_turbo"
 GAMED = ("gpt4_1106_preview_verbose", "gpt4_1106_preview_concise")
 ANCHOR_WEIGHT = 0.1
@@ -169,22 +171,21 @@ def recover_anchor(board: Board) -> Anchor:
     The judgments themselves are not in the repository. A logistic fit depends on them by two sums only, and each
     variant's own published weights solve the score equations in which those sums stand: four equations, four unknowns.
     """
-    columns = tuple(_columns(board, model) for model in GAMED)
+    theirs, columns = _lengths(board, BASELINE), []
+    for model in GAMED:
+        mine = _lengths(board, model)
+        idx = mine.index.intersection(theirs.index)
+        length = _squash((mine[idx] - theirs[idx]).to_numpy(dtype=float))
+        columns.append(np.column_stack([length, board.difficulty[idx]]))
     system = np.kron(np.eye(2) + ANCHOR_WEIGHT, np.eye(2))
     known = []
-    for model, mine in zip(GAMED, columns, strict=True):
-        length, slope, constant = board.weights.loc[model].to_numpy()
-        taste = np.array([-length, slope])  # published for the baseline's length minus the model's
+    for model, own in zip(GAMED, columns, strict=True):
+        weight, slope, constant = board.weights.loc[model].to_numpy()
+        taste = np.array([-weight, slope])  # published for the baseline's length minus the model's
         shared = sum(each.T @ expit(each @ taste) for each in columns)
-        known.append(mine.T @ expit(constant + mine @ taste) + ANCHOR_WEIGHT * shared)
+        known.append(own.T @ expit(constant + own @ taste) + ANCHOR_WEIGHT * shared)
     sums = np.linalg.solve(system, np.concatenate(known)).reshape(2, 2).sum(axis=0)
-    return Anchor(columns, sums)
-
-
-def _columns(board: Board, model: str) -> Numbers:
-    mine, theirs = _lengths(board, model), _lengths(board, BASELINE)
-    idx = mine.index.intersection(theirs.index)
-    return np.column_stack([_squash((mine[idx] - theirs[idx]).to_numpy(dtype=float)), board.difficulty[idx]])
+    return Anchor(tuple(columns), sums)
 
 
 def _squash(delta: Numbers) -> Numbers:

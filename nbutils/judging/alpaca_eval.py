@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from nbutils import data
-from nbutils.analysis import leaderboards, verdicts
+from nbutils.analysis import verdicts
+from nbutils.analysis.leaderboards import BASELINE, mean_of
 from nbutils.core import disk, manifests
 from nbutils.core.errors import ArgumentParser, InputError, exits_cleanly
 from nbutils.core.judge_settings import Benchmark
@@ -26,8 +27,6 @@ from nbutils.judging.pairs import match_answers
 from nbutils.judging.prompts import load_prompt
 
 TEST_SET: Benchmark = "alpaca-eval"
-BASELINE = "gpt4_1106_preview"
-"""The baseline of AlpacaEval 2; its published answers are in the source `alpaca-eval-outputs`."""
 
 
 def baseline_answers(model: str = BASELINE) -> list[dict[str, Any]]:
@@ -84,7 +83,7 @@ def describe(rows: Sequence[dict[str, Any]]) -> str:
     rate, error = verdicts.win_rate(rows)
     shown = f"{100 * (rate or 0):.2f}% +- {100 * (error or 0):.2f} (one standard error)"
     weighted = sum(row["preference"] not in (None, 0.0, 0.5, 1.0) for row in rows)
-    size = leaderboards.mean_of(rows, "len_arm")
+    size = mean_of(rows, "len_arm")
     return (
         f"AlpacaEval: win rate {shown}, {instructions} instructions, {size:.0f} characters, {weighted} calls weighted"
     )

@@ -96,8 +96,11 @@ def read_pair(text: str, form: str = "scores") -> Reading | None:
     if form == "[[A]]":
         letter = _only_verdict(text, r"[ABC]")
         return None if letter is None else Reading(None, {"A": 1.0, "B": 0.0, "C": 0.5}[letter])
-    scores = _bracketed_pair(text) if form == "[[rating_a,rating_b]]" else parse_structured(text) or parse_scores(text)
-    return None if scores is None else Reading(scores, _compare(*scores))
+    if form == "[[rating_a,rating_b]]":
+        scores = parse_scores(_only_verdict(text, r"[0-9.]{1,7},\s*[0-9.]{1,7}") or "")
+    else:
+        scores = parse_structured(text) or parse_scores(text)
+    return scores and Reading(scores, 0.5 + 0.5 * ((scores[0] > scores[1]) - (scores[0] < scores[1])))
 
 
 def read_single(text: str, form: str, low: float = 1, high: float = 10) -> float | None:
@@ -115,10 +118,6 @@ def grade(
     score = None if reply is None else read_single(reply, form, low, high)
     status = "failed" if reply is None else "unparsed" if score is None else "judged"
     return {"score": score, "status": status, "review": error if reply is None else reply}
-
-
-def _compare(score: float, other: float) -> float:
-    return 0.5 + 0.5 * ((score > other) - (score < other))
 
 
 def parse_structured(text: str) -> ScorePair | None:
@@ -147,16 +146,13 @@ def parse_weighted(text: str) -> float | None:
     """The preference for `m` against `M`: by the log-probabilities stored with the reply, else by its one letter."""
     fields = _read_json(text)
     if set(fields) == {"text", "logprobs"} and isinstance(fields["logprobs"], dict):
-        weights = {name: _weight(fields["logprobs"], name) for name in ("m", "M")}
+        # One letter can be several tokens of a vocabulary, with and without a space before it.
+        found = [(token.strip(), value) for token, value in fields["logprobs"].items()]
+        weights = {name: sum(math.exp(value) for token, value in found if token == name) for name in ("m", "M")}
         if total := sum(weights.values()):
             return weights["m"] / total
         text = str(fields["text"])
     return {"m": 1.0, "M": 0.0}.get(text.strip())
-
-
-def _weight(logprobs: dict[str, float], name: str) -> float:
-    # One letter can be several tokens of a vocabulary, with and without a space before it.
-    return sum(math.exp(value) for token, value in logprobs.items() if token.strip() == name)
 
 
 def _read_json(text: str) -> dict[str, Any]:
@@ -191,11 +187,6 @@ def _only_verdict(text: str, inside: str) -> str | None:
     lines = text.strip().splitlines()
     own_words = (_QUOTED.sub("", line[-LONGEST_JSON:]) for line in (lines[0], lines[-1]))
     return verdict if any(f"[[{verdict}]]" in words for words in own_words) else None
-
-
-def _bracketed_pair(text: str) -> ScorePair | None:
-    found = _only_verdict(text, r"[0-9.]{1,7},\s*[0-9.]{1,7}")
-    return parse_scores(found) if found is not None else None
 
 
 def score_review(review: str | None, order: str, form: str = "scores") -> dict[str, Any]:
