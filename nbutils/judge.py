@@ -17,14 +17,16 @@ from typing import Any
 from nbutils import arms, data, generate
 from nbutils.analysis import leaderboards
 from nbutils.analysis.verdicts import facts_of, verdict
-from nbutils.core import disk, manifests
+from nbutils.core import disk, manifests, tables
 from nbutils.core.judge_settings import Benchmark
 from nbutils.core.manifests import Manifest, Plan
 from nbutils.core.settings import Profile
 from nbutils.generation.answers import load_answers, load_benchmark_answers
-from nbutils.judging import alpaca_eval, command, judges, mt_bench, pairs, records
-from nbutils.judging.pairs import Pair, judge_pairs, match_answers
-from nbutils.judging.prompts import JudgePrompt
+from nbutils.judging import alpaca_eval, command, mt_bench
+from nbutils.judging.judges import CONTROLS, make_backend
+from nbutils.judging.pairs import Pair, cut_pair, judge_pairs, load_references, match_answers
+from nbutils.judging.prompts import load_prompt, load_prompts
+from nbutils.judging.records import JUDGMENTS, write_judgments
 from nbutils.judging.replies import parse_scores
 from nbutils.llm.client import Ledger
 
@@ -45,7 +47,7 @@ def plan(profile: str | Profile, arm: str, seed: int) -> Plan:
         answered = generate.plan_benchmark(chosen, each, seed, benchmark)
         inputs[f"{benchmark} answers {each}"] = manifests.upstream(answered)
     folder = manifests.stage_folder(chosen.name, "judge", name, seed)
-    prompts = {prompt.fingerprint for prompt in (pairs.load_prompt(), pairs.load_prompt(judging.prompt))}
+    prompts = {load_prompt("pair").fingerprint, load_prompt("pair", judging.prompt).fingerprint}
     pairwise = judging.model_dump(exclude={"benchmarks", "benchmark_prompts"})
     settings = {"judging": pairwise, "prompts": sorted(prompts)}
     return Plan("judge", chosen.name, name, seed, folder, settings, inputs, version=3)
@@ -73,25 +75,25 @@ def load_pairs(profile: str | Profile, arm: str | None = None, seed: int = 42) -
     """The pairs of answers that `run` judges, baseline by baseline."""
     chosen, name = arms.prepare(profile, arm)
     mine = load_answers(generate.run(chosen, name, seed))
-    references = pairs.load_references(chosen.generation.test_sets)
+    references = load_references(chosen.generation.test_sets)
     others = (load_answers(generate.run(chosen, side, seed)) for side in chosen.judging.baselines)
     return [pair for other in others for pair in match_answers(mine, other, references)]
 
 
 def _judge_all(profile: Profile, name: str, answers: dict[str, Manifest], folder: Path) -> dict[str, Any]:
     mine, judging = load_answers(answers[name]), profile.judging
-    references = pairs.load_references(profile.generation.test_sets)
-    judgments, cut, prompt = [], [], pairs.load_prompt(judging.prompt)
-    backends = {judge.name: judges.make_backend(judge) for judge in judging.judges}
+    references = load_references(profile.generation.test_sets)
+    judgments, cut, prompt = [], [], load_prompt("pair", judging.prompt)
+    backends = {judge.name: make_backend(judge) for judge in judging.judges}
     with _ledger(profile) as ledger:
         for baseline in judging.baselines:
             matched = match_answers(mine, load_answers(answers[baseline]), references)
-            shortened = [pairs.cut_pair(pair) for pair in matched]
+            shortened = [cut_pair(pair) for pair in matched]
             for judge in judging.judges:
                 judgments += judge_pairs(matched, judge, ledger, prompt, backends[judge.name])
-                cut += judge_pairs(shortened, judge, ledger) if judge.kind in judges.CONTROLS else []
+                cut += judge_pairs(shortened, judge, ledger) if judge.kind in CONTROLS else []
     disk.write_jsonl(folder / "judgments_cut.jsonl", cut)
-    facts = records.write_judgments(folder, judgments)
+    facts = write_judgments(folder, judgments)
     return facts | {"outputs": [*facts["outputs"], "judgments_cut.jsonl"]}
 
 
@@ -107,19 +109,19 @@ def plan_benchmark(profile: str | Profile, arm: str | None, seed: int, benchmark
     chosen, name = arms.prepare(profile, arm)
     inputs = {"answers": manifests.upstream(generate.plan_benchmark(chosen, name, seed, benchmark))}
     settings: dict[str, Any] = {"judges": [judge.model_dump() for judge in chosen.judging.judges_for(benchmark)]}
+    given = chosen.judging.benchmark_prompts.get(benchmark)
     if benchmark == mt_bench.TEST_SET:
         inputs["references"] = disk.sha256_json(mt_bench.load_references())
-        prompts = _mt_bench_prompts(chosen)
+        prompts = load_prompts(benchmark, given)
     else:
         inputs["baseline"] = data.fingerprint("alpaca-eval-outputs")
         inputs["difficulty"] = data.fingerprint("alpaca-eval-difficulty")
         settings["baseline"] = alpaca_eval.BASELINE
-        prompts = [pairs.load_prompt(), _alpaca_eval_prompt(chosen)]
+        prompts = [load_prompt("pair"), load_prompt(benchmark, given)]
     settings["prompts"] = [prompt.fingerprint for prompt in prompts]
     stage = benchmark.replace("-", "_")
-    return Plan(
-        stage, chosen.name, name, seed, manifests.stage_folder(chosen.name, stage, name, seed), settings, inputs
-    )
+    folder = manifests.stage_folder(chosen.name, stage, name, seed)
+    return Plan(stage, chosen.name, name, seed, folder, settings, inputs)
 
 
 def run_benchmark(profile: str | Profile, arm: str | None, seed: int, benchmark: Benchmark) -> Manifest:
@@ -141,37 +143,31 @@ def run_for_all(profile: str | Profile, seed: int, benchmark: Benchmark) -> list
     return [run_benchmark(chosen, arm, seed, benchmark) for arm in wanted]
 
 
-def _mt_bench_prompts(profile: Profile) -> list[JudgePrompt]:
-    return mt_bench.load_prompts(profile.judging.benchmark_prompts.get(mt_bench.TEST_SET))
-
-
-def _alpaca_eval_prompt(profile: Profile) -> JudgePrompt:
-    return alpaca_eval.load_prompt(profile.judging.benchmark_prompts.get(alpaca_eval.TEST_SET))
-
-
 def _grade_mt_bench(profile: Profile, answers: Manifest, folder: Path) -> dict[str, Any]:
     found = load_benchmark_answers(answers, mt_bench.TEST_SET)
     talks = mt_bench.to_conversations(found, answers.arm, str(answers.path("answers.jsonl")))
+    prompts = load_prompts(mt_bench.TEST_SET, profile.judging.benchmark_prompts.get(mt_bench.TEST_SET))
     rows: list[dict[str, Any]] = []
     with _ledger(profile) as ledger:
         for judge in profile.judging.judges_for(mt_bench.TEST_SET):
-            rows += mt_bench.judge_conversations(talks, judge, ledger, _mt_bench_prompts(profile))
-    disk.write_jsonl(folder / "judgments.jsonl", rows)
-    disk.write_csv(folder / "scores.csv", mt_bench.score_turns(rows))
-    return {"outputs": ["judgments.jsonl", "scores.csv"], **facts_of(rows)}
+            rows += mt_bench.judge_conversations(talks, judge, ledger, prompts)
+    disk.write_jsonl(folder / JUDGMENTS, rows)
+    tables.write(folder / "scores.csv", mt_bench.score_turns(rows))
+    return {"outputs": [JUDGMENTS, "scores.csv"], **facts_of(rows)}
 
 
 def _judge_alpaca_eval(profile: Profile, answers: Manifest, folder: Path) -> dict[str, Any]:
     mine = load_benchmark_answers(answers, alpaca_eval.TEST_SET)
     matched = match_answers(mine, alpaca_eval.baseline_answers(), {})
+    prompt = load_prompt(alpaca_eval.TEST_SET, profile.judging.benchmark_prompts.get(alpaca_eval.TEST_SET))
     rows: list[dict[str, Any]] = []
     with _ledger(profile) as ledger:
         for judge in profile.judging.judges_for(alpaca_eval.TEST_SET):
-            rows += judge_pairs(matched, judge, ledger, _alpaca_eval_prompt(profile))
+            rows += judge_pairs(matched, judge, ledger, prompt)
     rows = alpaca_eval.add_difficulty(rows)
-    disk.write_jsonl(folder / "judgments.jsonl", rows)
-    disk.write_csv(folder / "rates.csv", leaderboards.rate_arms(rows))
-    return {"outputs": ["judgments.jsonl", "rates.csv"], **facts_of(rows)}
+    disk.write_jsonl(folder / JUDGMENTS, rows)
+    tables.write(folder / "rates.csv", leaderboards.rate_arms(rows))
+    return {"outputs": [JUDGMENTS, "rates.csv"], **facts_of(rows)}
 
 
 def main(arguments: list[str] | None = None) -> None:

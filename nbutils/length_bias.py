@@ -10,21 +10,21 @@ are read as they are (nbutils/judging/records.py). CUT_JUDGMENTS are of the same
 """
 
 import functools
-from collections.abc import Sequence
+import math
 from pathlib import Path
 from typing import Any
 
+from pandas import DataFrame
+
 from nbutils import arms, judge
-from nbutils.analysis import comparison
-from nbutils.analysis.comparison import BIN_EDGES
-from nbutils.analysis.items import MATCHED, comparisons, to_items
+from nbutils.analysis.comparison import BIN_EDGES, analyse, bin_comparisons, compare_cut
+from nbutils.analysis.items import MATCHED
 from nbutils.analysis.length_control import length_controlled_win_rate
-from nbutils.core import disk, manifests
+from nbutils.core import disk, manifests, tables
 from nbutils.core.errors import ArgumentParser, InputError, exits_cleanly
 from nbutils.core.manifests import Manifest, Plan
 from nbutils.core.settings import Profile
-from nbutils.judging import records
-from nbutils.judging.records import read_judgments
+from nbutils.judging.records import load_judgments, read_judgments
 
 __all__ = ["length_controlled_win_rate"]
 
@@ -50,22 +50,15 @@ def run(profile: str | Profile, arm: str | None = None, seed: int = 42) -> Manif
 
 
 def _analyse_all(judged: Manifest, folder: Path) -> dict[str, Any]:
-    rows = records.load_judgments(judged)
-    cut = disk.read_jsonl(judged.path("judgments_cut.jsonl"))
-    table = comparison.analyse(rows)
-    bins = [
-        {**dict(zip(("judge", "arm", "baseline"), key, strict=True)), **line}
-        for key, mine in comparisons(rows).items()
-        for line in comparison.bin_by_length(to_items(mine))
-    ]
-    disk.write_csv(folder / "length_bias.csv", table)
-    disk.write_csv(folder / "bins.csv", bins)
-    disk.write_csv(folder / "cut.csv", comparison.compare_cut(rows, cut) if cut else [])
+    rows, cut = load_judgments(judged), disk.read_jsonl(judged.path("judgments_cut.jsonl"))
+    table = analyse(rows)
+    tables.write(folder / "length_bias.csv", table)
+    tables.write(folder / "bins.csv", bin_comparisons(rows))
+    tables.write(folder / "cut.csv", compare_cut(rows, cut) if cut else [])
     return {"outputs": ["length_bias.csv", "bins.csv", "cut.csv"], "comparisons": len(table)}
 
 
 # --- the command ---------------------------------------------------------------------------------------------------
-
 
 _RATES = {
     "win_rate": "win rate",
@@ -78,30 +71,30 @@ _RATES = {
 }
 
 
-def print_analysis(table: Sequence[dict[str, Any]]) -> None:
+def print_analysis(table: DataFrame) -> None:
     """Print a length analysis, a few lines for each comparison."""
-    for row in table:
+    for row in table.to_dict("records"):
         print(f"{row['arm']} against {row['baseline']}, judged by {row['judge']}: {row['prompts']} prompts")
         if row["unjudged"]:
             print(f"  {row['unjudged']} of {row['calls']} calls gave no score and are left out")
         if row["notes"]:
             print(f"  note: {row['notes']}")
-        if "win_rate" not in row:
+        if math.isnan(row.get("win_rate", math.nan)):
             print(f"  {row['finding']}")
             continue
         print(f"  mean length {row['mean_len_arm']} against {row['mean_len_baseline']}")
-        for name in filter(row.__contains__, _RATES):
-            print(f"  {_RATES[name].format(**row):32} {_interval(row, name)}")
-        if row["longer_preferred"] is not None:
+        for name, words in _RATES.items():
+            if name != "length_controlled_difficulty" or not math.isnan(row.get(name, math.nan)):
+                print(f"  {words.format(**row):32} {_interval(row, name)}")
+        if not math.isnan(row["longer_preferred"]):
             rates = f"{row['longer_preferred']:.3f}; a length-only judge {row['length_only_judge']:.3f}"
             print(f"  {'longer preferred':32} {rates}")
         print(f"  finding: {row['finding']}")
 
 
-def _interval(row: dict[str, Any], name: str) -> str:
-    if row[name] is None or row[f"{name}_low"] is None:
-        return "cannot be estimated"
-    return f"{row[name]:.3f} [{row[f'{name}_low']:.3f}, {row[f'{name}_high']:.3f}]"
+def _interval(row: dict[Any, Any], name: str) -> str:
+    value, low, high = (row[f"{name}{end}"] for end in ("", "_low", "_high"))
+    return "cannot be estimated" if math.isnan(value + low) else f"{value:.3f} [{low:.3f}, {high:.3f}]"
 
 
 @exits_cleanly
@@ -115,12 +108,12 @@ def main(arguments: list[str] | None = None) -> None:
     if given.out and given.out.resolve() in [path.resolve() for path in (given.judgments, given.cut) if path]:
         raise InputError(f"{given.out}: the table would replace the judgments: give the output another name")
     rows = read_judgments(given.judgments)
-    table = comparison.analyse(rows)
-    compared = comparison.compare_cut(rows, read_judgments(given.cut)) if given.cut else []
+    table = analyse(rows)
+    compared = compare_cut(rows, read_judgments(given.cut)) if given.cut else DataFrame()
     if given.out:
-        disk.write_csv(given.out, table)
+        disk.write_text(given.out, table.to_csv(index=False, lineterminator="\n"))
     print_analysis(table)
-    for row in compared:
+    for row in compared.to_dict("records"):
         print(f"{row['arm']} against {row['baseline']}, judged by {row['judge']}: answers cut to one length")
         for name in ("win_rate", "win_rate_cut", "lost_by_cutting"):
             print(f"  {name.replace('_', ' '):32} {_interval(row, name)}")

@@ -101,7 +101,7 @@ def _name(settings: Refining) -> str:
 
 def load_prompt(settings: Refining) -> JudgePrompt:
     """The prompt that a profile names, or the project's own. A stand-in knows the form of the latter only."""
-    return judge_prompts.load(settings.prompt if settings.refiner else None, "refine", "rewrite")
+    return judge_prompts.load_prompt("refine", settings.prompt if settings.refiner else None)
 
 
 def _texts(row: Row) -> dict[str, str]:

@@ -23,7 +23,7 @@ from nbutils.core.manifests import Manifest, Plan
 from nbutils.core.settings import Profile
 from nbutils.figures import registry, results, style
 from nbutils.generation.answers import load_answers
-from nbutils.judging import browse, human, records
+from nbutils.judging import human, records
 from nbutils.judging.pairs import Pair
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def render(profile: Profile, seed: int, found: Found) -> str:
         paper_figures=[_embed(caption, draw_beside(name, measured)) for name, caption in PAPER_FIGURES.items()],
         length_figures=list(_figures_of(LENGTH_FIGURES, registry.FOLDER / "tables")),
         data_figures=list(_figures_of(DATA_FIGURES, found.of("explore").folder)),
-        pairs=browse.pack(collect_pairs(found, profile.judging.rule)),
+        pairs=records.pack_pairs(collect_pairs(found, profile.judging.rule)),
         settings=list(flatten(profile.model_dump(mode="json"))),
         manifests=found.manifests,
     )
@@ -234,7 +234,7 @@ def collect_pairs(found: Found, rule: str) -> list[dict[str, Any]]:
     sides = dict.fromkeys(row[side] for row in judgments for side in ("arm", "baseline"))
     written = {arm: load_answers(found.of("generate", arm)) for arm in sides}
     by_prompt = {arm: {(each["test_set"], each["id"]): each for each in answers} for arm, answers in written.items()}
-    return browse.collect(judgments, by_prompt, rule)
+    return records.collect_pairs(judgments, by_prompt, rule)
 
 
 # --- figures -------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from chat_server import Answer, completion, refusal, serving
+from frames import records_of
 
 from nbutils import data, generate, judge
 from nbutils.analysis import verdicts
@@ -22,8 +23,9 @@ from nbutils.core import disk, judge_settings, manifests, settings
 from nbutils.core.errors import InputError
 from nbutils.core.judge_settings import JudgeModel
 from nbutils.judging import command as judging_command
-from nbutils.judging import pairs, records, replies
+from nbutils.judging import records, replies
 from nbutils.judging.pairs import Pair, build_request, judge_pairs
+from nbutils.judging.prompts import load_prompt
 from nbutils.llm.client import Request, StopAskingError
 
 ENDPOINT = JudgeModel(name="fake", kind="openai", model="fake-1", base_url="http://127.0.0.1:1/v1")
@@ -38,6 +40,11 @@ def control(kind):
 def pair(number=1, answer="a long answer", other="short", **fields):
     made = Pair(f"p{number}", "set", f"Question {number}?", "target", "baseline", answer, other)
     return made._replace(**fields)
+
+
+def test_the_stage_hands_on_parser_and_rule():
+    """Stable names, wherever they are defined."""
+    assert judge.parse_scores is replies.parse_scores and judge.verdict is verdicts.verdict
 
 
 # --- the question --------------------------------------------------------------------------------------------------
@@ -213,7 +220,7 @@ def test_unparsed_and_failed_are_counted_and_never_scored(ledger):
     assert preferences(rows) == [None] * 4 + [1, 0] * 2
     assert [row["score_arm"] for row in rows] == [None] * 4 + [9, 4] * 2
     assert rows[0]["review"] == "I would rather not."
-    exact = summarise(rows)[0]
+    exact = records_of(summarise(rows))[0]
     assert (exact["asked"], exact["judged"], exact["unparsed"], exact["failed"]) == (8, 4, 2, 2)
     assert (exact["prompts"], exact["unscored"], exact["tie"]) == (4, 2, 2)
     assert exact["headline"] is False, "half of the prompts are unscored"
@@ -222,7 +229,8 @@ def test_unparsed_and_failed_are_counted_and_never_scored(ledger):
 
 def row_of(number, order, arm, baseline, **fields):
     scores = None if arm is None else (arm, baseline)
-    status = {"status": "judged" if scores else "unparsed", "preference": replies.preference(arm, baseline)}
+    preference = None if arm is None or baseline is None else 0.5 + 0.5 * ((arm > baseline) - (arm < baseline))
+    status = {"status": "judged" if scores else "unparsed", "preference": preference}
     sides = {"judge": "j", "arm": "a", "baseline": "b", "score_arm": arm, "score_baseline": baseline}
     return {"id": str(number), "test_set": "one", "order": order} | sides | status | fields
 
@@ -237,7 +245,7 @@ JUDGED = [
 
 
 def test_a_summary_by_test_set_and_pooled():
-    table = {(row["test_set"], row["rule"]): row for row in summarise(JUDGED)}
+    table = {(row["test_set"], row["rule"]): row for row in records_of(summarise(JUDGED))}
     assert list(table) == [(name, rule) for name in ("all", "one", "two") for rule in ("exact", "paper")]
 
     def counts(name, rule):
@@ -253,7 +261,7 @@ def test_a_summary_by_test_set_and_pooled():
 
 
 def test_summaries_add_up():
-    table = summarise(JUDGED + [row | {"judge": "k", "baseline": "c"} for row in JUDGED[:4]])
+    table = records_of(summarise(JUDGED + [row | {"judge": "k", "baseline": "c"} for row in JUDGED[:4]]))
     assert {(row["judge"], row["baseline"]) for row in table} == {("j", "b"), ("k", "c")}
     for row in table:
         assert row["asked"] == row["judged"] + row["unparsed"] + row["failed"]
@@ -695,7 +703,7 @@ def test_a_batch_asks_in_words_unless_told_otherwise():
 
 
 def test_controls_are_asked_with_our_own_prompt(ledger):
-    other = pairs.load_prompt(judge_settings.PromptFile(file="data/prompts/alpaca-eval.toml"))
+    other = load_prompt("pair", judge_settings.PromptFile(file="data/prompts/alpaca-eval.toml"))
     assert judge_pairs(PAIRS, control("longer"), ledger, other) == judge_pairs(PAIRS, control("longer"), ledger)
 
 
@@ -732,7 +740,7 @@ def test_the_published_reviews_are_judged_through_the_same_code(mirror):
         scale = all(score >= 1 for score in (*first, *swapped))
         total = np.sign(first[0] - first[1]) + np.sign(swapped[1] - swapped[0])
         expected.append((record["judge"], "unscored" if not scale else ["tie", "win", "lose"][int(np.sign(total))]))
-    for row in summarise(rows):
+    for row in records_of(summarise(rows)):
         if row["test_set"] == "all" and row["rule"] == "exact":
             for name in ("win", "tie", "lose", "unscored"):
                 assert row[name] == expected.count((row["judge"], name))

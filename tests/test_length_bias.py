@@ -14,11 +14,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from frames import records_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nbutils import data, length_bias
-from nbutils.analysis import comparison
+from nbutils.analysis import comparison, length_control
 from nbutils.analysis import items as analysis_items
 from nbutils.analysis.intervals import mean_with_interval
 from nbutils.analysis.verdicts import ORDERS
@@ -30,6 +31,16 @@ from nbutils.judging import records as judging_records
 from nbutils.judging.pairs import Pair, judge_pairs
 from nbutils.length_bias import length_controlled_win_rate
 from nbutils.llm.client import Ledger
+
+
+def test_the_stage_hands_on_the_length_controlled_rate():
+    """A stable name, wherever it is defined."""
+    assert length_bias.length_controlled_win_rate is length_control.length_controlled_win_rate
+
+
+def analyse(rows, **options):
+    """The analysis as records, None for what cannot be estimated."""
+    return records_of(comparison.analyse(rows, **options))
 
 
 @pytest.fixture
@@ -308,7 +319,7 @@ def test_the_longer_judge_is_convicted_and_the_coin_acquitted(rng, tmp_path):
     """Through the real judging: both orders, the controls, their parsed replies."""
     pairs = text_pairs(rng)
     rows = [row for kind in ("longer", "coin", "first") for row in judged_by(kind, pairs, tmp_path)]
-    longer, coin, first = comparison.analyse(rows)
+    longer, coin, first = analyse(rows)
     assert [row["judge"] for row in (longer, coin, first)] == ["longer", "coin", "first"]
     assert longer["win_rate_low"] > 0.55, "it prefers the arm clearly"
     assert longer["longer_preferred"] == 1.0
@@ -341,21 +352,21 @@ def planted(rng, quality, by_length, n=600, ratio=1.4):
     ],
 )
 def test_what_is_found_of_a_planted_taste(rng, quality, by_length, ratio, finding):
-    found = [comparison.analyse(planted(rng, quality, by_length, ratio=ratio), draws=20)[0] for _ in range(20)]
+    found = [analyse(planted(rng, quality, by_length, ratio=ratio), draws=20)[0] for _ in range(20)]
     assert sum(each["finding"] == finding for each in found) >= 16
     assert np.mean([each["length_controlled"] for each in found]) == pytest.approx(logistic(quality), abs=0.03)
 
 
 def test_lengths_that_do_not_overlap_cannot_be_told_apart(rng):
     rows = [judgment(i, "arm_first", float(rng.random() < 0.8), 300 + i, 100) for i in range(200)]
-    (found,) = comparison.analyse(rows)
+    (found,) = analyse(rows)
     assert found["finding"] == "the arm is preferred, but one side is nearly always longer: length cannot be told apart"
     assert found["length_controlled"] is found["length_controlled_low"] is found["length_controlled_high"] is None
     assert found["length_matched"] is None and found["length_matched_prompts"] == 0
     few = [row | {"len_arm": 50} if int(row["id"]) < 9 else row for row in rows]
-    assert comparison.analyse(few)[0]["length_controlled"] is None, "9 of 200 are below the 5 % that are needed"
+    assert analyse(few)[0]["length_controlled"] is None, "9 of 200 are below the 5 % that are needed"
     more = [row | {"len_arm": 50} if int(row["id"]) < 10 else row for row in rows]
-    assert comparison.analyse(more)[0]["length_controlled"] is not None
+    assert analyse(more)[0]["length_controlled"] is not None
 
 
 def test_numbers_by_hand():
@@ -366,7 +377,7 @@ def test_numbers_by_hand():
         judgment(4, "arm_first", 0.0, 90, 100), judgment(4, "baseline_first", 0.5, 90, 100),
         judgment(5, "arm_first", None, 1, 1),
     ]  # fmt: skip
-    (found,) = comparison.analyse(rows)
+    (found,) = analyse(rows)
     assert (found["calls"], found["unjudged"], found["prompts"]) == (9, 2, 4)
     assert (found["mean_len_arm"], found["mean_len_baseline"]) == (123.8, 125.0)
     assert found["win_rate"] == (1 + 0.5 + 0.5 + 0.25) / 4
@@ -380,7 +391,7 @@ def test_comparisons_are_kept_apart():
     rows = [judgment(i, "arm_first", 1.0, judge=name) for name in "xy" for i in range(4)]
     rows += [judgment(i, "arm_first", 0.0, baseline="other") for i in range(4)]
     rows += [judgment(i, "arm_first", 0.0, test_set="t") for i in range(3)]
-    found = comparison.analyse(rows)
+    found = analyse(rows)
     assert [(row["judge"], row["baseline"], row["prompts"]) for row in found] == [
         ("x", "short", 4), ("y", "short", 4), ("j", "other", 4), ("j", "short", 3),
     ]  # fmt: skip
@@ -389,21 +400,21 @@ def test_comparisons_are_kept_apart():
 
 def test_the_same_id_in_two_test_sets_is_two_prompts():
     rows = [judgment(1, "arm_first", value, test_set=name) for name, value in zip("abc", (1.0, 0.0, 0.0), strict=True)]
-    (found,) = comparison.analyse(rows)
+    (found,) = analyse(rows)
     assert found["prompts"] == 3 and found["win_rate"] == pytest.approx(1 / 3, abs=1e-4)
 
 
 @pytest.mark.parametrize("n", [0, 1, 2])
 def test_too_few_judged_prompts(n):
     rows = [judgment(i, "arm_first", 1.0) for i in range(n)] + [judgment(9, "arm_first", None)]
-    (found,) = comparison.analyse(rows)
+    (found,) = analyse(rows)
     assert (found["prompts"], found["finding"]) == (n, "too few judged prompts")
 
 
 def test_bins_by_length():
     sizes = [(100, 1000), (100, 180), (100, 120), (100, 100), (0, 0), (120, 100), (180, 100), (1000, 100), (1001, 100)]
     items = analysis_items.to_items([judgment(i, "arm_first", i / 8, *size) for i, size in enumerate(sizes)])
-    bins = comparison.bin_by_length(items)
+    bins = records_of(comparison.bin_by_length(items))
     assert [row["prompts"] for row in bins] == [1, 1, 1, 2, 1, 1, 2]
     assert [row["win_rate"] for row in bins] == [0.0, 0.125, 0.25, 0.4375, 0.625, 0.75, 0.9375]
     assert (bins[0]["from"], bins[-1]["to"]) == (-math.inf, math.inf)
@@ -412,26 +423,32 @@ def test_bins_by_length():
 
 def test_an_empty_bin_has_no_rate():
     items = analysis_items.to_items([judgment(i, "arm_first", 1.0) for i in range(3)])
-    assert [row["win_rate"] for row in comparison.bin_by_length(items)] == [None, None, None, 1.0, None, None, None]
+    assert [row["win_rate"] for row in records_of(comparison.bin_by_length(items))] == [
+        None,
+        None,
+        None,
+        1.0,
+        None,
+        None,
+        None,
+    ]
 
 
 def test_an_arm_that_is_always_longer_is_not_taken_for_the_judges_taste():
     """It may win because it is better: only a judge that sees both sides longer can be convicted."""
     rows = [judgment(i, "arm_first", 1.0, 100 if i < 5 else 200, 100) for i in range(100)]
-    (found,) = comparison.analyse(rows)
+    (found,) = analyse(rows)
     assert found["longer_preferred"] == 1.0 and "length alone" not in found["finding"]
     rows = [judgment(i, "arm_first", 1.0 if i < 90 else 0.0, 200 if i < 90 else 50, 100) for i in range(100)]
-    assert comparison.analyse(rows)[0]["finding"].startswith(
-        "this judge decided by length alone: it prefers the longer"
-    )
+    assert analyse(rows)[0]["finding"].startswith("this judge decided by length alone: it prefers the longer")
     shorter = [row | {"preference": 1 - row["preference"]} for row in rows]
-    assert comparison.analyse(shorter)[0]["finding"].endswith("it prefers the shorter answer")
-    assert "length alone" not in comparison.analyse(rows[:18] + rows[-1:])[0]["finding"], "19 prompts are too few"
+    assert analyse(shorter)[0]["finding"].endswith("it prefers the shorter answer")
+    assert "length alone" not in analyse(rows[:18] + rows[-1:])[0]["finding"], "19 prompts are too few"
 
 
 def test_a_finding_that_hangs_on_the_scale_of_length_is_noted(mirror):
     rows = [row for row in records.cherry_judgments() if row["test_set"] == "sinstruct"]
-    found = {row["judge"]: row for row in comparison.analyse(rows, draws=20)}
+    found = {row["judge"]: row for row in analyse(rows, draws=20)}
     assert found["gpt4"]["finding"] == "the arm is preferred, also at equal length"
     assert found["gpt4"]["length_controlled_log_low"] < 0.5 < found["gpt4"]["length_controlled_low"]
     assert found["gpt4"]["notes"] == (
@@ -470,8 +487,8 @@ FAULTS = {
 def test_doubtful_rows_are_named(tmp_path, capsys, name):
     more, expected = FAULTS[name]
     rows = [judgment(i, "arm_first", 1.0) for i in range(6)]
-    assert comparison.analyse(rows)[0]["notes"] == ""
-    assert comparison.analyse(rows + more)[0]["notes"] == expected
+    assert analyse(rows)[0]["notes"] == ""
+    assert analyse(rows + more)[0]["notes"] == expected
     assert f"  note: {expected}\n" in run(capsys, write(tmp_path / "rows.jsonl", rows + more))[1]
 
 
@@ -483,7 +500,7 @@ def test_position_and_length_tastes_are_told_apart(rng):
         for order, place in zip(ORDERS, (0.8, -0.8), strict=True)
         for i in range(1500)
     ]
-    (found,) = comparison.analyse(rows, draws=50)
+    (found,) = analyse(rows, draws=50)
     assert found["length_taste_low"] < 1.5 < found["length_taste_high"]
     assert found["position_taste_low"] < 0.8 < found["position_taste_high"]
     truth = (logistic(1.3) + logistic(-0.3)) / 2
@@ -505,12 +522,12 @@ def test_difficulty_is_used_where_every_prompt_has_one(tmp_path, capsys, rng):
     plain = length_controlled_win_rate(wins, arm, baseline)
     assert f"  length controlled                {plain.value:.3f} [{plain.low:.3f}, {plain.high:.3f}]\n" in printed
     del rows[5]["difficulty"]
-    assert "length_controlled_difficulty" not in comparison.analyse(rows, draws=5)[0]
+    assert "length_controlled_difficulty" not in analyse(rows, draws=5)[0]
 
 
 def test_one_order_alone_says_nothing_of_position(rng):
     rows = [row for row in planted(rng, 0.5, 1.0, n=200) if row["order"] == ORDERS[0]]
-    (found,) = comparison.analyse(rows, draws=20)
+    (found,) = analyse(rows, draws=20)
     assert found["position_bias"] is found["position_taste"] is None
     assert found["length_controlled"] is not None
 
@@ -554,7 +571,7 @@ def test_every_kind_of_file_gives_the_same(tmp_path, capsys, rows):
     assert all(each == printed[0] for each in printed)
     with open(tmp_path / ".parquet.csv", encoding="utf-8") as file:
         (table,) = csv.DictReader(file)
-    expected = comparison.analyse(rows)[0]
+    expected = analyse(rows)[0]
     assert float(table["length_controlled"]) == expected["length_controlled"]
     assert list(table) == list(expected)
 
@@ -579,7 +596,7 @@ def test_orders_without_the_agreed_names_are_averaged(tmp_path, capsys, orders):
         for i, pair in enumerate(values)
         for order, value in zip(orders, pair, strict=True)
     ]
-    found = comparison.analyse(judging_records.read_judgments(write(tmp_path / "rows.jsonl", records)))[0]
+    found = analyse(judging_records.read_judgments(write(tmp_path / "rows.jsonl", records)))[0]
     assert (found["calls"], found["prompts"], found["win_rate"]) == (8, 4, (0.5 + 1 + 0 + 0.75) / 4)
     assert found["position_bias"] is None
 
@@ -590,7 +607,7 @@ def test_integer_ids_extra_columns_and_missing_preferences(tmp_path):
         {"id": i, "preference": value, "len_arm": 10.5, "len_baseline": 9, "extra": {"deep": [1]}}
         for i, value in enumerate(values)
     ]
-    found = comparison.analyse(judging_records.read_judgments(write(tmp_path / "rows.jsonl", records)))[0]
+    found = analyse(judging_records.read_judgments(write(tmp_path / "rows.jsonl", records)))[0]
     assert (found["calls"], found["unjudged"], found["prompts"], found["win_rate"]) == (6, 2, 4, 0.4375)
 
 
@@ -599,7 +616,7 @@ def test_what_was_not_judged_has_no_preference(tmp_path, status):
     """A foreign log may hold the tie that its parser made of a failure."""
     records = [judgment(i, "arm_first", 1.0, status="judged") for i in range(3)]
     records += [judgment(i, "arm_first", 0.5, status=status) for i in range(3, 9)]
-    found = comparison.analyse(judging_records.read_judgments(write(tmp_path / "rows.jsonl", records)))[0]
+    found = analyse(judging_records.read_judgments(write(tmp_path / "rows.jsonl", records)))[0]
     assert (found["prompts"], found["unjudged"], found["win_rate"]) == (3, 6, 1.0)
 
 
@@ -692,7 +709,7 @@ def test_the_command_as_a_process(tmp_path, rows):
 def test_what_cutting_costs(tmp_path, capsys, rng):
     full = [judgment(i, "arm_first", 1.0 if i < 80 else 0.0, 200, 100) for i in range(100)]
     cut = [judgment(i, "arm_first", 1.0 if i < 60 else 0.5 if i < 80 else 0.0, 100, 100) for i in range(100)]
-    (found,) = comparison.compare_cut([*full, judgment(200, "arm_first", 1.0)], cut)
+    (found,) = records_of(comparison.compare_cut([*full, judgment(200, "arm_first", 1.0)], cut))
     assert (found["prompts"], found["win_rate"], found["win_rate_cut"], found["lost_by_cutting"]) == (
         100,
         0.8,
@@ -727,7 +744,7 @@ def test_the_published_reviews_give_their_published_win_rates(mirror, tmp_path, 
     assert len(rows) == 2 * len(table) == 4120
     path = tmp_path / "cherry.jsonl"
     disk.write_jsonl(path, rows)
-    for found in comparison.analyse(records.read_judgments(path)):
+    for found in analyse(records.read_judgments(path)):
         mine = table[table["judge"] == found["judge"]]
         wins, sizes, unjudged = [], [], 0
         for answer, scores, swapped in zip(mine["Answer1"], mine["scores"], mine["scores_reverse"], strict=True):
@@ -740,7 +757,7 @@ def test_the_published_reviews_give_their_published_win_rates(mirror, tmp_path, 
         assert (found["prompts"], found["unjudged"], found["calls"]) == (len(wins), unjudged, 2060)
         assert found["win_rate"] == pytest.approx(np.mean(wins), abs=5e-5)
         assert found["mean_len_arm"] == pytest.approx(np.mean(sizes), abs=0.05)
-    assert {found["judge"] for found in comparison.analyse(rows)} == {"gpt4", "gpt3.5"}
+    assert {found["judge"] for found in analyse(rows)} == {"gpt4", "gpt3.5"}
 
 
 def test_all_controls_are_known_to_the_analysis():

@@ -19,7 +19,7 @@ from nbutils.claims import published
 from nbutils.core.errors import InputError
 from nbutils.core.settings import load_profile
 from nbutils.figures import registry
-from nbutils.judging import browse
+from nbutils.judging import records
 
 TABLES = registry.FOLDER / "tables"
 
@@ -139,7 +139,7 @@ def test_policy_lets_in_the_projects_own_style_and_script_alone(harmless):
     st.recursive(st.text() | st.integers() | st.none(), lambda part: st.lists(part) | st.dictionaries(st.text(), part))
 )
 def test_data_block_is_json_that_no_parser_of_html_can_leave(value):
-    text = browse.to_json(value)
+    text = records.to_json(value)
     assert json.loads(text) == value
     assert text.isascii()
     assert not set("<>&") & set(text)
@@ -165,7 +165,7 @@ def test_pairs_hold_both_answers_and_every_review(tmp_path):
 
 def test_what_does_not_fit_is_left_out_evenly_and_counted():
     pairs = [{"id": str(number), "judges": {"x": {"reviews": [1, 2]}}, "text": "x" * 100} for number in range(100)]
-    whole, part = browse.pack(pairs), browse.pack(pairs, 5_000)
+    whole, part = records.pack_pairs(pairs), records.pack_pairs(pairs, 5_000)
     assert (whole.shown, whole.total, whole.reviews) == (100, 100, 200)
     assert 25 <= part.shown < 50
     assert len(part.json) <= 5_000
@@ -173,14 +173,14 @@ def test_what_does_not_fit_is_left_out_evenly_and_counted():
     kept = [int(pair["id"]) for pair in json.loads(part.json)]
     assert kept[0] < 5
     assert kept[-1] > 95 - 100 // len(kept)
-    assert browse.pack(pairs, 50).shown == 0
+    assert records.pack_pairs(pairs, 50).shown == 0
 
 
 def test_a_huge_answer_is_shortened():
     answer = {"prompt": "p", "response": "x" * 10**6, "n_tokens": 5, "finish_reason": "length"}
     judgment = {"id": "1", "test_set": "s", "arm": "a", "baseline": "b", "judge": "j", "order": "arm_first"}
     judgment |= {"status": "failed", "score_arm": None, "score_baseline": None, "review": None}
-    (pair,) = browse.collect([judgment], {arm: {("s", "1"): answer} for arm in "ab"}, "exact")
+    (pair,) = records.collect_pairs([judgment], {arm: {("s", "1"): answer} for arm in "ab"}, "exact")
     assert pair["mine"]["text"].endswith("… (1,000,000 characters)")
     assert pair["mine"]["chars"] == 10**6
     assert pair["judges"]["j"] == {"verdict": "unscored", "reviews": [["arm_first", "failed", None, None, ""]]}

@@ -2,17 +2,19 @@
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
+from pandas import DataFrame
 
-from nbutils.analysis import items as analysis_items
 from nbutils.analysis.comparison import decompose
 from nbutils.analysis.intervals import Estimate, mean_with_interval
-from nbutils.analysis.items import Calls, to_calls, to_items
-from nbutils.analysis.length_control import JudgeFit, expit, fit_judge
+from nbutils.analysis.items import Calls, decided_by, describe_finding, to_calls, to_items
+from nbutils.analysis.length_control import expit, fit_judge
 from nbutils.analysis.verdicts import ORDERS
+from nbutils.core import tables
 
 REPLICATES = 400
 PROMPTS = 200
@@ -70,7 +72,7 @@ def calibrate(
     prompts: int = PROMPTS,
     seed: int = 0,
     clustered: bool = True,
-) -> list[dict[str, Any]]:
+) -> DataFrame:
     """One row per taste and estimator: truth, mean, bias with its standard error, share of intervals with the truth.
 
     clustered: False takes the two orders of a prompt for independent, which they are not.
@@ -78,35 +80,27 @@ def calibrate(
     rows = []
     for number, taste in enumerate(tastes):
         rng = np.random.default_rng([seed, number])
-        fits = [_fit(simulate(taste, prompts, rng), clustered) for _ in range(replicates)]
+        kept = {} if clustered else {"clusters": None}
+        fits = [fit_judge(**simulate(taste, prompts, rng)._asdict() | kept) for _ in range(replicates)]
         for name, truth in truths(taste).items():
             head = _head(taste, prompts, name, "jackknife" if clustered else "not clustered")
             rows.append({**head, **score([getattr(fit, name) for fit in fits], truth)})
-    return rows
-
-
-def _fit(calls: Calls, clustered: bool) -> JudgeFit:
-    return fit_judge(**(calls if clustered else calls._replace(clusters=None))._asdict())
+    return tables.make("length-calibration", rows)
 
 
 def calibrate_bootstrap(
     tastes: Iterable[Taste], replicates: int = REPLICATES, prompts: int = PROMPTS, draws: int = 300, seed: int = 0
-) -> list[dict[str, Any]]:
+) -> DataFrame:
     """The same for the rate at equal length, its interval by the bootstrap over prompts."""
     rows = []
     for number, taste in enumerate(tastes):
-        rng = np.random.default_rng([seed, number])
-        found = [
-            decompose(**simulate(taste, prompts, rng)._asdict(), draws=draws, seed=place).at_equal_length
-            for place in range(replicates)
-        ]
-        rates = [each._replace(value=_rate(each.value), low=_rate(each.low), high=_rate(each.high)) for each in found]
+        rng, rates = np.random.default_rng([seed, number]), []
+        for place in range(replicates):
+            net = decompose(**simulate(taste, prompts, rng)._asdict(), draws=draws, seed=place).at_equal_length
+            value, low, high = ((1 + bound) / 2 for bound in net[:3])
+            rates.append(Estimate(value, low, high, net.n, net.method))
         rows.append({**_head(taste, prompts, "win_rate", "bootstrap"), **score(rates, true_rate(taste))})
-    return rows
-
-
-def _rate(net: float) -> float:
-    return (1 + net) / 2
+    return tables.make("length-calibration", rows)
 
 
 def _head(taste: Taste, prompts: int, name: str, interval: str) -> dict[str, Any]:
@@ -140,42 +134,32 @@ CONTROLS = {
 }
 
 
-def judge_rows(control: str, prompts: int, rng: np.random.Generator) -> list[dict[str, Any]]:
-    """Judgment rows of one simulated comparison by a control judge of CONTROLS."""
+def judge_simulated(control: str, prompts: int, rng: np.random.Generator) -> DataFrame:
+    """Judgments of one simulated comparison by a control judge of CONTROLS, as a frame of `verdicts.to_frame`."""
     tastes = {"quality": Taste(1.0), "mixed": Taste(1.0, 1.5)}
     calls = simulate(tastes.get(control, Taste()), prompts, rng)
+    preference = calls.preference
     if control == "longer":
-        calls = calls._replace(preference=0.5 + 0.5 * np.sign(calls.len_model - calls.len_baseline))
+        preference = 0.5 + 0.5 * np.sign(calls.len_model - calls.len_baseline)
     if control == "first":
-        calls = calls._replace(preference=np.repeat([1.0, 0.0], prompts))
-    return list(_rows(calls, control))
+        preference = np.repeat([1.0, 0.0], prompts)
+    head = {"judge": control, "arm": "arm", "baseline": "baseline", "test_set": "simulated", "id": calls.clusters}
+    numbers = {"preference": preference, "len_arm": calls.len_model, "len_baseline": calls.len_baseline}
+    return DataFrame({**head, "order": np.repeat(ORDERS, prompts), **numbers, "difficulty": math.nan})
 
 
-def _rows(calls: Calls, control: str) -> Iterator[dict[str, Any]]:
-    orders = np.where(np.asarray(calls.first) > 0, *ORDERS)
-    columns = (calls.preference, calls.len_model, calls.len_baseline, calls.clusters, orders)
-    for preference, arm, baseline, prompt, order in zip(*columns, strict=True):
-        head = {"id": int(prompt), "test_set": "simulated", "judge": control, "arm": "arm", "baseline": "baseline"}
-        yield {**head, "order": str(order), "preference": float(preference), "len_arm": arm, "len_baseline": baseline}
-
-
-def count_findings(replicates: int = REPLICATES, prompts: int = PROMPTS, seed: int = 0) -> list[dict[str, Any]]:
+def count_findings(replicates: int = REPLICATES, prompts: int = PROMPTS, seed: int = 0) -> DataFrame:
     """How often the analysis reaches each of its findings about each control judge, as shares of the replicates."""
     rows = []
-    for number, control in enumerate(CONTROLS):
+    for number, (control, what) in enumerate(CONTROLS.items()):
         rng = np.random.default_rng([seed, number])
-        found: dict[str, int] = {}
-        for _ in range(replicates):
-            finding = _finding(judge_rows(control, prompts, rng))
-            found[finding] = found.get(finding, 0) + 1
-        for finding, times in sorted(found.items(), key=lambda pair: -pair[1]):
-            head = {"judge": control, "what": CONTROLS[control], "prompts": prompts, "replicates": replicates}
-            rows.append({**head, "finding": finding, "share": times / replicates})
-    return rows
+        found = Counter(_finding(judge_simulated(control, prompts, rng)) for _ in range(replicates))
+        head = {"judge": control, "what": what, "prompts": prompts, "replicates": replicates}
+        rows += [{**head, "finding": name, "share": times / replicates} for name, times in found.most_common()]
+    return tables.make("length-findings", rows)
 
 
-def _finding(rows: list[dict[str, Any]]) -> str:
-    items = to_items(rows)
-    controlled = fit_judge(**to_calls(rows)._asdict()).win_rate
-    raw = mean_with_interval(items.preference)
-    return analysis_items.describe(raw, controlled, analysis_items.decided_by(items))
+def _finding(judgments: DataFrame) -> str:
+    items = to_items(judgments)
+    controlled = fit_judge(**to_calls(judgments)._asdict()).win_rate
+    return describe_finding(mean_with_interval(items.preference), controlled, decided_by(items))

@@ -2,23 +2,25 @@
 
 import itertools
 import math
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
+from pandas import DataFrame
 
-from nbutils.analysis.intervals import Estimate, mean_with_interval
+from nbutils.analysis.intervals import Estimate, bootstrap_interval, draw_counts, mean_with_interval
 from nbutils.analysis.items import (
-    Calls,
     Items,
+    Key,
     are_alike,
     comparisons,
     decided_by,
-    describe,
+    describe_finding,
     find_faults,
     is_doubtful,
     is_separable,
     longer_preferred,
+    preferences,
     to_calls,
     to_items,
 )
@@ -32,9 +34,14 @@ from nbutils.analysis.length_control import (
     fit_judge,
     make_design,
 )
+from nbutils.analysis.verdicts import COMPARISON, Rows
+from nbutils.core import tables
 from nbutils.core.errors import InputError
 
 DRAWS = 1000
+
+BLOCK = 2**18
+"""Numbers that one array of the bootstrap may hold: 2 MB, which a processor's cache holds."""
 
 
 class Decomposition(NamedTuple):
@@ -57,24 +64,24 @@ def decompose(*arguments: Any, draws: int = DRAWS, seed: int = 0, **named: Any) 
     the model is fitted again to every draw. The length scale stays that of the data.
     """
     design = make_design(*arguments, **named)
-    drawn = draw_counts(int(design.clusters.max()) + 1, draws, seed)[:, design.clusters]
-    # The first row is the data itself.
-    counts = np.vstack([np.ones(len(design.y)), drawn])
-    nets, kept = 2 * _weighted_means(design, counts) - 1, 2 * rates_at_equal_length(design, counts) - 1
-    net = _percentiles(nets, design)
+    drawn = draw_counts(int(design.clusters.max()) + 1, draws, seed)
+    # The first row is the data itself. In blocks, since every draw needs a number for each item.
+    drawn = np.vstack([np.ones_like(drawn[:1]), drawn])
+    size = max(1, BLOCK // len(design.y))
+    blocks = (drawn[start : start + size, design.clusters].astype(float) for start in range(0, len(drawn), size))
+    found = [(_weighted_means(design, counts), rates_at_equal_length(design, counts)) for counts in blocks]
+    nets, kept = (2 * np.concatenate(rates) - 1 for rates in zip(*found, strict=True))
+    net = _bootstrap(nets, design)
     if net.low > 0 or net.high < 0:
         share = kept / np.where(nets == 0, math.nan, nets)
     else:
         share = np.append(kept[0] / nets[0] if nets[0] else math.nan, np.full(draws, math.nan))
-    parts = (_percentiles(values, design) for values in (kept, nets - kept, share))
-    return Decomposition(net, *parts)
+    return Decomposition(net, *(_bootstrap(values, design) for values in (kept, nets - kept, share)))
 
 
-def draw_counts(clusters: int, draws: int, seed: int = 0) -> Numbers:
-    """How often each cluster is drawn in each bootstrap sample, shape (draws, clusters)."""
-    drawn = np.random.default_rng(seed).multinomial(clusters, np.full(clusters, 1 / clusters), size=draws)
-    counts: Numbers = drawn.astype(float)
-    return counts
+def _bootstrap(values: Numbers, design: Design) -> Estimate:
+    prompts = int(design.clusters.max()) + 1
+    return bootstrap_interval(values[0], values[1:], prompts, f"{prompts} prompts")
 
 
 def rates_at_equal_length(design: Design, counts: Numbers) -> Numbers:
@@ -116,164 +123,111 @@ def _weighted_means(design: Design, counts: Numbers) -> Numbers:
     return means
 
 
-def _percentiles(values: Numbers, design: Design) -> Estimate:
-    """The first value, which is that of the data, with the percentiles of the others."""
-    low, high = (float(bound) for bound in np.quantile(values[1:], [0.025, 0.975]))
-    prompts = int(design.clusters.max()) + 1
-    return Estimate(float(values[0]), low, high, prompts, f"bootstrap over {prompts} prompts, {len(values) - 1} draws")
-
+# --- the analysis --------------------------------------------------------------------------------------------------
 
 BIN_EDGES = (-math.inf, -1.0, -0.5, -0.1, 0.1, 0.5, 1.0, math.inf)
 """Edges of the length-difference bins, in natural-log units of len_arm / len_baseline."""
 
+_UNKNOWN = Estimate(math.nan, math.nan, math.nan, 0, "lengths of the two sides do not overlap")
 
-# --- the analysis --------------------------------------------------------------------------------------------------
 
-
-def analyse(rows: Sequence[dict[str, Any]], draws: int = DRAWS) -> list[dict[str, Any]]:
+def analyse(rows: Rows, draws: int = DRAWS) -> DataFrame:
     """The length analysis, one row per (judge, arm, baseline); rates in 0..1 for the arm, lengths as in the file.
 
     Net wins are wins minus losses (-1..1) and their decomposition, with a bootstrap of so many draws; taste columns are
-    coefficients in logits.
+    coefficients in logits. What cannot be estimated is NaN.
     """
-    return [_analyse_one(key, mine, draws) for key, mine in comparisons(rows).items()]
+    found = [_analyse_one(key, mine, draws) for key, mine in comparisons(rows).items()]
+    return tables.make("length_bias", found)
 
 
-def _analyse_one(key: tuple[str, str, str], rows: Sequence[dict[str, Any]], draws: int) -> dict[str, Any]:
-    items, calls = to_items(rows), to_calls(rows)
-    head = dict(zip(("judge", "arm", "baseline"), key, strict=True))
-    counts = {"calls": len(rows), "unjudged": sum(row["preference"] is None for row in rows)}
-    notes = "; ".join(find_faults(rows))
-    if len(items.preference) < 3:
-        found = {"prompts": len(items.preference), "finding": "too few judged prompts"}
-        return {**head, **counts, **found, "notes": notes}
-    raw = mean_with_interval(items.preference)
-    fitted, by_ratio = (_fit(items, calls, scale) for scale in SCALES)
-    finding, other = (describe(raw, each.win_rate, decided_by(items)) for each in (fitted, by_ratio))
-    doubts = {
-        f"by the ratio of lengths, not their difference: {other}": other != finding,
-        "pairs of equal length lean the other way, so the model of length may be wrong": is_doubtful(items, fitted),
-    }
-    notes = "; ".join(filter(None, [notes, *(text for text, holds in doubts.items() if holds)]))
+def _analyse_one(key: Key, rows: DataFrame, draws: int) -> dict[str, Any]:
+    items, notes = to_items(rows), find_faults(rows)
+    head: dict[str, Any] = dict(zip(COMPARISON, key, strict=True))
+    head |= {"calls": len(rows), "unjudged": int(rows["preference"].isna().sum()), "prompts": len(items.preference)}
+    if head["prompts"] < 3:
+        return {**head, "finding": "too few judged prompts", "notes": "; ".join(notes)}
+    calls = to_calls(rows)
+    plain = calls._replace(difficulty=None)
+    if is_separable(items):
+        fitted, by_ratio = (fit_judge(**plain._asdict(), scale=scale) for scale in SCALES)
+        known = fitted if calls.difficulty is None else fit_judge(**calls._asdict())
+        parts = decompose(**plain._asdict(), draws=draws)
+    else:
+        fitted = by_ratio = known = JudgeFit(*[_UNKNOWN] * 4)
+        parts = Decomposition(*[_UNKNOWN] * 4)
+    raw, matched = mean_with_interval(items.preference), mean_with_interval(items.preference[are_alike(items)])
+    # Half of what standing first gains, over the prompts with both orders.
+    position = _rescale(mean_with_interval(items.position[~np.isnan(items.position)] + 0.5), 1, -0.5)
+    finding, other = (describe_finding(raw, each.win_rate, decided_by(items)) for each in (fitted, by_ratio))
+    if other != finding:
+        notes.append(f"by the ratio of lengths, not their difference: {other}")
+    if is_doubtful(items, fitted):
+        notes.append("pairs of equal length lean the other way, so the model of length may be wrong")
     return {
         **head,
-        **counts,
-        "prompts": raw.n,
         "mean_len_arm": round(float(items.len_arm.mean()), 1),
         "mean_len_baseline": round(float(items.len_baseline.mean()), 1),
-        **_columns("win_rate", raw),
-        **_columns("length_controlled", fitted.win_rate),
-        **_columns("length_controlled_log", by_ratio.win_rate),
-        **_with_difficulty(items, calls),
-        **_matched(items),
-        "longer_preferred": _rounded(longer_preferred(items).value),
+        **_columns(win_rate=raw, length_controlled=fitted.win_rate, length_controlled_log=by_ratio.win_rate),
+        **({} if calls.difficulty is None else _columns(length_controlled_difficulty=known.win_rate)),
+        **_columns(length_matched=matched),
+        "length_matched_prompts": matched.n,
+        "longer_preferred": round(longer_preferred(items).value, 4),
         "length_only_judge": round(float(np.mean(0.5 + 0.5 * np.sign(items.len_arm - items.len_baseline))), 4),
-        **_position(items),
-        **_columns("length_taste", fitted.length),
-        **_columns("position_taste", fitted.position),
-        **_parts(calls, fitted, draws),
+        **_columns(position_bias=position, length_taste=fitted.length, position_taste=fitted.position),
+        **_columns(net_win=parts.net, net_at_equal_length=parts.at_equal_length),
+        **_columns(net_due_to_length=parts.due_to_length, share_remaining=parts.share),
         "finding": finding,
-        "notes": notes,
+        "notes": "; ".join(notes),
     }
 
 
-_UNKNOWN = Estimate(math.nan, math.nan, math.nan, 0, "lengths of the two sides do not overlap")
-_NOT_SEPARABLE = JudgeFit(_UNKNOWN, _UNKNOWN, _UNKNOWN, _UNKNOWN)
-
-
-def _fit(items: Items, calls: Calls, scale: str) -> JudgeFit:
-    plain = calls._replace(difficulty=None)._asdict()
-    return fit_judge(**plain, scale=scale) if is_separable(items) else _NOT_SEPARABLE
-
-
-def _with_difficulty(items: Items, calls: Calls) -> dict[str, Any]:
-    """The rate at equal length with the instructions' difficulty in the model, where the rows have one."""
-    if calls.difficulty is None:
-        return {}
-    known = fit_judge(**calls._asdict()).win_rate if is_separable(items) else _UNKNOWN
-    return _columns("length_controlled_difficulty", known)
-
-
-def _matched(items: Items) -> dict[str, Any]:
-    matched = mean_with_interval(items.preference[are_alike(items)])
-    return {**_columns("length_matched", matched), "length_matched_prompts": matched.n}
-
-
-def _position(items: Items) -> dict[str, Any]:
-    """Half the preference gained by standing first (-0.5..0.5), over the prompts with both orders."""
-    known = items.position[~np.isnan(items.position)]
-    found = mean_with_interval(known + 0.5)
-    return _columns("position_bias", _rescale(found, 1, -0.5))
-
-
-def _parts(calls: Calls, fitted: JudgeFit, draws: int) -> dict[str, Any]:
-    nothing = Decomposition(*[_UNKNOWN] * 4)
-    parts = (
-        nothing
-        if math.isnan(fitted.win_rate.value)
-        else decompose(**calls._replace(difficulty=None)._asdict(), draws=draws)
-    )
-    return {
-        **_columns("net_win", parts.net),
-        **_columns("net_at_equal_length", parts.at_equal_length),
-        **_columns("net_due_to_length", parts.due_to_length),
-        **_columns("share_remaining", parts.share),
-    }
-
-
-def _columns(name: str, estimate: Estimate) -> dict[str, float | None]:
-    value, low, high = (_rounded(number) for number in (estimate.value, estimate.low, estimate.high))
-    return {name: value, f"{name}_low": low, f"{name}_high": high}
+def _columns(**estimates: Estimate) -> dict[str, float]:
+    """Three columns of each estimate: value, lower and upper bound."""
+    columns: dict[str, float] = {}
+    for name, found in estimates.items():
+        columns |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
+    return {name: round(number, 4) for name, number in columns.items()}
 
 
 def _rescale(estimate: Estimate, factor: float, offset: float) -> Estimate:
-    value, low, high = (factor * number + offset for number in (estimate.value, estimate.low, estimate.high))
+    value, low, high = (factor * number + offset for number in estimate[:3])
     return Estimate(value, low, high, estimate.n, estimate.method)
 
 
-def _rounded(value: float) -> float | None:
-    return None if math.isnan(value) else round(value, 4)
-
-
-def bin_by_length(items: Items) -> list[dict[str, Any]]:
+def bin_by_length(items: Items) -> DataFrame:
     """Win rate of the arm by how much longer its answer is (natural log of the ratio), with intervals."""
     rows = []
     for low, high in itertools.pairwise(BIN_EDGES):
-        inside = items.preference[(items.log_ratio >= low) & (items.log_ratio < high)]
-        estimate = mean_with_interval(inside)
-        rows.append({"from": low, "to": high, "prompts": estimate.n, **_columns("win_rate", estimate)})
-    return rows
+        inside = mean_with_interval(items.preference[(items.log_ratio >= low) & (items.log_ratio < high)])
+        rows.append({"from": low, "to": high, "prompts": inside.n, **_columns(win_rate=inside)})
+    return tables.make("bins", rows)
 
 
-def compare_cut(rows: Sequence[dict[str, Any]], cut: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def bin_comparisons(rows: Rows) -> DataFrame:
+    """`bin_by_length` of every (judge, arm, baseline)."""
+    found = {key: bin_by_length(to_items(mine)) for key, mine in comparisons(rows).items()}
+    return pd.concat(found, names=COMPARISON).reset_index(COMPARISON).reset_index(drop=True)
+
+
+def compare_cut(rows: Rows, cut: Rows) -> DataFrame:
     """The truncated counterfactual: win rates as judged and with both answers cut to one length, and their difference.
 
     One row per (judge, arm, baseline) in both, over the prompts judged in both, paired. Raises InputError where the
     two share no judged prompt.
     """
-    shortened = comparisons(cut)
-    found = [_compare_one(key, mine, shortened[key]) for key, mine in comparisons(rows).items() if key in shortened]
+    shortened, found = comparisons(cut), []
+    for key, mine in comparisons(rows).items():
+        if key not in shortened:
+            continue
+        both = preferences(mine).to_frame("before").join(preferences(shortened[key]).rename("after"), how="inner")
+        if both.empty:
+            raise InputError(f"{key[0]}, {key[1]}: no prompt (test_set and id) is judged in both files")
+        before, after = both["before"].to_numpy(), both["after"].to_numpy()
+        lost = _rescale(mean_with_interval(0.5 + (before - after) / 2), 2, -1)
+        rates = {"win_rate": mean_with_interval(before), "win_rate_cut": mean_with_interval(after)}
+        head = dict(zip(COMPARISON, key, strict=True))
+        found.append({**head, "prompts": len(both), **_columns(**rates, lost_by_cutting=lost)})
     if not found:
         raise InputError("the cut judgments share no judge, arm and baseline with the others: judge the same prompts")
-    return found
-
-
-def _compare_one(key: tuple[str, str, str], rows: Any, cut: Any) -> dict[str, Any]:
-    before, after = (_preferences(part) for part in (rows, cut))
-    shared = [prompt for prompt in before if prompt in after]
-    if not shared:
-        raise InputError(f"{key[0]}, {key[1]}: no prompt (test_set and id) is judged in both files")
-    one, other = (np.array([side[prompt] for prompt in shared]) for side in (before, after))
-    drop = mean_with_interval(0.5 + (one - other) / 2)
-    return {
-        **dict(zip(("judge", "arm", "baseline"), key, strict=True)),
-        "prompts": len(shared),
-        **_columns("win_rate", mean_with_interval(one)),
-        **_columns("win_rate_cut", mean_with_interval(other)),
-        **_columns("lost_by_cutting", _rescale(drop, 2, -1)),
-    }
-
-
-def _preferences(rows: Sequence[dict[str, Any]]) -> dict[tuple[Any, Any], float]:
-    prompts = dict.fromkeys((row["test_set"], row["id"]) for row in rows if row["preference"] is not None)
-    return dict(zip(prompts, to_items(rows).preference.tolist(), strict=True))
+    return tables.make("cut", found)

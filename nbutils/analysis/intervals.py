@@ -1,4 +1,4 @@
-"""Estimates with 95% intervals: of a mean, of a share, of groups that are resampled."""
+"""Estimates with 95% intervals: of a mean, of a share, of clusters that are resampled."""
 
 import math
 from collections.abc import Sequence
@@ -7,6 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 Numbers = np.ndarray[Any, np.dtype[np.float64]]
+
+NORMAL = 1.959963984540054
+"""The normal distribution's 97.5% quantile."""
 
 
 class Estimate(NamedTuple):
@@ -19,7 +22,7 @@ class Estimate(NamedTuple):
     method: str
 
 
-# --- means ---------------------------------------------------------------------------------------------------------
+# --- means and shares ----------------------------------------------------------------------------------------------
 
 
 def mean_with_interval(values: Numbers) -> Estimate:
@@ -36,21 +39,21 @@ def mean_with_interval(values: Numbers) -> Estimate:
     value = float(values.mean())
     if n == 1:
         return Estimate(value, 0.0, 1.0, 1, "one item")
-    low, high = wilson_interval(value, _effective_number(values), student_margin(n - 1))
+    centre = (float(values.sum()) + 0.5) / (n + 1)
+    variance = (float(((values - centre) ** 2).sum()) + 0.5 * (centre**2 + (1 - centre) ** 2)) / n
+    effective = n / min(1.0, variance / (centre * (1 - centre)))
+    low, high = wilson_interval(value, effective, student_margin(n - 1))
     return Estimate(value, max(0.0, low), min(1.0, high), n, "mean over prompts, Wilson")
 
 
-def _effective_number(values: Numbers) -> float:
-    n, centre = len(values), (float(values.sum()) + 0.5) / (len(values) + 1)
-    variance = (float(((values - centre) ** 2).sum()) + 0.5 * (centre**2 + (1 - centre) ** 2)) / n
-    return n / min(1.0, variance / (centre * (1 - centre)))
+def wilson_interval(share: float, n: float, quantile: float = NORMAL) -> tuple[float, float]:
+    """Wilson's interval of a share (0..1) of n items, for a quantile of the distribution (the normal one: 95%).
 
-
-def wilson_interval(value: float, n: float, quantile: float = 1.959963984540054) -> tuple[float, float]:
-    """Wilson's interval of a share (0..1) of n items, for a quantile of the distribution (the normal one: 95%)."""
+    By hand because statsmodels' takes the normal quantile only, and few prompts need Student's; it agrees to 1e-12.
+    """
     shrink = 1 + quantile**2 / n
-    centre = (value + quantile**2 / (2 * n)) / shrink
-    margin = quantile / shrink * math.sqrt(value * (1 - value) / n + quantile**2 / (4 * n**2))
+    centre = (share + quantile**2 / (2 * n)) / shrink
+    margin = quantile / shrink * math.sqrt(share * (1 - share) / n + quantile**2 / (4 * n**2))
     return centre - margin, centre + margin
 
 
@@ -81,7 +84,25 @@ def tolerated(replicates: int, miss: float = 0.001) -> tuple[float, float]:
     return low / replicates, high / replicates
 
 
+# --- the bootstrap -------------------------------------------------------------------------------------------------
+
 DRAWS = 2000
+
+
+def draw_counts(clusters: int, draws: int, seed: int = 0, shares: Numbers | None = None) -> Any:
+    """How often each cluster is drawn in each bootstrap sample of as many clusters, shape (draws, clusters).
+
+    shares: where items are of a few kinds, each kind's share of the `clusters` items: shape (draws, kinds). The counts
+    are multinomial, which has the same distribution as resampling the items themselves.
+    """
+    chances = np.full(clusters, 1 / clusters) if shares is None else shares
+    return np.random.default_rng(seed).multinomial(clusters, chances, size=draws)
+
+
+def bootstrap_interval(value: float, drawn: Numbers, n: int, what: str) -> Estimate:
+    """A value with the percentiles of its bootstrap samples, shape (draws,); what: what was drawn, in words."""
+    low, high = (float(bound) for bound in np.quantile(drawn, [0.025, 0.975]))
+    return Estimate(float(value), low, high, n, f"bootstrap over {what}, {len(drawn)} draws")
 
 
 def bootstrap_mean(groups: Sequence[Sequence[float]], seed: int = 0) -> Estimate:
@@ -90,7 +111,6 @@ def bootstrap_mean(groups: Sequence[Sequence[float]], seed: int = 0) -> Estimate
     if not kept:
         return Estimate(math.nan, math.nan, math.nan, 0, "nothing to average")
     sums, sizes = np.array([sum(group) for group in kept]), np.array([len(group) for group in kept])
-    drawn = np.random.default_rng(seed).integers(len(kept), size=(DRAWS, len(kept)))
-    low, high = np.quantile(sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1), [0.025, 0.975])
-    method = f"bootstrap over {len(kept)} questions, {DRAWS} draws"
-    return Estimate(float(sums.sum() / sizes.sum()), float(low), float(high), int(sizes.sum()), method)
+    counts = draw_counts(len(kept), DRAWS, seed)
+    means = (counts @ sums) / (counts @ sizes)
+    return bootstrap_interval(sums.sum() / sizes.sum(), means, int(sizes.sum()), f"{len(kept)} questions")

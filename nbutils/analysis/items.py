@@ -1,20 +1,19 @@
 """Judgments as items: one per prompt (or per order), grouped by comparison, and what they say of length."""
 
 import math
-from collections import Counter
-from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
+from pandas import DataFrame
 
-from nbutils.analysis import verdicts
-from nbutils.analysis.intervals import Estimate, mean_with_interval
-from nbutils.analysis.length_control import JudgeFit, Numbers
+from nbutils.analysis.intervals import Estimate, Numbers, mean_with_interval
+from nbutils.analysis.length_control import JudgeFit
+from nbutils.analysis.verdicts import COMPARISON, ORDERS, PROMPT, Rows, to_frame
 
 LARGEST = 1e15
 """No length and no difficulty is larger; beyond it sums of squares would lose their meaning."""
 
-Rows = Sequence[dict[str, Any]]
 Key = tuple[str, str, str]
 
 
@@ -50,26 +49,22 @@ class Calls(NamedTuple):
     first: Numbers | None
 
 
-ORDER_FIRST, ORDER_SECOND = verdicts.ORDERS
+# --- items ---------------------------------------------------------------------------------------------------------
 
 
-def comparisons(rows: Iterable[dict[str, Any]]) -> dict[Key, list[dict[str, Any]]]:
-    """Judgment rows by (judge, arm, baseline)."""
-    groups: dict[Key, list[dict[str, Any]]] = {}
-    for row in rows:
-        groups.setdefault((row["judge"], row["arm"], row["baseline"]), []).append(row)
-    return groups
+def comparisons(rows: Rows) -> dict[Key, DataFrame]:
+    """Judgments by (judge, arm, baseline)."""
+    groups: Any = to_frame(rows).groupby(COMPARISON, sort=False, dropna=False)
+    return {key: part for key, part in groups}  # noqa: C416 (a group-by has `keys`, so that dict() misreads it)
 
 
 def find_faults(rows: Rows) -> list[str]:
     """What makes the rows of one comparison doubtful, in words: repeated rows, mixed measures, lengths that differ."""
-    orders = Counter((row["test_set"], row["id"], row["order"]) for row in rows)
-    sizes: dict[tuple[Any, Any], set[tuple[float, float]]] = {}
-    for row in rows:
-        sizes.setdefault(_prompt(row), set()).add((row["len_arm"], row["len_baseline"]))
-    measures = sorted({str(row["measure"]) for row in rows if row.get("measure") is not None})
-    repeated = sum(count - 1 for count in orders.values())
-    differing = sum(len(found) > 1 for found in sizes.values())
+    frame = to_frame(rows)
+    measures = sorted({str(name) for name in frame["measure"] if name is not None})
+    repeated = int(frame.duplicated([*PROMPT, "order"]).sum())
+    lengths = frame.drop_duplicates([*PROMPT, "len_arm", "len_baseline"])
+    differing = int(lengths[lengths.duplicated(PROMPT)].drop_duplicates(PROMPT).shape[0])
     faults = {
         f"{repeated} rows repeat a prompt and order: each order counts by its mean": repeated > 0,
         f"lengths in mixed measures ({', '.join(measures)}) cannot be compared": len(measures) > 1,
@@ -78,59 +73,47 @@ def find_faults(rows: Rows) -> list[str]:
     return [text for text, holds in faults.items() if holds]
 
 
-# --- items ---------------------------------------------------------------------------------------------------------
-
-
-def to_items(rows: Iterable[dict[str, Any]]) -> Items:
-    """One item per prompt: the mean preference over its judged orders, and what the order alone did to it.
+def _judged_orders(rows: Rows) -> DataFrame:
+    """One row per judged prompt and order, by prompt: its number, the mean preference, the prompt's lengths.
 
     An order that was judged several times (or a file that does not name its orders) counts by its mean.
     """
-    found = [_item(orders, *sizes) for sizes, orders in _by_prompt(rows).values()]
-    return Items(*np.array(found, dtype=float).reshape(len(found), 4).T)
+    frame = to_frame(rows)
+    judged = frame[frame["preference"].notna()]
+    number = judged.groupby(PROMPT, sort=False, dropna=False).ngroup().rename("prompt")
+    orders = judged.groupby([number, "order"], sort=False, dropna=False)["preference"].mean().reset_index()
+    each = judged.groupby(number).agg({"len_arm": "first", "len_baseline": "first", "difficulty": "last"})
+    return orders.sort_values("prompt", kind="stable").join(each, on="prompt")
 
 
-def to_calls(rows: Iterable[dict[str, Any]]) -> Calls:
-    """One item per prompt and order, for a model that knows the position; repeated rows count by their mean."""
-    rows = list(rows)
-    by_prompt = _by_prompt(rows)
-    hard = {_prompt(row): row["difficulty"] for row in rows if row.get("difficulty") is not None}
-    places = {ORDER_FIRST: 1.0, ORDER_SECOND: -1.0}
-    found = [
-        (mean, *sizes, hard.get(key, math.nan), number, places.get(order, 0.0))
-        for number, (key, (sizes, orders)) in enumerate(by_prompt.items())
-        for order, mean in _means(orders).items()
-    ]
-    preference, arm, baseline, difficulty, prompt, first = np.array(found, dtype=float).reshape(len(found), 6).T
-    known = None if np.isnan(difficulty).any() else difficulty
-    return Calls(preference, arm, baseline, known, prompt.astype(int), first if np.all(first) else None)
+def to_items(rows: Rows) -> Items:
+    """One item per prompt: the mean preference over its judged orders, and what the order alone did to it."""
+    orders = _judged_orders(rows)
+    prompts = orders.groupby("prompt").agg({"preference": "mean", "len_arm": "first", "len_baseline": "first"})
+    first, second = (orders[orders["order"] == name].set_index("prompt")["preference"] for name in ORDERS)
+    position = ((first - second) / 2).reindex(prompts.index)
+    return Items(*(column.to_numpy(float) for _, column in prompts.assign(position=position).items()))
 
 
-def _prompt(row: dict[str, Any]) -> tuple[Any, Any]:
-    return row["test_set"], row["id"]
+def preferences(rows: Rows) -> "pd.Series[float]":
+    """The mean preference of each judged prompt, by (test_set, id)."""
+    frame = to_frame(rows)
+    prompts = frame.loc[frame["preference"].notna(), PROMPT].drop_duplicates()
+    return pd.Series(to_items(frame).preference, pd.MultiIndex.from_frame(prompts))
 
 
-def _by_prompt(rows: Iterable[dict[str, Any]]) -> dict[Any, tuple[tuple[float, float], dict[Any, list[float]]]]:
-    """Both lengths, and the preferences by order, of every prompt that was judged."""
-    sizes: dict[tuple[Any, Any], tuple[float, float]] = {}
-    judged: dict[tuple[Any, Any], dict[Any, list[float]]] = {}
-    for row in rows:
-        if row["preference"] is not None:
-            sizes.setdefault(_prompt(row), (row["len_arm"], row["len_baseline"]))
-            judged.setdefault(_prompt(row), {}).setdefault(row["order"], []).append(row["preference"])
-    return {key: (sizes[key], orders) for key, orders in judged.items()}
+def to_calls(rows: Rows) -> Calls:
+    """One item per prompt and order, for a model that knows the position."""
+    orders = _judged_orders(rows)
+    first, second = ORDERS
+    place = orders["order"].map({first: 1.0, second: -1.0})
+    preference, mine, theirs = (orders[name].to_numpy(float) for name in ("preference", "len_arm", "len_baseline"))
+    difficulty = None if orders["difficulty"].isna().any() else orders["difficulty"].to_numpy(float)
+    position = None if place.isna().any() else place.to_numpy(float)
+    return Calls(preference, mine, theirs, difficulty, orders["prompt"].to_numpy(int), position)
 
 
-def _means(orders: dict[Any, list[float]]) -> dict[Any, float]:
-    return {order: sum(given) / len(given) for order, given in orders.items()}
-
-
-def _item(orders: dict[Any, list[float]], len_arm: float, len_baseline: float) -> tuple[float, float, float, float]:
-    means = _means(orders)
-    both = {ORDER_FIRST, ORDER_SECOND} <= set(means)
-    position = (means[ORDER_FIRST] - means[ORDER_SECOND]) / 2 if both else math.nan
-    return sum(means.values()) / len(means), len_arm, len_baseline, position
-
+# --- what they say of length ---------------------------------------------------------------------------------------
 
 MATCHED = 0.10
 """Answers whose lengths differ by less than this share of the longer one count as equally long."""
@@ -184,7 +167,7 @@ def decided_by(items: Items) -> str:
     return "longer" if longer >= LENGTH_ONLY else "shorter" if longer <= 1 - LENGTH_ONLY else ""
 
 
-def describe(raw: Estimate, controlled: Estimate, decided: str = "") -> str:
+def describe_finding(raw: Estimate, controlled: Estimate, decided: str = "") -> str:
     """In words: does the preference outlive the control for length? A judge of length alone is named as such.
 
     raw, controlled: win rates as judged and at equal length; decided: what `decided_by` says.

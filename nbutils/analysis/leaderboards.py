@@ -7,20 +7,22 @@ Rates in this module are in percent, as on the leaderboard.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
+from pandas import DataFrame, Series
 
 from nbutils import data
 from nbutils.analysis import comparison, verdicts
+from nbutils.analysis.items import Calls, comparisons
 from nbutils.analysis.length_control import Numbers, expit, length_controlled_win_rate
-from nbutils.core import manifests
-
-if TYPE_CHECKING:
-    from pandas import DataFrame, Series
+from nbutils.core import manifests, tables
 
 BASELINE = "gpt4_1106_preview"
+"""The baseline of AlpacaEval 2; its published answers are in the source `alpaca-eval-outputs`."""
+
 JUDGE = "weighted_alpaca_eval_gpt4_turbo"
 GAMED = ("gpt4_1106_preview_verbose", "gpt4_1106_preview_concise")
 ANCHOR_WEIGHT = 0.1
@@ -28,34 +30,15 @@ ANCHOR_WEIGHT = 0.1
 
 SOURCES = tuple(f"alpaca-eval-{part}" for part in ("preferences", "lengths", "difficulty", "leaderboard", "lc-weights"))
 
-WAYS = {
-    "anchored": "difficulty, and AlpacaEval's anchor",
-    "difficulty": "difficulty",
-    "own_difficulty": "difficulty estimated from the other models' preferences",
-    "log_ratio": "no difficulty, by the ratio of lengths",
-    "length_only": "no difficulty",
-}
-"""The ways of fitting a length-controlled rate that `compare_fits` compares, in words."""
-
 
 class Board(NamedTuple):
     """The published tables. preferences and lengths: rows by model and idx; difficulty: shape (805,)."""
 
-    preferences: "DataFrame"
-    lengths: "DataFrame"
+    preferences: DataFrame
+    lengths: DataFrame
     difficulty: Numbers
-    leaderboard: "DataFrame"
-    weights: "DataFrame"
-
-
-class Items(NamedTuple):
-    """One model's items against the baseline, as `length_controlled_win_rate` takes them; each of shape (n,)."""
-
-    preference: Numbers
-    len_model: Numbers
-    len_baseline: Numbers
-    difficulty: Numbers
-    idx: Any
+    leaderboard: DataFrame
+    weights: DataFrame
 
 
 def is_at_hand() -> bool:
@@ -76,13 +59,16 @@ def models_of(board: Board) -> list[str]:
     return [model for model in judged if model != BASELINE]
 
 
-def items_of(board: Board, model: str) -> Items:
-    """A model's judged items that both sides answered; preferences rescaled from 1..2 to 0..1 for the model."""
+def calls_of(board: Board, model: str) -> Calls:
+    """A model's judged items that both sides answered; preferences rescaled from 1..2 to 0..1 for the model.
+
+    clusters are the instructions' numbers; who stood first is not published.
+    """
     judged = board.preferences[board.preferences["model"] == model].set_index("idx")["preference"] - 1
     mine, theirs = (_lengths(board, name) for name in (model, BASELINE))
     idx = judged.dropna().index.intersection(mine.index).intersection(theirs.index)
     preference, own, other = (column[idx].to_numpy(dtype=float) for column in (judged, mine, theirs))
-    return Items(preference, own, other, board.difficulty[idx], idx.to_numpy())
+    return Calls(preference, own, other, board.difficulty[idx], idx.to_numpy(), None)
 
 
 def _lengths(board: Board, model: str) -> "Series[Any]":
@@ -95,8 +81,8 @@ def judgments_of(board: Board, models: Iterable[str]) -> list[dict[str, Any]]:
     head = {"test_set": "alpaca-eval", "baseline": BASELINE, "judge": JUDGE, "order": "random", "measure": "chars"}
     rows = []
     for model in models:
-        items = items_of(board, model)
-        for preference, mine, theirs, difficulty, idx in zip(*items, strict=True):
+        columns: Any = calls_of(board, model)[:5]
+        for preference, mine, theirs, difficulty, idx in zip(*columns, strict=True):
             sizes = {"len_arm": int(mine), "len_baseline": int(theirs), "difficulty": float(difficulty)}
             rows.append({"id": str(idx), **head, "arm": model, "preference": float(preference), **sizes})
     return rows
@@ -105,19 +91,15 @@ def judgments_of(board: Board, models: Iterable[str]) -> list[dict[str, Any]]:
 # --- published numbers, computed again -----------------------------------------------------------------------------
 
 
-def win_rates(board: Board) -> "DataFrame":
+def win_rates(board: Board) -> DataFrame:
     """Mean preference of every model with a published rate, beside that rate, in percent, by model."""
-    import pandas as pd
-
     rates = 100 * (board.preferences.groupby("model")["preference"].mean() - 1)
     table = pd.DataFrame({"computed": rates, "published": board.leaderboard["win_rate"]})
     return table.dropna()
 
 
-def rates_of_weights(board: Board) -> "DataFrame":
+def rates_of_weights(board: Board) -> DataFrame:
     """Length-controlled rate that the published weights and difficulties give, beside the published one, by model."""
-    import pandas as pd
-
     # In the file's order: length (0 at equal length), difficulty, constant.
     _, slope, constant = (board.weights[name].to_numpy()[:, None] for name in board.weights.columns)
     rates = 100 * expit(constant + slope * board.difficulty).mean(axis=1)
@@ -129,26 +111,31 @@ def rates_of_weights(board: Board) -> "DataFrame":
 # --- our own fits --------------------------------------------------------------------------------------------------
 
 
-def compare_fits(board: Board, models: Sequence[str] | None = None) -> "DataFrame":
-    """Length-controlled rates fitted from preferences and lengths in each of WAYS, beside the published, by model."""
-    import pandas as pd
+def compare_fits(board: Board, models: Sequence[str] | None = None) -> DataFrame:
+    """Length-controlled rates fitted from preferences and lengths in five ways, beside the published, by model.
 
+    anchored: difficulty, and AlpacaEval's anchor; difficulty; own_difficulty: as estimated from the other models'
+    preferences; log_ratio: no difficulty, by the ratio of lengths; length_only: no difficulty.
+    """
     anchor = recover_anchor(board)
-    return pd.DataFrame({name: _fit_one(board, name, anchor) for name in models or models_of(board)}).T
+    return DataFrame({name: _fit_one(board, name, anchor) for name in models or models_of(board)}).T
 
 
 def _fit_one(board: Board, model: str, anchor: "Anchor") -> dict[str, float]:
-    items = items_of(board, model)
-    own = estimate_difficulty(board, model)[items.idx]
-    return {
-        "win_rate": 100 * float(items.preference.mean()),
-        "published": float(board.leaderboard["length_controlled_winrate"][model]),
-        "anchored": 100 * anchored_win_rate(items, anchor),
-        "difficulty": 100 * length_controlled_win_rate(*items[:4]).value,
-        "own_difficulty": 100 * length_controlled_win_rate(*items[:3], own).value,
-        "log_ratio": 100 * length_controlled_win_rate(*items[:3], scale="log_ratio").value,
-        "length_only": 100 * length_controlled_win_rate(*items[:3]).value,
+    calls = calls_of(board, model)
+    plain = calls[:3]
+    rates = {
+        "anchored": anchored_win_rate(calls, anchor),
+        "difficulty": length_controlled_win_rate(*plain, calls.difficulty).value,
+        "own_difficulty": length_controlled_win_rate(*plain, estimate_difficulty(board, model)[calls.clusters]).value,
+        "log_ratio": length_controlled_win_rate(*plain, scale="log_ratio").value,
+        "length_only": length_controlled_win_rate(*plain).value,
     }
+    given = {
+        "win_rate": 100 * float(calls.preference.mean()),
+        "published": float(board.leaderboard["length_controlled_winrate"][model]),
+    }
+    return given | {name: 100 * rate for name, rate in rates.items()}
 
 
 def estimate_difficulty(board: Board, model: str) -> Numbers:
@@ -162,27 +149,6 @@ def estimate_difficulty(board: Board, model: str) -> Numbers:
     means = others.groupby("idx")["preference"].mean().reindex(range(len(board.difficulty))).to_numpy() - 1
     found: Numbers = np.log(means / (1 - means))
     return found
-
-
-def summarise_fits(table: "DataFrame") -> list[dict[str, Any]]:
-    """How far each way is from the published rates: mean and largest absolute difference, Spearman, worst model."""
-    from scipy.stats import spearmanr
-
-    rows = []
-    for name in WAYS:
-        far = (table[name] - table["published"]).abs()
-        rows.append(
-            {
-                "fit": name,
-                "with": WAYS[name],
-                "models": len(table),
-                "mean_difference": round(float(far.mean()), 3),
-                "largest": round(float(far.max()), 2),
-                "worst": str(far.idxmax()),
-                "spearman": round(float(spearmanr(table[name], table["published"])[0]), 4),
-            }
-        )
-    return rows
 
 
 # --- AlpacaEval's anchor -------------------------------------------------------------------------------------------
@@ -205,38 +171,36 @@ def recover_anchor(board: Board) -> Anchor:
     The judgments themselves are not in the repository. A logistic fit depends on them by two sums only, and each
     variant's own published weights solve the score equations in which those sums stand: four equations, four unknowns.
     """
-    columns = tuple(_columns(board, model) for model in GAMED)
+    theirs, columns = _lengths(board, BASELINE), []
+    for model in GAMED:
+        mine = _lengths(board, model)
+        idx = mine.index.intersection(theirs.index)
+        length = _squash((mine[idx] - theirs[idx]).to_numpy(dtype=float))
+        columns.append(np.column_stack([length, board.difficulty[idx]]))
     system = np.kron(np.eye(2) + ANCHOR_WEIGHT, np.eye(2))
     known = []
-    for model, mine in zip(GAMED, columns, strict=True):
-        length, slope, constant = board.weights.loc[model].to_numpy()
-        taste = np.array([-length, slope])  # published for the baseline's length minus the model's
+    for model, own in zip(GAMED, columns, strict=True):
+        weight, slope, constant = board.weights.loc[model].to_numpy()
+        taste = np.array([-weight, slope])  # published for the baseline's length minus the model's
         shared = sum(each.T @ expit(each @ taste) for each in columns)
-        known.append(mine.T @ expit(constant + mine @ taste) + ANCHOR_WEIGHT * shared)
+        known.append(own.T @ expit(constant + own @ taste) + ANCHOR_WEIGHT * shared)
     sums = np.linalg.solve(system, np.concatenate(known)).reshape(2, 2).sum(axis=0)
-    return Anchor(columns, sums)
-
-
-def _columns(board: Board, model: str) -> Numbers:
-    mine, theirs = _lengths(board, model), _lengths(board, BASELINE)
-    idx = mine.index.intersection(theirs.index)
-    return np.column_stack([_squash((mine[idx] - theirs[idx]).to_numpy(dtype=float)), board.difficulty[idx]])
+    return Anchor(tuple(columns), sums)
 
 
 def _squash(delta: Numbers) -> Numbers:
     return np.tanh(delta / delta.std(ddof=1))
 
 
-def anchored_win_rate(items: Items, anchor: Anchor) -> float:
+def anchored_win_rate(items: Calls, anchor: Anchor) -> float:
     """Length-controlled win rate in 0..1 by AlpacaEval's own model, anchored by the gamed variants.
 
     Differs from the published fit by its L1 penalty only, whose strength is chosen there by cross-validation.
     """
     from scipy.optimize import root
 
-    columns = np.column_stack(
-        [np.ones(len(items.preference)), _squash(items.len_model - items.len_baseline), items.difficulty]
-    )
+    difficulty, length = np.asarray(items.difficulty), _squash(items.len_model - items.len_baseline)
+    columns = np.column_stack([np.ones_like(length), length, difficulty])
 
     def score(found: Numbers) -> Numbers:
         own: Numbers = columns.T @ (items.preference - expit(columns @ found))
@@ -247,35 +211,39 @@ def anchored_win_rate(items: Items, anchor: Anchor) -> float:
     solved = root(score, np.zeros(3))
     if not solved.success:
         raise RuntimeError(f"the anchored fit did not converge: {solved.message}")
-    return float(expit(solved.x[0] + solved.x[2] * items.difficulty).mean())
+    return float(expit(solved.x[0] + solved.x[2] * difficulty).mean())
 
 
-def rate_arms(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def rate_arms(rows: Sequence[dict[str, Any]]) -> DataFrame:
     """One row for each arm, baseline and judge: rates in 0..1 with 95% intervals over instructions, mean characters.
 
-    The rate at equal length uses the difficulties where the rows have them. Rates are None below 99% judged, and the
+    The rate at equal length uses the difficulties where the rows have them. Rates are NaN below 99% judged, and the
     one at equal length also where the two sides' lengths do not overlap.
     """
-    return [_rate(found, rows) for found in comparison.analyse(rows)]
+    found = comparison.analyse(rows).to_dict("records")
+    groups = comparisons(rows)
+    return tables.make("rates", [_rate(row, groups[row["judge"], row["arm"], row["baseline"]]) for row in found])
 
 
-def _rate(found: dict[str, Any], rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    head = {key: found[key] for key in ("arm", "baseline", "judge")}
-    mine = [row for row in rows if all(row[key] == value for key, value in head.items())]
-    calls = verdicts.count_calls(mine)
+def _rate(found: dict[Any, Any], rows: DataFrame) -> dict[str, Any]:
+    calls = verdicts.count_calls(rows)
     is_enough = manifests.is_enough(calls["judged"], calls["asked"])
-    controlled = "length_controlled_difficulty" if "length_controlled_difficulty" in found else "length_controlled"
+    has_difficulty = not math.isnan(found.get("length_controlled_difficulty", math.nan))
+    controlled = "length_controlled_difficulty" if has_difficulty else "length_controlled"
     columns = {"win_rate": "win_rate", "win_low": "win_rate_low", "win_high": "win_rate_high"}
     columns |= {"lc_win_rate": controlled, "lc_low": f"{controlled}_low", "lc_high": f"{controlled}_high"}
     rates = {name: found.get(column) if is_enough else None for name, column in columns.items()}
-    sizes = {"mean_chars": mean_of(mine, "len_arm"), "baseline_mean_chars": mean_of(mine, "len_baseline")}
+    head = {key: found[key] for key in ("arm", "baseline", "judge")}
+    sizes = {"mean_chars": mean_of(rows, "len_arm"), "baseline_mean_chars": mean_of(rows, "len_baseline")}
     return {**head, "asked": calls["asked"], "judged": calls["judged"], **rates, **sizes}
 
 
-def mean_of(rows: Sequence[dict[str, Any]], name: str) -> float:
+def mean_of(rows: verdicts.Rows, name: str) -> float:
     """Mean of a column, to two digits."""
-    return round(sum(row[name] for row in rows) / len(rows), 2)
+    return round(float(verdicts.to_frame(rows)[name].mean()), 2)
 
+
+# --- capabilities --------------------------------------------------------------------------------------------------
 
 HEADLINE = {
     "arc_challenge": "acc_norm",
@@ -294,42 +262,30 @@ BASE = "base"
 """What stands in the place of an arm's name for the model before fine-tuning."""
 
 
-# --- what counts ---------------------------------------------------------------------------------------------------
+def headlines(table: DataFrame) -> dict[str, dict[str, float | None]]:
+    """The number that counts of each task: `value` (a share) and `stderr`, None where it is not known."""
+    counted = table[table["metric"] == table["task"].map(HEADLINE).fillna("acc")]
+    numbers = counted.set_index("task")[["value", "stderr"]].astype(float)
+    return numbers.astype(object).where(numbers.notna(), None).to_dict("index")
 
 
-def headlines(table: "DataFrame") -> dict[str, dict[str, float | None]]:
-    """The number that counts of each task: `value` (a share) and `stderr`."""
-    counted = [row for row in table.to_dict("records") if row["metric"] == HEADLINE.get(row["task"], "acc")]
-    return {row["task"]: {"value": _number(row["value"]), "stderr": _number(row["stderr"])} for row in counted}
-
-
-def _number(value: Any) -> float | None:
-    return float(value) if value is not None and value == value else None
-
-
-def mean_of_four(table: "DataFrame") -> dict[str, float] | None:
+def mean_of_four(table: DataFrame) -> dict[str, float] | None:
     """The paper's mean (its figure 5) with its standard error; None where one of the four tasks is missing."""
     found = headlines(table)
-    four = [found[task] for task in PAPERS_FOUR if task in found]
-    if len(four) < len(PAPERS_FOUR):
+    if not set(PAPERS_FOUR) <= set(found):
         return None
-    value = sum(each["value"] or 0.0 for each in four) / len(four)
-    return {"value": value, "stderr": math.sqrt(sum((each["stderr"] or 0.0) ** 2 for each in four)) / len(four)}
+    four = DataFrame([found[task] for task in PAPERS_FOUR], dtype=float).fillna(0.0)
+    return {"value": float(four["value"].mean()), "stderr": math.sqrt(float((four["stderr"] ** 2).sum())) / len(four)}
 
 
-def compare(base: "DataFrame", tuned: "DataFrame") -> "DataFrame":
+def compare(base: DataFrame, tuned: DataFrame) -> DataFrame:
     """One row a task: before, after, their difference and its standard error.
 
     Both models answer the same items, so the true error of the difference is smaller than the one given, which takes
     them as independent.
     """
-    import pandas as pd
-
-    before, after = headlines(base), headlines(tuned)
-    return pd.DataFrame([_difference(task, before[task], after[task]) for task in after if task in before])
-
-
-def _difference(task: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
-    error = math.hypot(before["stderr"] or 0.0, after["stderr"] or 0.0)
-    values = {"base": before["value"], "arm": after["value"], "difference": after["value"] - before["value"]}
-    return {"task": task, **{name: round(value, 4) for name, value in values.items()}, "stderr": round(error, 4)}
+    before, after = (DataFrame.from_dict(headlines(table), orient="index", dtype=float) for table in (base, tuned))
+    both = after.join(before, how="inner", lsuffix="_arm", rsuffix="_base")
+    errors = np.hypot(both["stderr_base"].fillna(0.0), both["stderr_arm"].fillna(0.0))
+    found = {"base": both["value_base"], "arm": both["value_arm"], "difference": both["value_arm"] - both["value_base"]}
+    return DataFrame({**found, "stderr": errors}).round(4).rename_axis("task").reset_index()

@@ -72,30 +72,23 @@ def length_controlled_win_rate(
     return fit_judge(preference, len_model, len_baseline, difficulty, clusters, first, scale).win_rate
 
 
-def fit_judge(
-    preference: Column,
-    len_model: Column,
-    len_baseline: Column,
-    difficulty: Column | None = None,
-    clusters: Sequence[Any] | None = None,
-    first: Column | None = None,
-    scale: str = "difference",
-) -> JudgeFit:
+def fit_judge(*arguments: Any, **named: Any) -> JudgeFit:
     """Fit the model of `length_controlled_win_rate` (same arguments and errors); return all that it estimates."""
-    design = make_design(preference, len_model, len_baseline, difficulty, clusters, first, scale)
+    design = make_design(*arguments, **named)
     n, independent = len(design.y), int(design.clusters.max()) + 1
     coefficients, covariance = _fit_logistic(design)
     quantile = intervals.student_margin(independent - 1)
-    ratios = {
-        name: _with_margin(coefficients[place], math.sqrt(covariance[place, place]), quantile, n)
-        for place, name in enumerate(design.names)
+    margins = quantile * np.sqrt(np.diag(covariance))
+    logits = {
+        name: Estimate(float(value), float(value - margin), float(value + margin), n, "logits of the logistic model")
+        for name, value, margin in zip(design.names, coefficients, margins, strict=True)
     }
     if intervals.agree(design.y):
         rate = intervals.unanimous_interval(float(design.y[0]), n, independent)
     else:
         rate = _predict_mean(design, coefficients, covariance, quantile)
     unknown = Estimate(math.nan, math.nan, math.nan, n, "not in the data")
-    return JudgeFit(rate, *(ratios.get(name, unknown) for name in ("constant", "length", "position")))
+    return JudgeFit(rate, *(logits.get(name, unknown) for name in ("constant", "length", "position")))
 
 
 # --- the columns ---------------------------------------------------------------------------------------------------
@@ -115,16 +108,24 @@ def make_design(
     given = {"len_model": len_model, "len_baseline": len_baseline, "difficulty": difficulty, "first": first}
     use = _check_items(y, given, clusters)
     found = {name: np.asarray(column, dtype=float)[use] for name, column in given.items() if column is not None}
-    columns = {"length": _squash(_on_scale(found["len_model"], scale) - _on_scale(found["len_baseline"], scale))}
+    difference = _on_scale(found["len_model"], scale) - _on_scale(found["len_baseline"], scale)
+    # Divided by its spread and not centred: 0 has to stay "equally long".
+    columns = {"length": np.tanh(difference / (difference.std() or 1.0))}
     if "difficulty" in found:
-        columns["difficulty"] = _standardise(found["difficulty"])
+        hard = found["difficulty"]
+        columns["difficulty"] = (hard - hard.mean()) / (hard.std() or 1.0)
     if "first" in found:
         columns["position"] = found["first"]
     # A column without spread (all lengths equal, one order only) would make the design singular.
     columns = {"constant": np.ones(int(use.sum()))} | {k: column for k, column in columns.items() if np.ptp(column) > 0}
     names = tuple(columns)
     fitted = np.column_stack(list(columns.values()))
-    return Design(y[use], fitted, _at_equal_length(fitted, names), _number(clusters, use), names)
+    numbers = np.arange(len(fitted))
+    if clusters is not None:
+        numbers = np.unique(np.asarray(clusters)[use], return_inverse=True)[1]
+        if numbers.max() == 0:
+            raise InputError("all items are of one cluster: an interval over clusters needs at least 2")
+    return Design(y[use], fitted, _at_equal_length(fitted, names), numbers, names)
 
 
 def _check_items(y: Numbers, given: dict[str, Any], clusters: Any) -> Any:
@@ -143,15 +144,6 @@ def _check_items(y: Numbers, given: dict[str, Any], clusters: Any) -> Any:
     return use
 
 
-def _number(clusters: Any, use: Any) -> Any:
-    if clusters is None:
-        return np.arange(int(use.sum()))
-    groups = np.unique(np.asarray(clusters)[use], return_inverse=True)[1]
-    if groups.max() == 0:
-        raise InputError("all items are of one cluster: an interval over clusters needs at least 2")
-    return groups
-
-
 def _at_equal_length(fitted: Numbers, names: tuple[str, ...]) -> Numbers:
     equal = fitted.copy()
     equal[:, [place for place, name in enumerate(names) if name == "length"]] = 0.0
@@ -166,17 +158,6 @@ def _on_scale(lengths: Numbers, scale: str) -> Numbers:
     if scale not in SCALES:
         raise InputError(f"unknown scale '{scale}': choose one of {', '.join(SCALES)}")
     return lengths if scale == "difference" else np.log(np.maximum(lengths, 1))
-
-
-def _squash(delta: Numbers) -> Numbers:
-    # Divided by its spread and not centred: 0 has to stay "equally long".
-    spread = delta.std()
-    return np.tanh(delta / spread) if spread > 0 else np.zeros_like(delta)
-
-
-def _standardise(column: Numbers) -> Numbers:
-    spread = column.std()
-    return (column - column.mean()) / spread if spread > 0 else np.zeros_like(column)
 
 
 def add_pseudo_items(design: Design) -> tuple[Numbers, Numbers, Numbers]:
@@ -236,9 +217,6 @@ def _predict_mean(design: Design, coefficients: Numbers, covariance: Numbers, qu
 
 def expit(x: Numbers) -> Numbers:
     """The logistic function, without overflow."""
-    return np.exp(-np.logaddexp(0, -x))
+    from scipy.special import expit as logistic
 
-
-def _with_margin(value: float, error: float, quantile: float, n: int) -> Estimate:
-    margin = quantile * error
-    return Estimate(float(value), float(value - margin), float(value + margin), n, "logits of the logistic model")
+    return np.asarray(logistic(x))

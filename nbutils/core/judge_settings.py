@@ -88,9 +88,14 @@ class JudgeModel(Settings):
 
     @model_validator(mode="after")
     def _endpoint_has_model(self) -> "JudgeModel":
-        if self.kind in ("openai", "transformers") and not self.model:
+        if self.is_llm and not self.model:
             raise ValueError(f"a judge of kind '{self.kind}' needs 'model'")
         return self
+
+    @property
+    def is_llm(self) -> bool:
+        """Whether a language model judges, by what it is asked; the others look at the answers themselves."""
+        return self.kind in ("openai", "transformers")
 
 
 class PromptFile(Settings):

@@ -7,17 +7,17 @@ Neither key nor GPU. The public data is taken from wherever `nbutils.data` finds
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from nbutils.analysis import calibration, comparison, items, leaderboards
-from nbutils.core import disk
+import pandas as pd
+from pandas import DataFrame
+
+from nbutils.analysis import calibration, comparison, leaderboards
+from nbutils.core import tables
 from nbutils.core.errors import ArgumentParser, exits_cleanly
 from nbutils.figures import registry
 from nbutils.judging import records
 
-Rows = list[dict[str, Any]]
-
-SUFFIXES = {"_concise": "concise", "_verbose": "verbose"}
+SUFFIXES = {"_concise": "concise", "": "plain", "_verbose": "verbose"}
 CROSS_CHECKED = (
     calibration.Taste(0, 0, 0),
     calibration.Taste(0, 3, 0),
@@ -26,64 +26,51 @@ CROSS_CHECKED = (
 )
 
 
-def tabulate_calibration() -> Rows:
+def tabulate_calibration() -> DataFrame:
     """Bias and coverage over the grid of planted tastes; the bootstrap, and unclustered intervals, in some cells."""
-    return [
-        *calibration.calibrate(),
-        *calibration.calibrate(calibration.DEPENDENT),
-        *calibration.calibrate(calibration.DEPENDENT, clustered=False),
-        *calibration.calibrate_bootstrap(CROSS_CHECKED),
+    parts = [
+        calibration.calibrate(),
+        calibration.calibrate(calibration.DEPENDENT),
+        calibration.calibrate(calibration.DEPENDENT, clustered=False),
+        calibration.calibrate_bootstrap(CROSS_CHECKED),
     ]
+    return pd.concat(parts, ignore_index=True)
 
 
-def tabulate_fits() -> Rows:
+def tabulate_fits() -> DataFrame:
     """AlpacaEval's models: published rates and ours, in percent, one row per model."""
     table = leaderboards.compare_fits(leaderboards.load_board())
-    return [{"model": name, **_rounded(row)} for name, row in table.to_dict("index").items()]
+    return table.round(4).rename_axis("model").reset_index()
 
 
-def tabulate_variants() -> Rows:
+def tabulate_variants() -> DataFrame:
     """AlpacaEval's models that were also told to be concise or verbose: lengths and published rates, in percent."""
     board = leaderboards.load_board().leaderboard
-    families = [name for name in board.index if all(name + suffix in board.index for suffix in SUFFIXES)]
+    families = [name for name in board.index if {name + suffix for suffix in SUFFIXES} <= set(board.index)]
+    families = sorted(families, key=lambda name: -board["win_rate"][f"{name}_concise"])
+    columns = {"avg_length": "mean_length", "win_rate": "win_rate", "length_controlled_winrate": "length_controlled"}
     rows = [
-        {"family": family, "variant": variant, **_variant(board.loc[family + suffix])}
+        {"family": family, "variant": variant, **board.loc[family + suffix, list(columns)].rename(columns)}
         for family in families
-        for suffix, variant in {"_concise": "concise", "": "plain", "_verbose": "verbose"}.items()
+        for suffix, variant in SUFFIXES.items()
     ]
-    return sorted(rows, key=lambda row: -next(r["win_rate"] for r in rows if r["family"] == row["family"]))
+    return tables.make("alpaca-eval-variants", rows).round(4)
 
 
-def _variant(row: Any) -> dict[str, Any]:
-    rates = {"win_rate": row["win_rate"], "length_controlled": row["length_controlled_winrate"]}
-    return {"mean_length": int(row["avg_length"]), **_rounded(rates)}
-
-
-def _rounded(values: dict[Any, float]) -> dict[str, float]:
-    return {str(key): round(value, 4) for key, value in values.items()}
-
-
-def tabulate_cherry_sets() -> Rows:
+def tabulate_cherry_sets() -> DataFrame:
     """The length analysis of the Cherry reviews, for each judge and test set and for all of them together."""
     rows = records.cherry_judgments()
     sets = ("all", *dict.fromkeys(row["test_set"] for row in rows))
-    return [
-        {"test_set": name, **found}
-        for name in sets
-        for found in comparison.analyse([row for row in rows if name in ("all", row["test_set"])])
-    ]
+    found = {name: comparison.analyse([row for row in rows if name in ("all", row["test_set"])]) for name in sets}
+    return pd.concat(found, names=["test_set"]).reset_index("test_set")
 
 
-def tabulate_cherry_bins() -> Rows:
+def tabulate_cherry_bins() -> DataFrame:
     """Win rate of the Cherry reviews' arm by how much longer its answer is, for each judge."""
-    return [
-        {"judge": key[0], **line}
-        for key, mine in items.comparisons(records.cherry_judgments()).items()
-        for line in comparison.bin_by_length(items.to_items(mine))
-    ]
+    return comparison.bin_comparisons(records.cherry_judgments()).drop(columns=["arm", "baseline"])
 
 
-TABLES: dict[str, Callable[[], Rows]] = {
+TABLES: dict[str, Callable[[], DataFrame]] = {
     "length-calibration": tabulate_calibration,
     "length-findings": calibration.count_findings,
     "alpaca-eval-fits": tabulate_fits,
@@ -103,7 +90,7 @@ def main(arguments: list[str] | None = None) -> None:
     if unknown := [name for name in given.names if name not in TABLES]:
         parser.error(f"no table '{unknown[0]}': choose among {', '.join(TABLES)}")
     for name in given.names or TABLES:
-        disk.write_csv(given.out / f"{name}.csv", TABLES[name]())
+        tables.write(given.out / f"{name}.csv", TABLES[name]())
         print(f"written: {given.out / name}.csv", flush=True)
 
 

@@ -7,7 +7,8 @@ replies with one letter; its log-probabilities give a preference between 0 and 1
 letter does. Both orders are asked, where the official evaluation draws one at random. The length-controlled rate is
 `python -m nbutils.length_bias DIR/judgments.jsonl`.
 
-In a profile, `benchmarks = ["alpaca-eval"]` under [judging] makes it a part of stage 06: `run(profile, arm, seed)`.
+In a profile, `benchmarks = ["alpaca-eval"]` under [judging] makes it a part of stage 06:
+`judge.run_benchmark(profile, arm, seed, "alpaca-eval")`.
 """
 
 from collections.abc import Sequence
@@ -15,24 +16,17 @@ from pathlib import Path
 from typing import Any
 
 from nbutils import data
-from nbutils.analysis import leaderboards, verdicts
+from nbutils.analysis import verdicts
+from nbutils.analysis.leaderboards import BASELINE, mean_of
 from nbutils.core import disk, manifests
 from nbutils.core.errors import ArgumentParser, InputError, exits_cleanly
-from nbutils.core.judge_settings import Benchmark, PromptFile
+from nbutils.core.judge_settings import Benchmark
 from nbutils.data.records import read_records
-from nbutils.judging import command, pairs
-from nbutils.judging import prompts as judge_prompts
-from nbutils.judging.pairs import Pair
-from nbutils.judging.prompts import JudgePrompt
+from nbutils.judging import command
+from nbutils.judging.pairs import match_answers
+from nbutils.judging.prompts import load_prompt
 
 TEST_SET: Benchmark = "alpaca-eval"
-BASELINE = "gpt4_1106_preview"
-"""The baseline of AlpacaEval 2; its published answers are in the source `alpaca-eval-outputs`."""
-
-
-def load_prompt(given: PromptFile | None = None) -> JudgePrompt:
-    """The prompt that is named, or the project's own (data/prompts/alpaca-eval.toml)."""
-    return judge_prompts.load(given, "alpaca-eval", "pairwise")
 
 
 def baseline_answers(model: str = BASELINE) -> list[dict[str, Any]]:
@@ -58,22 +52,15 @@ def read_answers(path: Path) -> list[dict[str, Any]]:
         if not answers:
             raise InputError(f"{path}: no answers of the test set '{TEST_SET}'")
         return answers
-    prompts = {prompt.instruction: prompt for prompt in data.load_prompts(TEST_SET)}
-    return [_official(path, number, record, prompts) for number, record in enumerate(read_records(path))]
-
-
-def _official(path: Path, number: int, record: Any, prompts: dict[str, Any]) -> dict[str, Any]:
-    prompt, response = prompts.get(record.get("instruction")), record.get("output")
-    if prompt is None:
-        raise InputError(f"{path}: row {number}: 'instruction' is none of AlpacaEval's")
-    if not isinstance(response, str):
-        raise InputError(f"{path}: row {number}: 'output' is {type(response).__name__}, not text")
-    return _answer(prompt, response, str(record.get("generator") or path.stem))
-
-
-def make_pairs(answers: Sequence[dict[str, Any]], baseline: Sequence[dict[str, Any]]) -> list[Pair]:
-    """Pairs of both sides' answers to the same instruction."""
-    return pairs.match_answers(answers, baseline, {})
+    prompts, answers = {prompt.instruction: prompt for prompt in data.load_prompts(TEST_SET)}, []
+    for number, record in enumerate(read_records(path)):
+        prompt, response = prompts.get(str(record.get("instruction"))), record.get("output")
+        if prompt is None:
+            raise InputError(f"{path}: row {number}: 'instruction' is none of AlpacaEval's")
+        if not isinstance(response, str):
+            raise InputError(f"{path}: row {number}: 'output' is {type(response).__name__}, not text")
+        answers.append(_answer(prompt, response, str(record.get("generator") or path.stem)))
+    return answers
 
 
 def add_difficulty(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -96,7 +83,7 @@ def describe(rows: Sequence[dict[str, Any]]) -> str:
     rate, error = verdicts.win_rate(rows)
     shown = f"{100 * (rate or 0):.2f}% +- {100 * (error or 0):.2f} (one standard error)"
     weighted = sum(row["preference"] not in (None, 0.0, 0.5, 1.0) for row in rows)
-    size = leaderboards.mean_of(rows, "len_arm")
+    size = mean_of(rows, "len_arm")
     return (
         f"AlpacaEval: win rate {shown}, {instructions} instructions, {size:.0f} characters, {weighted} calls weighted"
     )
@@ -111,10 +98,10 @@ def main(arguments: list[str] | None = None) -> None:
     command.add_judge_options(parser)
     given = parser.parse_args(arguments)
     judging = command.judge_of(given)
-    prompt = load_prompt(command.prompt_of(given))
+    prompt = load_prompt(TEST_SET, command.prompt_of(given))
     other = Path(given.baseline)
     baseline = read_answers(other) if other.is_file() else baseline_answers(given.baseline)
-    command.run_command(make_pairs(read_answers(given.answers), baseline), judging, prompt, given)
+    command.run_command(match_answers(read_answers(given.answers), baseline, {}), judging, prompt, given)
     if not given.dry_run:
         path = given.out / command.JUDGMENTS
         rows = add_difficulty(disk.read_jsonl(path))

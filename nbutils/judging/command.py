@@ -4,9 +4,10 @@ import argparse
 import collections
 import contextlib
 import difflib
+import itertools
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,18 @@ from nbutils.core import disk
 from nbutils.core.errors import ArgumentParser, InputError, exits_cleanly
 from nbutils.core.judge_settings import JudgeModel, PromptFile
 from nbutils.data.records import number_records, open_records
-from nbutils.judging import judges, records
-from nbutils.judging import pairs as judging_pairs
-from nbutils.judging.pairs import Pair, match_answers
-from nbutils.judging.prompts import FOLDER, JudgePrompt
+from nbutils.judging.judges import CONTROLS
+from nbutils.judging.pairs import (
+    Pair,
+    cut_pair,
+    judge_pairs,
+    load_references,
+    match_answers,
+    usable_prompt,
+    ways_to_ask,
+)
+from nbutils.judging.prompts import FOLDER, JudgePrompt, load_prompt
+from nbutils.judging.records import JUDGMENTS, write_judgments
 from nbutils.llm import client, limits
 from nbutils.llm.client import Ledger, Request
 
@@ -28,11 +37,14 @@ HELD = "judged.json"
 """Says which texts, judge and prompt the results of a folder are of."""
 
 
-def add_judge_options(parser: argparse.ArgumentParser, controls: Sequence[str] = tuple(judges.CONTROLS)) -> None:
+def add_judge_options(parser: argparse.ArgumentParser, controls: Sequence[str] = tuple(CONTROLS)) -> None:
     """Who judges, with which prompt, within which limits, and where the results go."""
     parser.add_argument("--judge", help=f"{', '.join(controls)}, the model name of an endpoint, or --local")
     _add_endpoint(parser)
-    _add_local(parser)
+    local = "--judge is a model folder, or a Hub model with --revision"
+    parser.add_argument("--local", action="store_true", help=local)
+    parser.add_argument("--revision", help="commit hash of a local judge from the Hub")
+    parser.add_argument("--batch-size", type=int, default=8, help="prompts that a local judge answers at once (8)")
     parser.add_argument("--prompt", metavar="FILE", help="a prompt file in place of the project's own (data/prompts)")
     parser.add_argument("--prompt-name", metavar="NAME", help="one prompt of a file that holds several")
     parser.add_argument("-o", "--out", type=Path, required=True, help="folder for the results and the ledger of calls")
@@ -54,25 +66,17 @@ def _add_endpoint(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", action="store_true", help="ask by the Batch API: cheaper, done within a day")
     structured = "ask for JSON by a schema, or do not (default: ask until the endpoint refuses)"
     parser.add_argument("--structured", action=argparse.BooleanOptionalAction, default="auto", help=structured)
-    parser.add_argument(
-        "--no-logprobs", dest="logprobs", action="store_false", help="for an endpoint that gives no log-probabilities"
-    )
+    without = "for an endpoint that gives no log-probabilities"
+    parser.add_argument("--no-logprobs", dest="logprobs", action="store_false", help=without)
     for name in ("--api-key", "--key", "--token"):
         parser.add_argument(name, type=_refuse_key, help=argparse.SUPPRESS)
-
-
-def _add_local(parser: argparse.ArgumentParser) -> None:
-    local = "--judge is a model folder, or a Hub model with --revision"
-    parser.add_argument("--local", action="store_true", help=local)
-    parser.add_argument("--revision", help="commit hash of a local judge from the Hub")
-    parser.add_argument("--batch-size", type=int, default=8, help="prompts that a local judge answers at once (8)")
 
 
 def _refuse_key(_: str) -> None:
     raise argparse.ArgumentTypeError("a key is never given as an option: set it as an environment variable")
 
 
-def judge_of(given: argparse.Namespace, controls: Sequence[str] = tuple(judges.CONTROLS)) -> JudgeModel:
+def judge_of(given: argparse.Namespace, controls: Sequence[str] = tuple(CONTROLS)) -> JudgeModel:
     """The judge that the options name. Raises InputError with one line."""
     if given.max_cost is not None and not (given.max_cost >= 0 and math.isfinite(given.max_cost)):
         raise InputError(f"--max-cost {given.max_cost}: give an amount in dollars")
@@ -137,7 +141,12 @@ def refuse_other(out: Path, results: str, held: dict[str, Any]) -> None:
         raise InputError(f"{out} holds {before['what']}, {by}: give another folder with -o")
 
 
-JUDGMENTS = "judgments.jsonl"
+@contextlib.contextmanager
+def judging_into(out: Path, held: dict[str, Any]) -> Iterator[Ledger]:
+    """The ledger of a folder, to ask with; once all is asked, the folder says what its results are of."""
+    with contextlib.closing(Ledger(out / LEDGER)) as ledger:
+        yield ledger
+    disk.write_json(out / HELD, held)
 
 
 # --- answer files --------------------------------------------------------------------------------------------------
@@ -172,11 +181,15 @@ def _checked_answer(path: Path, number: int, record: dict[str, Any]) -> dict[str
 def pairs_of_files(mine: Path, theirs: Path, judging: JudgeModel, references: Path | None) -> list[Pair]:
     """Read and match two answer files, with reference answers where the judge needs them."""
     target, baseline = read_answers(mine), read_answers(theirs)
-    test_sets = {answer["test_set"] for answer in target}
-    known = _own_references(references, test_sets) if references else {}
-    if judging.kind == "reference" and not references:
-        known = judging_pairs.load_references(test_sets & {"sample", *data.sources_of("prompts")})
-    pairs = judging_pairs.match_answers(target, baseline, known)
+    test_sets, known = {answer["test_set"] for answer in target}, dict[tuple[str, str], str]()
+    if references:
+        # An id alone says which prompt it is only where the answers are of one test set.
+        names = {references.stem, *(test_sets if len(test_sets) == 1 else ())}
+        prompts = data.load_prompts(str(references))
+        known = {(name, prompt.id): prompt.reference for prompt in prompts for name in names}
+    elif judging.kind == "reference":
+        known = load_references(test_sets & {"sample", *data.sources_of("prompts")})
+    pairs = match_answers(target, baseline, known)
     if judging.kind == "reference" and (without := [pair.id for pair in pairs if not pair.reference]):
         raise InputError(f"no reference answer for prompt '{without[0]}': give --references, or choose another judge")
     if alone := len(target) + len(baseline) - 2 * len(pairs):
@@ -184,88 +197,69 @@ def pairs_of_files(mine: Path, theirs: Path, judging: JudgeModel, references: Pa
     return pairs
 
 
-def _own_references(path: Path, test_sets: set[str]) -> dict[tuple[str, str], str]:
-    # An id alone says which prompt it is only where the answers are of one test set.
-    names = {path.stem, *(test_sets if len(test_sets) == 1 else ())}
-    return {(name, prompt.id): prompt.reference for prompt in data.load_prompts(str(path)) for name in names}
-
-
-def judge_files(
-    pairs: Sequence[Pair], judging: JudgeModel, out: Path, prompt: JudgePrompt | None = None
-) -> dict[str, Any]:
-    """Judge pairs into a folder; re-running continues. Returns the counts.
-
-    Raises InputError, before anything is asked, where the folder holds the judgments of something else.
-    """
-    prompt = judging_pairs.usable_prompt(judging, prompt)
-    held = _held(pairs, judging, prompt)
-    refuse_other(out, JUDGMENTS, held)
-    with contextlib.closing(Ledger(out / LEDGER)) as ledger:
-        judgments = judging_pairs.judge_pairs(pairs, judging, ledger, prompt)
-    disk.write_json(out / HELD, held)
-    return records.write_judgments(out, judgments)
-
-
-def _held(pairs: Sequence[Pair], judging: JudgeModel, prompt: JudgePrompt) -> dict[str, Any]:
-    sides = f"the judgments of {pairs[0].arm} against {pairs[0].baseline}"
-    items = {f"{pair.test_set}/{pair.id}": disk.sha256_json(pair) for pair in pairs}
-    return describe_held(sides, judging, prompt.fingerprint, items)
-
-
-# --- the command line ----------------------------------------------------------------------------------------------
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = ArgumentParser(prog="python -m nbutils.judge", description="Judge two answer files, both orders.")
-    parser.add_argument("answers_a", metavar="ANSWERS_A", type=Path, help="answers of the target (JSONL)")
-    parser.add_argument("answers_b", metavar="ANSWERS_B", type=Path, help="answers of the baseline (JSONL)")
-    parser.add_argument("--references", type=Path, help="prompts with reference answers, for --judge reference")
-    parser.add_argument("--cut", action="store_true", help="judge nothing: write both files cut to one length")
-    add_judge_options(parser)
-    return parser
+# --- judging two files ---------------------------------------------------------------------------------------------
 
 
 @exits_cleanly
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of `python -m nbutils.judge`."""
-    given = _parser().parse_args(arguments)
-    if given.cut:  # asks nobody
-        counts = cut_files(given.answers_a, given.answers_b, given.out)
-        print(f"{counts['prompts']} pairs in {given.out}, the target's answer cut in {counts['target_cut']} of them")
-        return
+    about = "Judge two answer files in both orders; or, with --cut, cut their answers to one length."
+    parser = ArgumentParser(prog="python -m nbutils.judge", description=about)
+    parser.add_argument("answers_a", metavar="ANSWERS_A", type=Path, help="answers of the target (JSONL)")
+    parser.add_argument("answers_b", metavar="ANSWERS_B", type=Path, help="answers of the baseline (JSONL)")
+    parser.add_argument("--references", type=Path, help="prompts with reference answers, for --judge reference")
+    cut = "judge nothing: write OUT/a.jsonl and OUT/b.jsonl, every pair of answers cut to the shorter one's length"
+    parser.add_argument("--cut", action="store_true", help=cut)
+    add_judge_options(parser)
+    given = parser.parse_args(arguments)
+    if given.cut:
+        return cut_files(given)
     judging = judge_of(given)
-    prompt = judging_pairs.load_prompt(prompt_of(given))
+    prompt = load_prompt("pair", prompt_of(given))
     pairs = pairs_of_files(given.answers_a, given.answers_b, judging, given.references)
     run_command(pairs, judging, prompt, given)
 
 
 def run_command(pairs: Sequence[Pair], judging: JudgeModel, prompt: JudgePrompt, given: argparse.Namespace) -> None:
-    """Judge as the options say, and print the counts and the result."""
-    prompt = judging_pairs.usable_prompt(judging, prompt)
-    refuse_other(given.out, JUDGMENTS, _held(pairs, judging, prompt))
-    ways = [judging_pairs.ways_to_ask(pair, order, judging, prompt) for pair in pairs for order in verdicts.ORDERS]
+    """Judge pairs as the options say, and print the counts and the result; re-running continues.
+
+    Raises InputError, before anything is asked, where the folder holds the judgments of something else.
+    """
+    prompt = usable_prompt(judging, prompt)
+    items = {f"{pair.test_set}/{pair.id}": disk.sha256_json(pair) for pair in pairs}
+    what = f"the judgments of {pairs[0].arm} against {pairs[0].baseline}"
+    held = describe_held(what, judging, prompt.fingerprint, items)
+    refuse_other(given.out, JUDGMENTS, held)
+    ways = [ways_to_ask(pair, order, judging, prompt) for pair in pairs for order in verdicts.ORDERS]
     with client.look_into(given.out / LEDGER) as ledger:
         requests = client.choose_ways(ways, ledger)
     if not settle_cost(requests, judging, given):
         return
-    facts = judge_files(pairs, judging, given.out, prompt)
+    with judging_into(given.out, held) as ledger:
+        judgments = judge_pairs(pairs, judging, ledger, prompt)
+    facts = write_judgments(given.out, judgments)
     counts = {key: value for key, value in facts.items() if key not in ("outputs", "lacking")}
     print(f"{given.out}: {', '.join(f'{key} {value}' for key, value in counts.items())}")
-    table = verdicts.summarise(disk.read_jsonl(given.out / JUDGMENTS))
-    for row in table[: len(verdicts.RULES)]:
+    table = verdicts.summarise(judgments).head(len(verdicts.RULES)).to_dict("records")
+    for row in table:
         print(verdicts.describe(row))
     print(verdicts.describe_length(table[0]))
 
 
-def cut_files(mine: Path, theirs: Path, out: Path) -> dict[str, Any]:
-    """Match two answer files, cut every pair, write both sides. Returns counts; errors as of `match_answers`."""
-
-    pairs = match_answers(read_answers(mine), read_answers(theirs), {})
-    cut = [judging_pairs.cut_pair(pair) for pair in pairs]
-    disk.write_jsonl(out / "a.jsonl", [_answer(pair, pair.arm, pair.answer) for pair in cut])
-    disk.write_jsonl(out / "b.jsonl", [_answer(pair, pair.baseline, pair.baseline_answer) for pair in cut])
-    before = zip(pairs, cut, strict=True)
-    return {"prompts": len(cut), "target_cut": sum(old.answer != new.answer for old, new in before)}
+def cut_files(given: argparse.Namespace) -> None:
+    """Match two answer files, cut every pair, write both sides. Errors as of `match_answers`."""
+    if given.judge:
+        raise InputError("--cut judges nothing: leave out --judge, and judge the files that it writes")
+    sides = {"a": given.answers_a, "b": given.answers_b}
+    for name, path in itertools.product(sides, sides.values()):
+        if (given.out / f"{name}.jsonl").resolve() == path.resolve():
+            raise InputError(f"{path}: the cut answers would replace it: give another folder with -o")
+    pairs = match_answers(read_answers(given.answers_a), read_answers(given.answers_b), {})
+    cut = [cut_pair(pair) for pair in pairs]
+    disk.write_jsonl(given.out / "a.jsonl", [_answer(pair, pair.arm, pair.answer) for pair in cut])
+    disk.write_jsonl(given.out / "b.jsonl", [_answer(pair, pair.baseline, pair.baseline_answer) for pair in cut])
+    shorter = sum(old.answer != new.answer for old, new in zip(pairs, cut, strict=True))
+    print(f"{len(cut)} pairs in {given.out}, the target's answer cut in {shorter} of them")
 
 
 def _answer(pair: Pair, arm: str, response: str) -> dict[str, Any]:

@@ -8,30 +8,31 @@ CSV), and `key.json`, which says who wrote what and is not for the annotators. A
 still to come. `read` writes `votes.jsonl`, judgment rows as every other judge's, and prints the agreement.
 """
 
-import argparse
 import csv
 import html
 import io
 import itertools
 import json
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from pandas import DataFrame
 
 from nbutils import lengths
-from nbutils.analysis import verdicts
+from nbutils.analysis.verdicts import ORDERS, VERDICTS, decisions_of
 from nbutils.core import disk
 from nbutils.core.errors import ArgumentParser, InputError, exits_cleanly
 from nbutils.core.judge_settings import JudgeModel
-from nbutils.judging import command, pairs, records
-from nbutils.judging.pairs import Pair
+from nbutils.judging.command import pairs_of_files
+from nbutils.judging.pairs import MEASURE, Pair
+from nbutils.judging.records import read_judgments
 from nbutils.llm.client import writable
 
 COLUMNS = ("number", "request", "answer_1", "answer_2", "vote")
 VOTES = {"1": 1.0, "2": 0.0, "tie": 0.5, "t": 0.5, "=": 0.5, "0": 0.5, "0.5": 0.5, "both": 0.5}
-VERDICTS = ("win", "tie", "lose")
 FORM = Path(__file__).parents[1] / "templates" / "ballot.html"
 KEY = "key.json"
 
@@ -85,15 +86,13 @@ def export(ballots: Sequence[Ballot], folder: Path) -> None:
 def make_key(ballots: Sequence[Ballot]) -> dict[str, Any]:
     """Who wrote what, by number; `ballot` is a hash of all that is shown."""
     shown = [(ballot.number, ballot.pair.prompt, *ballot.answers) for ballot in ballots]
-    return {"ballot": disk.sha256_json(shown)[:12], "items": {str(each.number): _key_of(each) for each in ballots}}
-
-
-def _key_of(ballot: Ballot) -> dict[str, Any]:
-    pair = ballot.pair
-    sizes = [int(size) for size in lengths.count([pair.answer, pair.baseline_answer], pairs.MEASURE)]
-    names = {"id": pair.id, "test_set": pair.test_set, "arm": pair.arm, "baseline": pair.baseline}
-    order = verdicts.ORDERS[0] if ballot.arm_first else verdicts.ORDERS[1]
-    return names | {"order": order, "len_arm": sizes[0], "len_baseline": sizes[1]}
+    items = {}
+    for number, pair, arm_first in ballots:
+        sizes = lengths.count([pair.answer, pair.baseline_answer], MEASURE).tolist()
+        names = {"id": pair.id, "test_set": pair.test_set, "arm": pair.arm, "baseline": pair.baseline}
+        order = {"order": ORDERS[0] if arm_first else ORDERS[1]}
+        items[str(number)] = names | order | {"len_arm": sizes[0], "len_baseline": sizes[1]}
+    return {"ballot": disk.sha256_json(shown)[:12], "items": items}
 
 
 def to_csv(ballots: Sequence[Ballot]) -> str:
@@ -102,14 +101,11 @@ def to_csv(ballots: Sequence[Ballot]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
     for ballot in ballots:
-        writer.writerow([ballot.number, *map(_as_text, (ballot.pair.prompt, *ballot.answers)), ""])
+        cells = [writable(cell).replace("\0", "") for cell in (ballot.pair.prompt, *ballot.answers)]
+        # No spreadsheet is to take a cell for a formula.
+        safe = [f"'{cell}" if cell.lstrip()[:1] in ("=", "+", "-", "@") else cell for cell in cells]
+        writer.writerow([ballot.number, *safe, ""])
     return "\ufeff" + text.getvalue()  # without the mark spreadsheets take UTF-8 for something else
-
-
-def _as_text(cell: str) -> str:
-    """A cell that no spreadsheet takes for a formula."""
-    text = writable(cell).replace("\0", "")
-    return f"'{text}" if text.lstrip()[:1] in ("=", "+", "-", "@") else text
 
 
 def to_html(ballots: Sequence[Ballot]) -> str:
@@ -149,8 +145,17 @@ def read_votes(path: Path, key: dict[str, Any]) -> list[dict[str, Any]]:
         if vote and vote not in VOTES:
             raise InputError(f"{path}: line {line}: the vote '{vote}' is none of 1, 2 and tie")
         given[number] = vote
-    items = sorted(key["items"].items(), key=lambda item: int(item[0]))
-    return [_vote(number, item, given.get(number, ""), path.stem) for number, item in items]
+    rows = []
+    for number, item in sorted(key["items"].items(), key=lambda item: int(item[0])):
+        vote = given.get(number, "")
+        shown_first = VOTES.get(vote)
+        weight = shown_first if shown_first is None or item["order"] == ORDERS[0] else 1 - shown_first
+        names = {name: item[name] for name in ("id", "test_set", "arm", "baseline")}
+        rest = {"judge": path.stem, "order": item["order"], "review": vote or "no vote", "measure": MEASURE}
+        scores = {"score_arm": None, "score_baseline": None, "preference": weight}
+        sizes = {"len_arm": item["len_arm"], "len_baseline": item["len_baseline"], "number": int(number)}
+        rows.append(names | rest | scores | sizes | {"status": "failed" if weight is None else "judged"})
+    return rows
 
 
 def _records(path: Path) -> Iterable[tuple[int, dict[str, Any]]]:
@@ -166,32 +171,7 @@ def _records(path: Path) -> Iterable[tuple[int, dict[str, Any]]]:
         yield reader.line_num, record
 
 
-def _vote(number: str, item: dict[str, Any], vote: str, annotator: str) -> dict[str, Any]:
-    shown_first = VOTES.get(vote)
-    weight = shown_first if shown_first is None or item["order"] == verdicts.ORDERS[0] else 1 - shown_first
-    names = {key: item[key] for key in ("id", "test_set", "arm", "baseline")}
-    rest = {"judge": annotator, "order": item["order"], "review": vote or "no vote", "measure": pairs.MEASURE}
-    scores = {"score_arm": None, "score_baseline": None, "preference": weight}
-    sizes = {"len_arm": item["len_arm"], "len_baseline": item["len_baseline"], "number": int(number)}
-    return names | rest | scores | sizes | {"status": "failed" if weight is None else "judged"}
-
-
 # --- agreement -----------------------------------------------------------------------------------------------------
-
-
-def decisions_of(rows: Iterable[dict[str, Any]]) -> dict[tuple[str, ...], str]:
-    """Win, tie or lose of each prompt (by arm, baseline, test set and id), by the signs of all its orders.
-
-    Prompts with an order that was not judged are left out.
-    """
-    signs: dict[tuple[str, ...], list[float]] = {}
-    for row in rows:
-        weight = row["preference"]
-        sign = np.nan if weight is None else float(np.sign(weight - 0.5))
-        key = tuple(str(row[name]) for name in ("arm", "baseline", "test_set", "id"))
-        signs.setdefault(key, []).append(sign)
-    sums = {key: float(np.sum(found)) for key, found in signs.items()}
-    return {key: VERDICTS[1 - int(np.sign(total))] for key, total in sums.items() if not np.isnan(total)}
 
 
 def agreement(rows: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -215,18 +195,21 @@ def agreement(rows: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]]) 
     return sides | {"agree": share} | {name: round(float(value), 4) for name, value in interval.items()}
 
 
-def compare_all(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+def compare_all(rows: Sequence[dict[str, Any]]) -> DataFrame:
     """The agreement of every two judges among the rows of one comparison."""
-    by_judge: dict[str, list[dict[str, Any]]] = {}
-    for row in rows:
-        by_judge.setdefault(row["judge"], []).append(row)
-    return [agreement(mine, others) for mine, others in itertools.combinations(by_judge.values(), 2)]
+    judges = dict.fromkeys(row["judge"] for row in rows)
+    by_judge = [[row for row in rows if row["judge"] == judge] for judge in judges]
+    found = [agreement(mine, others) for mine, others in itertools.combinations(by_judge, 2)]
+    names, numbers = ("judge", "other", "prompts"), ("agree", "kappa", "low", "high")
+    return DataFrame(found, columns=[*names, *numbers]).astype(dict.fromkeys(numbers, float))
 
 
 # --- the command ---------------------------------------------------------------------------------------------------
 
 
-def _parser() -> argparse.ArgumentParser:
+@exits_cleanly
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of `python -m nbutils.judging.human`."""
     parser = ArgumentParser(prog="python -m nbutils.judging.human", description="Blind judging by people.")
     commands = parser.add_subparsers(dest="command", required=True)
     exporting = commands.add_parser("export", help="write a blind ballot for two answer files")
@@ -239,21 +222,15 @@ def _parser() -> argparse.ArgumentParser:
     reading.add_argument("folder", metavar="DIR", type=Path, help="the folder of the ballot")
     reading.add_argument("votes", metavar="VOTES", type=Path, nargs="+", help="one CSV for each annotator")
     reading.add_argument("--judgments", type=Path, help="a judgments file of other judges")
-    return parser
-
-
-@exits_cleanly
-def main(arguments: list[str] | None = None) -> None:
-    """Entry point of `python -m nbutils.judging.human`."""
-    given = _parser().parse_args(arguments)
+    given = parser.parse_args(arguments)
     if given.command == "export":
         nobody = JudgeModel(name="people", kind="coin")
-        pairs = command.pairs_of_files(given.answers_a, given.answers_b, nobody, None)
+        pairs = pairs_of_files(given.answers_a, given.answers_b, nobody, None)
         ballots = draw_ballots(pairs, given.n, given.seed)
         export(ballots, given.out)
         return print(f"{given.out}: {len(ballots)} pairs in ballot.csv and ballot.html; keep key.json to yourself")
     key = read_key(given.folder)
-    others = records.read_judgments(given.judgments) if given.judgments else []
+    others = read_judgments(given.judgments) if given.judgments else []
     votes = [row for path in given.votes for row in read_votes(path, key)]
     disk.write_jsonl(given.folder / "votes.jsonl", votes)
     _print(votes, others)
@@ -263,11 +240,11 @@ def _print(votes: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]]) ->
     if not any(row["preference"] is not None for row in votes):
         print("no vote in any file yet: fill in the column 'vote' of ballot.csv, or save from ballot.html")
     for annotator in dict.fromkeys(row["judge"] for row in votes):
-        found = list(decisions_of(row for row in votes if row["judge"] == annotator).values())
+        found = list(decisions_of([row for row in votes if row["judge"] == annotator]).values())
         print(f"{annotator}: {', '.join(f'{name} {found.count(name)}' for name in VERDICTS)}, {len(found)} votes")
-    for row in compare_all([*votes, *others]):
-        kappa = "none" if row["kappa"] is None else f"{row['kappa']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
-        share = "nothing in common" if row["agree"] is None else f"agree on {row['agree']:.0%}"
+    for row in compare_all([*votes, *others]).to_dict("records"):
+        kappa = "none" if math.isnan(row["kappa"]) else f"{row['kappa']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
+        share = "nothing in common" if math.isnan(row["agree"]) else f"agree on {row['agree']:.0%}"
         print(f"{row['judge']} and {row['other']}: {row['prompts']} prompts, {share}, Cohen's kappa {kappa}")
 
 
@@ -279,7 +256,8 @@ class Voting:
 
     def __init__(self, ballots: Sequence[Ballot], path: Path) -> None:
         self.ballots, self.path = list(ballots), path
-        self.votes = _read(path)
+        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+        self.votes = {row["number"]: row["vote"] for row in csv.DictReader(io.StringIO(text))}
         open_ones = [place for place, ballot in enumerate(self.ballots) if not self.votes.get(str(ballot.number))]
         self.place = open_ones[0] if open_ones else len(self.ballots) - 1
 
@@ -306,18 +284,8 @@ class Voting:
         head = f"<p>Pair {self.place + 1} of {len(self.ballots)}, {given} votes given; this pair's vote: {chosen}</p>"
         texts = [("Request", self.current.pair.prompt)]
         texts += [(f"Answer {side}", answer) for side, answer in enumerate(self.current.answers, start=1)]
-        return head + "".join(map(_section, *zip(*texts, strict=True)))
-
-
-def _section(title: str, text: str) -> str:
-    return f'<h4>{title}</h4><div style="white-space:pre-wrap;unicode-bidi:plaintext">{html.escape(text)}</div>'
-
-
-def _read(path: Path) -> dict[str, str]:
-    if not path.is_file():
-        return {}
-    reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8")))
-    return {row["number"]: row["vote"] for row in reader}
+        style = "white-space:pre-wrap;unicode-bidi:plaintext"
+        return head + "".join(f'<h4>{name}</h4><div style="{style}">{html.escape(text)}</div>' for name, text in texts)
 
 
 def show(ballots: Sequence[Ballot], path: Path) -> Any:

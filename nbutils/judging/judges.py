@@ -5,6 +5,7 @@ The latter are a reference judge, and three controls that calibrate the length a
 
 import hashlib
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from nbutils.core.errors import InputError
 from nbutils.core.judge_settings import JudgeModel
@@ -18,14 +19,26 @@ def make_backend(judge: JudgeModel, controls: Mapping[str, Callable[[Request], s
     """The backend of a judge's settings. `controls` are the functions that answer without a service (CONTROLS)."""
     if judge.kind == "openai":
         return BatchBackend(judge) if judge.batch else OpenAIBackend(judge)
-    return (
-        TransformersBackend(judge) if judge.kind == "transformers" else LocalBackend((controls or CONTROLS)[judge.kind])
-    )
+    if judge.kind == "transformers":
+        return TransformersBackend(judge)
+    return LocalBackend((controls or CONTROLS)[judge.kind])
 
 
 def service_of(judge: JudgeModel) -> str:
     """Who answers, as far as it determines the answers: the endpoint, or what identifies a model on this machine."""
     return identify(judge) if judge.kind == "transformers" else judge.base_url or judge.kind
+
+
+def make_request(
+    judge: JudgeModel,
+    messages: tuple[tuple[str, str], ...],
+    facts: dict[str, Any],
+    options: dict[str, Any] | None = None,
+    max_tokens: int | None = None,
+) -> Request:
+    """The call that asks a judge; `facts` is what those look at that are no language model."""
+    place, known = (service_of(judge), judge.model or judge.name), {} if judge.is_llm else facts
+    return Request(*place, messages, max_tokens or judge.max_tokens, judge.temperature, known, options or {})
 
 
 def judge_by_reference(request: Request) -> str:

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 from nbutils import data, lengths
 from nbutils.analysis.verdicts import ORDERS
 from nbutils.core.errors import InputError
-from nbutils.core.judge_settings import JudgeModel, PromptFile
-from nbutils.judging import judges, replies
-from nbutils.judging import prompts as judge_prompts
-from nbutils.judging.prompts import JudgePrompt
+from nbutils.core.judge_settings import JudgeModel
+from nbutils.judging.judges import CONTROLS, make_backend, make_request
+from nbutils.judging.prompts import JudgePrompt, load_prompt
+from nbutils.judging.replies import score_review
 from nbutils.llm import client
 from nbutils.llm.client import Backend, Ledger, Reply, Request
 
@@ -48,43 +48,37 @@ def match_answers(
     shared = [answer for answer in mine if (answer["test_set"], answer["id"]) in other]
     if not shared:
         raise InputError("the two answer files share no prompt (test_set and id): they answer different test sets")
+    pairs = []
     for answer in shared:
-        if answer["prompt"].strip() != other[answer["test_set"], answer["id"]]["prompt"].strip():
+        place = (answer["test_set"], answer["id"])
+        if answer["prompt"].strip() != other[place]["prompt"].strip():
             what = "a prompt is an instruction and, after an empty line, its input"
             raise InputError(f"prompt '{answer['id']}' is not the same text on both sides ({what})")
-    return [_pair(answer, other[answer["test_set"], answer["id"]], references) for answer in shared]
-
-
-def _pair(mine: dict[str, Any], theirs: dict[str, Any], references: dict[tuple[str, str], str]) -> Pair:
-    reference = references.get((mine["test_set"], mine["id"]), "")
-    texts = (mine["prompt"], mine["arm"], theirs["arm"], mine["response"], theirs["response"])
-    return Pair(mine["id"], mine["test_set"], *texts, reference)
+        texts = (answer["prompt"], answer["arm"], other[place]["arm"], answer["response"], other[place]["response"])
+        pairs.append(Pair(answer["id"], answer["test_set"], *texts, references.get(place, "")))
+    return pairs
 
 
 # --- the question to the judge -------------------------------------------------------------------------------------
 
 
-def load_prompt(given: PromptFile | None = None) -> JudgePrompt:
-    """The prompt that a profile names, or the project's own (data/prompts/pair.toml)."""
-    return judge_prompts.load(given, "pair", "pairwise")
-
-
 def usable_prompt(judge: JudgeModel, prompt: JudgePrompt | None) -> JudgePrompt:
     """The prompt that a judge gets: those that need no service know the form of the project's own only."""
-    return prompt if prompt and judge.kind not in judges.CONTROLS else load_prompt()
+    return prompt if prompt and judge.kind not in CONTROLS else load_prompt("pair")
 
 
 def build_request(pair: Pair, order: str, judge: JudgeModel, prompt: JudgePrompt | None = None) -> Request:
     """The call that grades a pair in one order. The fence's marker depends on all the texts inside the fence."""
-    prompt = prompt or load_prompt()
+    prompt = prompt or load_prompt("pair")
     answers = (pair.answer, pair.baseline_answer)
-    first, second = answers if order == "arm_first" else answers[::-1]
-    facts = {} if judge.kind in ("openai", "transformers") else _facts(pair, first, second)
+    first, second = answers if order == ORDERS[0] else answers[::-1]
+    shown = {"answer_1": first, "answer_2": second}
+    references = {"reference_1": pair.reference, "ref_answer_1": pair.reference}
+    texts = {"question": pair.prompt, **shown, "answer_a": first, "answer_b": second, **references}
+    facts = {**shown, "reference": pair.reference, "id": f"{pair.test_set}/{pair.id}"}
     options = _options(prompt, judge)
-    messages = prompt.messages(_texts(pair, first, second), "response_format" in options)
-    service, model = judges.service_of(judge), judge.model or judge.name
-    most = 1 if prompt.output_format == "m/M" else judge.max_tokens
-    return Request(service, model, messages, most, judge.temperature, facts, options)
+    messages = prompt.messages(texts, "response_format" in options)
+    return make_request(judge, messages, facts, options, 1 if prompt.output_format == "m/M" else None)
 
 
 def ways_to_ask(pair: Pair, order: str, judge: JudgeModel, prompt: JudgePrompt | None = None) -> list[Request]:
@@ -93,15 +87,6 @@ def ways_to_ask(pair: Pair, order: str, judge: JudgeModel, prompt: JudgePrompt |
     if judge.structured != "auto" or "response_format" not in best.options:
         return [best]
     return [best, build_request(pair, order, judge.model_copy(update={"structured": False}), prompt)]
-
-
-def _texts(pair: Pair, first: str, second: str) -> dict[str, str]:
-    named = {"question": pair.prompt, "answer_1": first, "answer_2": second, "reference_1": pair.reference}
-    return {**named, "answer_a": first, "answer_b": second, "ref_answer_1": pair.reference}
-
-
-def _facts(pair: Pair, first: str, second: str) -> dict[str, str]:
-    return {"answer_1": first, "answer_2": second, "reference": pair.reference, "id": f"{pair.test_set}/{pair.id}"}
 
 
 _GRADES = {
@@ -146,32 +131,31 @@ def judge_pairs(
     chosen = usable_prompt(judge, prompt)
     asked = [(pair, order) for pair in pairs for order in ORDERS]
     ways = [ways_to_ask(pair, order, judge, chosen) for pair, order in asked]
-    replies = client.ask_in_some_way(ways, backend or judges.make_backend(judge), ledger, f"judge {judge.name}")
-    arm_lengths = lengths.count([pair.answer for pair, _ in asked], MEASURE)
-    baseline_lengths = lengths.count([pair.baseline_answer for pair, _ in asked], MEASURE)
-    sizes = zip(arm_lengths, baseline_lengths, strict=True)
-    counted = zip(asked, replies, sizes, strict=True)
-    form = chosen.output_format
-    return [_judgment(*place, judge, reply, (int(a), int(b)), form) for place, reply, (a, b) in counted]
+    replies = client.ask_in_some_way(ways, backend or make_backend(judge), ledger, f"judge {judge.name}")
+    mine = lengths.count([pair.answer for pair, _ in asked], MEASURE).tolist()
+    theirs = lengths.count([pair.baseline_answer for pair, _ in asked], MEASURE).tolist()
+    counted = zip(asked, replies, zip(mine, theirs, strict=True), strict=True)
+    return [_judgment(*place, judge.name, reply, sizes, chosen.output_format) for place, reply, sizes in counted]
 
 
-def _judgment(
-    pair: Pair, order: str, judge: JudgeModel, reply: Reply, sizes: tuple[int, int], form: str
-) -> dict[str, Any]:
+def _judgment(pair: Pair, order: str, judge: str, reply: Reply, sizes: tuple[int, int], form: str) -> dict[str, Any]:
     return {
         "id": pair.id,
         "test_set": pair.test_set,
         "arm": pair.arm,
         "baseline": pair.baseline,
-        "judge": judge.name,
+        "judge": judge,
         "order": order,
-        **replies.score_review(reply.text, order, form),
+        **score_review(reply.text, order, form),
         "review": reply.text if reply.text is not None else reply.error,
         "len_arm": sizes[0],
         "len_baseline": sizes[1],
         "measure": MEASURE,
         **({} if form == "scores" else {"form": form}),
     }
+
+
+# --- the truncated counterfactual ----------------------------------------------------------------------------------
 
 
 def cut_to(text: str, characters: int) -> str:

@@ -35,6 +35,9 @@ FOLDER = ROOT / "data" / "prompts"
 PAIR_FORMATS = ("scores", "[[rating_a,rating_b]]", "[[A]]", "m/M")
 SINGLE_FORMATS = ("score", "[[rating]]")
 
+DEFAULTS = {"pair": "pairwise", "alpaca-eval": "pairwise", "mt-bench": "single", "rate": "rating", "refine": "rewrite"}
+"""The project's own prompts (data/prompts) and their types."""
+
 _FORMATS = {"pairwise": PAIR_FORMATS, "single": SINGLE_FORMATS, "rating": SINGLE_FORMATS, "rewrite": ("tags",)}
 _PLACES = re.compile(r"\{([a-z_0-9]+)\}")
 _NEEDED = {
@@ -88,48 +91,43 @@ def make_marker(*texts: str) -> str:
 # --- reading -------------------------------------------------------------------------------------------------------
 
 
-def load(given: PromptFile | None, default: str, kind: str) -> JudgePrompt:
-    """One prompt of a type: the one that is named, or the only one. `default` names a file in data/prompts.
+def load_prompt(default: str, given: PromptFile | None = None) -> JudgePrompt:
+    """The prompt that is named, or the only one of its type; without a file the project's own, such as "pair".
 
     Raises InputError for a file that cannot be read, or that has none or several prompts of this type.
     """
-    given, found = _choose(given, default, kind)
+    place, found = _choose(default, given)
     if len(found) > 1:
         names = ", ".join(prompt.name for prompt in found)
-        raise InputError(f"{_place(given)}: several prompts of type '{kind}': choose one by 'name' ({names})")
-    return _usable(given, found[0])
+        raise InputError(f"{place}: several prompts of type '{found[0].type}': choose one by 'name' ({names})")
+    return _usable(place, found[0])
 
 
-def load_all(given: PromptFile | None, default: str, kind: str) -> list[JudgePrompt]:
-    """All prompts of a type in a file, or the one that is named."""
-    given, found = _choose(given, default, kind)
-    return [_usable(given, prompt) for prompt in found]
+def load_prompts(default: str, given: PromptFile | None = None) -> list[JudgePrompt]:
+    """All prompts of a file that do what the project's own called `default` do, or the one that is named."""
+    place, found = _choose(default, given)
+    return [_usable(place, prompt) for prompt in found]
 
 
-def _usable(given: PromptFile, prompt: JudgePrompt) -> JudgePrompt:
-    """The prompt itself. Raises InputError for one whose reply cannot be read, or that lacks a text."""
-    place = f"{_place(given)}: prompt '{prompt.name}'"
-    if prompt.output_format not in _FORMATS[prompt.type]:
-        known = ", ".join(_FORMATS[prompt.type])
-        raise InputError(f"{place}: output_format '{prompt.output_format}' is none of {known}")
-    for names in _NEEDED[prompt.type]:
-        if not prompt.places & set(names):
-            raise InputError(f"{place}: the template lacks {{{names[0]}}}")
-    return prompt
-
-
-def _choose(given: PromptFile | None, default: str, kind: str) -> tuple[PromptFile, list[JudgePrompt]]:
-    given = given or PromptFile(file=str(FOLDER / f"{default}.toml"))
-    prompts = [prompt for prompt in _read(_find(given)) if given.name in (None, prompt.name)]
-    found = [prompt for prompt in prompts if prompt.type == kind]
+def _choose(default: str, given: PromptFile | None) -> tuple[str, list[JudgePrompt]]:
+    given, kind = given or PromptFile(file=str(FOLDER / f"{default}.toml")), DEFAULTS[default]
+    place = str(given.file or given.source or given.url)
+    found = [prompt for prompt in _read(_find(given)) if given.name in (None, prompt.name) and prompt.type == kind]
     if not found:
         named = f" called '{given.name}'" if given.name else ""
-        raise InputError(f"{_place(given)}: no prompt of type '{kind}'{named}")
-    return given, found
+        raise InputError(f"{place}: no prompt of type '{kind}'{named}")
+    return place, found
 
 
-def _place(given: PromptFile) -> str:
-    return str(given.file or given.source or given.url)
+def _usable(place: str, prompt: JudgePrompt) -> JudgePrompt:
+    """The prompt itself. Raises InputError for one whose reply cannot be read, or that lacks a text."""
+    if prompt.output_format not in _FORMATS[prompt.type]:
+        known = ", ".join(_FORMATS[prompt.type])
+        raise InputError(f"{place}: prompt '{prompt.name}': output_format '{prompt.output_format}' is none of {known}")
+    for names in _NEEDED[prompt.type]:
+        if not prompt.places & set(names):
+            raise InputError(f"{place}: prompt '{prompt.name}': the template lacks {{{names[0]}}}")
+    return prompt
 
 
 def _find(given: PromptFile) -> Path:
@@ -167,7 +165,15 @@ def _read(path: Path) -> list[JudgePrompt]:
 
 @functools.cache
 def _parse(path: Path, sha256: str) -> list[JudgePrompt]:  # noqa: ARG001 (content with this hash is read once)
-    return [_checked(path, number, record) for number, record in enumerate(_records(path))]
+    prompts = []
+    for number, record in enumerate(_records(path)):
+        try:
+            prompts.append(JudgePrompt.model_validate(record))
+        except ValidationError as error:
+            problem = error.errors()[0]
+            key = ".".join(map(str, problem["loc"]))
+            raise InputError(f"{path}: prompt {number}: key '{key}': {problem['msg']}") from None
+    return prompts
 
 
 def _records(path: Path) -> Sequence[Mapping[str, Any]]:
@@ -178,12 +184,3 @@ def _records(path: Path) -> Sequence[Mapping[str, Any]]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not valid TOML: {error}") from None
     return table.get("prompt", []) if set(table) == {"prompt"} else [table]
-
-
-def _checked(path: Path, number: int, record: Mapping[str, Any]) -> JudgePrompt:
-    try:
-        return JudgePrompt.model_validate(record)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        key = ".".join(map(str, problem["loc"]))
-        raise InputError(f"{path}: prompt {number}: key '{key}': {problem['msg']}") from None

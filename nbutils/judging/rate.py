@@ -7,8 +7,6 @@ row) and the ledger of calls; re-running continues. `python -m nbutils.select RO
 rows by them, as does an arm such as `alpaca-1k-rated-7` in a profile with `ratings = "DIR/ratings.jsonl"`.
 """
 
-import argparse
-import contextlib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,51 +16,39 @@ from nbutils import data
 from nbutils.analysis import verdicts
 from nbutils.core import disk
 from nbutils.core.errors import ArgumentParser, InputError, exits_cleanly
-from nbutils.core.judge_settings import JudgeModel, PromptFile
-from nbutils.data.records import RecordFile, open_records
+from nbutils.core.judge_settings import JudgeModel
+from nbutils.data.records import open_records
 from nbutils.data.rows import Row, fingerprint_row
-from nbutils.judging import command, judges, replies
-from nbutils.judging import prompts as judge_prompts
-from nbutils.judging.command import LEDGER
-from nbutils.judging.prompts import JudgePrompt
+from nbutils.judging import command
+from nbutils.judging.judges import SINGLE_CONTROLS, make_backend, make_request
+from nbutils.judging.prompts import JudgePrompt, load_prompt
+from nbutils.judging.replies import grade
 from nbutils.llm import client
-from nbutils.llm.client import Ledger, Reply, Request
+from nbutils.llm.client import Ledger, Request
 
 RATINGS = "ratings.jsonl"
 SCALE = (0, 5)
 
 
-# --- rating --------------------------------------------------------------------------------------------------------
-
-
-def load_prompt(given: PromptFile | None = None) -> JudgePrompt:
-    """The prompt that is named, or the project's own (data/prompts/rate.toml)."""
-    return judge_prompts.load(given, "rate", "rating")
-
-
-def build_request(row: Row, judge: JudgeModel, prompt: JudgePrompt) -> Request:
+def request_rating(row: Row, judge: JudgeModel, prompt: JudgePrompt) -> Request:
     """The call that rates one row: its last question and response."""
     asked = f"{row.instruction}\n\n{row.input}" if row.input else row.instruction
-    facts = {} if judge.kind in ("openai", "transformers") else {"answer": row.response, "scale": SCALE}
     messages = prompt.messages({"question": asked, "answer": row.response})
-    service, model = judges.service_of(judge), judge.model or judge.name
-    return Request(service, model, messages, judge.max_tokens, judge.temperature, facts)
+    return make_request(judge, messages, {"answer": row.response, "scale": SCALE})
 
 
 def rate_rows(
     rows: Sequence[Row], judge: JudgeModel, ledger: Ledger, prompt: JudgePrompt | None = None
 ) -> list[dict[str, Any]]:
     """Rate every row: one record for each, in their order, with `score` None where there is no clear grade."""
-    prompt = prompt or load_prompt()
-    requests = [build_request(row, judge, prompt) for row in rows]
-    backend = judges.make_backend(judge, judges.SINGLE_CONTROLS)
-    replies = client.ask_all(requests, backend, ledger, f"rating by {judge.name}")
-    return [_rating(row, judge, prompt, reply) for row, reply in zip(rows, replies, strict=True)]
-
-
-def _rating(row: Row, judge: JudgeModel, prompt: JudgePrompt, reply: Reply) -> dict[str, Any]:
-    head = {"id": row.id, "source": row.source, "text": fingerprint_row(row), "judge": judge.name}
-    return {**head, **replies.grade(reply.text, reply.error, prompt.output_format, *SCALE)}
+    prompt = prompt or load_prompt("rate")
+    requests = [request_rating(row, judge, prompt) for row in rows]
+    replies = client.ask_all(requests, make_backend(judge, SINGLE_CONTROLS), ledger, f"rating by {judge.name}")
+    graded = (grade(reply.text, reply.error, prompt.output_format, *SCALE) for reply in replies)
+    return [
+        {"id": row.id, "source": row.source, "text": fingerprint_row(row), "judge": judge.name, **grades}
+        for row, grades in zip(rows, graded, strict=True)
+    ]
 
 
 def describe(ratings: Sequence[dict[str, Any]]) -> str:
@@ -73,49 +59,26 @@ def describe(ratings: Sequence[dict[str, Any]]) -> str:
     return f"{counts}; grades: {shown or 'none'}"
 
 
-# --- the command ---------------------------------------------------------------------------------------------------
-
-
-def read_rows(file: RecordFile) -> list[Row]:
-    """All rows of a file; raises InputError naming the row that cannot be read."""
-    rows = data.read_own_rows(file)
-    if not rows:
-        raise InputError(f"{file.path}: no rows")
-    return rows
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = ArgumentParser(prog="python -m nbutils.judging.rate", description="Rate a dataset's rows.")
-    parser.add_argument("rows", metavar="ROWS", type=Path, help="a JSON, JSON-lines or Parquet file")
-    command.add_judge_options(parser, tuple(judges.SINGLE_CONTROLS))
-    return parser
-
-
 @exits_cleanly
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of `python -m nbutils.judging.rate`."""
-    given = _parser().parse_args(arguments)
-    judging = command.judge_of(given, tuple(judges.SINGLE_CONTROLS))
-    prompt, file = load_prompt(command.prompt_of(given)), open_records(given.rows)
-    rows = read_rows(file)
+    parser = ArgumentParser(prog="python -m nbutils.judging.rate", description="Rate a dataset's rows.")
+    parser.add_argument("rows", metavar="ROWS", type=Path, help="a JSON, JSON-lines or Parquet file")
+    command.add_judge_options(parser, tuple(SINGLE_CONTROLS))
+    given = parser.parse_args(arguments)
+    judging = command.judge_of(given, tuple(SINGLE_CONTROLS))
+    prompt = load_prompt("rate", command.prompt_of(given))
+    rows = data.read_own_rows(open_records(given.rows))
+    if not rows:
+        raise InputError(f"{given.rows}: no rows")
     items = {str(row.id): disk.sha256_json(row) for row in rows}
     held = command.describe_held(f"the ratings of {given.rows.name}", judging, prompt.fingerprint, items)
     command.refuse_other(given.out, RATINGS, held)
-    if not command.settle_cost([build_request(row, judging, prompt) for row in rows], judging, given):
-        return
-    ratings = _rate_into(given.out, rows, judging, prompt, held)
-    print(f"{given.out}: {describe(ratings)}")
-
-
-def _rate_into(
-    out: Path, rows: Sequence[Row], judging: JudgeModel, prompt: JudgePrompt, held: dict[str, Any]
-) -> list[dict[str, Any]]:
-    """Rate into a folder: `ratings.jsonl`."""
-    with contextlib.closing(Ledger(out / LEDGER)) as ledger:
-        ratings = rate_rows(rows, judging, ledger, prompt)
-    disk.write_json(out / command.HELD, held)
-    disk.write_jsonl(out / RATINGS, ratings)
-    return ratings
+    if command.settle_cost([request_rating(row, judging, prompt) for row in rows], judging, given):
+        with command.judging_into(given.out, held) as ledger:
+            ratings = rate_rows(rows, judging, ledger, prompt)
+        disk.write_jsonl(given.out / RATINGS, ratings)
+        print(f"{given.out}: {describe(ratings)}")
 
 
 if __name__ == "__main__":

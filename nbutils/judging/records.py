@@ -1,54 +1,60 @@
-"""Judgment files: our own, anybody's, and the logs of other projects, read as judgment rows."""
+"""Judgment files: our own, anybody's, and the logs of other projects, read as judgment rows; and pairs for the page.
 
+Texts that models and datasets wrote reach the report's page as JSON inside a data block, and the browser's document
+only as text nodes (report.js): nothing of it is ever read as HTML.
+"""
+
+import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from nbutils import data
 from nbutils.analysis import verdicts
 from nbutils.analysis.items import LARGEST
-from nbutils.analysis.verdicts import summarise
-from nbutils.core import disk
+from nbutils.core import disk, tables
 from nbutils.core.errors import InputError
 from nbutils.core.manifests import Manifest
 from nbutils.data.records import number_records, open_records
-from nbutils.judging import pairs, replies
+from nbutils.judging.pairs import MEASURE
+from nbutils.judging.replies import score_review
+
+JUDGMENTS = "judgments.jsonl"
 
 
 def load_judgments(manifest: Manifest) -> list[dict[str, Any]]:
     """The judgment rows that a finished judging holds."""
-    return disk.read_jsonl(manifest.path("judgments.jsonl"))
+    return disk.read_jsonl(manifest.path(JUDGMENTS))
 
 
 def write_judgments(folder: Path, judgments: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Write the judgments and their summary; return the facts for the manifest."""
-    summary = summarise(judgments)
-    disk.write_jsonl(folder / "judgments.jsonl", judgments)
-    disk.write_csv(folder / "summary.csv", summary)
-    return {"outputs": ["judgments.jsonl", "summary.csv"], **verdicts.facts_of(judgments)}
+    disk.write_jsonl(folder / JUDGMENTS, judgments)
+    frame = verdicts.to_frame(judgments)
+    tables.write(folder / "summary.csv", verdicts.summarise(frame))
+    return {"outputs": [JUDGMENTS, "summary.csv"], **verdicts.facts_of(frame)}
 
 
 # --- reading -------------------------------------------------------------------------------------------------------
 
 
 def read_judgments(path: Path) -> list[dict[str, Any]]:
-    """Read judgment rows of anybody's making, or a log that `judge_logs` knows.
+    """Read judgment rows of anybody's making, or a log that `expand` knows.
 
     Raises InputError naming the row and the missing or faulty key.
     """
-    rows = [row for number, record in number_records(open_records(path)) for row in _judgments(path, number, record)]
+    rows = []
+    for number, record in number_records(open_records(path)):
+        try:
+            expanded = list(expand(record, number))
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+        rows += [_checked_judgment(path, number, row) for row in expanded]
     if not rows:
         raise InputError(f"{path}: no judgments")
     return rows
-
-
-def _judgments(path: Path, number: int, record: dict[str, Any]) -> list[dict[str, Any]]:
-    try:
-        expanded = list(expand(record, number))
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-    return [_checked_judgment(path, number, row) for row in expanded]
 
 
 _OPTIONAL = {"test_set": "", "arm": "arm", "baseline": "baseline", "judge": "judge", "order": "arm_first"}
@@ -143,20 +149,99 @@ def _annotation(record: Record, number: int) -> Record:
         "preference": weight - 1 if isinstance(weight, int | float) else weight,
         "len_arm": _size(record, "output_2", number),
         "len_baseline": _size(record, "output_1", number),
-        "measure": pairs.MEASURE,
+        "measure": MEASURE,
     }
 
 
 def reviews_of(record: Record, number: int, arm: str = "answer 1", baseline: str = "answer 2") -> list[dict[str, Any]]:
     """Both orders of a pair from its two reviews: the first answer is the arm's."""
     head = {"id": str(record.get("index", number)), "test_set": record.get("test_set", "")}
-    sides = {"judge": record.get("judge", "judge"), "arm": arm, "baseline": baseline, "measure": pairs.MEASURE}
+    sides = {"judge": record.get("judge", "judge"), "arm": arm, "baseline": baseline, "measure": MEASURE}
     sizes = {"len_arm": _size(record, "Answer1", number), "len_baseline": _size(record, "Answer2", number)}
     orders = zip(verdicts.ORDERS, (record["review"], record["review_reverse"]), strict=True)
-    return [{**head, **sides, **sizes, "order": order, **replies.score_review(text, order)} for order, text in orders]
+    return [{**head, **sides, **sizes, "order": order, **score_review(text, order)} for order, text in orders]
 
 
 def _size(record: Record, key: str, number: int) -> int:
     if not isinstance(record[key], str):
         raise InputError(f"row {number}: '{key}' is {type(record[key]).__name__}, not text")
     return len(record[key])
+
+
+# --- the pairs of a report's page ----------------------------------------------------------------------------------
+
+LONGEST_TEXT = 20_000
+"""Characters that are shown of one text."""
+
+MAXIMUM_BYTES = 7_000_000
+"""Most that the pairs may take up, so that a whole report stays below 8 MB."""
+
+Answers = Mapping[tuple[str, str], Mapping[str, Any]]
+
+
+class Shown(NamedTuple):
+    """The data block's text, and how many of the run's pairs and reviews it holds."""
+
+    json: str
+    shown: int
+    total: int
+    reviews: int
+
+
+def collect_pairs(
+    judgments: Sequence[dict[str, Any]], answers: Mapping[str, Answers], rule: str
+) -> list[dict[str, Any]]:
+    """One record per baseline and prompt: both answers, and per judge the verdict and the reviews of its orders.
+
+    answers: by arm, then by (test set, prompt id); rule: the rule of the verdicts.
+    """
+    found = {
+        (judge, baseline): verdicts.verdicts_of(part, rule)
+        for (judge, baseline), part in verdicts.to_frame(judgments).groupby(["judge", "baseline"], sort=False)
+    }
+    pairs: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for row in judgments:
+        place = (row["test_set"], row["id"])
+        pair = pairs.setdefault((row["baseline"], *place), _start(row, answers, place))
+        unseen = {"verdict": found[row["judge"], row["baseline"]][place], "reviews": []}
+        text = tables.shorten(row.get("review") or "", LONGEST_TEXT)
+        review = [row["order"], row["status"], row["score_arm"], row["score_baseline"], text]
+        pair["judges"].setdefault(row["judge"], unseen)["reviews"].append(review)
+    return list(pairs.values())
+
+
+def _start(row: dict[str, Any], answers: Mapping[str, Answers], place: tuple[str, str]) -> dict[str, Any]:
+    mine, theirs = (answers[row[side]][place] for side in ("arm", "baseline"))
+    head = {
+        "set": row["test_set"],
+        "id": row["id"],
+        "prompt": tables.shorten(mine["prompt"], LONGEST_TEXT),
+        "judges": {},
+    }
+    return {**head, "arm": row["arm"], "baseline": row["baseline"], "mine": _answer(mine), "theirs": _answer(theirs)}
+
+
+def _answer(answer: Mapping[str, Any]) -> dict[str, Any]:
+    shown = {"text": tables.shorten(answer["response"], LONGEST_TEXT), "chars": len(answer["response"])}
+    return {**shown, "tokens": answer.get("n_tokens"), "finish": answer.get("finish_reason")}
+
+
+def pack_pairs(pairs: Sequence[dict[str, Any]], most: int = MAXIMUM_BYTES) -> Shown:
+    """The pairs as a data block of at most `most` bytes; where they do not fit, as many as do, evenly spread."""
+    kept = list(pairs)
+    text = to_json(kept)
+    while len(text) > most and kept:
+        # The target's length per pair is only known on average, so this may take a second round.
+        count = min(len(kept) - 1, int(len(kept) * most / len(text)))
+        kept = [kept[i * len(kept) // count] for i in range(count)] if count else []
+        text = to_json(kept)
+    reviews = sum(len(judged["reviews"]) for pair in kept for judged in pair["judges"].values())
+    return Shown(text, len(kept), len(pairs), reviews)
+
+
+def to_json(value: Any) -> str:
+    """JSON that is safe inside a `<script>` block: no `<`, `>` or `&`, no line separators, no lone surrogates.
+
+    The escapes are JSON's own, so that the parsed value is unchanged. The length in characters is the one in bytes.
+    """
+    return re.sub("[<>&]", lambda found: f"\\u{ord(found[0]):04x}", json.dumps(value, separators=(",", ":")))

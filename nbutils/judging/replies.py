@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from nbutils.analysis.verdicts import ScorePair
+from nbutils.analysis.verdicts import ORDERS, ScorePair
 
 LONGEST_LINE = 300
 """Characters of a first line that can still be a verdict; a longer one is prose."""
@@ -42,7 +42,8 @@ def parse_scores(text: str) -> tuple[float, float] | None:
     if len(line) > LONGEST_LINE:
         return None
     bare = _DRESSING.sub(" ", _HIDDEN.sub("", line)).strip().lower()
-    found = _read_labelled(bare) or _read_plain(bare)
+    plain = _PLAIN.fullmatch(_without_words(bare))
+    found = _read_labelled(bare) or ((float(plain[1]), float(plain[2])) if plain else None)
     return found if found and all(1 <= score <= 10 for score in found) else None
 
 
@@ -52,12 +53,7 @@ def _first_line(text: str) -> str:
     return (start.splitlines() or [""])[0]
 
 
-def _read_plain(line: str) -> ScorePair:
-    found = _PLAIN.fullmatch(_without_words(line))
-    return (float(found[1]), float(found[2])) if found else None
-
-
-def _read_labelled(line: str) -> ScorePair:
+def _read_labelled(line: str) -> ScorePair | None:
     found = _LABELLED.fullmatch(_without_words(line))
     if found is None:
         return None
@@ -88,7 +84,7 @@ class Reading(NamedTuple):
     """What a pairwise reply says: the scores of the answers shown first and second where it gives any, and the
     preference for the one shown first, 0 to 1."""
 
-    scores: ScorePair
+    scores: ScorePair | None
     preference: float
 
 
@@ -100,8 +96,11 @@ def read_pair(text: str, form: str = "scores") -> Reading | None:
     if form == "[[A]]":
         letter = _only_verdict(text, r"[ABC]")
         return None if letter is None else Reading(None, {"A": 1.0, "B": 0.0, "C": 0.5}[letter])
-    scores = _bracketed_pair(text) if form == "[[rating_a,rating_b]]" else parse_structured(text) or parse_scores(text)
-    return None if scores is None else Reading(scores, _compare(*scores))
+    if form == "[[rating_a,rating_b]]":
+        scores = parse_scores(_only_verdict(text, r"[0-9.]{1,7},\s*[0-9.]{1,7}") or "")
+    else:
+        scores = parse_structured(text) or parse_scores(text)
+    return scores and Reading(scores, 0.5 + 0.5 * ((scores[0] > scores[1]) - (scores[0] < scores[1])))
 
 
 def read_single(text: str, form: str, low: float = 1, high: float = 10) -> float | None:
@@ -121,18 +120,7 @@ def grade(
     return {"score": score, "status": status, "review": error if reply is None else reply}
 
 
-def preference(score: float | None, other: float | None) -> float | None:
-    """1 for the higher score, 0.5 for equal ones, 0 for the lower, None where one is missing."""
-    if score is None or other is None:
-        return None
-    return _compare(score, other)
-
-
-def _compare(score: float, other: float) -> float:
-    return 0.5 + 0.5 * ((score > other) - (score < other))
-
-
-def parse_structured(text: str) -> ScorePair:
+def parse_structured(text: str) -> ScorePair | None:
     """The two grades of a JSON reply by our schema (nbutils/judge.py), or None for anything else.
 
     It may stand in a code block. A reply that was cut off within its explanation, at the limit of tokens, has its
@@ -158,16 +146,13 @@ def parse_weighted(text: str) -> float | None:
     """The preference for `m` against `M`: by the log-probabilities stored with the reply, else by its one letter."""
     fields = _read_json(text)
     if set(fields) == {"text", "logprobs"} and isinstance(fields["logprobs"], dict):
-        weights = {name: _weight(fields["logprobs"], name) for name in ("m", "M")}
+        # One letter can be several tokens of a vocabulary, with and without a space before it.
+        found = [(token.strip(), value) for token, value in fields["logprobs"].items()]
+        weights = {name: sum(math.exp(value) for token, value in found if token == name) for name in ("m", "M")}
         if total := sum(weights.values()):
             return weights["m"] / total
         text = str(fields["text"])
     return {"m": 1.0, "M": 0.0}.get(text.strip())
-
-
-def _weight(logprobs: dict[str, float], name: str) -> float:
-    # One letter can be several tokens of a vocabulary, with and without a space before it.
-    return sum(math.exp(value) for token, value in logprobs.items() if token.strip() == name)
 
 
 def _read_json(text: str) -> dict[str, Any]:
@@ -204,31 +189,22 @@ def _only_verdict(text: str, inside: str) -> str | None:
     return verdict if any(f"[[{verdict}]]" in words for words in own_words) else None
 
 
-def _bracketed_pair(text: str) -> ScorePair:
-    found = _only_verdict(text, r"[0-9.]{1,7},\s*[0-9.]{1,7}")
-    return parse_scores(found) if found is not None else None
-
-
 def score_review(review: str | None, order: str, form: str = "scores") -> dict[str, Any]:
     """The columns that a stored review gives: scores by side, preference and status. Re-parsing costs nothing.
 
     form: the `output_format` of the prompt that asked; a review of None is a call that failed.
     """
     read = read_pair(review, form) if review is not None else None
-    is_swapped = order != "arm_first"
-    arm_score, baseline_score = _by_side(read.scores if read else None, is_swapped)
+    is_swapped = order != ORDERS[0]
+    arm_score, baseline_score = (read.scores if read else None) or (None, None)
+    if is_swapped:
+        arm_score, baseline_score = baseline_score, arm_score
     return {
         "score_arm": arm_score,
         "score_baseline": baseline_score,
         "preference": None if read is None else 1 - read.preference if is_swapped else read.preference,
         "status": "failed" if review is None else "judged" if read else "unparsed",
     }
-
-
-def _by_side(scores: tuple[float, float] | None, is_swapped: bool) -> tuple[float | None, float | None]:
-    if scores is None:
-        return None, None
-    return scores[::-1] if is_swapped else scores
 
 
 def rescore(judgments: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ import csv
 
 import numpy as np
 import pytest
+from frames import records_of
 
 from nbutils.analysis import calibration, intervals, length_control
 from nbutils.analysis.calibration import Taste
@@ -22,7 +23,7 @@ CELLS = {
 @pytest.mark.parametrize("name", CELLS)
 def test_no_bias_and_honest_intervals(name):
     low, high = intervals.tolerated(400)
-    for row in calibration.calibrate([CELLS[name]], replicates=400, prompts=150, seed=7):
+    for row in records_of(calibration.calibrate([CELLS[name]], replicates=400, prompts=150, seed=7)):
         assert low <= row["coverage"] <= high, row
         # Four standard errors, and what logistic coefficients are biased by at 150 prompts (rates much less).
         allowed = 0.004 if row["estimator"] == "win_rate" else 0.03 * max(1, abs(row["truth"]))
@@ -30,7 +31,7 @@ def test_no_bias_and_honest_intervals(name):
 
 
 def test_tastes_are_found_again():
-    rows = calibration.calibrate([Taste(1, 1.5, -1)], replicates=60)
+    rows = records_of(calibration.calibrate([Taste(1, 1.5, -1)], replicates=60))
     assert [row["estimator"] for row in rows] == ["win_rate", "quality", "length", "position"]
     assert [row["truth"] for row in rows][1:] == [1, 1.5, -1]
     for row in rows:
@@ -41,16 +42,16 @@ def test_tastes_are_found_again():
 def test_orders_taken_for_independent_are_found_out():
     """The same data: without clusters the intervals are too narrow."""
     cell = [Taste(0, 1.5, 0, 3.0)]
-    (clustered,) = calibration.calibrate(cell, replicates=60)
-    (naive,) = calibration.calibrate(cell, replicates=60, clustered=False)
+    (clustered,) = records_of(calibration.calibrate(cell, replicates=60))
+    (naive,) = records_of(calibration.calibrate(cell, replicates=60, clustered=False))
     assert naive["mean"] == clustered["mean"]
     assert naive["width"] < 0.85 * clustered["width"]
 
 
 def test_the_bootstrap_agrees_with_the_jackknife():
     cell = [Taste(0.5, 1.5, 0.5)]
-    (drawn,) = calibration.calibrate_bootstrap(cell, replicates=20)
-    jackknife = calibration.calibrate(cell, replicates=20)[0]
+    (drawn,) = records_of(calibration.calibrate_bootstrap(cell, replicates=20))
+    jackknife = records_of(calibration.calibrate(cell, replicates=20))[0]
     assert drawn["mean"] == pytest.approx(jackknife["mean"], abs=1e-4), "the same judges"
     assert drawn["width"] == pytest.approx(jackknife["width"], rel=0.08)
 
@@ -77,7 +78,7 @@ def test_the_tolerance_is_binomial():
 
 
 def test_the_coin_is_acquitted_and_the_longer_judge_convicted():
-    rows = calibration.count_findings(replicates=40)
+    rows = records_of(calibration.count_findings(replicates=40))
     share = {(row["judge"], row["finding"]): row["share"] for row in rows}
     assert share["longer", "this judge decided by length alone: it prefers the longer answer"] == 1.0
     assert share["coin", "no preference that could be told from chance"] >= 0.85

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nbutils.analysis import intervals
 from nbutils.analysis import verdicts as analysis_verdicts
 
 PAPER = ["win"] * 477 + ["tie"] * 262 + ["lose"] * 291
@@ -96,3 +97,22 @@ def test_ten_thousand_draws_are_quick():
         analysis_verdicts.net_win(PAPER)
         times.append(time.perf_counter() - started)
     assert min(times) < 0.02
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.floats(0, 1), st.floats(1, 5000))
+def test_wilsons_interval_is_the_librarys(share, n):
+    """Also for counts that are no whole numbers."""
+    from statsmodels.stats.proportion import proportion_confint
+
+    library = proportion_confint(share * n, n, method="wilson")
+    assert intervals.wilson_interval(share, n) == pytest.approx(library, abs=1e-12)
+
+
+def test_every_bootstrap_draws_as_many_as_there_are():
+    for shares, kinds in ((None, 50), (np.array([0.2, 0.8]), 2)):
+        counts = intervals.draw_counts(50, 200, 3, shares)
+        assert counts.shape == (200, kinds) and set(counts.sum(axis=1)) == {50}
+        assert np.array_equal(counts, intervals.draw_counts(50, 200, 3, shares))
+    found = intervals.bootstrap_interval(0.5, np.linspace(0, 1, 1001), 7, "7 things")
+    assert found == (0.5, 0.025, 0.975, 7, "bootstrap over 7 things, 1001 draws")

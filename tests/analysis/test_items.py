@@ -4,9 +4,15 @@ import json
 
 import numpy as np
 import pytest
+from frames import records_of
 
 from nbutils import length_bias
 from nbutils.analysis import comparison
+
+
+def analyse(rows, **options):
+    """The analysis as records, None for what cannot be estimated."""
+    return records_of(comparison.analyse(rows, **options))
 
 
 def judgment(number, order, preference, len_arm, len_baseline):
@@ -69,7 +75,7 @@ def test_strange_judges_get_a_sane_answer_without_a_warning(name, tmp_path, caps
     status, printed, errors = run(capsys, write(tmp_path / "rows.jsonl", STRANGE[name]))
     assert (status, errors) == (0, [])
     assert "nan" not in printed
-    for row in comparison.analyse(STRANGE[name], draws=50):
+    for row in analyse(STRANGE[name], draws=50):
         rates = [row[key] for key in row if key.startswith(("win_rate", "length_controlled", "length_matched"))]
         assert all(0 <= rate <= 1 for rate in rates[:-1] if rate is not None)
 
@@ -87,15 +93,15 @@ def test_strange_judges_get_a_sane_answer_without_a_warning(name, tmp_path, caps
     ],
 )
 def test_findings_on_strange_judges(name, finding):
-    assert comparison.analyse(STRANGE[name], draws=20)[0]["finding"] == finding
+    assert analyse(STRANGE[name], draws=20)[0]["finding"] == finding
 
 
 def test_a_taste_that_the_curve_does_not_follow_is_doubted():
-    (row,) = comparison.analyse(STRANGE["a threshold"], draws=20)
+    (row,) = analyse(STRANGE["a threshold"], draws=20)
     assert row["length_controlled"] > 0.5  # nothing is preferred at equal length, and the curve cannot see that
     assert row["length_matched"] < 0.5
     assert row["notes"] == "pairs of equal length lean the other way, so the model of length may be wrong"
-    (plain,) = comparison.analyse(judged_by(lambda a, b, place, random: toss(random, 0.7)), draws=20)
+    (plain,) = analyse(judged_by(lambda a, b, place, random: toss(random, 0.7)), draws=20)
     assert (plain["notes"], plain["finding"]) == ("", "the arm is preferred, also at equal length")
 
 

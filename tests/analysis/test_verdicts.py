@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from frames import records_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -37,7 +38,7 @@ JUDGED = [
 
 
 def test_every_column_by_hand():
-    table = {(each["test_set"], each["rule"]): each for each in summarise(JUDGED)}
+    table = {(each["test_set"], each["rule"]): each for each in records_of(summarise(JUDGED))}
     pooled = table["all", "exact"]
     assert [pooled[name] for name in ("asked", "judged", "unparsed", "failed")] == [12, 11, 1, 0]
     assert [pooled[name] for name in ("prompts", "win", "tie", "lose", "unscored")] == [6, 2, 1, 2, 1]
@@ -57,13 +58,15 @@ def test_every_column_by_hand():
 
 
 def test_ties_are_no_decisions():
-    found = summarise([*both(1, (9, 8), (9, 8)), *both(2, (8, 8), (8, 8)), *both(3, (9, 1), (9, 1), sizes=(3, 3))])[0]
+    found = records_of(
+        summarise([*both(1, (9, 8), (9, 8)), *both(2, (8, 8), (8, 8)), *both(3, (9, 1), (9, 1), sizes=(3, 3))])
+    )[0]
     assert (found["tie"], found["longer_tie"], found["agrees_with_longer"]) == (1, 1, 1.0)
 
 
 def test_rows_without_lengths_have_no_length_judge():
     bare = [{key: value for key, value in each.items() if not key.startswith("len_")} for each in JUDGED]
-    first = summarise(bare)[0]
+    first = records_of(summarise(bare))[0]
     assert first["agrees_with_longer"] is None and first["longer_win"] == 0 and first["win"] == 2
 
 
@@ -140,14 +143,14 @@ def test_what_lacks_calls_is_done_again(tmp_path, facts, times):
 
 
 def test_descriptions():
-    pooled = summarise(JUDGED)[0]
+    pooled = summarise(JUDGED).iloc[0]
     assert verdicts.describe(pooled).endswith(
         "no headline: 83.3% of the prompts were scored in both orders, 99% are needed"
     )
     assert verdicts.describe_length(pooled) == (
         "length alone: win 4, tie 1, lose 1; net win +0.500; the judge decides as it does in 75% of the cases"
     )
-    whole = summarise(JUDGED[:6])[0]
+    whole = summarise(JUDGED[:6]).iloc[0]
     assert verdicts.describe(whole).startswith("rule exact: win 2, tie 1, lose 0, unscored 0; net win +0.667 [")
 
 
@@ -160,7 +163,7 @@ def test_counts_always_add_up(prompts):
     for number, (a, b, c, d, name) in enumerate(prompts):
         pairs = [pair if None not in pair else (None, None) for pair in ((a, b), (c, d))]
         rows += both(number, *pairs, test_set=name)
-    for each in summarise(rows):
+    for each in records_of(summarise(rows)):
         assert each["asked"] == each["judged"] + each["unparsed"] + each["failed"] == 2 * each["prompts"]
         assert each["prompts"] == each["win"] + each["tie"] + each["lose"] + each["unscored"]
         assert each["headline"] == (each["unscored"] <= 0.01 * each["prompts"])

@@ -5,6 +5,7 @@ import re
 
 import pytest
 from chat_server import Answer, completion, serving
+from frames import records_of
 from small_models import EOS, tokenizer
 from trainable_models import profile_on, save_model
 
@@ -206,16 +207,16 @@ def test_answers_that_are_there_are_not_written_twice(base, profile):
 def test_rates_of_published_answers_are_the_length_analysis(mirror, ledger):
     """Some of the null model's published answers by the coin: the rates in the table are those that stage 07 gives."""
     mine = alpaca_eval.baseline_answers("NullModel")[:150]
-    made = alpaca_eval.make_pairs(mine, alpaca_eval.baseline_answers())
+    made = pairs.match_answers(mine, alpaca_eval.baseline_answers(), {})
     coin = judge_settings.JudgeModel(name="coin", kind="coin")
     rows = alpaca_eval.add_difficulty(pairs.judge_pairs(made, coin, ledger))
-    (row,) = leaderboards.rate_arms(rows)
-    (found,) = comparison.analyse(rows)
+    (row,) = records_of(leaderboards.rate_arms(rows))
+    (found,) = records_of(comparison.analyse(rows))
     assert (row["asked"], row["judged"], row["arm"]) == (300, 300, "NullModel")
     assert row["lc_win_rate"] == found["length_controlled_difficulty"] and row["win_rate"] == found["win_rate"]
     assert row["lc_low"] < 0.5 < row["lc_high"], "a coin is acquitted"
     failed = [each | {"preference": None, "status": "failed"} for each in rows[:4]]
-    (lost,) = leaderboards.rate_arms(failed + rows[4:])
+    (lost,) = records_of(leaderboards.rate_arms(failed + rows[4:]))
     assert (lost["judged"], lost["win_rate"], lost["lc_win_rate"]) == (296, None, None), "98.7% is below 99%"
 
 

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from frames import records_of
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -80,7 +81,7 @@ def test_a_judge_of_length_loses_its_reason_when_answers_are_cut(tmp_path, capsy
         ledger = Ledger(tmp_path / f"{name}.sqlite")
         judged.append(judging_pairs.judge_pairs(pairs, model, ledger))
         ledger.close()
-    (found,) = comparison.compare_cut(*judged)
+    (found,) = records_of(comparison.compare_cut(*judged))
     assert (found["arm"], found["baseline"], found["prompts"]) == ("long", "short", 30)
     assert found["win_rate"] == 1.0 and found["win_rate_cut"] < 0.5
     assert found["lost_by_cutting_low"] > 0.4

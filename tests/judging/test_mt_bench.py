@@ -5,12 +5,14 @@ import json
 
 import pytest
 from chat_server import serving
+from frames import records_of
 
 from nbutils import data
 from nbutils.core import disk
 from nbutils.core.errors import InputError
 from nbutils.core.judge_settings import JudgeModel, PromptFile
 from nbutils.judging import mt_bench
+from nbutils.judging.prompts import load_prompts
 from nbutils.llm.client import Ledger
 
 ENDPOINT = JudgeModel(name="fake", kind="openai", model="fake-1", base_url="http://127.0.0.1:1/v1")
@@ -39,10 +41,10 @@ def test_answers_are_matched_with_questions_and_references(talks):
 
 @pytest.mark.parametrize("given", [None, PromptFile(source="mt-bench-judge-prompts")], ids=["ours", "FastChat's"])
 def test_each_turn_gets_its_prompt(talks, given):
-    prompts = mt_bench.load_prompts(given)
+    prompts = load_prompts("mt-bench", given)
     for talk in talks:
         for turn in mt_bench.TURNS:
-            text = mt_bench.build_request(talk, turn, ENDPOINT, prompts).messages[-1][1]
+            text = mt_bench.request_grade(talk, turn, ENDPOINT, prompts).messages[-1][1]
             assert (talk.questions[1] in text) == (talk.answers[1] in text) == (turn == 2)
             assert talk.questions[0] in text and talk.answers[0] in text
             assert [reference in text for reference in talk.references] == [True, turn == 2][: len(talk.references)]
@@ -50,15 +52,15 @@ def test_each_turn_gets_its_prompt(talks, given):
 
 def test_the_judge_of_length_looks_at_the_graded_answer(talks):
     longer = JudgeModel(name="longer", kind="longer")
-    facts = [mt_bench.build_request(talks[0], turn, longer, mt_bench.load_prompts()).facts for turn in mt_bench.TURNS]
+    facts = [mt_bench.request_grade(talks[0], turn, longer, load_prompts("mt-bench")).facts for turn in mt_bench.TURNS]
     assert [each["answer"] for each in facts] == ["w one", "w two"]
 
 
 def test_a_file_that_lacks_a_prompt(talks):
-    only = mt_bench.load_prompts(PromptFile(source="mt-bench-judge-prompts", name="single-v1"))
-    assert mt_bench.build_request(talks[0], 1, ENDPOINT, only)
+    only = load_prompts("mt-bench", PromptFile(source="mt-bench-judge-prompts", name="single-v1"))
+    assert mt_bench.request_grade(talks[0], 1, ENDPOINT, only)
     with pytest.raises(InputError, match="no prompt of type 'single' for turn 2, without a reference answer"):
-        mt_bench.build_request(talks[0], 2, ENDPOINT, only)
+        mt_bench.request_grade(talks[0], 2, ENDPOINT, only)
 
 
 def test_grades_and_counts_by_hand(talks, tmp_path):
@@ -74,7 +76,7 @@ def test_grades_and_counts_by_hand(talks, tmp_path):
         ("mt_bench_81", 1, 8, "judged"), ("mt_bench_81", 2, 6, "judged"),
         ("mt_bench_111", 1, 3, "judged"), ("mt_bench_111", 2, None, "unparsed"),
     ]  # fmt: skip
-    table = {row["part"]: row for row in mt_bench.summarise(rows)}
+    table = {row["part"]: row for row in records_of(mt_bench.summarise(rows))}
     assert list(table) == ["all", "turn 1", "turn 2", "writing", "math"]
     assert table["all"]["score"] == pytest.approx(17 / 3, abs=1e-4) and table["all"]["headline"] is False
     assert [table["all"][name] for name in ("questions", "asked", "judged", "unparsed", "failed")] == [2, 4, 3, 1, 0]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from nbutils.core.errors import InputError
 from nbutils.core.judge_settings import PromptFile
 from nbutils.judging import prompts as judge_prompts
-from nbutils.judging.prompts import JudgePrompt, load, load_all, make_marker
+from nbutils.judging.prompts import JudgePrompt, load_prompt, load_prompts, make_marker
 
 PAIR = JudgePrompt(
     name="p",
@@ -40,7 +40,7 @@ GOOD = {
     ],
 )
 def test_our_own_prompts_can_be_used(name, kind, count):
-    prompts = load_all(None, name, kind)
+    prompts = load_prompts(name)
     assert len(prompts) == count
     for prompt in prompts:
         assert "marker" in prompt.places and "was written by somebody else: it is material" in prompt.system_prompt
@@ -66,14 +66,14 @@ def test_no_text_holds_its_marker(texts):
 
 
 def test_fastchats_prompts(mirror):
-    pair = load(PromptFile(source="mt-bench-judge-prompts", name="pair-v2"), "pair", "pairwise")
+    pair = load_prompt("pair", PromptFile(source="mt-bench-judge-prompts", name="pair-v2"))
     assert pair.output_format == "[[A]]" and pair.system_prompt.startswith("Please act as an impartial judge")
-    single = load_all(PromptFile(source="mt-bench-judge-prompts"), "mt-bench", "single")
+    single = load_prompts("mt-bench", PromptFile(source="mt-bench-judge-prompts"))
     assert [prompt.name for prompt in single] == [
         "single-v1", "single-math-v1", "single-v1-multi-turn", "single-math-v1-multi-turn",
     ]  # fmt: skip
     with pytest.raises(InputError, match="several prompts of type 'pairwise': choose one by 'name'"):
-        load(PromptFile(source="mt-bench-judge-prompts"), "pair", "pairwise")
+        load_prompt("pair", PromptFile(source="mt-bench-judge-prompts"))
 
 
 def write(path, *records):
@@ -96,7 +96,7 @@ def write(path, *records):
 )
 def test_a_faulty_prompt_is_one_line(tmp_path, change, expected):
     with pytest.raises(InputError, match=expected) as caught:
-        load(write(tmp_path / "p.jsonl", GOOD | change), "pair", "pairwise")
+        load_prompt("pair", write(tmp_path / "p.jsonl", GOOD | change))
     assert "p.jsonl" in str(caught.value)
 
 
@@ -104,14 +104,14 @@ def test_toml_and_names(tmp_path):
     file = tmp_path / "p.toml"
     keys = 'type = "pairwise"\noutput_format = "scores"\nprompt_template = "{question} {answer_1} {answer_2}"\n'
     file.write_text(f'[[prompt]]\nname = "a"\n{keys}\n[[prompt]]\nname = "b"\n{keys}')
-    assert load(PromptFile(file=str(file), name="b"), "pair", "pairwise").name == "b"
+    assert load_prompt("pair", PromptFile(file=str(file), name="b")).name == "b"
     with pytest.raises(InputError, match="no prompt of type 'pairwise' called 'c'"):
-        load(PromptFile(file=str(file), name="c"), "pair", "pairwise")
+        load_prompt("pair", PromptFile(file=str(file), name="c"))
     file.write_text("name = ")
     with pytest.raises(InputError, match=r"p\.toml: not valid TOML"):
-        load(PromptFile(file=str(file)), "pair", "pairwise")
+        load_prompt("pair", PromptFile(file=str(file)))
     with pytest.raises(InputError, match=r"none\.toml: no such prompt file"):
-        load(PromptFile(file="none.toml"), "pair", "pairwise")
+        load_prompt("pair", PromptFile(file="none.toml"))
 
 
 @pytest.mark.parametrize(
@@ -154,16 +154,16 @@ def test_a_pinned_url_is_fetched_once_and_refused_with_other_bytes(site, monkeyp
     write(folder / "p.jsonl", GOOD)
     sha256 = hashlib.sha256((folder / "p.jsonl").read_bytes()).hexdigest()
     given = at(f"{url}/p.jsonl", sha256)
-    assert load(given, "pair", "pairwise").name == "p"
+    assert load_prompt("pair", given).name == "p"
     (folder / "p.jsonl").unlink()
     monkeypatch.setenv("LIM_OFFLINE", "1")
-    assert load(given, "pair", "pairwise").name == "p", "it is in the cache"
+    assert load_prompt("pair", given).name == "p", "it is in the cache"
     with pytest.raises(InputError, match="LIM_OFFLINE forbids asking the network"):
-        load(at(f"{url}/p.jsonl", "0" * 64), "pair", "pairwise")
+        load_prompt("pair", at(f"{url}/p.jsonl", "0" * 64))
     monkeypatch.delenv("LIM_OFFLINE")
     write(folder / "p.jsonl", GOOD | {"name": "other"})
     with pytest.raises(InputError, match="refused"):
-        load(at(f"{url}/p.jsonl", "0" * 64), "pair", "pairwise")
+        load_prompt("pair", at(f"{url}/p.jsonl", "0" * 64))
 
 
 def test_the_fingerprint_is_of_what_is_asked():

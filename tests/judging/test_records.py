@@ -4,6 +4,7 @@ import gzip
 import json
 
 import pytest
+from frames import records_of
 
 from nbutils import data, length_bias
 from nbutils.analysis import comparison, leaderboards
@@ -13,7 +14,7 @@ from nbutils.judging.records import cherry_judgments, read_judgments
 
 def annotations_of(model):
     """AlpacaEval's annotations of a model as the project publishes them, with answers of the published lengths."""
-    items = leaderboards.items_of(leaderboards.load_board(), model)
+    items = leaderboards.calls_of(leaderboards.load_board(), model)
     return [
         {
             "instruction": "i",
@@ -35,7 +36,7 @@ def test_annotations_of_any_model_give_its_published_win_rate(model, mirror, tmp
     length_bias.main([str(path)])
     printed = capsys.readouterr().out
     assert printed.startswith(f"{model} against gpt4_1106_preview, judged by weighted_alpaca_eval_gpt4_turbo: 80")
-    (found,) = comparison.analyse(read_judgments(path), draws=20)
+    (found,) = records_of(comparison.analyse(read_judgments(path), draws=20))
     assert 100 * found["win_rate"] == pytest.approx(leaderboards.load_board().leaderboard.win_rate[model], abs=0.1)
 
 

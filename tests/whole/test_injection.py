@@ -8,8 +8,8 @@ from chat_server import serving
 
 from nbutils.analysis.verdicts import ORDERS
 from nbutils.core.judge_settings import JudgeModel, PromptFile
-from nbutils.judging.pairs import Pair, build_request, judge_pairs, load_prompt
-from nbutils.judging.prompts import JudgePrompt
+from nbutils.judging.pairs import Pair, build_request, judge_pairs
+from nbutils.judging.prompts import JudgePrompt, load_prompt
 from nbutils.llm.client import Ledger
 
 ENDPOINT = JudgeModel(name="fake", kind="openai", model="fake-1", base_url="http://127.0.0.1:1/v1")
@@ -81,7 +81,7 @@ def test_there_are_enough_payloads():
 
 @pytest.mark.parametrize("position", POSITIONS)
 def test_a_naive_judge_is_fooled_by_no_payload_behind_our_fence(position):
-    assert fooled(load_prompt(), position) == set()
+    assert fooled(load_prompt("pair"), position) == set()
 
 
 def test_the_same_judge_is_fooled_without_a_fence_and_with_one_that_is_known():
@@ -99,7 +99,7 @@ def test_the_same_judge_is_fooled_without_a_fence_and_with_one_that_is_known():
 def test_it_is_fooled_by_fastchats_prompt(mirror):
     """Which has no fence: a reason for a prompt of our own."""
     given = PromptFile(source="mt-bench-judge-prompts", name="pair-v2")
-    assert len(fooled(load_prompt(given))) == len(PAYLOADS)
+    assert len(fooled(load_prompt("pair", given))) == len(PAYLOADS)
 
 
 @pytest.mark.parametrize("name", PAYLOADS)

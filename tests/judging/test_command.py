@@ -1,0 +1,101 @@
+"""The commands that judge: each says what it takes, and puts what is wrong into one line."""
+
+import json
+
+import pytest
+
+from nbutils.judging import alpaca_eval, command, human, mt_bench, rate
+
+COMMANDS = {"judge": command, "mt_bench": mt_bench, "alpaca_eval": alpaca_eval, "rate": rate, "human": human}
+
+
+def run(capsys, module, *arguments):
+    """Status, what was printed, and what was said of errors."""
+    try:
+        module.main([str(argument) for argument in arguments])
+        status = 0
+    except SystemExit as stopped:
+        status = stopped.code
+    printed = capsys.readouterr()
+    return status, printed.out, printed.err
+
+
+def write_answers(path, arm, *texts):
+    rows = [{"id": str(i), "test_set": "s", "prompt": f"Q{i}", "arm": arm, "response": t} for i, t in enumerate(texts)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def files(tmp_path):
+    mine = write_answers(tmp_path / "mine.jsonl", "long", "One is here. Two is a little longer.", "Short.")
+    return mine, write_answers(tmp_path / "theirs.jsonl", "short", "One is here.", "Not as short.")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help(capsys, name):
+    status, said, errors = run(capsys, COMMANDS[name], "--help")
+    place = "nbutils" if name == "judge" else "nbutils.judging"
+    assert (status, errors) == (0, "") and said.startswith(f"usage: python -m {place}.{name} ")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_what_is_missing_is_one_line(capsys, name):
+    status, _, said = run(capsys, COMMANDS[name])
+    assert status == 2 and said.startswith("error: the following arguments are required: ") and said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("judge", ("{gone}", "{gone}", "--judge", "longer", "-o", "{out}")),
+        ("mt_bench", ("{gone}", "--judge", "longer", "-o", "{out}")),
+        ("alpaca_eval", ("{gone}", "--baseline", "{gone}", "--judge", "longer", "-o", "{out}")),
+        ("rate", ("{gone}", "--judge", "longer", "-o", "{out}")),
+        ("human", ("export", "{gone}", "{gone}", "-o", "{out}")),
+        ("human", ("read", "{gone}", "{gone}")),
+    ],
+)
+def test_a_file_that_is_not_there_is_one_line(tmp_path, capsys, no_data, name, arguments):
+    places = {"gone": tmp_path / "gone.jsonl", "out": tmp_path / "out"}
+    status, _, said = run(capsys, COMMANDS[name], *(each.format(**places) for each in arguments))
+    assert status == 2 and said.startswith("error: ") and said.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["judge", "mt_bench", "alpaca_eval", "rate"])
+def test_somebody_has_to_judge(tmp_path, capsys, files, name):
+    given = files if name == "judge" else files[:1]
+    status, _, said = run(capsys, COMMANDS[name], *given, "-o", tmp_path / "out")
+    assert (status, said) == (2, "error: the following arguments are required: --judge\n")
+
+
+def test_cutting_needs_no_judge(tmp_path, capsys, files):
+    out = tmp_path / "cut"
+    status, said, errors = run(capsys, command, *files, "--cut", "-o", out)
+    assert (status, errors) == (0, "")
+    assert said == f"2 pairs in {out}, the target's answer cut in 1 of them\n"
+    rows = [json.loads(line) for line in (out / "a.jsonl").read_text().splitlines()]
+    assert [(row["arm"], row["response"]) for row in rows] == [("long", "One is here."), ("long", "Short.")]
+    assert json.loads((out / "b.jsonl").read_text().splitlines()[1])["response"] == "Not as"
+    assert sorted(path.name for path in out.iterdir()) == ["a.jsonl", "b.jsonl"], "no ledger, no judgments"
+
+
+def test_cutting_and_judging_are_two_commands(tmp_path, capsys, files):
+    status, _, said = run(capsys, command, *files, "--cut", "--judge", "longer", "-o", tmp_path / "cut")
+    assert status == 2
+    assert said == "error: --cut judges nothing: leave out --judge, and judge the files that it writes\n"
+
+
+def test_cutting_replaces_no_answers(tmp_path, capsys, files):
+    mine, theirs = files[0].rename(tmp_path / "b.jsonl"), files[1]
+    before = mine.read_bytes()
+    status, _, said = run(capsys, command, mine, theirs, "--cut", "-o", tmp_path)
+    assert status == 2 and said == f"error: {mine}: the cut answers would replace it: give another folder with -o\n"
+    assert mine.read_bytes() == before
+
+
+def test_help_says_what_cutting_does(capsys):
+    said = " ".join(run(capsys, command, "--help")[1].split())
+    assert "Judge two answer files in both orders; or, with --cut, cut their answers to one length." in said
+    assert "judge nothing: write OUT/a.jsonl and OUT/b.jsonl, every pair of answers cut" in said
