@@ -23,13 +23,13 @@ from filelock import FileLock, Timeout
 
 from nbutils import ROOT, arms, report, run
 from nbutils.core import disk
-from nbutils.core.errors import ArgumentParser, InputError, check_k, exits_cleanly
+from nbutils.core.errors import ArgumentParser, InputError, exits_cleanly
 from nbutils.core.settings import Profile, load_profile
 from nbutils.run import Step
 from nbutils.selection import preflight
-from nbutils.selection.files import SelectionRequest, check_output, open_inputs, options_for, request_of
+from nbutils.selection.files import SelectionRequest, options_for, request_of
 from nbutils.selection.files import add_options as add_selection_options
-from nbutils.selection.parts import is_fresh
+from nbutils.selection.parts import is_fresh, open_checked
 
 RECORD = "controller.json"
 FOLDERS = ("LIM_RUNS", "LIM_DATA_CACHE", "LIM_DATA_MIRROR")
@@ -314,11 +314,7 @@ def select_parts(sources: Sequence[str], request: SelectionRequest, out: Path, o
     InputError for inputs that do not go together, and when a job fails.
     """
     make_folders_absolute()
-    inputs = open_inputs(sources, request.split)
-    if not inputs.parts:
-        raise InputError(f"{inputs}: its parts are neither Parquet nor JSON lines")
-    check_output(inputs, out)
-    check_k(request.k, sys.maxsize, str(inputs))
+    inputs = open_checked(sources, request, out, in_parts=True)
     folder, suffix = out.resolve().with_name(f"{out.name}.parts"), ".parquet" if inputs.is_parquet else ".jsonl"
     bests = {folder / f"{number:06}{suffix}": part.resolve() for number, part in enumerate(inputs.parts)}
     with controller(folder, "lim-parts", options.dry_run) as job_name:

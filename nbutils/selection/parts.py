@@ -49,12 +49,7 @@ def select_files(
     is_part: it is one of several parts: all rows are kept where there are fewer than k, and the manifest holds what
     `select_files` on the parts' outputs goes by. Raises InputError, and writes nothing, for whatever is wrong.
     """
-    lengths.check_measure(request.measure)
-    inputs = open_inputs(sources, request.split, may_be_empty=is_part)
-    if is_part and not inputs.parts:
-        raise InputError(f"{inputs}: --part takes JSON lines or Parquet: convert it")
-    check_output(inputs, out)
-    check_k(request.k, sys.maxsize, str(inputs))
+    inputs = open_checked(sources, request, out, is_part)
     if processes < 1:
         raise InputError(f"--processes {processes}: at least one must count")
     manifests = _manifests_of(inputs)
@@ -75,6 +70,17 @@ def select_files(
     except OSError as error:
         raise InputError(f"{out}: cannot be written ({error.strerror or error})") from None
     return made
+
+
+def open_checked(sources: Sequence[str], request: SelectionRequest, out: Path, in_parts: bool) -> Inputs:
+    """Open the files of a request. Raises InputError for a request or an output that cannot be."""
+    lengths.check_measure(request.measure)
+    inputs = open_inputs(sources, request.split, may_be_empty=in_parts)
+    if in_parts and not inputs.parts:
+        raise InputError(f"{inputs}: a part must be JSON lines or Parquet: convert it")
+    check_output(inputs, out)
+    check_k(request.k, sys.maxsize, str(inputs))
+    return inputs
 
 
 def _read(inputs: Inputs, request: SelectionRequest, processes: int, is_part: bool) -> _Found:

@@ -358,7 +358,7 @@ def test_more_rows_than_there_are(two_parts):
         ),
         (["array.json", "parts/*", "-o", "out.json"], "array.json: several inputs must all be JSON lines, or all Par"),
         (["parts/*", "rows.parquet", "-o", "out.jsonl"], "rows.parquet: several inputs must all be JSON lines, or all"),
-        (["array.json", "--part", "-o", "out.json"], "array.json: --part takes JSON lines or Parquet"),
+        (["array.json", "--part", "-o", "out.json"], "array.json: a part must be JSON lines or Parquet"),
         (["parts/*", "nobody/nothing", "-o", "out.jsonl"], "nobody/nothing: no such file"),
         (["parts/*", "--processes", "0", "-o", "out.jsonl"], "--processes 0: at least one must count"),
     ],
