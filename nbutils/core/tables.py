@@ -157,11 +157,9 @@ def make(name: str, records: Sequence[Mapping[str, Any]] = ()) -> "DataFrame":
     """
     import pandas as pd
 
-    if not records:
-        return pd.DataFrame({column: pd.Series(dtype=dtype) for column, dtype in SCHEMAS[name].items()})
-    frame = pd.DataFrame(list(records), dtype=object)
+    frame = pd.DataFrame(list(records), columns=None if records else list(SCHEMAS[name]), dtype=object)
     dtypes: Any = {column: SCHEMAS[name][str(column)] for column in frame}
-    return frame.astype(dtypes)
+    return frame.fillna({column: "" for column, dtype in dtypes.items() if dtype == "str"}).astype(dtypes)
 
 
 def _schema_of(path: Path) -> dict[str, str]:
