@@ -2,6 +2,7 @@
 
 import csv
 import re
+from functools import partial
 
 import pytest
 from chat_server import Answer, completion, serving
@@ -191,12 +192,12 @@ def test_what_failed_is_asked_again_by_the_next_run(base, mirror, monkeypatch):
         endpoint = {"name": "fake", "kind": "openai", "model": "fake-2", "base_url": server.url}
         chosen = base | {"judging": judging_of(endpoint | {"key_variable": "LIM_TEST_KEY"}, benchmarks=("mt-bench",))}
         profile = Profile.model_validate(chosen)
-        for stage in (judge, mt_bench):
+        for run in (judge.run, partial(judge.run_benchmark, benchmark="mt-bench")):
             down[0] = True
-            facts = stage.run(profile, ARMS[0], 42).facts
+            facts = run(profile, ARMS[0], 42).facts
             assert facts["failed"] == facts["asked"] > 0
             down[0] = False
-            assert stage.run(profile, ARMS[0], 42).facts["failed"] == 0
+            assert run(profile, ARMS[0], 42).facts["failed"] == 0
 
 
 def test_answers_that_are_there_are_not_written_twice(base, profile):
