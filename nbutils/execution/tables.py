@@ -12,26 +12,22 @@ import pandas as pd
 from pandas import DataFrame
 
 from nbutils.analysis import calibration, comparison, leaderboards
+from nbutils.analysis.calibration import DEPENDENT, Taste
 from nbutils.core import tables
 from nbutils.core.errors import ArgumentParser, exits_cleanly
 from nbutils.figures import registry
 from nbutils.judging import records
 
 SUFFIXES = {"_concise": "concise", "": "plain", "_verbose": "verbose"}
-CROSS_CHECKED = (
-    calibration.Taste(0, 0, 0),
-    calibration.Taste(0, 3, 0),
-    calibration.Taste(1, 1.5, 1),
-    calibration.DEPENDENT[0],
-)
+CROSS_CHECKED = (Taste(0, 0, 0), Taste(0, 3, 0), Taste(1, 1.5, 1), DEPENDENT[0])
 
 
 def tabulate_calibration() -> DataFrame:
     """Bias and coverage over the grid of planted tastes; the bootstrap, and unclustered intervals, in some cells."""
     parts = [
         calibration.calibrate(),
-        calibration.calibrate(calibration.DEPENDENT),
-        calibration.calibrate(calibration.DEPENDENT, clustered=False),
+        calibration.calibrate(DEPENDENT),
+        calibration.calibrate(DEPENDENT, clustered=False),
         calibration.calibrate_bootstrap(CROSS_CHECKED),
     ]
     return pd.concat(parts, ignore_index=True)
