@@ -200,8 +200,7 @@ def draw_scores(scores: "DataFrame", note: str = "") -> "Figure":
         place = (tallest.get_x() + tallest.get_width() / 2, tallest.get_height())
         axes.annotate(name_of(name), place, (0, 18), textcoords="offset points", ha="center", color=colour)
     axes.set_xticks(sorted(set(shown.score)))
-    axes.set(xlim=(2.75, 5.25), ylim=(0, 1.16 * shown.rows.max()), xlabel="rating", ylabel="")
-    axes.yaxis.set_visible(False)
+    axes.set(xlim=(2.75, 5.25), ylim=(0, 1.16 * shown.rows.max()), xlabel="rating", ylabel="", yticks=[])
     return page_of(axes)
 
 
@@ -231,6 +230,7 @@ def draw_overlaps(overlaps: "DataFrame", note: str = "") -> "Figure":
     axes = make_page(0.52 * len(names), title, caption, note, left=0.12, right=2.9)
     kind: Any = {"annot": shared, "fmt": ",", "annot_kws": {"size": 9}, "cbar": False, "linewidths": 2, "ax": axes}
     above, diagonal = np.triu(np.ones_like(of, dtype=bool)), np.eye(len(names), dtype=bool)
+    kind |= {"xticklabels": False, "yticklabels": False}
     sns.heatmap(shared / of, mask=above, cmap="Blues", norm=PowerNorm(0.6, -0.02, 1.3), **kind)
     sns.heatmap(shared / of, mask=~diagonal, cmap=["#EDEDED"], **kind | {"annot_kws": {"size": 9, "color": QUIET}})
     for place, name in enumerate(names):

@@ -1,5 +1,6 @@
 """Figures of a run's own results: answers' lengths, verdicts, the control for length, losses, controls."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -144,9 +145,9 @@ def draw_losses(losses: "Mapping[str, DataFrame]", note: str = "") -> "Figure":
     table = pd.concat(losses, names=["arm"]).reset_index("arm")
     colours = {arm: colour_of(arm) for arm in losses}
     sns.lineplot(table, x="step", y="loss", hue="arm", palette=colours, lw=1.8, errorbar=None, legend=False, ax=axes)
-    ends = {arm: (int(rows.step.iloc[-1]), float(rows.loss.iloc[-1])) for arm, rows in losses.items()}
+    ends = [(int(rows.step.iloc[-1]), float(rows.loss.iloc[-1])) for rows in losses.values()]
     low, high = axes.get_ylim()
-    _name_ends(axes, {plain(name_of(arm), 34): end for arm, end in ends.items()}, list(colours.values()), high - low)
+    _name_ends(axes, [plain(name_of(arm), 34) for arm in losses], ends, list(colours.values()), high - low)
     axes.set(xlabel="optimizer step", ylabel="")
     return page_of(axes)
 
@@ -170,23 +171,24 @@ def draw_lengths(answers: Mapping[str, Sequence[dict[str, Any]]], cap: int, note
     table = pd.concat({name: pd.DataFrame(written) for name, written in answers.items()}, names=["line"])
     # An answer that was cut has not ended anywhere on the axis.
     table["ended"] = table.n_tokens.where(table.finish_reason == "stop", 2 * cap)
-    colours = dict(zip(answers, COLOURS, strict=False))
+    colours = dict(zip(answers, itertools.cycle(COLOURS), strict=False))
     kind: Any = {"stat": "percent", "hue": "line", "palette": colours, "legend": False, "lw": 1.8, "clip_on": False}
     sns.ecdfplot(table.reset_index("line"), x="ended", ax=axes, **kind)
     axes.set(xlabel="tokens", ylabel="% ended", xlim=(0, cap), ylim=(0, 102))
     shares = 100 * (table.ended <= cap).groupby("line", sort=False).mean()
-    arms = {name: parse_arm(name) for name in answers}
-    names = {name: name_of(arm.trained) + arm.suffixes.variant for name, arm in arms.items()}
-    _name_ends(axes, {names[name]: (cap, shares[name]) for name in answers}, list(colours.values()), 100)
+    names = [name_of(arm.trained) + arm.suffixes.variant for arm in map(parse_arm, answers)]
+    _name_ends(axes, names, [(cap, shares[name]) for name in answers], list(colours.values()), 100)
     return page_of(axes)
 
 
-def _name_ends(axes: "Axes", ends: Mapping[str, tuple[float, float]], colours: Sequence[str], height: float) -> None:
+def _name_ends(
+    axes: "Axes", names: Sequence[str], ends: Sequence[tuple[float, float]], colours: Sequence[str], height: float
+) -> None:
     """Name lines at their ends (x, y), so far apart that no name covers another. height: of the axis, in its unit."""
-    places = spread([100 * y / height for _, y in ends.values()])
+    places = spread([100 * y / height for _, y in ends])
     right = axes.get_xlim()[1]
     line = {"arrowstyle": "-", "color": FAINT, "lw": 0.7, "shrinkA": 0, "shrinkB": 0}
-    for (name, end), place, colour in zip(ends.items(), places, colours, strict=True):
+    for name, end, place, colour in zip(names, ends, places, colours, strict=True):
         kind: Any = {"textcoords": "data", "va": "center", "size": 8.5, "color": colour, "annotation_clip": False}
         axes.annotate(f" {name}", end, (right, place * height / 100), arrowprops=line, **kind)
 

@@ -90,3 +90,9 @@ def test_names_at_the_ends_of_lines_do_not_cover_each_other():
     heights = sorted((box.y0, box.y1) for box in map(matplotlib.text.Text.get_window_extent, names))
     assert len(heights) == 6
     assert all(below[1] <= above[0] + 1 for below, above in itertools.pairwise(heights))
+
+
+def test_arms_whose_names_are_cut_alike_are_all_named():
+    arms = [f"an-arm-of-{'x' * 40}-{n}" for n in range(2)]
+    figure = results.draw_losses({arm: pd.DataFrame({"step": [1, 2], "loss": [2.0, 1.0]}) for arm in arms})
+    assert len([text for text in texts_of(figure) if text.get_text().strip().startswith("an-arm-of-")]) == 2
