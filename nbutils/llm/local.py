@@ -16,8 +16,6 @@ from nbutils.core.errors import InputError
 from nbutils.core.judge_settings import JudgeModel
 from nbutils.llm.client import Record, Reply, Request
 
-_DETERMINE_ANSWERS = ("*.json", "*.safetensors", "*.bin", "*.jinja", "*.model", "*.txt")
-
 
 class TransformersBackend:
     """Answers by a chat model on this machine, loaded at the first request.
@@ -33,7 +31,15 @@ class TransformersBackend:
         """Answer batch after batch; a prompt that does not fit into the model's context is a recorded failure."""
         tokenizer, model = load(self._judge)
         prompts = {request.key: encode(tokenizer, request) for request in requests}
-        fitting = _refuse_too_long(requests, prompts, model, record)
+        room = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        fitting = []
+        for request in requests:
+            length = len(prompts[request.key])
+            if room and length + request.max_tokens > room:
+                said = f"a prompt of {length} tokens and an answer of {request.max_tokens} exceed {room}"
+                record.keep(request, Reply(None, f"{said}, the model's context"))
+            else:
+                fitting.append(request)
         fitting.sort(key=lambda request: -len(prompts[request.key]))
         for first in range(0, len(fitting), self._judge.batch_size):
             batch = fitting[first : first + self._judge.batch_size]
@@ -47,7 +53,8 @@ def identify(judge: JudgeModel) -> str:
     folder, precision = Path(judge.model).expanduser(), choose_precision()
     weights = judge.revision
     if folder.is_dir():
-        files = sorted(path for pattern in _DETERMINE_ANSWERS for path in folder.glob(pattern))
+        endings = (".json", ".safetensors", ".bin", ".jinja", ".model", ".txt")
+        files = [path for path in folder.iterdir() if path.name.endswith(endings)]
         weights = sha256_json({path.name: sha256_file(path) for path in files})[:16]
     return f"transformers {weights} {'nf4' if precision.device == 'cuda' else precision.dtype}"
 
@@ -76,38 +83,18 @@ def encode(tokenizer: Any, request: Request) -> list[int]:
     """Token ids of a request in the model's chat format; a template without a system role gets it before the user's."""
     from jinja2 import TemplateError
 
-    given = [(role, _defuse(text, tokenizer)) for role, text in request.messages]
-    messages = [{"role": role, "content": text} for role, text in given]
+    messages = [{"role": role, "content": text} for role, text in request.messages]
+    special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    for token in sorted(special, key=len, reverse=True):
+        broken = f"{token[:1]}\u2060{token[1:]}"  # by an invisible mark, so that no answer can end its turn
+        for message in messages:
+            message["content"] = message["content"].replace(token, broken)
     format_ids = functools.partial(tokenizer.apply_chat_template, add_generation_prompt=True, return_dict=False)
     try:
         return list(format_ids(messages))
     except TemplateError:
-        joined = "\n\n".join(text for _, text in given)
+        joined = "\n\n".join(message["content"] for message in messages)
         return list(format_ids([{"role": "user", "content": joined}]))
-
-
-def _defuse(text: str, tokenizer: Any) -> str:
-    """The text with the model's control tokens broken by an invisible mark, so that no answer can end its turn."""
-    special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
-    for token in sorted(special, key=len, reverse=True):
-        text = text.replace(token, f"{token[:1]}\u2060{token[1:]}")
-    return text
-
-
-def _refuse_too_long(
-    requests: Sequence[Request], prompts: dict[str, list[int]], model: Any, record: Record
-) -> list[Request]:
-    """The requests that fit into the model's context; the others are recorded as failed."""
-    room = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    fitting = []
-    for request in requests:
-        length = len(prompts[request.key])
-        if room and length + request.max_tokens > room:
-            said = f"a prompt of {length} tokens and an answer of {request.max_tokens} exceed {room}"
-            record.keep(request, Reply(None, f"{said}, the model's context"))
-        else:
-            fitting.append(request)
-    return fitting
 
 
 def _generate(model: Any, tokenizer: Any, batch: Sequence[Request], prompts: dict[str, list[int]]) -> list[Reply]:

@@ -61,8 +61,10 @@ def read_body(body: Any) -> Reply:
     error = None if text else "the answer holds no text"
     served = writable(name) if isinstance(name := body.get("model"), str) else ""
     usage = given if isinstance(given := body.get("usage"), dict) else {}
-    counts = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
-    return Reply(text, error, *counts, _logprobs_of(body["choices"]), served[:100])
+    counts = [usage.get("prompt_tokens"), usage.get("completion_tokens")]
+    # 0 where the server does not say, or says something that cannot be.
+    tokens_in, tokens_out = (count if type(count) is int and 0 <= count < 10**9 else 0 for count in counts)
+    return Reply(text, error, tokens_in, tokens_out, _logprobs_of(body["choices"]), served[:100])
 
 
 def hide_key(reply: Reply, key: SecretStr, judge: JudgeModel) -> Reply:
@@ -87,15 +89,6 @@ def _logprobs_of(choices: Any) -> dict[str, float] | None:
         return None
 
 
-def _count(number: Any) -> int:
-    """A count of tokens; 0 where the server does not say, or says something that cannot be."""
-    return number if type(number) is int and 0 <= number < 10**9 else 0
-
-
-FATAL_STATUS = (400, 401, 402, 403, 404)
-PASSING_STATUS = (408, 409, 425, 429)
-BUSY_STATUS = (429, 529)
-
 LONGEST_WAIT_SECONDS = 600.0
 """An endpoint that asks to wait longer than this is left alone: the run stops and says so."""
 
@@ -104,12 +97,8 @@ _ONE_REQUEST = re.compile(
 )
 """What servers say when they refuse this one text and would answer another."""
 
-_FORMAT = re.compile("response.?format|json.?schema|structured.?output", re.IGNORECASE)
-
 _LARGER_THAN_ALLOWANCE = re.compile("request too large", re.IGNORECASE)
 """With status 429: this request alone is more than a minute's tokens, and never will be less."""
-
-_QUOTA = re.compile("insufficient_quota|billing_hard_limit|credit balance|insufficient (funds|balance|credits)", re.I)
 
 
 def is_passing(error: BaseException) -> bool:
@@ -121,13 +110,13 @@ def is_passing(error: BaseException) -> bool:
     status = getattr(error, "status_code", None)
     if status is None:
         return _is_connection_error(error)
-    return (status in PASSING_STATUS or status >= 500) and not _is_hopeless(error)
+    return (status in (408, 409, 425, 429) or status >= 500) and not _is_hopeless(error)
 
 
 def is_busy(error: BaseException) -> bool:
     """Whether the endpoint has too much to do: too many requests, or unavailable with a time to come back."""
     status = getattr(error, "status_code", None)
-    return (status in BUSY_STATUS or (status == 503 and bool(retry_after(error)))) and not _is_hopeless(error)
+    return (status in (429, 529) or (status == 503 and bool(retry_after(error)))) and not _is_hopeless(error)
 
 
 def is_unreachable(error: BaseException) -> bool:
@@ -143,25 +132,24 @@ def is_about_one_request(error: BaseException) -> bool:
 
 def is_about_format(error: BaseException) -> bool:
     """Whether the endpoint refuses the `response_format`, in which case it may answer in plain words."""
-    status = getattr(error, "status_code", None)
-    return status in (400, 422, 501) and bool(_FORMAT.search(_all_said(error)))
+    status, formats = getattr(error, "status_code", None), "response.?format|json.?schema|structured.?output"
+    return status in (400, 422, 501) and bool(re.search(formats, _all_said(error), re.IGNORECASE))
 
 
 def is_quota_used_up(error: BaseException) -> bool:
     """Whether the account behind the key has nothing left."""
-    return getattr(error, "status_code", None) == 402 or bool(_QUOTA.search(_all_said(error)))
+    quota = "insufficient_quota|billing_hard_limit|credit balance|insufficient (funds|balance|credits)"
+    return getattr(error, "status_code", None) == 402 or bool(re.search(quota, _all_said(error), re.IGNORECASE))
 
 
 def retry_after(error: BaseException) -> float | None:
     """Seconds that the endpoint asks to wait (Retry-After, a number or a date); None where it does not, or in vain."""
     headers = getattr(getattr(error, "response", None), "headers", {})
-    if (given := _number(headers.get("retry-after-ms", ""))) is not None:
-        return given / 1000
-    text = headers.get("retry-after", "")
-    if (given := _number(text)) is not None:
-        return given
+    for name, per_second in (("retry-after-ms", 1000), ("retry-after", 1)):
+        if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", given := headers.get(name, "").strip()):
+            return float(given) / per_second
     try:
-        then = email.utils.parsedate_to_datetime(text)
+        then = email.utils.parsedate_to_datetime(given)
     except ValueError:
         return None
     wait = (then.replace(tzinfo=then.tzinfo or datetime.UTC) - datetime.datetime.now(datetime.UTC)).total_seconds()
@@ -179,7 +167,7 @@ def why_to_stop(error: BaseException, judge: JudgeModel, said: str) -> str:
         return f"{where} refuses the key in {judge.key_variable} (HTTP {status}): correct it"
     if is_quota_used_up(error):
         return f"{where}: the quota of the key in {judge.key_variable} is used up: top it up"
-    if status in FATAL_STATUS and not is_about_one_request(error):
+    if status in (400, 401, 402, 403, 404) and not is_about_one_request(error):
         mend = f"check model '{judge.model}', base_url and the judge's settings"
         return f"{where} refuses the request ({said}): {mend}"
     if is_unreachable(error):
@@ -188,8 +176,6 @@ def why_to_stop(error: BaseException, judge: JudgeModel, said: str) -> str:
         return f"{where} asks to wait {math.ceil(wait / 60)} minutes: run the same again then"
     return ""
 
-
-# --- trying again --------------------------------------------------------------------------------------------------
 
 REFUSALS = 20
 """How often one call may be told "too many requests" before it counts as failed."""
@@ -244,7 +230,3 @@ def _is_hopeless(error: BaseException) -> bool:
 def _all_said(error: BaseException) -> str:
     # The text of an error of the openai package holds the server's message only, and not its code and type.
     return " ".join(str(part) for part in (error, getattr(error, "code", ""), getattr(error, "type", "")))
-
-
-def _number(text: Any) -> float | None:
-    return float(text) if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", str(text).strip()) else None
