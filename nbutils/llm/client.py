@@ -21,15 +21,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from tqdm import tqdm
+
 from nbutils.core.disk import sha256_json, take_lock
 from nbutils.core.errors import InputError
 from nbutils.core.progress import track
 
-NO_FORMAT = "takes no response_format"
-"""What the ledger notes of an endpoint that has refused one."""
-
-LEAST_ROOM = 1_000_000
-"""Free bytes on the disk without which nothing is asked: the answers could not be kept."""
+NO_FORMAT = "takes no response_format"  # what the ledger notes of an endpoint that has refused one
+LEAST_ROOM = 1_000_000  # free bytes on the disk without which nothing is asked: the answers could not be kept
 
 
 @dataclass(frozen=True)
@@ -177,9 +176,8 @@ class Ledger:
 class Record:
     """What one run of asking has brought so far. Every reply is on disk before anything else happens with it."""
 
-    def __init__(self, ledger: Ledger, label: str, total: int) -> None:
-        self.ledger, self.replies = ledger, dict[str, Reply]()
-        self._progress = track([], label, total=total)
+    def __init__(self, ledger: Ledger, progress: "tqdm[Any]") -> None:
+        self.ledger, self.replies, self._progress = ledger, dict[str, Reply](), progress
 
     def keep(self, request: Request, reply: Reply) -> None:
         """Write a reply down. Raises StopAskingError when the disk takes it no more.
@@ -198,10 +196,6 @@ class Record:
         self.replies[request.key] = Reply(None, why)
         self.ledger.write(request, self.replies[request.key])
 
-    def close(self) -> None:
-        """End the progress bar."""
-        self._progress.close()
-
 
 def ask_all(requests: Sequence[Request], backend: Backend, ledger: Ledger, label: str) -> list[Reply]:
     """Answer every request, each different one at most once, from the ledger where it is there.
@@ -216,7 +210,8 @@ def ask_all(requests: Sequence[Request], backend: Backend, ledger: Ledger, label
             # Whoever asked until now may have brought what was missing.
             known = ledger.find(list(different))
             missing = [request for key, request in different.items() if key not in known]
-            with contextlib.closing(Record(ledger, label, len(missing))) as record:
+            with track([], label, total=len(missing)) as progress:
+                record = Record(ledger, progress)
                 if missing:
                     _run(backend.answer(missing, record))
             asked = record.replies

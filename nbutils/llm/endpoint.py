@@ -12,29 +12,13 @@ from typing import Any
 from pydantic import SecretStr
 
 from nbutils.core.judge_settings import NO_KEY, JudgeModel, read_key, without_key
+from nbutils.llm import protocol
 from nbutils.llm.client import FormatRefusedError, Record, Reply, Request, StopAskingError
 from nbutils.llm.limits import Budget, Throttle, most_tokens
-from nbutils.llm.protocol import (
-    BadAnswerError,
-    build_body,
-    hide_key,
-    is_about_format,
-    is_about_one_request,
-    is_busy,
-    is_passing,
-    is_same_model,
-    is_unreachable,
-    read_completion,
-    retry_after,
-    retry_rules,
-    why_to_stop,
-)
+from nbutils.llm.protocol import BadAnswerError
 
-OUTAGE = 10
-"""Calls lost one after the other, none answered between them: then the run stops."""
-
-KNOWS_ITS_NAME = "names the model as it was asked for"
-"""What the ledger notes of an endpoint: from then on another name in an answer is another model."""
+OUTAGE = 10  # calls lost one after the other, none answered between them: then the run stops
+KNOWS_ITS_NAME = "names the model as it was asked for"  # what the ledger notes: from then on another name is another
 
 
 class OpenAIBackend:
@@ -78,12 +62,14 @@ class OpenAIBackend:
         import tenacity
         from openai import OpenAIError
 
-        rules = retry_rules(self._judge.attempts, lambda error: not throttle.closed and self._may_pass(error), False)
+        rules = protocol.retry_rules(
+            self._judge.attempts, lambda error: not throttle.closed and self._may_pass(error), False
+        )
         try:
             return await tenacity.AsyncRetrying(**rules)(self._attempt, client, throttle, request)
         except (OpenAIError, BadAnswerError) as error:
             said, stop = self._explain(request, error)
-            self._lost += not is_about_one_request(error)
+            self._lost += not protocol.is_about_one_request(error)
         if stop:
             raise stop
         return Reply(None, said)
@@ -91,10 +77,10 @@ class OpenAIBackend:
     def _explain(self, request: Request, error: Exception) -> tuple[str, StopAskingError | None]:
         """An error in words, and what to raise, outside the `except` block, for one that every call would meet."""
         said = without_key(f"{type(error).__name__}: {error}", self._key, self._judge)[:500]
-        if "response_format" in request.options and is_about_format(error):
+        if "response_format" in request.options and protocol.is_about_format(error):
             mend = "set structured = false"
             return said, FormatRefusedError(f"the endpoint takes no response_format ({said}): {mend}")
-        why = why_to_stop(error, self._judge, said)
+        why = protocol.why_to_stop(error, self._judge, said)
         return said, StopAskingError(why) if why else None
 
     async def _attempt(self, client: Any, throttle: Throttle, request: Request) -> Reply:
@@ -104,9 +90,9 @@ class OpenAIBackend:
             try:
                 reply = await self._ask(client, request)
             except (OpenAIError, BadAnswerError) as error:
-                if is_busy(error):
-                    throttle.refused(call, retry_after(error))
-                if not hasattr(error, "status_code") and not is_unreachable(error):
+                if protocol.is_busy(error):
+                    throttle.refused(call, protocol.retry_after(error))
+                if not hasattr(error, "status_code") and not protocol.is_unreachable(error):
                     call.tokens = most_tokens(request)  # it may have been answered, and billed, before it was lost
                 if not self._may_pass(error) and self._explain(request, error)[1]:
                     throttle.closed = True  # before this call's place is free for the next one
@@ -120,7 +106,7 @@ class OpenAIBackend:
     async def _ask(self, client: Any, request: Request) -> Reply:
         from openai import HttpxBinaryResponseContent
 
-        body = build_body(request, self._judge.limit_name)
+        body = protocol.build_body(request, self._judge.limit_name)
         try:
             # A time-out of our own: the client's starts anew with every byte of an answer that comes in drips.
             async with asyncio.timeout(self._judge.timeout):
@@ -129,18 +115,18 @@ class OpenAIBackend:
                 answer = await client.post("/chat/completions", body=body, cast_to=HttpxBinaryResponseContent)
         except TimeoutError:
             raise BadAnswerError(f"no complete answer within {self._judge.timeout:g} seconds") from None
-        reply = read_completion(answer.content, answer.response.headers.get("content-type", ""))
+        reply = protocol.read_completion(answer.content, answer.response.headers.get("content-type", ""))
         self._has_answered = True
-        if reply.served and self._names_the_model and not is_same_model(self._judge.model, reply.served):
+        if reply.served and self._names_the_model and not protocol.is_same_model(self._judge.model, reply.served):
             raise BadAnswerError(self._in_place(reply.served))
-        return hide_key(reply, self._key, self._judge)
+        return protocol.hide_key(reply, self._key, self._judge)
 
     def _learn_name(self, record: Record, request: Request, reply: Reply) -> None:
         """Take back other models' answers once the endpoint has shown that it knows the asked one by its name.
 
         Until then other names are collected: an endpoint's name for a model may be a mere alias.
         """
-        if is_same_model(self._judge.model, reply.served):
+        if protocol.is_same_model(self._judge.model, reply.served):
             if not self._names_the_model:
                 record.ledger.note(request, KNOWS_ITS_NAME)
             self._names_the_model = True
@@ -156,7 +142,7 @@ class OpenAIBackend:
 
     def _may_pass(self, error: BaseException) -> bool:
         """Whether another attempt may succeed. A server that was never there will not come."""
-        return is_passing(error) and (self._has_answered or not is_unreachable(error))
+        return protocol.is_passing(error) and (self._has_answered or not protocol.is_unreachable(error))
 
 
 def connect(judge: JudgeModel, key: SecretStr) -> Any:

@@ -24,11 +24,8 @@ from nbutils.core.judge_settings import JudgeModel
 from nbutils.llm.client import Request, StopAskingError
 from nbutils.llm.protocol import backoff_seconds
 
-TOKENS_PER_MESSAGE = 8
-"""What a chat format adds to each message for its role and its ends, on the cautious side."""
-
-SECONDS_PER_CALL = 5.0
-"""Assumed time of one call in estimates: some 150 to 250 tokens from a hosted model."""
+TOKENS_PER_MESSAGE = 8  # what a chat format adds to each message for its role and its ends, on the cautious side
+SECONDS_PER_CALL = 5.0  # assumed time of one call in estimates: some 150 to 250 tokens from a hosted model
 
 # Of the calls in flight:
 PROBES = 2  # until the first answer

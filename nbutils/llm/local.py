@@ -85,8 +85,9 @@ def encode(tokenizer: Any, request: Request) -> list[int]:
 
     messages = [{"role": role, "content": text} for role, text in request.messages]
     special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    # The model's control tokens are broken by an invisible mark, so that no answer can end its turn.
     for token in sorted(special, key=len, reverse=True):
-        broken = f"{token[:1]}\u2060{token[1:]}"  # by an invisible mark, so that no answer can end its turn
+        broken = f"{token[:1]}\u2060{token[1:]}"
         for message in messages:
             message["content"] = message["content"].replace(token, broken)
     format_ids = functools.partial(tokenizer.apply_chat_template, add_generation_prompt=True, return_dict=False)

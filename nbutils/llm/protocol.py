@@ -13,6 +13,13 @@ from pydantic import SecretStr
 from nbutils.core.judge_settings import JudgeModel, without_key
 from nbutils.llm.client import Reply, Request, writable
 
+LONGEST_WAIT_SECONDS = 600.0  # an endpoint that asks to wait longer is left alone: the run stops and says so
+LONGEST_BACKOFF_SECONDS = 30.0  # between attempts where it does not say how long: one second, then twice as long each
+REFUSALS = 20  # how often one call may be told "too many requests" before it counts as failed
+
+_LARGER_THAN_ALLOWANCE = "request too large"
+"""With status 429: this request alone is more than a minute's tokens, and never will be less."""
+
 
 class BadAnswerError(Exception):
     """Something came that is no chat completion. `status_code`, `code` and `type` are what it says of itself."""
@@ -89,18 +96,6 @@ def _logprobs_of(choices: Any) -> dict[str, float] | None:
         return None
 
 
-LONGEST_WAIT_SECONDS = 600.0
-"""An endpoint that asks to wait longer than this is left alone: the run stops and says so."""
-
-_ONE_REQUEST = re.compile(
-    "context|too long|longer than|too large|content.?(filter|policy|management)|safety", re.IGNORECASE
-)
-"""What servers say when they refuse this one text and would answer another."""
-
-_LARGER_THAN_ALLOWANCE = re.compile("request too large", re.IGNORECASE)
-"""With status 429: this request alone is more than a minute's tokens, and never will be less."""
-
-
 def is_passing(error: BaseException) -> bool:
     """Whether another attempt may succeed, within a time that a run can wait."""
     if (retry_after(error) or 0) > LONGEST_WAIT_SECONDS:
@@ -126,20 +121,21 @@ def is_unreachable(error: BaseException) -> bool:
 
 def is_about_one_request(error: BaseException) -> bool:
     """Whether the endpoint refuses this one text and would answer another."""
-    status, said = getattr(error, "status_code", None), _all_said(error)
-    return (status in (400, 413) and bool(_ONE_REQUEST.search(said))) or bool(_LARGER_THAN_ALLOWANCE.search(said))
+    words = "context|too long|longer than|too large|content.?(filter|policy|management)|safety"
+    is_refused = getattr(error, "status_code", None) in (400, 413) and _says(error, words)
+    return is_refused or _says(error, _LARGER_THAN_ALLOWANCE)
 
 
 def is_about_format(error: BaseException) -> bool:
     """Whether the endpoint refuses the `response_format`, in which case it may answer in plain words."""
-    status, formats = getattr(error, "status_code", None), "response.?format|json.?schema|structured.?output"
-    return status in (400, 422, 501) and bool(re.search(formats, _all_said(error), re.IGNORECASE))
+    words = "response.?format|json.?schema|structured.?output"
+    return getattr(error, "status_code", None) in (400, 422, 501) and _says(error, words)
 
 
 def is_quota_used_up(error: BaseException) -> bool:
     """Whether the account behind the key has nothing left."""
-    quota = "insufficient_quota|billing_hard_limit|credit balance|insufficient (funds|balance|credits)"
-    return getattr(error, "status_code", None) == 402 or bool(re.search(quota, _all_said(error), re.IGNORECASE))
+    words = "insufficient_quota|billing_hard_limit|credit balance|insufficient (funds|balance|credits)"
+    return getattr(error, "status_code", None) == 402 or _says(error, words)
 
 
 def retry_after(error: BaseException) -> float | None:
@@ -175,13 +171,6 @@ def why_to_stop(error: BaseException, judge: JudgeModel, said: str) -> str:
     if (wait := retry_after(error)) and wait > LONGEST_WAIT_SECONDS:
         return f"{where} asks to wait {math.ceil(wait / 60)} minutes: run the same again then"
     return ""
-
-
-REFUSALS = 20
-"""How often one call may be told "too many requests" before it counts as failed."""
-
-LONGEST_BACKOFF_SECONDS = 30.0
-"""Between attempts where the endpoint does not say how long to wait: one second, then twice as long each time."""
 
 
 def retry_rules(
@@ -224,9 +213,10 @@ def _is_connection_error(error: BaseException) -> bool:
 
 
 def _is_hopeless(error: BaseException) -> bool:
-    return is_quota_used_up(error) or bool(_LARGER_THAN_ALLOWANCE.search(_all_said(error)))
+    return is_quota_used_up(error) or _says(error, _LARGER_THAN_ALLOWANCE)
 
 
-def _all_said(error: BaseException) -> str:
+def _says(error: BaseException, words: str) -> bool:
     # The text of an error of the openai package holds the server's message only, and not its code and type.
-    return " ".join(str(part) for part in (error, getattr(error, "code", ""), getattr(error, "type", "")))
+    said = " ".join(str(part) for part in (error, getattr(error, "code", ""), getattr(error, "type", "")))
+    return bool(re.search(words, said, re.IGNORECASE))
