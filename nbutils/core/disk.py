@@ -95,9 +95,7 @@ def sha256_json(value: Any) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-HASHES = ".hashes.jsonl"
-"""Under runs/: a line for each file that was hashed. It may be removed at any time."""
-
+HASHES = ".hashes.jsonl"  # under runs/: a line for each file that was hashed; it may be removed at any time
 SETTLED_NS = 2 * 10**9
 """A file that was changed twice within one tick of its file system's clock looks the same both times: what is younger
 than this is not remembered (as git's index has it)."""

@@ -2,19 +2,11 @@
 
 import os
 import re
-from typing import Any, Literal
+from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SecretStr,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+import pydantic
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
 from nbutils.core.errors import InputError
 
@@ -29,6 +21,14 @@ class Settings(BaseModel):
     """A table of a profile: frozen, and without unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @classmethod
+    def build(cls, where: str = "", **fields: Any) -> Self:
+        """Settings from single values; raises InputError with one line, which begins with `where`."""
+        try:
+            return cls(**fields)
+        except ValidationError as error:
+            raise InputError(where + first_problem(error)) from None
 
 
 class JudgeModel(Settings):
@@ -63,17 +63,9 @@ class JudgeModel(Settings):
     structured: bool | Literal["auto"] = "auto"
     logprobs: bool = True
 
-    @classmethod
-    def build(cls, **fields: Any) -> "JudgeModel":
-        """A judge from command-line values; raises InputError with one line."""
-        try:
-            return cls(**fields)
-        except ValidationError as error:
-            raise InputError(first_problem(error)) from None
-
     @field_validator("name", "model", "base_url", "key_variable")
     @classmethod
-    def _holds_no_key(cls, text: str | None, info: ValidationInfo) -> str | None:
+    def _holds_no_key(cls, text: str | None, info: pydantic.ValidationInfo) -> str | None:
         # What was given is not shown: people put passwords and keys into addresses and names of variables.
         if text and LIKE_A_KEY.search(text):
             raise ValueError("this looks like a key: set it as an environment variable and give the variable's name")

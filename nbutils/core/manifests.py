@@ -20,7 +20,6 @@ from nbutils import ROOT
 from nbutils.core import disk
 
 MANIFEST = "manifest.json"
-VERSIONED = ("numpy", "nltk", "tokenizers", "torch", "transformers", "peft", "trl", "bitsandbytes", "sacrebleu")
 
 
 @dataclass(frozen=True)
@@ -82,8 +81,7 @@ def stage_folder(profile: str, stage: str, arm: str, seed: int) -> Path:
 def read_manifest(folder: Path) -> Manifest | None:
     """The manifest of a folder, or None where there is none that can be read."""
     try:
-        stored = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        return Manifest(folder=folder, **stored)
+        return Manifest(folder=folder, **json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
     except (FileNotFoundError, NotADirectoryError, ValueError, TypeError):
         return None
 
@@ -171,7 +169,7 @@ def _conclude(plan: Plan, facts: dict[str, Any], started: datetime.datetime) -> 
 def installed_versions() -> dict[str, str]:
     """Versions of Python and of the libraries that can change a result, without importing them."""
     versions = {"python": sys.version.split()[0]}
-    for name in VERSIONED:
+    for name in ("numpy", "nltk", "tokenizers", "torch", "transformers", "peft", "trl", "bitsandbytes", "sacrebleu"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
     return versions
@@ -191,8 +189,7 @@ def git_revision() -> str:
     return revision + "+" * bool(changes)
 
 
-MINIMUM_JUDGED = 0.99
-"""Below this share of judged prompts no headline is given."""
+MINIMUM_JUDGED = 0.99  # below this share of judged prompts no headline is given
 
 
 def is_enough(judged: int, asked: int) -> bool:

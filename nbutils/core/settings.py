@@ -132,10 +132,7 @@ class Generation(Settings):
 
     def changed(self, where: str, **fields: Any) -> "Generation":
         """These settings with some fields changed; raises InputError, naming `where`, for values that do not fit."""
-        try:
-            return Generation.model_validate(self.model_dump() | fields)
-        except ValidationError as error:
-            raise InputError(f"{where}: {first_problem(error)}") from None
+        return Generation.build(f"{where}: ", **self.model_dump() | fields)
 
 
 class Capabilities(Settings):

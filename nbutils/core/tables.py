@@ -8,6 +8,7 @@ is never compared with "True".
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -180,8 +181,7 @@ class Table:
         ),
         ("td.number", "text-align: right; font-variant-numeric: tabular-nums"),
     )
-    LONG = 44
-    """Characters from which on a text is wrapped between words; a shorter one, such as an arm's name, stays whole."""
+    LONG = 44  # characters: a longer text is wrapped between words, a shorter one, such as an arm's name, stays whole
 
     def __init__(self, rows: "DataFrame | Iterable[Mapping[str, Any]]", note: str = "") -> None:
         import pandas as pd
@@ -190,8 +190,6 @@ class Table:
         self.note = note
 
     def _repr_html_(self) -> str:
-        from html import escape
-
         import pandas as pd
 
         cells = self._cells()
@@ -212,11 +210,9 @@ class Table:
     def __repr__(self) -> str:
         columns = [[str(name), *cells] for name, cells in zip(self.frame, self._cells(), strict=True)]
         widths = [max(map(len, column)) for column in columns]
-        lines = [
-            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-            for line in zip(*columns, strict=True)
-        ]
-        return "\n".join([*(line.rstrip() for line in lines), *([self.note] if self.note else [])])
+        padded = [[cell.ljust(width) for cell in column] for column, width in zip(columns, widths, strict=True)]
+        lines = ["  ".join(line).rstrip() for line in zip(*padded, strict=True)]
+        return "\n".join([*lines, self.note] if self.note else lines)
 
     def _cells(self) -> list[list[str]]:
         """What is shown, column by column: the fractions of a column of numbers with equally many decimals."""
