@@ -23,10 +23,7 @@ def runs_folder() -> Path:
 
 
 def take_lock(path: Path, notice: str, log: TextIO | None = None, patience: float = 0.0) -> AbstractContextManager[Any]:
-    """A lock for a `with`; `notice` goes to `log` (default: stdout) where another holds it for `patience` seconds.
-
-    The operating system takes it from a process that is killed.
-    """
+    """A lock for a `with`; `notice` goes to `log` (default: stdout) where another holds it for `patience` seconds."""
     lock = FileLock(path)
     try:
         return lock.acquire(timeout=patience)

@@ -127,16 +127,15 @@ class BatchBackend:
                 if reply.text is None:
                     failures[key] = reply
                 else:
-                    self._keep(record, asked[key], reply)
+                    self._budget.settle(asked[key], (reply.tokens_in, reply.tokens_out))
+                    record.keep(asked[key], reply)
+        lost = Reply(None, f"batch {batch.id} ended ({batch.status}) without an answer to this request")
         for key, request in asked.items():
             if key not in record.replies:
-                lost = Reply(None, f"batch {batch.id} ended ({batch.status}) without an answer to this request")
-                self._keep(record, request, failures.get(key, lost))
+                reply = failures.get(key, lost)
+                self._budget.settle(request, (reply.tokens_in, reply.tokens_out))
+                record.keep(request, reply)
         _forget(record.ledger, submission.token)
-
-    def _keep(self, record: Record, request: Request, reply: Reply) -> None:
-        self._budget.settle(request, (reply.tokens_in, reply.tokens_out))
-        record.keep(request, reply)
 
     async def _wait(self, client: Any, submission: Submission, ledger: Ledger) -> Any:
         running = ("validating", "in_progress", "finalizing", "cancelling")

@@ -16,7 +16,6 @@ import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -95,12 +94,10 @@ def writable(text: str) -> str:
 
 
 class Ledger:
-    """Answers on disk, in SQLite with a write-ahead log, safe for several processes.
-
-    Raises InputError for a path that cannot hold one.
-    """
+    """Answers on disk, in SQLite with a write-ahead log, safe for several processes."""
 
     def __init__(self, path: Path) -> None:
+        """Open or make it. Raises InputError for a path that cannot hold one."""
         self._path = path
         tables = {
             "replies": "key TEXT PRIMARY KEY, model TEXT, request TEXT, reply TEXT, tokens_in INTEGER, "
@@ -157,7 +154,7 @@ class Ledger:
             said = f"{self._path}: cannot be written ({error})"
             raise StopAskingError(f"{said}: make room and run the same again, what was answered is kept") from None
 
-    def asking(self, request: Request) -> AbstractContextManager[Any]:
+    def asking(self, request: Request) -> contextlib.AbstractContextManager[Any]:
         """Let one process at a time ask a service through this ledger, so that two do not pay for the same answers.
 
         Raises StopAskingError, before anything is paid for, where the disk has no room for answers.
@@ -180,10 +177,8 @@ class Record:
         self.ledger, self.replies, self._progress = ledger, dict[str, Reply](), progress
 
     def keep(self, request: Request, reply: Reply) -> None:
-        """Write a reply down. Raises StopAskingError when the disk takes it no more.
-
-        One that was asked for log-probabilities is stored with them, as JSON beside the text.
-        """
+        """Write a reply down. Raises StopAskingError when the disk takes it no more."""
+        # One that was asked for log-probabilities is stored with them, as JSON beside the text.
         if reply.text is not None and reply.logprobs and request.options.get("logprobs"):
             reply = reply._replace(text=json.dumps({"text": reply.text, "logprobs": reply.logprobs}))
         self.ledger.write(request, reply)
@@ -210,11 +205,11 @@ def ask_all(requests: Sequence[Request], backend: Backend, ledger: Ledger, label
             # Whoever asked until now may have brought what was missing.
             known = ledger.find(list(different))
             missing = [request for key, request in different.items() if key not in known]
-            with track([], label, total=len(missing)) as progress:
-                record = Record(ledger, progress)
-                if missing:
+            if missing:
+                with track([], label, total=len(missing)) as progress:
+                    record = Record(ledger, progress)
                     _run(backend.answer(missing, record))
-            asked = record.replies
+                asked = record.replies
     replies = {key: Reply(text) for key, text in known.items()} | asked
     return [replies[request.key] for request in requests]
 
