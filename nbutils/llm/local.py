@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nbutils.core.devices import Precision, choose_precision
+from nbutils.core.devices import choose_precision
 from nbutils.core.disk import sha256_file, sha256_json
 from nbutils.core.errors import InputError
 from nbutils.core.judge_settings import JudgeModel
@@ -61,13 +61,22 @@ def identify(judge: JudgeModel) -> str:
 
 def load(judge: JudgeModel) -> tuple[Any, Any]:
     """Tokenizer and model, ready for generation. Raises InputError where one of them cannot be had."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig
 
     precision, options = choose_precision(), _options(judge)
+    number_format: dict[str, Any] = {"dtype": precision.torch_dtype}
+    if precision.device != "cpu":
+        four_bits = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=precision.torch_dtype,
+        )
+        number_format |= {"quantization_config": four_bits, "device_map": {"": precision.device}}
     model: Any
     try:
         tokenizer = AutoTokenizer.from_pretrained(judge.model, **options)
-        model = AutoModelForCausalLM.from_pretrained(judge.model, **options, **_format(precision))
+        model = AutoModelForCausalLM.from_pretrained(judge.model, **options, **number_format)
     except (OSError, ValueError) as error:
         raise InputError(f"judge model {judge.model}: {str(error).splitlines()[0]}") from None
     if not tokenizer.chat_template:
@@ -129,17 +138,3 @@ def _options(judge: JudgeModel) -> dict[str, Any]:
     if not judge.revision:
         raise InputError(f"'{judge.model}' is no folder; a model of the Hub needs 'revision', a full commit hash")
     return {"trust_remote_code": False, "revision": judge.revision}
-
-
-def _format(precision: Precision) -> dict[str, Any]:
-    if precision.device == "cpu":
-        return {"dtype": precision.torch_dtype}
-    from transformers import BitsAndBytesConfig
-
-    four_bits = BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=precision.torch_dtype,
-    )
-    return {"dtype": precision.torch_dtype, "quantization_config": four_bits, "device_map": {"": precision.device}}
