@@ -1,17 +1,18 @@
 """Files: atomic writes, JSON lines that survive a kill, hashes, and where runs are written."""
 
 import contextlib
-import csv
 import functools
 import hashlib
-import io
 import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
+
+from filelock import FileLock, Timeout
 
 from nbutils import home
 
@@ -21,7 +22,14 @@ def runs_folder() -> Path:
     return Path(os.environ.get("LIM_RUNS") or home() / "runs")
 
 
-# --- bytes to disk -------------------------------------------------------------------------------------------------
+def take_lock(path: Path, notice: str, log: TextIO | None = None, patience: float = 0.0) -> AbstractContextManager[Any]:
+    """A lock for a `with`; `notice` goes to `log` (default: stdout) where another holds it for `patience` seconds."""
+    lock = FileLock(path)
+    try:
+        return lock.acquire(timeout=patience)
+    except Timeout:
+        print(notice, file=log, flush=True)
+        return lock.acquire()
 
 
 @contextlib.contextmanager
@@ -57,16 +65,6 @@ def write_jsonl(path: Path, records: Iterable[dict[str, Any]]) -> None:
     write_text(path, "".join(map(json_line, records)))
 
 
-def write_csv(path: Path, records: Sequence[dict[str, Any]]) -> None:
-    """Write a small table atomically: the columns in the order in which the records bring them, empty where absent."""
-    text = io.StringIO()
-    columns = dict.fromkeys(name for record in records for name in record)
-    writer = csv.DictWriter(text, list(columns), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(records)
-    write_text(path, text.getvalue())
-
-
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """Read a JSON-lines file of the project's own making."""
     with open(path, encoding="utf-8") as file:
@@ -94,11 +92,7 @@ def sha256_json(value: Any) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-# --- hashes of files -----------------------------------------------------------------------------------------------
-
-HASHES = ".hashes.jsonl"
-"""Under runs/: a line for each file that was hashed. It may be removed at any time."""
-
+HASHES = ".hashes.jsonl"  # under runs/: a line for each file that was hashed; it may be removed at any time
 SETTLED_NS = 2 * 10**9
 """A file that was changed twice within one tick of its file system's clock looks the same both times: what is younger
 than this is not remembered (as git's index has it)."""
@@ -135,7 +129,9 @@ def sha256_file(path: Path) -> str:
         if not is_settled or stamp_file(path) != stamp:
             return digest
         remembered[stamp] = digest
-        _append(runs_folder() / HASHES, [*stamp, digest])
+        # One write: lines of several processes stay whole. It begins a line, behind whatever a kill has torn.
+        with contextlib.suppress(OSError), open(runs_folder() / HASHES, "ab", buffering=0) as file:
+            file.write(f"\n{json.dumps([*stamp, digest])}".encode())
     return remembered[stamp]
 
 
@@ -156,12 +152,6 @@ def _read_hashes(path: Path) -> dict[Stamp, str]:
                     case [str(name), int(size), int(modified), int(inode), str(digest)] if len(digest) == 64:
                         remembered[Stamp(name, size, modified, inode)] = digest
     return remembered
-
-
-def _append(path: Path, entry: list[Any]) -> None:
-    # One write: lines of several processes stay whole. It begins a line, behind whatever a kill has torn.
-    with contextlib.suppress(OSError), open(path, "ab", buffering=0) as file:
-        file.write(f"\n{json.dumps(entry)}".encode())
 
 
 def remembered_array(kind: str, made_by: Any, compute: Callable[[], Any]) -> Any:

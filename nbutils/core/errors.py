@@ -8,8 +8,6 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
 
 class InputError(ValueError):
     """Something the user gave is wrong; the message names the file, row or key, and the mend."""
@@ -37,13 +35,13 @@ def exits_cleanly(main: Callable[..., None]) -> Callable[..., None]:
     def wrapped(*args: object) -> None:
         try:
             main(*args)
-        except InputError as error:
-            sys.exit(_report(error))
         except BrokenPipeError:
             # `... | head` closed our output: nothing is wrong, and Python must not complain at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        except OSError as error:
-            sys.exit(_report(_explain(error)))
+        except (InputError, OSError) as error:
+            said = _explain(error) if isinstance(error, OSError) else str(error)
+            print("error: " + " ".join(said.split()), file=sys.stderr)
+            sys.exit(2)
         except KeyboardInterrupt:
             print("interrupted; what was finished is kept, run the same command to continue", file=sys.stderr)
             sys.exit(130)
@@ -51,20 +49,15 @@ def exits_cleanly(main: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
-def _explain(error: OSError) -> InputError:
+def _explain(error: OSError) -> str:
     """What the machine refused; raises the error anew where it names no file and the disk is not full."""
     where = error.filename2 or error.filename
-    if error.errno in DISK_FULL:
-        place = f"{where}: " if where else ""
-        return InputError(f"{place}{error.strerror}: make room and run the same command to continue")
+    place = f"{where}: " if where else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return f"{place}{error.strerror}: make room and run the same command to continue"
     if not where:
         raise error
-    return InputError(f"{where}: {error.strerror}: choose another place, or mend this one")
-
-
-def _report(error: InputError) -> int:
-    print("error: " + " ".join(str(error).split()), file=sys.stderr)
-    return 2
+    return f"{place}{error.strerror}: choose another place, or mend this one"
 
 
 def check_k(k: int, n: int, what: str) -> None:

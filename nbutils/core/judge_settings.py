@@ -2,9 +2,10 @@
 
 import os
 import re
-from typing import Any, Literal
+from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
+import pydantic
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
 from nbutils.core.errors import InputError
@@ -20,6 +21,14 @@ class Settings(BaseModel):
     """A table of a profile: frozen, and without unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @classmethod
+    def build(cls, where: str = "", **fields: Any) -> Self:
+        """Settings from single values; raises InputError with one line, which begins with `where`."""
+        try:
+            return cls(**fields)
+        except ValidationError as error:
+            raise InputError(where + first_problem(error)) from None
 
 
 class JudgeModel(Settings):
@@ -54,37 +63,18 @@ class JudgeModel(Settings):
     structured: bool | Literal["auto"] = "auto"
     logprobs: bool = True
 
-    @classmethod
-    def build(cls, **fields: Any) -> "JudgeModel":
-        """A judge from command-line values; raises InputError with one line."""
-        try:
-            return cls(**fields)
-        except ValidationError as error:
-            raise InputError(first_problem(error)) from None
-
     @field_validator("name", "model", "base_url", "key_variable")
     @classmethod
-    def _is_no_key(cls, text: str | None) -> str | None:
+    def _holds_no_key(cls, text: str | None, info: pydantic.ValidationInfo) -> str | None:
+        # What was given is not shown: people put passwords and keys into addresses and names of variables.
         if text and LIKE_A_KEY.search(text):
             raise ValueError("this looks like a key: set it as an environment variable and give the variable's name")
-        return text
-
-    @field_validator("key_variable")
-    @classmethod
-    def _names_a_variable(cls, text: str) -> str:
-        if not re.fullmatch("[A-Z][A-Z0-9_]{0,63}", text):
+        if info.field_name == "key_variable" and not re.fullmatch("[A-Z][A-Z0-9_]{0,63}", text or ""):
             raise ValueError("give the name of an environment variable in capitals, not the key itself")
-        return text
-
-    @field_validator("base_url")
-    @classmethod
-    def _is_plain_url(cls, url: str | None) -> str | None:
-        if url is None:
-            return None
-        if not re.fullmatch(r"https?://([\w.-]+|\[[0-9a-fA-F:.]+\])(:[1-9]\d{0,4})?(/[\w./~%:+-]*)?", url):
-            # What was given is not shown: people put passwords and keys into addresses.
+        url = r"https?://([\w.-]+|\[[0-9a-fA-F:.]+\])(:[1-9]\d{0,4})?(/[\w./~%:+-]*)?"
+        if info.field_name == "base_url" and text is not None and not re.fullmatch(url, text):
             raise ValueError("a base_url looks like https://host/v1: with scheme, without spaces, password or '?'")
-        return url
+        return text
 
     @model_validator(mode="after")
     def _endpoint_has_model(self) -> "JudgeModel":
@@ -122,8 +112,6 @@ class PromptFile(Settings):
 
 Benchmark = Literal["mt-bench", "alpaca-eval"]
 
-_CANNOT_DO: dict[Benchmark, tuple[str, ...]] = {"mt-bench": ("reference", "first"), "alpaca-eval": ("reference",)}
-
 
 class Judging(Settings):
     """Who is compared with whom, by which judges, and with which prompt (default: data/prompts/pair.toml).
@@ -141,14 +129,10 @@ class Judging(Settings):
     benchmark_prompts: dict[Benchmark, PromptFile] = {}
 
     @model_validator(mode="after")
-    def _judges_differ(self) -> "Judging":
+    def _parts_agree(self) -> "Judging":
         names = [judge.name for judge in self.judges]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"two judges are called '{twice[0]}': give each a name of its own")
-        return self
-
-    @model_validator(mode="after")
-    def _benchmarks_have_judges(self) -> "Judging":
         if len(set(self.benchmarks)) < len(self.benchmarks):
             raise ValueError("'benchmarks' names one twice: name each once")
         for benchmark in self.benchmarks:
@@ -158,7 +142,8 @@ class Judging(Settings):
 
     def judges_for(self, benchmark: Benchmark) -> tuple[JudgeModel, ...]:
         """The judges that can do a benchmark: neither has references for all, and MT-Bench shows one answer alone."""
-        return tuple(judge for judge in self.judges if judge.kind not in _CANNOT_DO[benchmark])
+        unable = {"mt-bench": ("reference", "first"), "alpaca-eval": ("reference",)}[benchmark]
+        return tuple(judge for judge in self.judges if judge.kind not in unable)
 
 
 class Refining(Settings):
@@ -188,7 +173,6 @@ def first_problem(error: ValidationError) -> str:
 
 
 NO_KEY = "no-key"
-THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 
 
 def read_key(judge: JudgeModel) -> str:
@@ -197,7 +181,7 @@ def read_key(judge: JudgeModel) -> str:
     A server on this machine needs none. Raises InputError where a key is missing or cannot be one.
     """
     key = (os.environ.get(judge.key_variable) or _colab_secret(judge.key_variable) or "").strip()
-    if not key and urlsplit(judge.base_url or "").hostname in THIS_MACHINE:
+    if not key and urlsplit(judge.base_url or "").hostname in ("localhost", "127.0.0.1", "::1"):
         return NO_KEY
     if not key:
         raise InputError(f"judge '{judge.name}' needs a key: set the environment variable {judge.key_variable}")

@@ -11,21 +11,15 @@ import importlib.metadata
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
-
-from filelock import FileLock, Timeout
 
 from nbutils import ROOT
 from nbutils.core import disk
 
 MANIFEST = "manifest.json"
-VERSIONED = ("numpy", "nltk", "tokenizers", "torch", "transformers", "peft", "trl", "bitsandbytes", "sacrebleu")
-
-
-# --- plans and manifests -------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -87,8 +81,7 @@ def stage_folder(profile: str, stage: str, arm: str, seed: int) -> Path:
 def read_manifest(folder: Path) -> Manifest | None:
     """The manifest of a folder, or None where there is none that can be read."""
     try:
-        stored = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        return Manifest(folder=folder, **stored)
+        return Manifest(folder=folder, **json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
     except (FileNotFoundError, NotADirectoryError, ValueError, TypeError):
         return None
 
@@ -96,9 +89,8 @@ def read_manifest(folder: Path) -> Manifest | None:
 def fresh_manifest(plan: Plan) -> Manifest | None:
     """The stored manifest if it answers exactly this plan and every output is on disk unchanged."""
     manifest, stamps = _VERIFIED.get(plan.folder, (None, None))
-    if manifest is None or manifest.key != plan.key or _stamp_files(manifest) != stamps:
-        manifest = _verify(plan)
-    return manifest
+    is_known = manifest and manifest.key == plan.key and _stamp_files(manifest) == stamps
+    return manifest if is_known else _verify(plan)
 
 
 _VERIFIED: dict[Path, tuple[Manifest, list[disk.Stamp]]] = {}
@@ -139,28 +131,13 @@ def complete(plan: Plan, work: Callable[[Path], dict[str, Any]]) -> Manifest:
     Two processes asking for the same stage wait for each other.
     """
     plan.folder.mkdir(parents=True, exist_ok=True)
-    with _locked(plan.folder):
-        manifest = fresh_manifest(plan)
-        if manifest is None:
-            (plan.folder / MANIFEST).unlink(missing_ok=True)
-            started = datetime.datetime.now(datetime.UTC)
-            facts = work(plan.folder)
-            manifest = _conclude(plan, facts, started)
-    return manifest
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=1)
-    except Timeout:
-        print(f"waiting for another process that is at work in {folder}", flush=True)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+    notice = f"waiting for another process that is at work in {plan.folder}"
+    with disk.take_lock(plan.folder / ".lock", notice, patience=1):
+        if manifest := fresh_manifest(plan):
+            return manifest
+        (plan.folder / MANIFEST).unlink(missing_ok=True)
+        started = datetime.datetime.now(datetime.UTC)
+        return _conclude(plan, work(plan.folder), started)
 
 
 def _conclude(plan: Plan, facts: dict[str, Any], started: datetime.datetime) -> Manifest:
@@ -173,6 +150,7 @@ def _conclude(plan: Plan, facts: dict[str, Any], started: datetime.datetime) -> 
         profile=plan.profile,
         arm=plan.arm,
         seed=plan.seed,
+        folder=plan.folder,
         key=plan.key,
         settings=json.loads(json.dumps(plan.settings, default=str)),
         inputs=plan.inputs,
@@ -182,22 +160,16 @@ def _conclude(plan: Plan, facts: dict[str, Any], started: datetime.datetime) -> 
         git=git_revision(),
         seconds=round((now - started).total_seconds(), 2),
         created=now.isoformat(timespec="seconds"),
-        folder=plan.folder,
     )
-    stored = asdict(manifest)
-    del stored["folder"]
-    disk.write_json(plan.folder / MANIFEST, stored)
+    disk.write_json(plan.folder / MANIFEST, {key: value for key, value in asdict(manifest).items() if key != "folder"})
     return manifest
-
-
-# --- what ran ------------------------------------------------------------------------------------------------------
 
 
 @functools.cache
 def installed_versions() -> dict[str, str]:
     """Versions of Python and of the libraries that can change a result, without importing them."""
     versions = {"python": sys.version.split()[0]}
-    for name in VERSIONED:
+    for name in ("numpy", "nltk", "tokenizers", "torch", "transformers", "peft", "trl", "bitsandbytes", "sacrebleu"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
     return versions
@@ -206,22 +178,18 @@ def installed_versions() -> dict[str, str]:
 @functools.cache
 def git_revision() -> str:
     """Commit of the checkout, with "+" when it has uncommitted changes; "unknown" outside git."""
+    questions = ("rev-parse", "--short=12", "HEAD"), ("status", "--porcelain", "--untracked-files=no")
     try:
-        revision = _git("rev-parse", "--short=12", "HEAD")
-        return revision + ("+" if _git("status", "--porcelain", "--untracked-files=no") else "")
+        revision, changes = (
+            subprocess.run(["git", "-C", str(ROOT), *asked], capture_output=True, text=True, check=True).stdout.strip()
+            for asked in questions
+        )
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+    return revision + "+" * bool(changes)
 
 
-def _git(*arguments: str) -> str:
-    command = ["git", "-C", str(ROOT), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-
-# --- stages that ask for calls --------------------------------------------------------------------------------------
-
-MINIMUM_JUDGED = 0.99
-"""Below this share of judged prompts no headline is given."""
+MINIMUM_JUDGED = 0.99  # below this share of judged prompts no headline is given
 
 
 def is_enough(judged: int, asked: int) -> bool:
@@ -245,7 +213,6 @@ def complete_calls(planned: Plan, work: Callable[[Path], dict[str, Any]]) -> Man
 
     Only those: what was answered is in the ledger. Fewer stay as they are, counted.
     """
-    made = fresh_manifest(planned)
-    if made and is_lacking(made):
+    if (made := fresh_manifest(planned)) and is_lacking(made):
         made.path(MANIFEST).unlink(missing_ok=True)
     return complete(planned, work)

@@ -9,12 +9,12 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 SECONDS_BETWEEN_LINES = 10.0
-PLAIN = "{desc}: {n_fmt} of {total_fmt}, {elapsed} elapsed, {remaining} left{postfix}"
 
 
 def track(items: Iterable[Any], label: str, total: int | None = None, initial: int = 0) -> "tqdm[Any]":
     """Wrap an iterable (or count from `initial` to `total` by hand with `.update`) with progress on stderr."""
     interactive = sys.stderr.isatty()
+    plain = "{desc}: {n_fmt} of {total_fmt}, {elapsed} elapsed, {remaining} left{postfix}"
     # A notebook shows what goes to stderr as if something were wrong.
     log = sys.stdout if hasattr(running_shell(), "kernel") else sys.stderr
     return _Bar(
@@ -26,7 +26,7 @@ def track(items: Iterable[Any], label: str, total: int | None = None, initial: i
         ascii=not interactive,
         mininterval=0.2 if interactive else SECONDS_BETWEEN_LINES,
         delay=1.0,
-        bar_format=None if interactive else PLAIN,
+        bar_format=None if interactive else plain,
     )
 
 

@@ -18,13 +18,6 @@ from nbutils import ROOT
 from nbutils.core.errors import ArgumentParser, InputError
 from nbutils.core.judge_settings import JudgeModel, Judging, Refining, Settings, first_problem
 
-Measure = Literal["nltk_words", "words", "chars", "bytes", "tokens"]
-
-Optimizer = Literal[
-    "adamw_torch", "adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit", "adafactor", "sgd"
-]
-"""Optimizers, by the names that transformers gives them."""
-
 
 class Model(Settings):
     """The base model: a Hub id or a local folder, or `tiny` for the one that is trained on the spot."""
@@ -53,7 +46,7 @@ class TinyBase(Settings):
 class Selection(Settings):
     """How the arms are drawn: the length measure, and the rule for answers of several turns."""
 
-    measure: Measure = "nltk_words"
+    measure: Literal["nltk_words", "words", "chars", "bytes", "tokens"] = "nltk_words"
     turns: Literal["sum", "mean", "first", "last"] = "sum"
 
 
@@ -88,7 +81,10 @@ class Training(Settings):
     beta1: float = Field(0.9, ge=0, lt=1)
     beta2: float = Field(0.999, ge=0, lt=1)
     max_grad_norm: float = Field(1.0, ge=0, allow_inf_nan=False)
-    optimizer: Optimizer = "adamw_torch"
+    # By the names that transformers gives them.
+    optimizer: Literal[
+        "adamw_torch", "adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit", "adafactor", "sgd"
+    ] = "adamw_torch"
     lora_rank: int = Field(16, gt=0)
     lora_alpha: int = Field(16, gt=0)
     lora_dropout: float = Field(0.0, ge=0, lt=1)
@@ -136,10 +132,7 @@ class Generation(Settings):
 
     def changed(self, where: str, **fields: Any) -> "Generation":
         """These settings with some fields changed; raises InputError, naming `where`, for values that do not fit."""
-        try:
-            return Generation.model_validate(self.model_dump() | fields)
-        except ValidationError as error:
-            raise InputError(f"{where}: {first_problem(error)}") from None
+        return Generation.build(f"{where}: ", **self.model_dump() | fields)
 
 
 class Capabilities(Settings):
@@ -264,9 +257,6 @@ def _find_files(table: dict[str, Any], folder: Path) -> dict[str, Any]:
 def is_offline() -> bool:
     """Whether `LIM_OFFLINE` (or `--offline`) forbids asking the network."""
     return os.environ.get("LIM_OFFLINE", "") not in ("", "0")
-
-
-# --- commands ------------------------------------------------------------------------------------------------------
 
 
 def stage_parser(stage: str, description: str) -> ArgumentParser:

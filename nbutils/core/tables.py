@@ -6,9 +6,9 @@ A table is a pandas frame. What a column holds is said once, below: text, a coun
 is never compared with "True".
 """
 
-import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,25 +18,21 @@ from nbutils.core.errors import InputError
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-_KINDS = {"text": "str", "count": "int64", "count?": "Int64", "number": "float64", "flag": "bool", "flag?": "boolean"}
-"""A question mark: the column may have empty cells. An empty cell of text is "", an empty number is NaN."""
+_KINDS = {"text": "str", "count": "int64", "count_or_none": "Int64", "number": "float64", "flag": "bool"}
+"""An empty cell of text is "", an empty number is NaN; other columns have none, unless their kind says so."""
 
 
-def _columns(**kinds: str) -> dict[str, str]:
+def _columns(rate: str = "", **kinds: str) -> dict[str, str]:
     """Column to dtype, from the columns' names by kind; `rate` makes three: the number, `_low` and `_high`."""
-    found = {name: _KINDS[kind] for kind, names in kinds.items() if kind in _KINDS for name in names.split()}
-    found |= {
-        name: _KINDS[f"{kind}?"] for kind in ("count", "flag") for name in kinds.get(f"{kind}_or_none", "").split()
-    }
-    ends = itertools.product(kinds.get("rate", "").split(), ("", "_low", "_high"))
-    return found | {f"{name}{end}": _KINDS["number"] for name, end in ends}
+    found = {name: _KINDS[kind] for kind, names in kinds.items() for name in names.split()}
+    return found | {f"{name}{end}": _KINDS["number"] for name in rate.split() for end in ("", "_low", "_high")}
 
 
 _LENGTH_BIAS = _columns(
     text="judge arm baseline test_set finding notes",
     count="calls unjudged prompts",
-    count_or_none="length_matched_prompts",
     number="mean_len_arm mean_len_baseline longer_preferred length_only_judge",
+    count_or_none="length_matched_prompts",
     rate="win_rate length_controlled length_controlled_log length_controlled_difficulty length_matched position_bias "
     "length_taste position_taste net_win net_at_equal_length net_due_to_length share_remaining",
 )
@@ -53,7 +49,7 @@ SCHEMAS: dict[str, dict[str, str]] = {
     "budget": _columns(text="arm unit", count="rows trained", number="per_row"),
     # stage 01 (scores of datasets) and 06 (MT-Bench's scores of arms)
     "scores": _columns(
-        text="dataset arm judge turn", count="asked judged", count_or_none="rows", number="score low high"
+        text="dataset arm judge turn", count="asked judged", number="score low high", count_or_none="rows"
     ),
     # stages 04 to 08
     "loss": _columns(count="step", number="epoch loss learning_rate grad_norm"),
@@ -75,7 +71,7 @@ SCHEMAS: dict[str, dict[str, str]] = {
     "length_bias": _LENGTH_BIAS,
     "bins": _columns(text="judge arm baseline", count="prompts", number="from to", rate="win_rate"),
     "cut": _columns(text="judge arm baseline", count="prompts", rate="win_rate win_rate_cut lost_by_cutting"),
-    "capabilities": _columns(text="task metric", count="shots", count_or_none="items", number="value stderr"),
+    "capabilities": _columns(text="task metric", count="shots", number="value stderr", count_or_none="items"),
     # figures/tables
     "cherry-sets": _LENGTH_BIAS,
     "cherry-bins": _columns(text="judge", count="prompts", number="from to", rate="win_rate"),
@@ -110,9 +106,6 @@ SCHEMAS: dict[str, dict[str, str]] = {
 """Columns and dtypes of every small table, by the file's name; a table may lack a column, and has none besides."""
 
 
-# --- reading and writing -------------------------------------------------------------------------------------------
-
-
 def read(path: Path) -> "DataFrame":
     """A table by its path: CSV with its schema's dtypes, JSON lines or Parquet. An empty CSV is an empty frame.
 
@@ -127,11 +120,11 @@ def read(path: Path) -> "DataFrame":
         return pd.DataFrame(read_jsonl(path))
     if path.suffix == ".parquet":
         return pd.read_parquet(path)
-    schema = _schema_of(path)
+    schema = _check(path)
     if not path.read_text(encoding="utf-8").strip():
         return make(path.stem)
     header = pd.read_csv(path, nrows=0).columns
-    _refuse_unknown(path, header, schema)
+    _check(path, header)
     dtypes: Any = {name: schema[name] for name in header}
     missing: Any = {name: ["", "nan"] for name in header if schema[name] != "str"}
     try:
@@ -145,7 +138,7 @@ def write(path: Path, rows: "DataFrame | Sequence[Mapping[str, Any]]") -> None:
     import pandas as pd
 
     frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(rows, dtype=object)
-    _refuse_unknown(path, frame.columns, _schema_of(path))
+    _check(path, frame.columns)
     with atomic_path(path) as temporary:
         frame.to_csv(temporary, index=False, lineterminator="\n")
 
@@ -162,18 +155,14 @@ def make(name: str, records: Sequence[Mapping[str, Any]] = ()) -> "DataFrame":
     return frame.fillna({column: "" for column, dtype in dtypes.items() if dtype == "str"}).astype(dtypes)
 
 
-def _schema_of(path: Path) -> dict[str, str]:
+def _check(path: Path, columns: Iterable[str] = ()) -> dict[str, str]:
+    """The schema of a table, once its name and its columns are known."""
     if path.stem not in SCHEMAS:
         raise InputError(f"{path}: a table of an unknown name: its columns belong into nbutils/core/tables.py")
-    return SCHEMAS[path.stem]
-
-
-def _refuse_unknown(path: Path, columns: Iterable[str], schema: Mapping[str, str]) -> None:
+    schema = SCHEMAS[path.stem]
     if unknown := [name for name in columns if name not in schema]:
         raise InputError(f"{path}: unknown column '{unknown[0]}': this table has {', '.join(schema)}")
-
-
-# --- showing -------------------------------------------------------------------------------------------------------
+    return schema
 
 
 class Table:
@@ -192,8 +181,7 @@ class Table:
         ),
         ("td.number", "text-align: right; font-variant-numeric: tabular-nums"),
     )
-    LONG = 44
-    """Characters from which on a text is wrapped between words; a shorter one, such as an arm's name, stays whole."""
+    LONG = 44  # characters: a longer text is wrapped between words, a shorter one, such as an arm's name, stays whole
 
     def __init__(self, rows: "DataFrame | Iterable[Mapping[str, Any]]", note: str = "") -> None:
         import pandas as pd
@@ -202,8 +190,6 @@ class Table:
         self.note = note
 
     def _repr_html_(self) -> str:
-        from html import escape
-
         import pandas as pd
 
         cells = self._cells()
@@ -224,11 +210,9 @@ class Table:
     def __repr__(self) -> str:
         columns = [[str(name), *cells] for name, cells in zip(self.frame, self._cells(), strict=True)]
         widths = [max(map(len, column)) for column in columns]
-        lines = [
-            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-            for line in zip(*columns, strict=True)
-        ]
-        return "\n".join([*(line.rstrip() for line in lines), *([self.note] if self.note else [])])
+        padded = [[cell.ljust(width) for cell in column] for column, width in zip(columns, widths, strict=True)]
+        lines = ["  ".join(line).rstrip() for line in zip(*padded, strict=True)]
+        return "\n".join([*lines, self.note] if self.note else lines)
 
     def _cells(self) -> list[list[str]]:
         """What is shown, column by column: the fractions of a column of numbers with equally many decimals."""

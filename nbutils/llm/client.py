@@ -14,23 +14,20 @@ import shutil
 import sqlite3
 import sys
 import time
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from filelock import FileLock, Timeout
+from tqdm import tqdm
 
-from nbutils.core.disk import sha256_json
+from nbutils.core.disk import sha256_json, take_lock
 from nbutils.core.errors import InputError
 from nbutils.core.progress import track
 
-NO_FORMAT = "takes no response_format"
-"""What the ledger notes of an endpoint that has refused one."""
-
-LEAST_ROOM = 1_000_000
-"""Free bytes on the disk without which nothing is asked: the answers could not be kept."""
+NO_FORMAT = "takes no response_format"  # what the ledger notes of an endpoint that has refused one
+LEAST_ROOM = 1_000_000  # free bytes on the disk without which nothing is asked: the answers could not be kept
 
 
 @dataclass(frozen=True)
@@ -71,12 +68,6 @@ class Reply(NamedTuple):
     logprobs: dict[str, float] | None = None
     served: str = ""
 
-    def as_asked(self, request: Request) -> "Reply":
-        """The reply as it is stored: one that was asked for log-probabilities holds them, as JSON beside the text."""
-        if self.text is None or not self.logprobs or not request.options.get("logprobs"):
-            return self
-        return self._replace(text=json.dumps({"text": self.text, "logprobs": self.logprobs}))
-
 
 class Backend(Protocol):
     """Something that answers requests."""
@@ -97,43 +88,35 @@ class FormatRefusedError(StopAskingError):
     """The endpoint does not take the `response_format` that all these calls ask for; in plain words it may answer."""
 
 
-# --- the ledger ----------------------------------------------------------------------------------------------------
-
-
 def writable(text: str) -> str:
     """The text with halves of surrogate pairs, which neither a network nor a database takes, replaced by "?"."""
     return text.encode("utf-8", "replace").decode()
 
 
 class Ledger:
-    """Answers on disk, in SQLite with a write-ahead log, safe for several processes.
-
-    Raises InputError for a path that cannot hold one.
-    """
+    """Answers on disk, in SQLite with a write-ahead log, safe for several processes."""
 
     def __init__(self, path: Path) -> None:
+        """Open or make it. Raises InputError for a path that cannot hold one."""
         self._path = path
+        tables = {
+            "replies": "key TEXT PRIMARY KEY, model TEXT, request TEXT, reply TEXT, tokens_in INTEGER, "
+            "tokens_out INTEGER, at REAL",
+            "failures": "key TEXT, model TEXT, error TEXT, at REAL",
+            "notes": "endpoint TEXT, model TEXT, what TEXT, at REAL",
+            "batches": "token TEXT PRIMARY KEY, service TEXT, requests TEXT, id TEXT, at REAL",
+        }
         try:
-            self._open()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # In a notebook the client runs in a second thread while the first one waits for it: one at a time uses it.
+            self._connection = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
+            self._connection.execute("PRAGMA journal_mode = WAL")
+            self._connection.execute("PRAGMA synchronous = NORMAL")
+            for name, columns in tables.items():
+                self._connection.execute(f"CREATE TABLE IF NOT EXISTS {name} ({columns})")
         except (OSError, sqlite3.Error) as error:
             mend = "make room, or choose another folder"
             raise InputError(f"{path}: cannot be used as a ledger ({error}): {mend}") from None
-
-    def _open(self) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        # In a notebook the client runs in a second thread while the first one waits for it: one at a time uses this.
-        self._connection = sqlite3.connect(self._path, timeout=60, isolation_level=None, check_same_thread=False)
-        self._connection.execute("PRAGMA journal_mode = WAL")
-        self._connection.execute("PRAGMA synchronous = NORMAL")
-        self._connection.execute(
-            "CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, model TEXT, request TEXT, reply TEXT, "
-            "tokens_in INTEGER, tokens_out INTEGER, at REAL)"
-        )
-        self._connection.execute("CREATE TABLE IF NOT EXISTS failures (key TEXT, model TEXT, error TEXT, at REAL)")
-        self._connection.execute("CREATE TABLE IF NOT EXISTS notes (endpoint TEXT, model TEXT, what TEXT, at REAL)")
-        self._connection.execute(
-            "CREATE TABLE IF NOT EXISTS batches (token TEXT PRIMARY KEY, service TEXT, requests TEXT, id TEXT, at REAL)"
-        )
 
     def find(self, keys: Sequence[str]) -> dict[str, str]:
         """Stored answers of the given keys."""
@@ -154,10 +137,6 @@ class Ledger:
         row = (request.key, request.model, asked, reply.text, reply.tokens_in, reply.tokens_out, time.time())
         self.execute("INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?, ?, ?, ?)", row)
 
-    def forget(self, request: Request) -> None:
-        """Take an answer out of the ledger, as if it had never come."""
-        self.execute("DELETE FROM replies WHERE key = ?", (request.key,))
-
     def note(self, request: Request, what: str) -> None:
         """Remember something of a request's endpoint and model, for this run and every later one."""
         self.execute("INSERT INTO notes VALUES (?, ?, ?, ?)", (request.endpoint, request.model, what, time.time()))
@@ -175,58 +154,42 @@ class Ledger:
             said = f"{self._path}: cannot be written ({error})"
             raise StopAskingError(f"{said}: make room and run the same again, what was answered is kept") from None
 
-    @contextlib.contextmanager
-    def asking(self, request: Request) -> Iterator[None]:
+    def asking(self, request: Request) -> contextlib.AbstractContextManager[Any]:
         """Let one process at a time ask a service through this ledger, so that two do not pay for the same answers.
 
-        The operating system takes the lock from a process that is killed. Raises StopAskingError, before anything is
-        paid for, where the disk has no room for answers.
+        Raises StopAskingError, before anything is paid for, where the disk has no room for answers.
         """
         if (free := shutil.disk_usage(self._path.parent).free) < LEAST_ROOM:
             raise StopAskingError(f"{self._path}: {free // 1000} kB are free on its disk: make room and run again")
         service = sha256_json([request.endpoint, request.model])[:12]
-        lock = FileLock(self._path.with_name(f".{self._path.name}.{service}.lock"))
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            print(f"another process is asking {request.model} with {self._path}: waiting for it", file=sys.stderr)
-            lock.acquire()
-        try:
-            yield
-        finally:
-            lock.release()
+        notice = f"another process is asking {request.model} with {self._path}: waiting for it"
+        return take_lock(self._path.with_name(f".{self._path.name}.{service}.lock"), notice, sys.stderr)
 
     def close(self) -> None:
         """Close the database."""
         self._connection.close()
 
 
-# --- asking --------------------------------------------------------------------------------------------------------
-
-
 class Record:
     """What one run of asking has brought so far. Every reply is on disk before anything else happens with it."""
 
-    def __init__(self, ledger: Ledger, label: str, total: int) -> None:
-        self.ledger, self.replies = ledger, dict[str, Reply]()
-        self._progress = track([], label, total=total)
+    def __init__(self, ledger: Ledger, progress: "tqdm[Any]") -> None:
+        self.ledger, self.replies, self._progress = ledger, dict[str, Reply](), progress
 
     def keep(self, request: Request, reply: Reply) -> None:
         """Write a reply down. Raises StopAskingError when the disk takes it no more."""
-        reply = reply.as_asked(request)
+        # One that was asked for log-probabilities is stored with them, as JSON beside the text.
+        if reply.text is not None and reply.logprobs and request.options.get("logprobs"):
+            reply = reply._replace(text=json.dumps({"text": reply.text, "logprobs": reply.logprobs}))
         self.ledger.write(request, reply)
         self.replies[request.key] = reply
         self._progress.update()
 
     def take_back(self, request: Request, why: str) -> None:
         """Turn an answer that proved to be none into a failure: the next run asks again."""
-        self.ledger.forget(request)
+        self.ledger.execute("DELETE FROM replies WHERE key = ?", (request.key,))
         self.replies[request.key] = Reply(None, why)
         self.ledger.write(request, self.replies[request.key])
-
-    def close(self) -> None:
-        """End the progress bar."""
-        self._progress.close()
 
 
 def ask_all(requests: Sequence[Request], backend: Backend, ledger: Ledger, label: str) -> list[Reply]:
@@ -236,13 +199,18 @@ def ask_all(requests: Sequence[Request], backend: Backend, ledger: Ledger, label
     first error that all further calls would meet; what was answered until then is in the ledger.
     """
     different = {request.key: request for request in requests}
-    replies = _known(different, ledger)
-    if len(replies) < len(different):
+    known, asked = ledger.find(list(different)), dict[str, Reply]()
+    if len(known) < len(different):
         with ledger.asking(requests[0]):
             # Whoever asked until now may have brought what was missing.
-            replies = _known(different, ledger)
-            missing = [request for key, request in different.items() if key not in replies]
-            replies |= _run(_ask(missing, backend, ledger, label))
+            known = ledger.find(list(different))
+            missing = [request for key, request in different.items() if key not in known]
+            if missing:
+                with track([], label, total=len(missing)) as progress:
+                    record = Record(ledger, progress)
+                    _run(backend.answer(missing, record))
+                asked = record.replies
+    replies = {key: Reply(text) for key, text in known.items()} | asked
     return [replies[request.key] for request in requests]
 
 
@@ -290,35 +258,22 @@ def look_into(path: Path) -> Iterator[Ledger | None]:
         yield ledger
 
 
-def _known(keys: Iterable[str], ledger: Ledger) -> dict[str, Reply]:
-    return {key: Reply(text) for key, text in ledger.find(list(keys)).items()}
-
-
-async def _ask(requests: Sequence[Request], backend: Backend, ledger: Ledger, label: str) -> dict[str, Reply]:
-    with contextlib.closing(Record(ledger, label, len(requests))) as record:
-        if requests:
-            await backend.answer(requests, record)
-    return record.replies
-
-
-def _run(work: Coroutine[Any, Any, Any]) -> Any:
+def _run(work: Coroutine[Any, Any, None]) -> None:
     """Run a coroutine to its end, also inside a notebook, whose thread has an event loop of its own."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return asyncio.run(work)
+        asyncio.run(work)
+        return
     loop = asyncio.new_event_loop()
     task = loop.create_task(work)
     with contextlib.closing(loop), ThreadPoolExecutor(1) as pool:
         try:
-            return pool.submit(loop.run_until_complete, task).result()
+            pool.submit(loop.run_until_complete, task).result()
         except KeyboardInterrupt:
             # The notebook's stop button: without this the thread would go on asking, and paying, unseen.
             loop.call_soon_threadsafe(task.cancel)
             raise
-
-
-# --- without a service ---------------------------------------------------------------------------------------------
 
 
 class LocalBackend:

@@ -11,33 +11,14 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from nbutils.core import judge_settings
-from nbutils.core.judge_settings import NO_KEY, JudgeModel
+from nbutils.core.judge_settings import NO_KEY, JudgeModel, read_key, without_key
+from nbutils.llm import protocol
 from nbutils.llm.client import FormatRefusedError, Record, Reply, Request, StopAskingError
-from nbutils.llm.limits import Budget, Call, Throttle, most_tokens
-from nbutils.llm.protocol import (
-    BadAnswerError,
-    build_body,
-    hide_key,
-    is_about_format,
-    is_about_one_request,
-    is_busy,
-    is_passing,
-    is_same_model,
-    is_unreachable,
-    read_completion,
-    retry_after,
-    retry_rules,
-    why_to_stop,
-)
+from nbutils.llm.limits import Budget, Throttle, most_tokens
+from nbutils.llm.protocol import BadAnswerError
 
-OUTAGE = 10
-"""Calls lost one after the other, none answered between them: then the run stops."""
-
-KNOWS_ITS_NAME = "names the model as it was asked for"
-"""What the ledger notes of an endpoint: from then on another name in an answer is another model."""
-
-DEFAULT_URL = "https://api.openai.com/v1"
+OUTAGE = 10  # calls lost one after the other, none answered between them: then the run stops
+KNOWS_ITS_NAME = "names the model as it was asked for"  # what the ledger notes: from then on another name is another
 
 
 class OpenAIBackend:
@@ -54,7 +35,7 @@ class OpenAIBackend:
 
         The key is read here: whoever has all answers in the ledger needs none.
         """
-        self._key = SecretStr(judge_settings.read_key(self._judge))
+        self._key = SecretStr(read_key(self._judge))
         client, throttle = connect(self._judge, self._key), Throttle(self._judge, self._budget)
         self._lost = 0
         self._names_the_model = record.ledger.has_note(requests[0], KNOWS_ITS_NAME)
@@ -81,26 +62,26 @@ class OpenAIBackend:
         import tenacity
         from openai import OpenAIError
 
-        rules = retry_rules(self._judge.attempts, lambda error: not throttle.closed and self._may_pass(error), False)
+        rules = protocol.retry_rules(
+            self._judge.attempts, lambda error: not throttle.closed and self._may_pass(error), False
+        )
         try:
             return await tenacity.AsyncRetrying(**rules)(self._attempt, client, throttle, request)
         except (OpenAIError, BadAnswerError) as error:
-            said, stop = self._say(error), self._reason_to_stop(request, error)
-            self._lost += not is_about_one_request(error)
+            said, stop = self._explain(request, error)
+            self._lost += not protocol.is_about_one_request(error)
         if stop:
             raise stop
         return Reply(None, said)
 
-    def _say(self, error: Exception) -> str:
-        return judge_settings.without_key(f"{type(error).__name__}: {error}", self._key, self._judge)[:500]
-
-    def _reason_to_stop(self, request: Request, error: Exception) -> StopAskingError | None:
-        """What to raise, outside the `except` block, for an error that every further call would meet."""
-        said = self._say(error)
-        if "response_format" in request.options and is_about_format(error):
-            return FormatRefusedError(f"the endpoint takes no response_format ({said}): set structured = false")
-        why = why_to_stop(error, self._judge, said)
-        return StopAskingError(why) if why else None
+    def _explain(self, request: Request, error: Exception) -> tuple[str, StopAskingError | None]:
+        """An error in words, and what to raise, outside the `except` block, for one that every call would meet."""
+        said = without_key(f"{type(error).__name__}: {error}", self._key, self._judge)[:500]
+        if "response_format" in request.options and protocol.is_about_format(error):
+            mend = "set structured = false"
+            return said, FormatRefusedError(f"the endpoint takes no response_format ({said}): {mend}")
+        why = protocol.why_to_stop(error, self._judge, said)
+        return said, StopAskingError(why) if why else None
 
     async def _attempt(self, client: Any, throttle: Throttle, request: Request) -> Reply:
         from openai import OpenAIError
@@ -109,7 +90,12 @@ class OpenAIBackend:
             try:
                 reply = await self._ask(client, request)
             except (OpenAIError, BadAnswerError) as error:
-                self._note_failure(throttle, call, error)
+                if protocol.is_busy(error):
+                    throttle.refused(call, protocol.retry_after(error))
+                if not hasattr(error, "status_code") and not protocol.is_unreachable(error):
+                    call.tokens = most_tokens(request)  # it may have been answered, and billed, before it was lost
+                if not self._may_pass(error) and self._explain(request, error)[1]:
+                    throttle.closed = True  # before this call's place is free for the next one
                 raise
             has_counts = reply.tokens_in + reply.tokens_out > 0
             call.tokens = (reply.tokens_in, reply.tokens_out) if has_counts else most_tokens(request)
@@ -118,26 +104,29 @@ class OpenAIBackend:
             return reply
 
     async def _ask(self, client: Any, request: Request) -> Reply:
+        from openai import HttpxBinaryResponseContent
+
+        body = protocol.build_body(request, self._judge.limit_name)
         try:
             # A time-out of our own: the client's starts anew with every byte of an answer that comes in drips.
             async with asyncio.timeout(self._judge.timeout):
-                answer = await post_chat(client, build_body(request, self._judge.limit_name))
+                # `chat.completions.create` would walk through the types of the request and the answer, at a third more
+                # CPU a call, and take anything for a completion.
+                answer = await client.post("/chat/completions", body=body, cast_to=HttpxBinaryResponseContent)
         except TimeoutError:
             raise BadAnswerError(f"no complete answer within {self._judge.timeout:g} seconds") from None
-        reply = read_completion(answer.content, answer.response.headers.get("content-type", ""))
+        reply = protocol.read_completion(answer.content, answer.response.headers.get("content-type", ""))
         self._has_answered = True
-        if reply.served and self._names_the_model and not is_same_model(self._judge.model, reply.served):
+        if reply.served and self._names_the_model and not protocol.is_same_model(self._judge.model, reply.served):
             raise BadAnswerError(self._in_place(reply.served))
-        return hide_key(reply, self._key, self._judge)
-
-    # --- who has answered ------------------------------------------------------------------------------------------
+        return protocol.hide_key(reply, self._key, self._judge)
 
     def _learn_name(self, record: Record, request: Request, reply: Reply) -> None:
         """Take back other models' answers once the endpoint has shown that it knows the asked one by its name.
 
         Until then other names are collected: an endpoint's name for a model may be a mere alias.
         """
-        if is_same_model(self._judge.model, reply.served):
+        if protocol.is_same_model(self._judge.model, reply.served):
             if not self._names_the_model:
                 record.ledger.note(request, KNOWS_ITS_NAME)
             self._names_the_model = True
@@ -149,22 +138,11 @@ class OpenAIBackend:
 
     def _in_place(self, served: str) -> str:
         said = f"'{served}' has answered in place of '{self._judge.model}'"
-        return judge_settings.without_key(said, self._key, self._judge)
-
-    def _note_failure(self, throttle: Throttle, call: Call, error: Exception) -> None:
-        if is_busy(error):
-            throttle.refused(call, retry_after(error))
-        if not hasattr(error, "status_code") and not is_unreachable(error):
-            call.tokens = most_tokens(call.request)  # it may have been answered, and billed, before it was lost
-        if not self._may_pass(error) and self._reason_to_stop(call.request, error):
-            throttle.closed = True  # before this call's place is free for the next one
+        return without_key(said, self._key, self._judge)
 
     def _may_pass(self, error: BaseException) -> bool:
         """Whether another attempt may succeed. A server that was never there will not come."""
-        return is_passing(error) and (self._has_answered or not is_unreachable(error))
-
-
-# --- the connection and its key ------------------------------------------------------------------------------------
+        return protocol.is_passing(error) and (self._has_answered or not protocol.is_unreachable(error))
 
 
 def connect(judge: JudgeModel, key: SecretStr) -> Any:
@@ -173,20 +151,9 @@ def connect(judge: JudgeModel, key: SecretStr) -> Any:
 
     return AsyncOpenAI(
         api_key=key.get_secret_value(),
-        base_url=judge.base_url or DEFAULT_URL,
+        base_url=judge.base_url or "https://api.openai.com/v1",
         max_retries=0,
         timeout=judge.timeout,
         # On a connection that is used again, an answer that comes twice is taken for the answer to the next question.
         default_headers={"Connection": "close"},
     )
-
-
-async def post_chat(client: Any, body: dict[str, Any]) -> Any:
-    """The answer as it came: `content` in bytes and `response`. Raises the errors of the openai package.
-
-    `chat.completions.create` would walk through the types of the request and the answer, at a third more CPU a call,
-    and take anything for a completion.
-    """
-    from openai import HttpxBinaryResponseContent
-
-    return await client.post("/chat/completions", body=body, cast_to=HttpxBinaryResponseContent)

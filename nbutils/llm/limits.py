@@ -24,16 +24,17 @@ from nbutils.core.judge_settings import JudgeModel
 from nbutils.llm.client import Request, StopAskingError
 from nbutils.llm.protocol import backoff_seconds
 
-# --- prices --------------------------------------------------------------------------------------------------------
+TOKENS_PER_MESSAGE = 8  # what a chat format adds to each message for its role and its ends, on the cautious side
+SECONDS_PER_CALL = 5.0  # assumed time of one call in estimates: some 150 to 250 tokens from a hosted model
 
-BYTES_PER_TOKEN = 3.0
-"""UTF-8 bytes of a token, on the cautious side: English text has 4 and more, Chinese about 3."""
-
-TOKENS_PER_MESSAGE = 8
-"""What a chat format adds to each message for its role and its ends, on the cautious side."""
-
-SECONDS_PER_CALL = 5.0
-"""Assumed time of one call in estimates: some 150 to 250 tokens from a hosted model."""
+# Of the calls in flight:
+PROBES = 2  # until the first answer
+PROBE_SECONDS = 5.0  # a refusal comes within seconds: after these the others follow, however slow the first answer is
+RECOVERY = 0.25  # what an answer gives back after a refusal: a quarter more with every round of answers
+MARGIN = 1.02  # starts are spread by this much more than the allowance asks: clocks and networks are not exact
+SPACING_SECONDS = 0.005  # between starts: calls that start together end together, and wait for each other's bookkeeping
+CATCH_UP_SECONDS = 1.0  # what late starts have lost and may make up for: less than MARGIN keeps free in a minute
+WIND_DOWN_SECONDS = 30.0  # how long a run that stops waits for the answers that are already being paid for
 
 
 class Price(NamedTuple):
@@ -117,7 +118,8 @@ class Budget:
 def most_tokens(request: Request) -> tuple[int, int]:
     """Tokens in and out that a request may use at most; the first is an estimate on the cautious side."""
     size = sum(len(text.encode("utf-8", "replace")) for _, text in request.messages)
-    return math.ceil(size / BYTES_PER_TOKEN) + TOKENS_PER_MESSAGE * len(request.messages), request.max_tokens
+    # English text has 4 bytes and more in a token, Chinese about 3.
+    return math.ceil(size / 3.0) + TOKENS_PER_MESSAGE * len(request.messages), request.max_tokens
 
 
 def estimate(requests: Sequence[Request], judge: JudgeModel) -> Cost:
@@ -127,7 +129,10 @@ def estimate(requests: Sequence[Request], judge: JudgeModel) -> Cost:
         return Cost(judge.name, len(different), 0, 0, 0.0, "today: no service is asked")
     counts = [most_tokens(request) for request in different]
     tokens = (sum(count[0] for count in counts), sum(count[1] for count in counts))
-    price, seconds = find_price(judge), _seconds(len(counts), sum(tokens), judge)
+    bounds = [len(counts) * SECONDS_PER_CALL / judge.concurrency]
+    bounds += [60 * len(counts) / judge.requests_per_minute] if judge.requests_per_minute else []
+    bounds += [60 * sum(tokens) / judge.tokens_per_minute] if judge.tokens_per_minute else []
+    price, seconds = find_price(judge), math.inf if judge.batch else max(bounds)
     dollars, date = (price.dollars(tokens), price.date) if price else (None, "")
     return Cost(judge.model, len(counts), *tokens, dollars, date, seconds)
 
@@ -141,15 +146,6 @@ def find_price(judge: JudgeModel) -> Price | None:
     return Price(known["input"] * factor, known["output"] * factor, known["date"])
 
 
-def _seconds(calls: int, tokens: int, judge: JudgeModel) -> float:
-    if judge.batch:
-        return math.inf
-    bounds = [calls * SECONDS_PER_CALL / judge.concurrency]
-    bounds += [60 * calls / judge.requests_per_minute] if judge.requests_per_minute else []
-    bounds += [60 * tokens / judge.tokens_per_minute] if judge.tokens_per_minute else []
-    return max(bounds)
-
-
 def _unknown(model: str) -> str:
     return f"--max-cost needs a known price: add '{model}' to data/prices.toml"
 
@@ -157,30 +153,6 @@ def _unknown(model: str) -> str:
 @functools.cache
 def _prices() -> dict[str, Any]:
     return tomllib.loads((ROOT / "data" / "prices.toml").read_text(encoding="utf-8"))
-
-
-# --- calls in flight -----------------------------------------------------------------------------------------------
-
-PROBES = 2
-"""Calls in flight until the first answer."""
-
-PROBE_SECONDS = 5.0
-"""A refusal comes within seconds: after these the others follow, however slow the first answer is."""
-
-RECOVERY = 0.25
-"""Calls in flight that an answer gives back after a refusal: a quarter more with every round of answers."""
-
-MARGIN = 1.02
-"""Starts are spread by this much more than the allowance asks, for clocks and networks that are not exact."""
-
-SPACING_SECONDS = 0.005
-"""Between two starts. Calls that start together end together and then all wait for each other's bookkeeping."""
-
-CATCH_UP_SECONDS = 1.0
-"""How much of what late starts have lost may be made up for: less than what MARGIN keeps free in a minute."""
-
-WIND_DOWN_SECONDS = 30.0
-"""How long a run that stops waits for the answers that are already being paid for."""
 
 
 class Pace:
@@ -225,15 +197,15 @@ class Throttle:
         self._loop, self._changed = asyncio.get_running_loop(), asyncio.Event()
         self._opening = self._loop.call_later(PROBE_SECONDS, self._open)
 
-    # --- through the gate ------------------------------------------------------------------------------------------
-
     @contextlib.asynccontextmanager
     async def slot(self, request: Request) -> AsyncIterator[Call]:
         """Wait until this call may start, and count it as in flight until the block ends.
 
         Raises StopAskingError when the ceiling leaves nothing for it and no call in flight could give any back.
         """
-        while not self._may_start(request):
+        while self.closed or len(self._calls) >= int(self.limit) or not self._budget.allows(request):
+            if not self.closed and not self._calls:
+                raise StopAskingError(self._budget.describe(request))
             self._changed.clear()
             await self._changed.wait()
         call = self._calls[asyncio.current_task()] = Call(
@@ -250,15 +222,6 @@ class Throttle:
             self._budget.settle(call.request, call.tokens)
             self._changed.set()
 
-    def _may_start(self, request: Request) -> bool:
-        if self.closed or len(self._calls) >= int(self.limit):
-            return False
-        if self._budget.allows(request):
-            return True
-        if not self._calls:
-            raise StopAskingError(self._budget.describe(request))
-        return False
-
     async def _wait_for_turn(self, call: Call) -> None:
         now = self._loop.time()
         start = max(self._next_start, self._requests.book(now), self._tokens.book(now, call.booked))
@@ -266,8 +229,6 @@ class Throttle:
         # Somebody may be told to wait, or to stop, while this call is waiting; a run that stops cancels it.
         while (wait := max(start, self._resume_at) - self._loop.time()) > 0 or self.closed:
             await asyncio.sleep(max(wait, SPACING_SECONDS))
-
-    # --- what the endpoint says ------------------------------------------------------------------------------------
 
     def answered(self, call: Call) -> None:
         """An answer came: open the gate, or give back some of what a refusal took."""
@@ -282,16 +243,13 @@ class Throttle:
         now, started = self._loop.time(), call.started or 0.0
         if started > self._halved_at:
             self.limit, self._halved_at, self._halvings = max(1.0, self.limit / 2), now, self._halvings + 1
-        wait = asked_to_wait or backoff_seconds(self._halvings)
-        self._resume_at = max(self._resume_at, now + wait)
+        self._resume_at = max(self._resume_at, now + (asked_to_wait or backoff_seconds(self._halvings)))
 
     def _open(self) -> None:
         self._opening.cancel()
         if self._halved_at < 0:
             self.limit = float(self._setting)
             self._changed.set()
-
-    # --- the run ---------------------------------------------------------------------------------------------------
 
     async def run(self, requests: Sequence[Request], ask: Callable[[Request], Awaitable[None]]) -> None:
         """Ask for everything, in order, as the gate allows.
@@ -309,15 +267,12 @@ class Throttle:
         try:
             await asyncio.gather(*workers)
         finally:
-            await self._wind_down(workers)
-
-    async def _wind_down(self, workers: Sequence["asyncio.Task[None]"]) -> None:
-        self.closed = True
-        self._opening.cancel()
-        in_flight = {task for task, call in self._calls.items() if call.started is not None}
-        for worker in set(workers) - in_flight:
-            worker.cancel()
-        await asyncio.wait(workers, timeout=WIND_DOWN_SECONDS)
-        for worker in workers:
-            worker.cancel()
-        await asyncio.gather(*workers, return_exceptions=True)
+            self.closed = True
+            self._opening.cancel()
+            in_flight = {task for task, call in self._calls.items() if call.started is not None}
+            for worker in set(workers) - in_flight:
+                worker.cancel()
+            await asyncio.wait(workers, timeout=WIND_DOWN_SECONDS)
+            for worker in workers:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)

@@ -10,13 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nbutils.core.devices import Precision, choose_precision
+from nbutils.core.devices import choose_precision
 from nbutils.core.disk import sha256_file, sha256_json
 from nbutils.core.errors import InputError
 from nbutils.core.judge_settings import JudgeModel
 from nbutils.llm.client import Record, Reply, Request
-
-_DETERMINE_ANSWERS = ("*.json", "*.safetensors", "*.bin", "*.jinja", "*.model", "*.txt")
 
 
 class TransformersBackend:
@@ -33,7 +31,15 @@ class TransformersBackend:
         """Answer batch after batch; a prompt that does not fit into the model's context is a recorded failure."""
         tokenizer, model = load(self._judge)
         prompts = {request.key: encode(tokenizer, request) for request in requests}
-        fitting = _refuse_too_long(requests, prompts, model, record)
+        room = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        fitting = []
+        for request in requests:
+            length = len(prompts[request.key])
+            if room and length + request.max_tokens > room:
+                said = f"a prompt of {length} tokens and an answer of {request.max_tokens} exceed {room}"
+                record.keep(request, Reply(None, f"{said}, the model's context"))
+            else:
+                fitting.append(request)
         fitting.sort(key=lambda request: -len(prompts[request.key]))
         for first in range(0, len(fitting), self._judge.batch_size):
             batch = fitting[first : first + self._judge.batch_size]
@@ -47,20 +53,30 @@ def identify(judge: JudgeModel) -> str:
     folder, precision = Path(judge.model).expanduser(), choose_precision()
     weights = judge.revision
     if folder.is_dir():
-        files = sorted(path for pattern in _DETERMINE_ANSWERS for path in folder.glob(pattern))
+        endings = (".json", ".safetensors", ".bin", ".jinja", ".model", ".txt")
+        files = [path for path in folder.iterdir() if path.name.endswith(endings)]
         weights = sha256_json({path.name: sha256_file(path) for path in files})[:16]
     return f"transformers {weights} {'nf4' if precision.device == 'cuda' else precision.dtype}"
 
 
 def load(judge: JudgeModel) -> tuple[Any, Any]:
     """Tokenizer and model, ready for generation. Raises InputError where one of them cannot be had."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig
 
     precision, options = choose_precision(), _options(judge)
+    number_format: dict[str, Any] = {"dtype": precision.torch_dtype}
+    if precision.device != "cpu":
+        four_bits = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=precision.torch_dtype,
+        )
+        number_format |= {"quantization_config": four_bits, "device_map": {"": precision.device}}
     model: Any
     try:
         tokenizer = AutoTokenizer.from_pretrained(judge.model, **options)
-        model = AutoModelForCausalLM.from_pretrained(judge.model, **options, **_format(precision))
+        model = AutoModelForCausalLM.from_pretrained(judge.model, **options, **number_format)
     except (OSError, ValueError) as error:
         raise InputError(f"judge model {judge.model}: {str(error).splitlines()[0]}") from None
     if not tokenizer.chat_template:
@@ -76,38 +92,19 @@ def encode(tokenizer: Any, request: Request) -> list[int]:
     """Token ids of a request in the model's chat format; a template without a system role gets it before the user's."""
     from jinja2 import TemplateError
 
-    given = [(role, _defuse(text, tokenizer)) for role, text in request.messages]
-    messages = [{"role": role, "content": text} for role, text in given]
+    messages = [{"role": role, "content": text} for role, text in request.messages]
+    special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    # The model's control tokens are broken by an invisible mark, so that no answer can end its turn.
+    for token in sorted(special, key=len, reverse=True):
+        broken = f"{token[:1]}\u2060{token[1:]}"
+        for message in messages:
+            message["content"] = message["content"].replace(token, broken)
     format_ids = functools.partial(tokenizer.apply_chat_template, add_generation_prompt=True, return_dict=False)
     try:
         return list(format_ids(messages))
     except TemplateError:
-        joined = "\n\n".join(text for _, text in given)
+        joined = "\n\n".join(message["content"] for message in messages)
         return list(format_ids([{"role": "user", "content": joined}]))
-
-
-def _defuse(text: str, tokenizer: Any) -> str:
-    """The text with the model's control tokens broken by an invisible mark, so that no answer can end its turn."""
-    special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
-    for token in sorted(special, key=len, reverse=True):
-        text = text.replace(token, f"{token[:1]}\u2060{token[1:]}")
-    return text
-
-
-def _refuse_too_long(
-    requests: Sequence[Request], prompts: dict[str, list[int]], model: Any, record: Record
-) -> list[Request]:
-    """The requests that fit into the model's context; the others are recorded as failed."""
-    room = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    fitting = []
-    for request in requests:
-        length = len(prompts[request.key])
-        if room and length + request.max_tokens > room:
-            said = f"a prompt of {length} tokens and an answer of {request.max_tokens} exceed {room}"
-            record.keep(request, Reply(None, f"{said}, the model's context"))
-        else:
-            fitting.append(request)
-    return fitting
 
 
 def _generate(model: Any, tokenizer: Any, batch: Sequence[Request], prompts: dict[str, list[int]]) -> list[Reply]:
@@ -141,17 +138,3 @@ def _options(judge: JudgeModel) -> dict[str, Any]:
     if not judge.revision:
         raise InputError(f"'{judge.model}' is no folder; a model of the Hub needs 'revision', a full commit hash")
     return {"trust_remote_code": False, "revision": judge.revision}
-
-
-def _format(precision: Precision) -> dict[str, Any]:
-    if precision.device == "cpu":
-        return {"dtype": precision.torch_dtype}
-    from transformers import BitsAndBytesConfig
-
-    four_bits = BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=precision.torch_dtype,
-    )
-    return {"dtype": precision.torch_dtype, "quantization_config": four_bits, "device_map": {"": precision.device}}

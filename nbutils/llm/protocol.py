@@ -13,6 +13,13 @@ from pydantic import SecretStr
 from nbutils.core.judge_settings import JudgeModel, without_key
 from nbutils.llm.client import Reply, Request, writable
 
+LONGEST_WAIT_SECONDS = 600.0  # an endpoint that asks to wait longer is left alone: the run stops and says so
+LONGEST_BACKOFF_SECONDS = 30.0  # between attempts where it does not say how long: one second, then twice as long each
+REFUSALS = 20  # how often one call may be told "too many requests" before it counts as failed
+
+_LARGER_THAN_ALLOWANCE = "request too large"
+"""With status 429: this request alone is more than a minute's tokens, and never will be less."""
+
 
 class BadAnswerError(Exception):
     """Something came that is no chat completion. `status_code`, `code` and `type` are what it says of itself."""
@@ -61,8 +68,10 @@ def read_body(body: Any) -> Reply:
     error = None if text else "the answer holds no text"
     served = writable(name) if isinstance(name := body.get("model"), str) else ""
     usage = given if isinstance(given := body.get("usage"), dict) else {}
-    counts = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
-    return Reply(text, error, *counts, _logprobs_of(body["choices"]), served[:100])
+    counts = [usage.get("prompt_tokens"), usage.get("completion_tokens")]
+    # 0 where the server does not say, or says something that cannot be.
+    tokens_in, tokens_out = (count if type(count) is int and 0 <= count < 10**9 else 0 for count in counts)
+    return Reply(text, error, tokens_in, tokens_out, _logprobs_of(body["choices"]), served[:100])
 
 
 def hide_key(reply: Reply, key: SecretStr, judge: JudgeModel) -> Reply:
@@ -87,31 +96,6 @@ def _logprobs_of(choices: Any) -> dict[str, float] | None:
         return None
 
 
-def _count(number: Any) -> int:
-    """A count of tokens; 0 where the server does not say, or says something that cannot be."""
-    return number if type(number) is int and 0 <= number < 10**9 else 0
-
-
-FATAL_STATUS = (400, 401, 402, 403, 404)
-PASSING_STATUS = (408, 409, 425, 429)
-BUSY_STATUS = (429, 529)
-
-LONGEST_WAIT_SECONDS = 600.0
-"""An endpoint that asks to wait longer than this is left alone: the run stops and says so."""
-
-_ONE_REQUEST = re.compile(
-    "context|too long|longer than|too large|content.?(filter|policy|management)|safety", re.IGNORECASE
-)
-"""What servers say when they refuse this one text and would answer another."""
-
-_FORMAT = re.compile("response.?format|json.?schema|structured.?output", re.IGNORECASE)
-
-_LARGER_THAN_ALLOWANCE = re.compile("request too large", re.IGNORECASE)
-"""With status 429: this request alone is more than a minute's tokens, and never will be less."""
-
-_QUOTA = re.compile("insufficient_quota|billing_hard_limit|credit balance|insufficient (funds|balance|credits)", re.I)
-
-
 def is_passing(error: BaseException) -> bool:
     """Whether another attempt may succeed, within a time that a run can wait."""
     if (retry_after(error) or 0) > LONGEST_WAIT_SECONDS:
@@ -121,13 +105,13 @@ def is_passing(error: BaseException) -> bool:
     status = getattr(error, "status_code", None)
     if status is None:
         return _is_connection_error(error)
-    return (status in PASSING_STATUS or status >= 500) and not _is_hopeless(error)
+    return (status in (408, 409, 425, 429) or status >= 500) and not _is_hopeless(error)
 
 
 def is_busy(error: BaseException) -> bool:
     """Whether the endpoint has too much to do: too many requests, or unavailable with a time to come back."""
     status = getattr(error, "status_code", None)
-    return (status in BUSY_STATUS or (status == 503 and bool(retry_after(error)))) and not _is_hopeless(error)
+    return (status in (429, 529) or (status == 503 and bool(retry_after(error)))) and not _is_hopeless(error)
 
 
 def is_unreachable(error: BaseException) -> bool:
@@ -137,31 +121,31 @@ def is_unreachable(error: BaseException) -> bool:
 
 def is_about_one_request(error: BaseException) -> bool:
     """Whether the endpoint refuses this one text and would answer another."""
-    status, said = getattr(error, "status_code", None), _all_said(error)
-    return (status in (400, 413) and bool(_ONE_REQUEST.search(said))) or bool(_LARGER_THAN_ALLOWANCE.search(said))
+    words = "context|too long|longer than|too large|content.?(filter|policy|management)|safety"
+    is_refused = getattr(error, "status_code", None) in (400, 413) and _says(error, words)
+    return is_refused or _says(error, _LARGER_THAN_ALLOWANCE)
 
 
 def is_about_format(error: BaseException) -> bool:
     """Whether the endpoint refuses the `response_format`, in which case it may answer in plain words."""
-    status = getattr(error, "status_code", None)
-    return status in (400, 422, 501) and bool(_FORMAT.search(_all_said(error)))
+    words = "response.?format|json.?schema|structured.?output"
+    return getattr(error, "status_code", None) in (400, 422, 501) and _says(error, words)
 
 
 def is_quota_used_up(error: BaseException) -> bool:
     """Whether the account behind the key has nothing left."""
-    return getattr(error, "status_code", None) == 402 or bool(_QUOTA.search(_all_said(error)))
+    words = "insufficient_quota|billing_hard_limit|credit balance|insufficient (funds|balance|credits)"
+    return getattr(error, "status_code", None) == 402 or _says(error, words)
 
 
 def retry_after(error: BaseException) -> float | None:
     """Seconds that the endpoint asks to wait (Retry-After, a number or a date); None where it does not, or in vain."""
     headers = getattr(getattr(error, "response", None), "headers", {})
-    if (given := _number(headers.get("retry-after-ms", ""))) is not None:
-        return given / 1000
-    text = headers.get("retry-after", "")
-    if (given := _number(text)) is not None:
-        return given
+    for name, per_second in (("retry-after-ms", 1000), ("retry-after", 1)):
+        if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", given := headers.get(name, "").strip()):
+            return float(given) / per_second
     try:
-        then = email.utils.parsedate_to_datetime(text)
+        then = email.utils.parsedate_to_datetime(given)
     except ValueError:
         return None
     wait = (then.replace(tzinfo=then.tzinfo or datetime.UTC) - datetime.datetime.now(datetime.UTC)).total_seconds()
@@ -179,7 +163,7 @@ def why_to_stop(error: BaseException, judge: JudgeModel, said: str) -> str:
         return f"{where} refuses the key in {judge.key_variable} (HTTP {status}): correct it"
     if is_quota_used_up(error):
         return f"{where}: the quota of the key in {judge.key_variable} is used up: top it up"
-    if status in FATAL_STATUS and not is_about_one_request(error):
+    if status in (400, 401, 402, 403, 404) and not is_about_one_request(error):
         mend = f"check model '{judge.model}', base_url and the judge's settings"
         return f"{where} refuses the request ({said}): {mend}"
     if is_unreachable(error):
@@ -187,15 +171,6 @@ def why_to_stop(error: BaseException, judge: JudgeModel, said: str) -> str:
     if (wait := retry_after(error)) and wait > LONGEST_WAIT_SECONDS:
         return f"{where} asks to wait {math.ceil(wait / 60)} minutes: run the same again then"
     return ""
-
-
-# --- trying again --------------------------------------------------------------------------------------------------
-
-REFUSALS = 20
-"""How often one call may be told "too many requests" before it counts as failed."""
-
-LONGEST_BACKOFF_SECONDS = 30.0
-"""Between attempts where the endpoint does not say how long to wait: one second, then twice as long each time."""
 
 
 def retry_rules(
@@ -238,13 +213,10 @@ def _is_connection_error(error: BaseException) -> bool:
 
 
 def _is_hopeless(error: BaseException) -> bool:
-    return is_quota_used_up(error) or bool(_LARGER_THAN_ALLOWANCE.search(_all_said(error)))
+    return is_quota_used_up(error) or _says(error, _LARGER_THAN_ALLOWANCE)
 
 
-def _all_said(error: BaseException) -> str:
+def _says(error: BaseException, words: str) -> bool:
     # The text of an error of the openai package holds the server's message only, and not its code and type.
-    return " ".join(str(part) for part in (error, getattr(error, "code", ""), getattr(error, "type", "")))
-
-
-def _number(text: Any) -> float | None:
-    return float(text) if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", str(text).strip()) else None
+    said = " ".join(str(part) for part in (error, getattr(error, "code", ""), getattr(error, "type", "")))
+    return bool(re.search(words, said, re.IGNORECASE))
