@@ -102,7 +102,3 @@ def main(arguments: list[str] | None = None) -> None:
     drawn = draw_all(given.folder)
     missing = [name for name in FIGURES if name not in drawn]
     print(f"{given.folder}: {', '.join(drawn)}" + (f"; without tables: {', '.join(missing)}" if missing else ""))
-
-
-if __name__ == "__main__":
-    main()
