@@ -37,24 +37,15 @@ NOT_RUN = "Not run here, for want of a model of the paper's size, its judges, or
 
 
 class Line(NamedTuple):
-    """A line of the summary: what it says, the claims (id and words) of which it says so, and their topics."""
+    """A line of the summary: what it says, and the claims (id and words) of which it says so.
+
+    names: the claims' ids by topic; is_brief: whether these are enough.
+    """
 
     head: str
     claims: list[tuple[str, str]]
-    topics: list[str]
-
-    @property
-    def is_brief(self) -> bool:
-        """Whether the claims' names are enough."""
-        return self.head == NOT_RUN
-
-    @property
-    def names(self) -> str:
-        """The names of the claims, by topic."""
-        by_topic: dict[str, list[str]] = {}
-        for topic, (name, _) in zip(self.topics, self.claims, strict=True):
-            by_topic.setdefault(topic, []).append(name)
-        return "; ".join(f"{topic}: {', '.join(names)}" for topic, names in by_topic.items())
+    names: str
+    is_brief: bool
 
 
 def headline(table: pd.DataFrame) -> str:
@@ -87,8 +78,11 @@ def summarise(table: pd.DataFrame) -> list[Line]:
         "Published differences within their own error": own & (shows == "none"),
         "Contradicted by another published number": own & table.published_shows.str.contains("contradicted"),
     }
-    found = {head: table[chosen] for head, chosen in lines.items() if chosen.any()}
-    return [Line(head, list(zip(rows.id, rows.claim, strict=True)), list(rows.topic)) for head, rows in found.items()]
+    found = []
+    for head, rows in ((head, table[chosen]) for head, chosen in lines.items() if chosen.any()):
+        names = "; ".join(f"{topic}: {', '.join(part.id)}" for topic, part in rows.groupby("topic", sort=False))
+        found.append(Line(head, list(zip(rows.id, rows.claim, strict=True)), names, head == NOT_RUN))
+    return found
 
 
 def _separable(published_shows: str) -> str:

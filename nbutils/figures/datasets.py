@@ -63,14 +63,6 @@ def _draw_ridge(axes: "Axes", bins: "DataFrame", row: Any, place: int) -> None:
     style.annotate(axes, f"{row.rows:,} rows", (0, place), (-8, -6), color=QUIET, size=8, **kind)
 
 
-MEASURES = {
-    "nltk_words": "NLTK words",
-    "words": "words between spaces",
-    "chars": "characters",
-    "tokens": "Llama-2 tokens",
-}
-
-
 def draw_measures(measures: "DataFrame", note: str = "") -> "Figure":
     """Bars: how many of the longest under each measure are in the paper's selection."""
     shown = measures[measures.pool == measures.pool.iloc[0]].sort_values("shared", ascending=False, kind="stable")
@@ -84,8 +76,10 @@ def draw_measures(measures: "DataFrame", note: str = "") -> "Figure":
         title = f"The paper counted NLTK words: only they give back all {k:,} rows"
     page, axes = style.make_page(0.36 * len(shown), title, caption, note, left=2.75, right=0.8)
     of_text = ["" if text == "response" else f" of the {text}" for text in shown.text]
+    names = {"nltk_words": "NLTK words", "words": "words between spaces", "chars": "characters"}
+    names["tokens"] = "Llama-2 tokens"
     colours = [VERMILION if measure == "nltk_words" else GREY for measure in shown.measure]
-    style.draw_bars(axes, list(shown.shared), list(shown.measure.map(MEASURES) + of_text), colours)
+    style.draw_bars(axes, list(shown.shared), list(shown.measure.map(names) + of_text), colours)
     axes.set_xlim(0, k)
     return page
 

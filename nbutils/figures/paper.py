@@ -61,9 +61,6 @@ def draw_alpaca_eval(rates: "DataFrame", note: str = "", ours: "DataFrame | None
     return page
 
 
-BASES = ("Llama-2-7B", "Llama-2-13B", "Mistral-7B")
-
-
 def draw_mt_bench(scores: "DataFrame", note: str = "", ours: "DataFrame | None" = None) -> "Figure":
     """The published MT-Bench scores with intervals, one block per base model (paper: Table 2)."""
     caption = (
@@ -73,7 +70,8 @@ def draw_mt_bench(scores: "DataFrame", note: str = "", ours: "DataFrame | None" 
         + (NOTHING_HERE if ours is None or ours.empty else "Another judge's scores are not on the same scale.")
     )
     title = "Published: within a base model most MT-Bench differences are smaller than their error"
-    ordered = scores.sort_values("score", ascending=False, kind="stable").set_index("base").loc[list(BASES)]
+    bases = ["Llama-2-7B", "Llama-2-13B", "Mistral-7B"]
+    ordered = scores.sort_values("score", ascending=False, kind="stable").set_index("base").loc[bases]
     rows = _stack(ordered.reset_index(names="heading").rename(columns={"score": "value"}), ours)
     page, axes = style.make_page(0.3 * (rows.place.max() + 1), title, caption, note, 3.3, 0.7, 0.42)
     _draw_scores(axes, rows, "{:.2f}", size=9)
@@ -151,9 +149,6 @@ def draw_pairwise(pairwise: "DataFrame", note: str = "", ours: "DataFrame | None
     return page
 
 
-JUDGE_MARKS = {"GPT-4": "o", "PaLM-2": "s"}
-
-
 def draw_length_against_wins(
     pairwise: "DataFrame", lengths: "DataFrame", note: str = "", ours: "DataFrame | None" = None
 ) -> "Figure":
@@ -186,7 +181,7 @@ def draw_length_against_wins(
         shift, colour = (-5 if row.judge == "GPT-4" else 5), style.colour_of(row.against)
         x, is_lima = sizes[row.against] + shift, row.against == "lima-1k"
         axes.plot([x, x], [row.low, row.high], color=colour, lw=1.8)
-        axes.plot(x, row.net, JUDGE_MARKS[row.judge], color=colour, ms=7, mec="white")
+        axes.plot(x, row.net, "o" if row.judge == "GPT-4" else "s", color=colour, ms=7, mec="white")
         if is_lima:  # the judges are named once, where there is room
             side, offset = ("right", -8) if shift < 0 else ("left", 8)
             style.annotate(axes, row.judge, (x, row.net), (offset, 0), ha=side, color=QUIET, size=8)

@@ -61,7 +61,8 @@ def draw(name: str, folder: Path = FOLDER / "tables", note: str = "", out: Path 
     if name not in FIGURES:
         raise InputError(f"no figure '{name}': choose one of {', '.join(FIGURES)}")
     given = (tables.read(folder / f"{table}.csv") for table in FIGURES[name].tables)
-    figure = in_style(FIGURES[name].draw)(*given, note=note, **more)
+    with in_style():
+        figure = FIGURES[name].draw(*given, note=note, **more)
     if out:
         save(figure, name, out)
     return figure

@@ -17,7 +17,7 @@ _LABELS = 4.4
 """Inches for names such as "gpt-4o-mini, against alpaca-random-token-matched-7"."""
 
 
-@style.in_style
+@style.in_style()
 def draw_verdicts(summary: "DataFrame", note: str = "") -> "Figure":
     """Stacked bars of win, tie and lose under the exact rule, one bar per judge and baseline.
 
@@ -30,7 +30,7 @@ def draw_verdicts(summary: "DataFrame", note: str = "") -> "Figure":
     return _draw_bars(rows, 0.36 * len(rows) + 0.3, title, caption, note, labels)
 
 
-@style.in_style
+@style.in_style()
 def draw_test_sets(summary: "DataFrame", note: str = "") -> "Figure":
     """Stacked bars per test set, judge and baseline of a run, by the exact rule (paper: Figure 2).
 
@@ -58,7 +58,7 @@ def _draw_bars(
     return page
 
 
-@style.in_style
+@style.in_style()
 def draw_control(biases: "DataFrame", note: str = "") -> "Figure":
     """Win rates as judged and at equal length, with 95% intervals; what cannot be estimated is left out.
 
@@ -77,10 +77,7 @@ def draw_control(biases: "DataFrame", note: str = "") -> "Figure":
     return page
 
 
-_CONTROL_COLOURS = {"answer length": VERMILION, "trained tokens": PURPLE, "epochs": GREEN, "number of rows": BLUE}
-
-
-@style.in_style
+@style.in_style()
 def draw_controls(controls: "DataFrame", note: str = "") -> "Figure":
     """Net win of the target over each control with its interval, and both sides' mean answers (paper: Figures 6, 7).
 
@@ -94,7 +91,8 @@ def draw_controls(controls: "DataFrame", note: str = "") -> "Figure":
     title = "Would the longest still win if the others answered as long, or trained as much?"
     page, axes = style.make_page(0.36 * len(controls) + 0.2, title, caption, note, 4.3, 1.2, 0.45)
     axes.axvline(0, color=FAINT, linewidth=1)
-    colours = [_CONTROL_COLOURS.get(kind, GREY) for kind in controls.controls_for]
+    by_kind = {"answer length": VERMILION, "trained tokens": PURPLE, "epochs": GREEN, "number of rows": BLUE}
+    colours = [by_kind.get(kind, GREY) for kind in controls.controls_for]
     style.draw_intervals(axes, range(len(controls)), [controls.net_win, controls.low, controls.high], colours)
     for place, (answer, rival) in enumerate(zip(controls.answer, controls.its_answer, strict=True)):
         if answer == answer:
@@ -106,7 +104,7 @@ def draw_controls(controls: "DataFrame", note: str = "") -> "Figure":
     return page
 
 
-@style.in_style
+@style.in_style()
 def draw_losses(losses: "Mapping[str, DataFrame]", note: str = "") -> "Figure":
     """Training loss by optimizer step, one line per arm, named at its end. losses: by arm, its loss.csv."""
     import pandas as pd
@@ -123,12 +121,11 @@ def draw_losses(losses: "Mapping[str, DataFrame]", note: str = "") -> "Figure":
     return page
 
 
-COLOURS = (VERMILION, BLUE, GREEN, PURPLE, GREY)
 LABEL_HEIGHT = 8.0
 """Height of a label, in percent of the axis."""
 
 
-@style.in_style
+@style.in_style()
 def draw_lengths(answers: Mapping[str, Sequence[dict[str, Any]]], cap: int, note: str = "") -> "Figure":
     """Share of the answers that have ended by each length in tokens, one line per arm or variant, named at its end.
 
@@ -142,7 +139,7 @@ def draw_lengths(answers: Mapping[str, Sequence[dict[str, Any]]], cap: int, note
     table = pd.concat({name: pd.DataFrame(written) for name, written in answers.items()}, names=["line"])
     # An answer that was cut has not ended anywhere on the axis.
     table["ended"] = table.n_tokens.where(table.finish_reason == "stop", 2 * cap)
-    colours = dict(zip(answers, itertools.cycle(COLOURS), strict=False))
+    colours = dict(zip(answers, itertools.cycle((VERMILION, BLUE, GREEN, PURPLE, GREY)), strict=False))
     kind: Any = {"stat": "percent", "hue": "line", "palette": colours, "legend": False, "lw": 1.8, "clip_on": False}
     sns.ecdfplot(table.reset_index("line"), x="ended", ax=axes, **kind)
     axes.set(xlabel="tokens", ylabel="% ended", xlim=(0, cap), ylim=(0, 102))

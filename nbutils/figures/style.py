@@ -3,12 +3,12 @@
 Figures are read on a screen, in print and by colour-blind readers: few colours, direct labels, no legend, no grid.
 """
 
-import functools
+import contextlib
 import re
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec
+from typing import TYPE_CHECKING, Any
 
 from nbutils.core import disk
 
@@ -85,20 +85,13 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f}%" if is_small else f"{int(100 * share + 0.5 + 1e-9)}%"
 
 
-Arguments = ParamSpec("Arguments")
+@contextlib.contextmanager
+def in_style() -> Iterator[None]:
+    """Draw in the project's style what a `with` block or, as `@in_style()`, a function draws."""
+    import matplotlib
 
-
-def in_style(draw: "Callable[Arguments, Figure]") -> "Callable[Arguments, Figure]":
-    """Let a function that draws a figure draw it in the project's style."""
-
-    @functools.wraps(draw)
-    def styled(*tables: Arguments.args, **options: Arguments.kwargs) -> "Figure":
-        import matplotlib
-
-        with matplotlib.rc_context(STYLE):
-            return draw(*tables, **options)
-
-    return styled
+    with matplotlib.rc_context(STYLE):
+        yield
 
 
 def make_page(
@@ -198,9 +191,7 @@ def hide_x_axis(axes: "Axes") -> None:
 
 def save(figure: "Figure", name: str, folder: Path) -> None:
     """Write `name`.svg and `name`.png, with the same bytes whenever the figure is the same."""
-    import matplotlib.pyplot as plt
-
-    with plt.rc_context(STYLE):
+    with in_style():
         for suffix, metadata in ((".svg", {"Date": None, "Creator": None}), (".png", {"Software": None})):
             with disk.atomic_path(folder / f"{name}{suffix}") as temporary:
                 figure.savefig(temporary, format=suffix[1:], dpi=DPI, metadata=metadata)
