@@ -65,9 +65,6 @@ def _settings(profile: Profile) -> Capabilities:
     return profile.capabilities
 
 
-# --- measuring -----------------------------------------------------------------------------------------------------
-
-
 def _measure_all(profile: Profile, tuned: Manifest | None, planned: Plan, folder: Path) -> dict[str, Any]:
     settings = _settings(profile)
     part = folder / f".tasks-{planned.key[:12]}.part.jsonl"
@@ -90,6 +87,7 @@ def _measurer(profile: Profile, tuned: Manifest | None, seed: int) -> Any:
     """A function that measures one task on the loaded model."""
     import lm_eval
     from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
 
     settings, precision = _settings(profile), choose_precision()
     if tuned:
@@ -98,32 +96,20 @@ def _measurer(profile: Profile, tuned: Manifest | None, seed: int) -> Any:
         model = models.load_base(profile, seed, precision, profile.training.method == "qlora", trains=False).eval()
     tokenizer = models.load_tokenizer(profile, seed)
     wrapped = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=settings.batch_size)
-    manager = _task_manager(settings)
+    # lm_eval's own 14,000 files of tasks take ten seconds and are read where a task is one of them.
+    folder = str(ROOT / settings.folder) if settings.folder else None
+    manager = TaskManager(include_path=folder, include_defaults=False) if folder else None
+    if manager is None or not set(settings.tasks) <= set(manager.all_tasks):
+        manager = TaskManager(include_path=folder)
 
     def measure(task: str, shots: int) -> list[dict[str, Any]]:
-        found = lm_eval.simple_evaluate(
-            model=wrapped,
-            tasks=[task],
-            num_fewshot=shots,
-            task_manager=manager,
-            limit=settings.limit,
-            bootstrap_iters=100,
-            log_samples=False,
-        )
+        kind: Any = {"limit": settings.limit, "bootstrap_iters": 100, "log_samples": False}
+        found = lm_eval.simple_evaluate(wrapped, tasks=[task], num_fewshot=shots, task_manager=manager, **kind)
         results = found["results"].items()
         rows = [row for name, metrics in results for row in read_metrics(name, metrics, found["n-samples"])]
         return [{**row, "shots": shots} for row in rows]
 
     return measure
-
-
-def _task_manager(settings: Capabilities) -> Any:
-    """The index of tasks; lm_eval's own 14,000 files take ten seconds and are read where a task is one of them."""
-    from lm_eval.tasks import TaskManager
-
-    folder = str(ROOT / settings.folder) if settings.folder else None
-    own = TaskManager(include_path=folder, include_defaults=False) if folder else None
-    return own if own and set(settings.tasks) <= set(own.all_tasks) else TaskManager(include_path=folder)
 
 
 def read_metrics(task: str, metrics: Mapping[str, Any], samples: Mapping[str, Any]) -> list[dict[str, Any]]:

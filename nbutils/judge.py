@@ -32,8 +32,6 @@ from nbutils.llm.client import Ledger
 
 __all__ = ["parse_scores", "verdict"]
 
-# --- pairwise ------------------------------------------------------------------------------------------------------
-
 
 def plan(profile: str | Profile, arm: str, seed: int) -> Plan:
     """What stage 06 would judge: an arm's answers against those of every baseline, by every judge.
@@ -101,9 +99,6 @@ def _ledger(profile: Profile) -> contextlib.closing[Ledger]:
     return contextlib.closing(Ledger(disk.runs_folder() / profile.name / command.LEDGER))
 
 
-# --- MT-Bench and AlpacaEval ---------------------------------------------------------------------------------------
-
-
 def plan_benchmark(profile: str | Profile, arm: str | None, seed: int, benchmark: Benchmark) -> Plan:
     """What stage 06 would grade of an arm's answers to MT-Bench, or judge of those to AlpacaEval."""
     chosen, name = arms.prepare(profile, arm)
@@ -131,9 +126,8 @@ def run_benchmark(profile: str | Profile, arm: str | None, seed: int, benchmark:
     """
     chosen, name = arms.prepare(profile, arm)
     answers = generate.run_benchmark(chosen, name, seed, benchmark)
-    work = _grade_mt_bench if benchmark == mt_bench.TEST_SET else _judge_alpaca_eval
     planned = plan_benchmark(chosen, name, seed, benchmark)
-    return manifests.complete_calls(planned, functools.partial(work, chosen, answers))
+    return manifests.complete_calls(planned, functools.partial(_judge_benchmark, chosen, answers, benchmark))
 
 
 def run_for_all(profile: str | Profile, seed: int, benchmark: Benchmark) -> list[Manifest]:
@@ -143,31 +137,24 @@ def run_for_all(profile: str | Profile, seed: int, benchmark: Benchmark) -> list
     return [run_benchmark(chosen, arm, seed, benchmark) for arm in wanted]
 
 
-def _grade_mt_bench(profile: Profile, answers: Manifest, folder: Path) -> dict[str, Any]:
-    found = load_benchmark_answers(answers, mt_bench.TEST_SET)
-    talks = mt_bench.to_conversations(found, answers.arm, str(answers.path("answers.jsonl")))
-    prompts = load_prompts(mt_bench.TEST_SET, profile.judging.benchmark_prompts.get(mt_bench.TEST_SET))
-    rows: list[dict[str, Any]] = []
+def _judge_benchmark(profile: Profile, answers: Manifest, benchmark: Benchmark, folder: Path) -> dict[str, Any]:
+    given, found = profile.judging.benchmark_prompts.get(benchmark), load_benchmark_answers(answers, benchmark)
+    if is_mt_bench := benchmark == mt_bench.TEST_SET:
+        talks = mt_bench.to_conversations(found, answers.arm, str(answers.path("answers.jsonl")))
+        ask: Any = functools.partial(mt_bench.judge_conversations, talks, prompts=load_prompts(benchmark, given))
+    else:
+        matched = match_answers(found, alpaca_eval.baseline_answers(), {})
+        ask = functools.partial(judge_pairs, matched, prompt=load_prompt(benchmark, given))
     with _ledger(profile) as ledger:
-        for judge in profile.judging.judges_for(mt_bench.TEST_SET):
-            rows += mt_bench.judge_conversations(talks, judge, ledger, prompts)
+        rows = [row for judge in profile.judging.judges_for(benchmark) for row in ask(judge=judge, ledger=ledger)]
+    if is_mt_bench:
+        name, table = "scores.csv", mt_bench.score_turns(rows)
+    else:
+        rows = alpaca_eval.add_difficulty(rows)
+        name, table = "rates.csv", leaderboards.rate_arms(rows)
     disk.write_jsonl(folder / JUDGMENTS, rows)
-    tables.write(folder / "scores.csv", mt_bench.score_turns(rows))
-    return {"outputs": [JUDGMENTS, "scores.csv"], **facts_of(rows)}
-
-
-def _judge_alpaca_eval(profile: Profile, answers: Manifest, folder: Path) -> dict[str, Any]:
-    mine = load_benchmark_answers(answers, alpaca_eval.TEST_SET)
-    matched = match_answers(mine, alpaca_eval.baseline_answers(), {})
-    prompt = load_prompt(alpaca_eval.TEST_SET, profile.judging.benchmark_prompts.get(alpaca_eval.TEST_SET))
-    rows: list[dict[str, Any]] = []
-    with _ledger(profile) as ledger:
-        for judge in profile.judging.judges_for(alpaca_eval.TEST_SET):
-            rows += judge_pairs(matched, judge, ledger, prompt)
-    rows = alpaca_eval.add_difficulty(rows)
-    disk.write_jsonl(folder / JUDGMENTS, rows)
-    tables.write(folder / "rates.csv", leaderboards.rate_arms(rows))
-    return {"outputs": [JUDGMENTS, "rates.csv"], **facts_of(rows)}
+    tables.write(folder / name, table)
+    return {"outputs": [JUDGMENTS, name], **facts_of(rows)}
 
 
 def main(arguments: list[str] | None = None) -> None:

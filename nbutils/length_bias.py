@@ -28,8 +28,6 @@ from nbutils.judging.records import load_judgments, read_judgments
 
 __all__ = ["length_controlled_win_rate"]
 
-# --- the stage -----------------------------------------------------------------------------------------------------
-
 
 def plan(profile: str | Profile, arm: str | None = None, seed: int = 42) -> Plan:
     """What stage 07 would analyse: an arm's judgments."""
@@ -57,8 +55,6 @@ def _analyse_all(judged: Manifest, folder: Path) -> dict[str, Any]:
     tables.write(folder / "cut.csv", compare_cut(rows, cut) if cut else [])
     return {"outputs": ["length_bias.csv", "bins.csv", "cut.csv"], "comparisons": len(table)}
 
-
-# --- the command ---------------------------------------------------------------------------------------------------
 
 _RATES = {
     "win_rate": "win rate",

@@ -30,7 +30,11 @@ def begin(profile: str) -> Profile:
     """
     given = load_profile(profile)
     preflight.refuse_missing(given)
-    _watch_notebook(given)
+    if shell := running_shell():
+        warnings.formatwarning = _format_warning
+        refuse_injected(shell.user_ns.get("In", []))
+        refuse_foreign_arm(given, shell.user_ns.get("arm"))
+        shell.set_custom_exc((NameError,), _explain_missing)
     chosen = arms.with_data_at_hand(given)
     found = [f"{name} {importlib.metadata.version(name)}" for name in SHOWN if importlib.util.find_spec(name)]
     versions = " · ".join([f"long-is-more {__version__}", f"Python {sys.version.split()[0]}", *found])
@@ -38,17 +42,6 @@ def begin(profile: str) -> Profile:
     print(f"Profile {given.name}: {given.summary}")
     print(arms.data_line(given, chosen))
     return chosen
-
-
-def _watch_notebook(profile: Profile) -> None:
-    """Inside a kernel: look at the parameters, and prepare for what goes wrong in cells."""
-    shell = running_shell()
-    if shell is None:
-        return
-    warnings.formatwarning = _format_warning
-    refuse_injected(shell.user_ns.get("In", []))
-    refuse_foreign_arm(profile, shell.user_ns.get("arm"))
-    shell.set_custom_exc((NameError,), _explain_missing)
 
 
 def _format_warning(
@@ -90,17 +83,14 @@ def _assigned(cell: str) -> dict[str, str]:
 
 def refuse_foreign_arm(profile: Profile, arm: str | None) -> None:
     """Raise InputError for an arm of a public dataset in a profile with an own one: the forgotten parameter."""
-    has_own_dataset = profile.dataset not in data.sources()
-    if arm and has_own_dataset and arm not in profile.arms and arms.parse_arm(arm).pool != "own":
+    is_own = profile.dataset not in data.sources()
+    if arm and is_own and arm not in profile.arms and arms.parse_arm(arm).pool != "own":
         raise InputError(f"profile '{profile.name}' has no arm '{arm}': set `arm` to one of {', '.join(profile.arms)}")
 
 
 def _explain_missing(shell: Any, kind: type, error: NameError, trace: Any, tb_offset: int | None = None) -> None:
     error.add_note("Cells run out of order? Run the ones above first: menu Run, Run All Above Selected Cell.")
     shell.showtraceback((kind, error, trace), tb_offset=tb_offset)
-
-
-# --- checks --------------------------------------------------------------------------------------------------------
 
 
 def check(what: str, holds: bool, seen: object = "") -> None:

@@ -49,9 +49,6 @@ PAPER_FIGURES = {
     "paper-table-2-mt-bench": "Table 2: MT-Bench, with intervals",
 }
 
-CLASSES = dict(zip(settle.OUTCOMES, ("reproduced", "within", "failed", "not-run"), strict=True))
-"""How the page's style names the verdicts."""
-
 
 class Found(NamedTuple):
     """The fresh results that a report shows: a manifest per label ("judge alpaca-1k-longest"), and the target arm.
@@ -75,19 +72,25 @@ def plan(profile: str | Profile, arm: str | None = None, seed: int = 42) -> Plan
     # Other judged arms, benchmarks and capabilities, where they are fresh: claims are read from them.
     inputs |= {label: made.fingerprint for label, made in find(chosen, seed).items() if label not in inputs}
     inputs["votes"] = disk.sha256_json(find_votes(chosen, seed))
-    shown = [TEMPLATE, STYLE, SCRIPT, *sorted(published.FOLDER.glob("*.csv")), *_committed_tables()]
+    drawn = {table for figure in (*PAPER_FIGURES, *LENGTH_FIGURES) for table in registry.FIGURES[figure].tables}
+    committed = [registry.FOLDER / "tables" / f"{table}.csv" for table in sorted(drawn)]
+    shown = [TEMPLATE, STYLE, SCRIPT, *sorted(published.FOLDER.glob("*.csv")), *committed]
     inputs |= {path.name: disk.sha256_file(path) for path in shown}
     folder = manifests.stage_folder(chosen.name, "report", name, seed)
-    return Plan(
-        "report", chosen.name, name, seed, folder, {"profile": chosen.model_dump(mode="json")}, inputs, version=3
-    )
+    settings = {"profile": chosen.model_dump(mode="json")}
+    return Plan("report", chosen.name, name, seed, folder, settings, inputs, version=3)
 
 
 def run(profile: str | Profile, arm: str | None = None, seed: int = 42) -> Manifest:
     """Write `report.html`. Raises InputError where a result that it would show is missing or stale."""
     chosen, name = arms.prepare(profile, arm)
     planned = plan(chosen, name, seed)
-    refuse_stale(planned)
+    for label, fingerprint in planned.inputs.items():
+        if fingerprint == "missing":
+            raise InputError(
+                f"no report: the result of '{label}' is missing or stale: "
+                f"run `python -m nbutils.run` with the profile named '{planned.profile}' to bring it up to date"
+            )
     return manifests.complete(planned, functools.partial(_write, chosen, planned))
 
 
@@ -102,31 +105,17 @@ def _parts(profile: Profile, target: str, seed: int) -> dict[str, Plan]:
     return parts
 
 
-def refuse_stale(planned: Plan) -> None:
-    """Raise InputError naming the first result that is missing or no longer matches what it was made from."""
-    for label, fingerprint in planned.inputs.items():
-        if fingerprint == "missing":
-            raise InputError(
-                f"no report: the result of '{label}' is missing or stale: "
-                f"run `python -m nbutils.run` with the profile named '{planned.profile}' to bring it up to date"
-            )
-
-
 def _write(profile: Profile, planned: Plan, folder: Path) -> dict[str, Any]:
     found: dict[str, Manifest] = {}
     for label, part in _parts(profile, planned.arm, planned.seed).items():
-        made = manifests.fresh_manifest(part)
-        if made is None:
+        if (made := manifests.fresh_manifest(part)) is None:
             what = f"{part.stage} {part.arm}"
             raise InputError(f"no report: the result of '{what}' changed while the report was being built")
         found[label] = made
-    found |= {label: made for label, made in find(profile, planned.seed).items() if label not in found}
+    found = found | find(profile, planned.seed) | found
     html = render(profile, planned.seed, Found(found, planned.arm, find_votes(profile, planned.seed)))
     disk.write_text(folder / "report.html", html)
     return {"outputs": ["report.html"], "bytes": len(html.encode())}
-
-
-# --- the page ------------------------------------------------------------------------------------------------------
 
 
 def render(profile: Profile, seed: int, found: Found) -> str:
@@ -190,7 +179,7 @@ def describe_claims(settled: Sequence[settle.Settled]) -> dict[str, Any]:
         "claims": lists,
         "minute": page.summarise(table),
         "verdict_counts": {verdict: int(counts[verdict]) for verdict in settle.OUTCOMES if verdict in counts},
-        "classes": CLASSES,
+        "classes": dict(zip(settle.OUTCOMES, ("reproduced", "within", "failed", "not-run"), strict=True)),
         "rule": page.RULE,
         "intervals": page.INTERVALS,
         "sources": page.SOURCES,
@@ -230,14 +219,11 @@ def format_rate(row: dict[str, Any], name: str) -> str:
 
 def collect_pairs(found: Found, rule: str) -> list[dict[str, Any]]:
     """Answer pairs with the reviews of both orders by every judge, one record per baseline and prompt."""
-    judgments = records.load_judgments(found.of("judge"))
-    sides = dict.fromkeys(row[side] for row in judgments for side in ("arm", "baseline"))
-    written = {arm: load_answers(found.of("generate", arm)) for arm in sides}
-    by_prompt = {arm: {(each["test_set"], each["id"]): each for each in answers} for arm, answers in written.items()}
+    judgments, by_prompt = records.load_judgments(found.of("judge")), {}
+    for arm in dict.fromkeys(row[side] for row in judgments for side in ("arm", "baseline")):
+        answers = load_answers(found.of("generate", arm))
+        by_prompt[arm] = {(each["test_set"], each["id"]): each for each in answers}
     return records.collect_pairs(judgments, by_prompt, rule)
-
-
-# --- figures -------------------------------------------------------------------------------------------------------
 
 
 def _run_figures(
@@ -260,11 +246,6 @@ def draw_beside(name: str, measured: Results) -> "Figure":
     return registry.draw(name, note="" if ours.empty else measured.profile.note, ours=ours)
 
 
-def _committed_tables() -> list[Path]:
-    names = {table for name in (*PAPER_FIGURES, *LENGTH_FIGURES) for table in registry.FIGURES[name].tables}
-    return [registry.FOLDER / "tables" / f"{name}.csv" for name in sorted(names)]
-
-
 def _figures_of(captions: dict[str, str], folder: Path) -> Iterator[dict[str, str]]:
     """The named figures, drawn from the tables in a folder, where all of them are there."""
     for name, caption in captions.items():
@@ -277,9 +258,6 @@ def _embed(caption: str, figure: "Figure") -> dict[str, str]:
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=style.DPI)
     return {"caption": caption, "data": "data:image/png;base64," + base64.b64encode(picture.getvalue()).decode()}
-
-
-# --- a run's results -----------------------------------------------------------------------------------------------
 
 
 PLANS: dict[str, Callable[[Profile, str, int], Plan]] = {
@@ -301,18 +279,16 @@ def find(profile: Profile, seed: int = 42) -> dict[str, Manifest]:
     stages = [stage for stage in PLANS if optional.get(stage, True)]
     wanted = [(stage, arm) for stage in stages for arm in profile.arms]
     wanted += [(stage, BASE) for stage in stages if stage == "capabilities"]
-    found = {f"{stage} {arm}": _fresh(profile, stage, arm, seed) for stage, arm in wanted}
-    return {label: made for label, made in found.items() if made}
-
-
-def _fresh(profile: Profile, stage: str, arm: str, seed: int) -> Manifest | None:
-    # Arms that train on the same rows share one selection, and variants of an arm one model.
-    parsed = {"select": "drawn", "finetune": "trained"}.get(stage)
-    stored = getattr(arms.parse_arm(arm), parsed) if parsed else arm
-    # To plan is to hash all that is upstream: not for what was never run.
-    if manifests.read_manifest(manifests.stage_folder(profile.name, stage, stored, seed)) is None:
-        return None
-    return manifests.fresh_manifest(PLANS[stage](profile, arm, seed))
+    found = {}
+    for stage, arm in wanted:
+        # Arms that train on the same rows share one selection, and variants of an arm one model.
+        shared = {"select": "drawn", "finetune": "trained"}.get(stage)
+        stored = getattr(arms.parse_arm(arm), shared) if shared else arm
+        folder = manifests.stage_folder(profile.name, stage, stored, seed)
+        # To plan is to hash all that is upstream: not for what was never run.
+        if manifests.read_manifest(folder) and (made := manifests.fresh_manifest(PLANS[stage](profile, arm, seed))):
+            found[f"{stage} {arm}"] = made
+    return found
 
 
 def find_votes(profile: Profile, seed: int = 42) -> list[dict[str, Any]]:
@@ -321,10 +297,9 @@ def find_votes(profile: Profile, seed: int = 42) -> list[dict[str, Any]]:
     They are looked for in runs/<profile>/human/<arm>/seed-<n>, the folder of a ballot that `nbutils.judging.human`
     exported and read; a ballot on other answers, or on an arm that the profile does not have, is passed over.
     """
-    folders = (manifests.stage_folder(profile.name, "human", arm, seed) for arm in profile.arms)
-    voted = (folder for folder in folders if (folder / "votes.jsonl").is_file())
-    current = (folder for folder in voted if _is_current(profile, folder, seed))
-    return [row for folder in current for row in disk.read_jsonl(folder / "votes.jsonl")]
+    votes = [manifests.stage_folder(profile.name, "human", arm, seed) / "votes.jsonl" for arm in profile.arms]
+    current = (path for path in votes if path.is_file() and _is_current(profile, path.parent, seed))
+    return [row for path in current for row in disk.read_jsonl(path)]
 
 
 def _is_current(profile: Profile, folder: Path, seed: int) -> bool:
@@ -333,17 +308,17 @@ def _is_current(profile: Profile, folder: Path, seed: int) -> bool:
     shown = {item[side] for item in key["items"].values() for side in ("arm", "baseline")}
     if not shown <= set(profile.arms):
         return False
-    made = {arm: manifests.fresh_manifest(generate.plan(profile, arm, seed)) for arm in shown}
-    written = {arm: load_answers(one) for arm, one in made.items() if one}
-    by_place = {(arm, each["test_set"], each["id"]): each for arm, all_ in written.items() for each in all_}
+    by_place: dict[tuple[str, str, str], Any] = {}
+    for arm in shown:
+        made = manifests.fresh_manifest(generate.plan(profile, arm, seed))
+        by_place |= {(arm, each["test_set"], each["id"]): each for each in (load_answers(made) if made else ())}
     ballots = []
-    for number in sorted(map(int, key["items"])):
-        item = key["items"][str(number)]
+    for number, item in sorted(key["items"].items(), key=lambda entry: int(entry[0])):
         places = [(item[side], item["test_set"], item["id"]) for side in ("arm", "baseline")]
         if not all(place in by_place for place in places):  # an answer that was voted on is gone
             return False
         mine, theirs = (by_place[place] for place in places)
         texts = (mine["prompt"], item["arm"], item["baseline"], mine["response"], theirs["response"])
         pair = Pair(item["id"], item["test_set"], *texts)
-        ballots.append(human.Ballot(number, pair, item["order"] == ORDERS[0]))
+        ballots.append(human.Ballot(int(number), pair, item["order"] == ORDERS[0]))
     return human.make_key(ballots)["ballot"] == key["ballot"]

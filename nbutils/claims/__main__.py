@@ -8,9 +8,9 @@ python -m nbutils.claims facts --write   and store what was measured
 """
 
 from nbutils import ROOT, report
-from nbutils.claims import evidence, facts, page, settle
+from nbutils.claims import evidence, facts, page, published, settle
 from nbutils.claims.evidence import Measured
-from nbutils.core import disk
+from nbutils.core import disk, tables
 from nbutils.core.errors import ArgumentParser, InputError, exits_cleanly
 from nbutils.core.settings import Profile, load_profile
 
@@ -18,9 +18,6 @@ from nbutils.core.settings import Profile, load_profile
 def measure_run(profile: Profile, seed: int = 42) -> Measured:
     """What a profile's fresh results say of each claim (see nbutils/claims/evidence.py)."""
     return evidence.measure(evidence.read(profile, report.find(profile, seed), report.find_votes(profile, seed)))
-
-
-# --- the command ---------------------------------------------------------------------------------------------------
 
 
 @exits_cleanly
@@ -37,25 +34,22 @@ def main(arguments: list[str] | None = None) -> None:
     if given.profile:
         return _show_run(load_profile(given.profile), given.seed)
     if given.what == "facts":
-        return _show_facts(given.write)
+        if missing := facts.missing_sources():
+            raise InputError(f"not at hand: {', '.join(missing)}: python -m nbutils.data fetch {missing[0]}")
+        measured = facts.measure_facts()
+        stored = measured if given.write else settle.load_facts()
+        for fact in measured:
+            differs = "" if fact in stored else "  (differs from what is stored)"
+            print(f"{fact.claim}  {'holds' if fact.holds else 'FAILS'}  {fact}{differs}")
+        if given.write:
+            tables.write(published.FOLDER / "measured-facts.csv", [fact._asdict() for fact in measured])
+        return
     settled = settle.settle()
     for item in settled:
         print(f"{item.claim.id:4} {item.verdict:12} {item.claim.claim} (published: {item.reading})")
     if given.write:
         disk.write_text(ROOT / "docs" / "claims.md", page.render(settle.tabulate(settled)))
         settle.write_tables(ROOT / "figures" / "tables")
-
-
-def _show_facts(write: bool) -> None:
-    if missing := facts.missing_sources():
-        raise InputError(f"not at hand: {', '.join(missing)}: python -m nbutils.data fetch {missing[0]}")
-    measured = facts.measure_facts()
-    stored = [] if write else settle.load_facts()
-    for fact in measured:
-        agrees = "" if write or fact in stored else "  (differs from what is stored)"
-        print(f"{fact.claim}  {'holds' if fact.holds else 'FAILS'}  {fact}{agrees}")
-    if write:
-        settle.write_facts(measured)
 
 
 def _show_run(profile: Profile, seed: int) -> None:

@@ -6,7 +6,7 @@ data/published/comparisons.csv names, for every claim, who is compared with whom
 import functools
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -45,9 +45,6 @@ class Measured(NamedTuple):
 
     numbers: dict[str, list[Number]]
     missing: dict[str, list[str]]
-
-
-# --- a run's tables ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -121,9 +118,6 @@ def compare_lengths(judgments: Sequence[dict[str, Any]]) -> pd.DataFrame:
     return found[pair].assign(label=label, judge="", value=mean, low=mean - margin, high=mean + margin)
 
 
-# --- what speaks for or against a claim ----------------------------------------------------------------------------
-
-
 def is_evidence(profile: Profile) -> bool:
     """Whether a profile's results may speak for or against the paper: no note says otherwise, and it is not tiny."""
     return not profile.note and profile.model.base != "tiny"
@@ -144,27 +138,25 @@ def measure(results: Results) -> Measured:
     measured = Measured({}, {})
     if not is_evidence(results.profile):
         return measured
-    rows = {stage: list(tabulate_stage(results).itertuples()) for stage, (tabulate_stage, *_) in _MEASURES.items()}
-    for wanted in _comparisons(base_of(results.profile)):
-        _, unit, zero = _MEASURES[wanted.stage]
+    by_stage, base = _tabulate_by_stage(results), base_of(results.profile)
+    # Each comparison once: the paper has some by two judges.
+    for wanted in published.read("comparisons").drop(columns="judge").drop_duplicates().itertuples():
+        # "Llama-2-13B or Mistral-7B" is a figure of which our source does not say which of them it shows.
+        if wanted.base and base not in wanted.base.split(" or "):
+            continue
+        table, unit, zero = by_stage[wanted.stage]
         found = [
             Number(row.label, row.value, row.low, row.high, unit, wanted.expected, zero, row.judge)
-            for row in rows[wanted.stage]
+            for row in table.itertuples()
             if _is_named(wanted.arm, row.arm) and (not wanted.against or _is_named(wanted.against, row.baseline))
         ]
-        measured.numbers.setdefault(wanted.claim, []).extend(found)
-        if not found:
+        if found:
+            measured.numbers.setdefault(wanted.claim, []).extend(found)
+        else:
             words = f"{wanted.arm} against {wanted.against or 'a rival'} ({wanted.stage.replace('_', ' ')})"
             measured.missing.setdefault(wanted.claim, []).append(words)
-    numbers = {claim: found for claim, found in measured.numbers.items() if found}
-    return Measured(numbers, {claim: parts for claim, parts in measured.missing.items() if claim in numbers})
-
-
-def _comparisons(base: str) -> Iterator[Any]:
-    """The comparisons of claims about a base model, each once (the paper has some by two judges)."""
-    # "Llama-2-13B or Mistral-7B" is a figure of which our source does not say which of them it shows.
-    rows = published.read("comparisons").drop(columns="judge").drop_duplicates()
-    return (row for row in rows.itertuples() if row.base == "" or base in row.base.split(" or "))
+    missing = {claim: parts for claim, parts in measured.missing.items() if claim in measured.numbers}
+    return measured._replace(missing=missing)
 
 
 def _is_named(wanted: str, arm: str) -> bool:
@@ -174,25 +166,32 @@ def _is_named(wanted: str, arm: str) -> bool:
     return re.fullmatch(re.escape(wanted).replace(r"\*", r"\d+"), name) is not None
 
 
-# --- numbers -------------------------------------------------------------------------------------------------------
+def _tabulate_by_stage(results: Results) -> dict[str, tuple[pd.DataFrame, str, float]]:
+    """By stage of a comparison: the table of what a run measured of it, its unit, and where no effect is.
+
+    Each a table of `label`, `judge`, `arm`, `baseline`, and the number with its interval: `value`, `low`, `high`.
+    """
+    pooled = results.pooled(LLM_JUDGES)
+    pooled["label"] = pooled.judge + ", " + pooled.arm + " against " + pooled.baseline
+    nets = _in_percent(pooled, "net_win", "low", "high")
+    nets["label"] += ", " + nets.prompts.astype("str") + " prompts"
+    pair, controlled = ["judge", "arm", "baseline"], "length_controlled"
+    biases = results.length_bias.merge(pooled[[*pair, "label"]].drop_duplicates(pair), on=pair)
+    rates = _in_percent(biases.dropna(subset=controlled), controlled, f"{controlled}_low", f"{controlled}_high")
+    return {
+        "judge": (nets, "points net win", 0),
+        "lengths": (results.lengths, "characters", 0),
+        "length_bias": (rates, "% at equal length", 50),
+        "mt_bench": (_differences(scores_of(results, LLM_JUDGES)), "points MT-Bench", 0),
+        "alpaca_eval": (_differences(rates_of(results, LLM_JUDGES)), "points AlpacaEval 2.0", 0),
+        "capabilities": (_differences(averages_of(results)), "points, mean of four tasks", 0),
+        "human": (_human_rates(results.votes), "% of judgements", 50),
+    }
 
 
-# Each a table of `label`, `judge`, `arm`, `baseline`, and the number with its interval: `value`, `low`, `high`.
-
-
-def _net_wins(results: Results) -> pd.DataFrame:
-    rows = results.pooled(LLM_JUDGES)
-    label = rows.judge + ", " + rows.arm + " against " + rows.baseline + ", " + rows.prompts.astype("str") + " prompts"
-    return rows.assign(label=label, value=100 * rows.net_win, low=100 * rows.low, high=100 * rows.high)
-
-
-def _rates_at_equal_length(results: Results) -> pd.DataFrame:
-    pair = ["judge", "arm", "baseline"]
-    rows = results.length_bias.merge(results.pooled(LLM_JUDGES)[pair].drop_duplicates(), on=pair)
-    rates = rows[rows.length_controlled.notna()]
-    low, high = 100 * rates.length_controlled_low, 100 * rates.length_controlled_high
-    label = rates.judge + ", " + rates.arm + " against " + rates.baseline
-    return rates.assign(label=label, value=100 * rates.length_controlled, low=low, high=high)
+def _in_percent(rows: pd.DataFrame, value: str, low: str, high: str) -> pd.DataFrame:
+    """Rows whose share with its interval, in these columns, is their `value`, `low` and `high` in percent."""
+    return rows.assign(value=100 * rows[value], low=100 * rows[low], high=100 * rows[high])
 
 
 def scores_of(results: Results, kinds: Sequence[str]) -> pd.DataFrame:
@@ -204,8 +203,7 @@ def scores_of(results: Results, kinds: Sequence[str]) -> pd.DataFrame:
 def rates_of(results: Results, kinds: Sequence[str]) -> pd.DataFrame:
     """AlpacaEval win rates in percent with intervals, by arm, judge and baseline, where 99% of it was judged."""
     rows = results.alpaca_eval[results.alpaca_eval.judge.isin(results.judges(kinds))]
-    rates = rows.assign(value=100 * rows.win_rate, low=100 * rows.win_low, high=100 * rows.win_high)
-    return _whole(rates, ALPACA_EVAL_CALLS)
+    return _whole(_in_percent(rows, "win_rate", "win_low", "win_high"), ALPACA_EVAL_CALLS)
 
 
 def _whole(rows: pd.DataFrame, calls: int) -> pd.DataFrame:
@@ -233,30 +231,15 @@ def _differences(scores: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(label=label, baseline=rows.arm_other, value=value, low=low, high=high)
 
 
-def _human_rates(results: Results) -> pd.DataFrame:
+def _human_rates(votes: Sequence[dict[str, Any]]) -> pd.DataFrame:
     found = []
-    for arm, baseline in dict.fromkeys((row["arm"], row["baseline"]) for row in results.votes):
-        mine = [row for row in results.votes if (row["arm"], row["baseline"]) == (arm, baseline)]
+    for arm, baseline in dict.fromkeys((row["arm"], row["baseline"]) for row in votes):
+        mine = [row for row in votes if (row["arm"], row["baseline"]) == (arm, baseline)]
         if is_enough(sum(row["preference"] is not None for row in mine), len(mine)):
             rate = mean_with_interval(to_items(mine).preference)
             label = f"people ({len({row['judge'] for row in mine})}), {arm} against {baseline}, {rate.n} prompts"
             found.append((label, "", arm, baseline, 100 * rate.value, 100 * rate.low, 100 * rate.high))
     return pd.DataFrame(found, columns=["label", "judge", "arm", "baseline", "value", "low", "high"])
-
-
-_MEASURES: dict[str, tuple[Callable[[Results], pd.DataFrame], str, float]] = {
-    "judge": (_net_wins, "points net win", 0),
-    "lengths": (lambda results: results.lengths, "characters", 0),
-    "length_bias": (_rates_at_equal_length, "% at equal length", 50),
-    "mt_bench": (lambda results: _differences(scores_of(results, LLM_JUDGES)), "points MT-Bench", 0),
-    "alpaca_eval": (lambda results: _differences(rates_of(results, LLM_JUDGES)), "points AlpacaEval 2.0", 0),
-    "capabilities": (lambda results: _differences(averages_of(results)), "points, mean of four tasks", 0),
-    "human": (_human_rates, "% of judgements", 50),
-}
-"""By stage of a comparison: the table of what a run measured of it, its unit, and where no effect is."""
-
-
-# --- beside the paper's numbers ------------------------------------------------------------------------------------
 
 
 def beside_paper(results: Results) -> dict[str, pd.DataFrame]:
@@ -269,7 +252,13 @@ def beside_paper(results: Results) -> dict[str, pd.DataFrame]:
     shares = {name: 100 * rows[name] / rows.prompts for name in VERDICTS}
     bounds = {"net": 100 * rows.net_win, "low": 100 * rows.low, "high": 100 * rows.high}
     pairwise = pd.DataFrame({"arm": rows.arm, "against": rows.baseline, "judge": rows.judge, **shares, **bounds})
-    words = [_words_of_rival(results, row.arm, row.against) for row in pairwise.itertuples()]
+    words = []
+    for arm, against in zip(rows.arm, rows.baseline, strict=True):
+        mine, other = arms.parse_arm(arm), arms.parse_arm(against)
+        # Not for Figures 6a, 6b and 7: the rival was made to answer otherwise, or has the same rows as the arm.
+        is_other = other.selection != mine.selection and other.suffixes.variant == mine.suffixes.variant
+        is_known = {mine.selection, other.selection} <= results.words.keys()
+        words.append(results.words[other.selection] if is_other and is_known else None)
     found = {
         "paper-figure-1-pairwise": pairwise,
         "paper-figure-5-open-llm": averages_of(results),
@@ -278,17 +267,6 @@ def beside_paper(results: Results) -> dict[str, pd.DataFrame]:
         "paper-table-2-mt-bench": scores_of(results, SHOWN_JUDGES),
     }
     return {name: table.assign(run=results.profile.name) for name, table in found.items()}
-
-
-def _words_of_rival(results: Results, arm: str, against: str) -> float | None:
-    """The rival's mean words of a training response; None where it is not known.
-
-    Nor for Figures 6a, 6b and 7: where a rival was made to answer otherwise, or has the same rows as the arm.
-    """
-    mine, other = arms.parse_arm(arm), arms.parse_arm(against)
-    is_other = other.selection != mine.selection and other.suffixes.variant == mine.suffixes.variant
-    is_known = {mine.selection, other.selection} <= results.words.keys()
-    return results.words[other.selection] if is_other and is_known else None
 
 
 KINDS = ("rival", "random rows", "trained tokens", "answer length", "epochs", "noise", "number of rows")
@@ -328,19 +306,12 @@ def tabulate(results: Results) -> pd.DataFrame:
     rows = results.pooled(SHOWN_JUDGES).merge(lengths, how="left", on=pair)
     rows = rows[rows.arm.isin(known) & rows.baseline.isin(known)].reset_index(drop=True)
     sides = [(arms.parse_arm(arm), arms.parse_arm(rival)) for arm, rival in zip(rows.arm, rows.baseline, strict=True)]
-    points = {name: (100 * rows[name]).round(1) for name in ("net_win", "low", "high")}
-    table = pd.DataFrame(
-        {
-            "judge": rows.judge,
-            "controls_for": pd.Categorical([classify(*both) for both in sides], KINDS),
-            "against": rows.baseline,
-            "selection": [baseline.selection for _, baseline in sides],
-            "treatment": [describe(baseline) for _, baseline in sides],
-            "answer": rows.mean_len_arm,
-            "its_answer": rows.mean_len_baseline,
-            **points,
-            "prompts": rows.prompts,
-        }
-    )
+    table = rows.assign(
+        controls_for=pd.Categorical([classify(*both) for both in sides], KINDS),
+        selection=[baseline.selection for _, baseline in sides],
+        treatment=[describe(baseline) for _, baseline in sides],
+        **{name: (100 * rows[name]).round(1) for name in ("net_win", "low", "high")},
+    ).rename(columns={"baseline": "against", "mean_len_arm": "answer", "mean_len_baseline": "its_answer"})
     ordered = table.sort_values(["judge", "controls_for", "selection"], kind="stable", ignore_index=True)
-    return ordered.astype({"controls_for": "str"})
+    about, lengths = ["judge", "controls_for", "against", "selection", "treatment"], ["answer", "its_answer"]
+    return ordered[[*about, *lengths, "net_win", "low", "high", "prompts"]].astype({"controls_for": "str"})

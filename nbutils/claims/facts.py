@@ -19,7 +19,6 @@ RELEASED = (LONGEST, REFINED, SCORED, LIMA, EVOL)
 """The five training sets that the official repository released, of 1,000 rows each."""
 
 SOURCES = (POOL, *RELEASED, "llama2-tokenizer", "punkt")
-ALPAGASUS_THRESHOLD = 4.5
 
 
 class Fact(NamedTuple):
@@ -87,7 +86,7 @@ def _scores() -> Iterator[Fact]:
     scores = [row.score for row in longest if row.score is not None]
     if len(scores) < len(longest):
         raise ValueError(f"{LONGEST}: {len(longest) - len(scores)} rows have no rating")
-    passing = sum(score >= ALPAGASUS_THRESHOLD for score in scores)
+    passing = sum(score >= 4.5 for score in scores)
     shared, mean = sum(row.id in rated for row in longest), round(sum(scores) / len(scores), 4)
     usual, below = Counter(scores).most_common(1)[0][0], len(scores) - passing
     yield Fact("D3", "rows of the longest 1,000 that are in AlpaGasus-1k", shared, "below", 500, "half")
@@ -108,9 +107,6 @@ def _budget() -> Iterator[Fact]:
     yield Fact("D5", what, longest, "above", scored, "AlpaGasus-1k")
     yield Fact("D5", what, longest, "above", count([pool[i] for i in drawn]), "a random 1,000")
     yield Fact("D5", "the same, LIMA-1k", lima, "above", longest, "the longest 1,000")
-
-
-# --- masks ---------------------------------------------------------------------------------------------------------
 
 
 def _masks() -> Iterator[Fact]:

@@ -33,46 +33,34 @@ SOURCES = (
     "citing."
 )
 
-EXACT = "exact counts"
-"""What is said of numbers that have no sampling error."""
-
 NOT_RUN = "Not run here, for want of a model of the paper's size, its judges, or people"
 
 
 class Line(NamedTuple):
-    """A line of the summary: what it says, the claims (id and words) of which it says so, and their topics."""
+    """A line of the summary: what it says, and the claims (id and words) of which it says so.
+
+    names: the claims' ids by topic; is_brief: whether these are enough.
+    """
 
     head: str
     claims: list[tuple[str, str]]
-    topics: list[str]
-
-    @property
-    def is_brief(self) -> bool:
-        """Whether the claims' names are enough."""
-        return self.head == NOT_RUN
-
-    @property
-    def names(self) -> str:
-        """The names of the claims, by topic."""
-        by_topic: dict[str, list[str]] = {}
-        for topic, (name, _) in zip(self.topics, self.claims, strict=True):
-            by_topic.setdefault(topic, []).append(name)
-        return "; ".join(f"{topic}: {', '.join(names)}" for topic, names in by_topic.items())
+    names: str
+    is_brief: bool
 
 
 def headline(table: pd.DataFrame) -> str:
     """How many claims ended how, and about what. table: as `settle.tabulate` gives it."""
     words = {"reproduced": "reproduced", "not reproduced": "not reproduced", "not run": "not run"}
     words |= {"within the interval, not separable": "measured, too little to separate"}
-    parts = [_count(what, table[table.verdict == verdict].topic) for verdict, what in words.items()]
-    return f"Of {len(table)} claims {', '.join(filter(None, parts))}."
-
-
-def _count(what: str, topics: "pd.Series[str]") -> str:
-    """A number of claims, with their topics where these are few."""
-    if topics.empty:
-        return f"none {what}" if what == "not reproduced" else ""
-    return f"{len(topics)} {what} ({', '.join(f'{topic} {count}' for topic, count in Counter(topics).items())})"
+    parts = []
+    for verdict, what in words.items():
+        topics = Counter(table[table.verdict == verdict].topic)
+        if topics:
+            shown = ", ".join(f"{topic} {count}" for topic, count in topics.items())
+            parts.append(f"{topics.total()} {what} ({shown})")
+        elif verdict == "not reproduced":
+            parts.append(f"none {what}")
+    return f"Of {len(table)} claims {', '.join(parts)}."
 
 
 def summarise(table: pd.DataFrame) -> list[Line]:
@@ -90,8 +78,11 @@ def summarise(table: pd.DataFrame) -> list[Line]:
         "Published differences within their own error": own & (shows == "none"),
         "Contradicted by another published number": own & table.published_shows.str.contains("contradicted"),
     }
-    found = {head: table[chosen] for head, chosen in lines.items() if chosen.any()}
-    return [Line(head, list(zip(rows.id, rows.claim, strict=True)), list(rows.topic)) for head, rows in found.items()]
+    found = []
+    for head, rows in ((head, table[chosen]) for head, chosen in lines.items() if chosen.any()):
+        names = "; ".join(f"{topic}: {', '.join(part.id)}" for topic, part in rows.groupby("topic", sort=False))
+        found.append(Line(head, list(zip(rows.id, rows.claim, strict=True)), names, head == NOT_RUN))
+    return found
 
 
 def _separable(published_shows: str) -> str:
@@ -105,51 +96,36 @@ def _separable(published_shows: str) -> str:
 
 def render(table: pd.DataFrame) -> str:
     """The page. table: as `settle.tabulate` gives it."""
-    head = [
-        "# Claims",
-        _wrap("What became of every claim. Written by `python -m nbutils.claims --write`."),
-    ]
-    minute = ["## In one minute", _wrap(f"**{headline(table)}**"), "\n".join(map(_render_line, summarise(table)))]
-    rule = ["## The rule", *map(_wrap, (RULE, INTERVALS, SOURCES))]
-    parts = [_render_topic(str(topic), rows) for topic, rows in table.groupby("topic", sort=False)]
-    return "\n\n".join([*head, *minute, *rule, *parts, _render_power()]) + "\n"
-
-
-def _render_line(line: Line) -> str:
-    if line.is_brief:
-        return _wrap(f"- {line.head}: {line.names}.", "  ")
-    claims = "\n".join(_wrap(f"  - {name}: {words}", "    ") for name, words in line.claims)
-    return f"- {line.head}:\n{claims}"
+    parts = ["# Claims", _wrap("What became of every claim. Written by `python -m nbutils.claims --write`.")]
+    parts += ["## In one minute", _wrap(f"**{headline(table)}**")]
+    minute = []
+    for line in summarise(table):
+        if line.is_brief:
+            minute.append(_wrap(f"- {line.head}: {line.names}.", "  "))
+        else:
+            claims = (_wrap(f"  - {name}: {words}", "    ") for name, words in line.claims)
+            minute.append("\n".join([f"- {line.head}:", *claims]))
+    parts += ["\n".join(minute), "## The rule", *map(_wrap, (RULE, INTERVALS, SOURCES))]
+    parts += [_render_topic(str(topic), rows) for topic, rows in table.groupby("topic", sort=False)]
+    what = "A net win of 18 points with 25% ties: the paper's smallest published effect, against LIMA-1k (P3)."
+    power = ["| prompts | 95% interval | excludes zero in |", "|---|---|---|"]
+    rows = published.power_table().itertuples()
+    power += [f"| {row.prompts:,} | ±{row.margin} | {row.power:.0f}% of runs |" for row in rows]
+    parts += ["## What a number of prompts can show", _wrap(what), "\n".join(power)]
+    return "\n\n".join(parts) + "\n"
 
 
 def _render_topic(topic: str, table: pd.DataFrame) -> str:
     lines = [f"## {topic[0].upper()}{topic[1:]}", ""]
     lines += ["| | claim | where | published | that shows | found here | verdict |", "|---|---|---|---|---|---|---|"]
-    lines += [_render_row(row) for row in table.itertuples()]
+    for row in table.itertuples():
+        # An abstract's sentence rests on other claims, whose rows hold the numbers.
+        numbers, here = ("", "") if topic == "abstract" else (row.published or "–", row.here or "–")
+        texts: Any = (row.id, row.claim, row.where, numbers, row.published_shows, here, row.verdict)
+        cells = (text.replace("|", "\\|").replace("; ", "<br>") for text in texts)
+        lines.append(f"| {' | '.join(cells)} |")
     notes = [_wrap(f"- {row.id}: {row.note}", "  ") for row in table.itertuples() if row.note]
     return "\n".join([*lines, "", *notes]).rstrip()
-
-
-def _render_row(row: Any) -> str:
-    # An abstract's sentence rests on other claims, whose rows hold the numbers.
-    published, here = ("", "") if row.topic == "abstract" else (row.published or "–", row.here or "–")
-    texts = (row.id, row.claim, row.where, published, row.published_shows, here, row.verdict)
-    cells = [text.replace("|", "\\|").replace("; ", "<br>") for text in texts]
-    return f"| {' | '.join(cells)} |"
-
-
-def _render_power() -> str:
-    lines = [
-        "## What a number of prompts can show",
-        "",
-        _wrap("A net win of 18 points with 25% ties: the paper's smallest published effect, against LIMA-1k (P3)."),
-        "",
-        "| prompts | 95% interval | excludes zero in |",
-        "|---|---|---|",
-    ]
-    rows = published.power_table().itertuples()
-    lines += [f"| {row.prompts:,} | ±{row.margin} | {row.power:.0f}% of runs |" for row in rows]
-    return "\n".join(lines)
 
 
 def _wrap(text: str, indent: str = "") -> str:

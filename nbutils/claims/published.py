@@ -65,27 +65,16 @@ class Number(NamedTuple):
         return "separable" if side == self.expected.replace("not less", "more") else "contradicted"
 
     def __str__(self) -> str:
-        if self.low is None or self.high is None:
-            return f"{self.label}: {self._shown(self.value)} {self.unit}, no interval"
-        interval = f"[{self._shown(self.low)}, {self._shown(self.high)}]"
-        return f"{self.label}: {self._shown(self.value)} {interval} {self.unit}"
-
-    def _shown(self, number: float) -> str:
-        digits = 2 if "MT-Bench" in self.unit or "AlpacaEval" in self.unit else 1
-        return f"{number:.{digits}f}" if self.zero else f"{number:+.{digits}f}"
-
-
-# --- intervals -----------------------------------------------------------------------------------------------------
+        digits, sign = (2 if "MT-Bench" in self.unit or "AlpacaEval" in self.unit else 1), "" if self.zero else "+"
+        value, *bounds = (f"{x:{sign}.{digits}f}" for x in (self.value, self.low, self.high) if x is not None)
+        if len(bounds) < 2:
+            return f"{self.label}: {value} {self.unit}, no interval"
+        return f"{self.label}: {value} [{', '.join(bounds)}] {self.unit}"
 
 
 def net_win_margin(win: Any, lose: Any, prompts: int) -> Any:
     """Half the 95% interval of a net win (win - lose, shares in 0..1) over so many prompts, in 0..1."""
     return Z * np.sqrt((win + lose - (win - lose) ** 2) / prompts)
-
-
-def alpaca_eval_error(rate: Any) -> Any:
-    """Standard error of an AlpacaEval 2.0 win rate, both in percent."""
-    return 100 * ALPACA_EVAL_SPREAD * np.sqrt(rate / 100 * (1 - rate / 100) / ALPACA_EVAL_PROMPTS)
 
 
 def power_table(net: float = 0.18, tie: float = 0.25) -> pd.DataFrame:
@@ -102,20 +91,40 @@ def power_table(net: float = 0.18, tie: float = 0.25) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-# --- reading -------------------------------------------------------------------------------------------------------
-
-
 def read(name: str) -> pd.DataFrame:
     """One table of data/published. Raises InputError where there is none."""
     return tables.read(FOLDER / f"{name}.csv")
 
 
-def _find(table: str, **wanted: str) -> Any:
-    frame = _READERS[table]()
-    found = frame[(frame[list(wanted)] == list(wanted.values())).all(axis=1)]
-    if len(found) != 1:
-        raise InputError(f"data/published/{table}.csv: {len(found)} rows for {wanted}: there should be one")
-    return found.iloc[0]
+def read_win_rates() -> pd.DataFrame:
+    """The published win, tie and lose shares in percent, with the net win and its interval in points."""
+    table = read("win-rates").drop(columns="via")
+    win, lose = table.win / 100, table.lose / 100
+    net, margin = 100 * (win - lose), 100 * net_win_margin(win, lose, PROMPTS)
+    return table.assign(net=net, low=net - margin, high=net + margin)
+
+
+_SCORES = {
+    "alpacaeval": ("win_rate", "points AlpacaEval 2.0"),
+    "mt-bench": ("score", "points MT-Bench"),
+    "open-llm": ("average", "points, mean of four tasks"),
+}
+"""By table of scores: the column with the score, and the unit of a difference."""
+
+
+def read_scores(name: str) -> pd.DataFrame:
+    """A published table of scores, with standard errors and intervals (missing where nobody knows an error).
+
+    name: `alpacaeval` (win rates in percent), `mt-bench` or `open-llm` (means of four tasks in percent); `source` is
+    the paper's table or figure, or the leaderboard.
+    """
+    table, column = read(name).rename(columns={"where": "source"}), _SCORES[name][0]
+    score, error = table[column], pd.Series(MT_BENCH_ERROR if name == "mt-bench" else math.nan, table.index)
+    if name == "alpacaeval":
+        spread = 100 * ALPACA_EVAL_SPREAD * np.sqrt(score / 100 * (1 - score / 100) / ALPACA_EVAL_PROMPTS)
+        error = table.standard_error.fillna(spread)
+    shown = table[["source", "base", "arm", column]]
+    return shown.assign(error=error, low=score - Z * error, high=score + Z * error)
 
 
 def published_numbers(claim: str) -> list[Number]:
@@ -132,8 +141,9 @@ def _read_number(row: Any) -> Number:
         label = f"{row.judge}, {row.base}"
         return Number(label, found.net, found.low, found.high, "points net win", row.expected, judge=row.judge)
     if row.table == "human":
-        found = read_human().iloc[0]
-        return Number("people", found.wins_percent, found.low, found.high, "% of judgements", row.expected, 50.0)
+        found = read("human").iloc[0]
+        least, most = (100 * bound for bound in wilson_interval(found.wins_percent / 100, found.judgements))
+        return Number("people", found.wins_percent, least, most, "% of judgements", row.expected, 50.0)
     mine, other = (_find(row.table, base=row.base, arm=arm) for arm in (row.arm, row.against))
     column, unit = _SCORES[row.table]
     value, margin = float(mine[column] - other[column]), Z * math.hypot(mine.error, other.error)
@@ -141,64 +151,20 @@ def _read_number(row: Any) -> Number:
     return Number(f"{row.base}, {row.arm} against {row.against}", value, low, high, unit, row.expected)
 
 
-_SCORES = {
-    "alpacaeval": ("win_rate", "points AlpacaEval 2.0"),
-    "mt-bench": ("score", "points MT-Bench"),
-    "open-llm": ("average", "points, mean of four tasks"),
-}
-"""By table of scores: the column with the score, and the unit of a difference."""
-
-
-# --- the published tables with intervals; figures are drawn from them ----------------------------------------------
-
-
-def read_win_rates() -> pd.DataFrame:
-    """The published win, tie and lose shares in percent, with the net win and its interval in points."""
-    table = read("win-rates").drop(columns="via")
-    win, lose = table.win / 100, table.lose / 100
-    net, margin = 100 * (win - lose), 100 * net_win_margin(win, lose, PROMPTS)
-    return table.assign(net=net, low=net - margin, high=net + margin)
-
-
-def read_alpaca_eval() -> pd.DataFrame:
-    """The published AlpacaEval 2.0 win rates in percent, with errors; `source` is the paper or the leaderboard."""
-    table = read("alpacaeval").rename(columns={"where": "source"})
-    error = table.standard_error.fillna(alpaca_eval_error(table.win_rate))
-    low, high = table.win_rate - Z * error, table.win_rate + Z * error
-    return table[["source", "base", "arm", "win_rate"]].assign(error=error, low=low, high=high)
-
-
-def read_mt_bench() -> pd.DataFrame:
-    """The published MT-Bench scores with errors."""
-    table, margin = read("mt-bench")[["base", "arm", "score"]], Z * MT_BENCH_ERROR
-    return table.assign(error=MT_BENCH_ERROR, low=table.score - margin, high=table.score + margin)
-
-
-def read_open_llm() -> pd.DataFrame:
-    """The published four-task averages in percent, whose errors nobody knows."""
-    return read("open-llm")[["base", "arm", "average"]].assign(error=math.nan)
-
-
-def read_human() -> pd.DataFrame:
-    """The share of human judgements in percent, with Wilson's interval."""
-    table = read("human")
-    bounds = [wilson_interval(row.wins_percent / 100, row.judgements) for row in table.itertuples()]
-    return table.assign(low=[100 * low for low, _ in bounds], high=[100 * high for _, high in bounds])
-
-
-_READERS = {
-    "win-rates": read_win_rates,
-    "alpacaeval": read_alpaca_eval,
-    "mt-bench": read_mt_bench,
-    "open-llm": read_open_llm,
-}
+def _find(table: str, **wanted: str) -> Any:
+    frame = read_win_rates() if table == "win-rates" else read_scores(table)
+    found = frame[(frame[list(wanted)] == list(wanted.values())).all(axis=1)]
+    if len(found) != 1:
+        raise InputError(f"data/published/{table}.csv: {len(found)} rows for {wanted}: there should be one")
+    return found.iloc[0]
 
 
 def tabulate() -> dict[str, pd.DataFrame]:
     """The tables of figures/tables that hold the paper's numbers, rounded as they are drawn."""
+    rates, grades = (read_scores(name).round({"low": 2, "high": 2}) for name in ("alpacaeval", "mt-bench"))
     return {
         "paper-pairwise": read_win_rates().round({"net": 1, "low": 1, "high": 1}),
-        "paper-alpacaeval": read_alpaca_eval().drop(columns="error").round({"low": 2, "high": 2}),
-        "paper-mt-bench": read_mt_bench().drop(columns="error").round({"low": 2, "high": 2}),
-        "paper-open-llm": read_open_llm().drop(columns="error"),
+        "paper-alpacaeval": rates.drop(columns="error"),
+        "paper-mt-bench": grades.drop(columns=["source", "error"]),
+        "paper-open-llm": read_scores("open-llm")[["base", "arm", "average"]],
     }

@@ -10,19 +10,14 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from nbutils.claims import page
 from nbutils.claims import published as paper
 from nbutils.claims.evidence import Measured
 from nbutils.claims.facts import Fact
-from nbutils.claims.published import FOLDER, Number
+from nbutils.claims.published import Number
 from nbutils.core import tables
 
-REPRODUCED, WITHIN, FAILED, NOT_RUN = OUTCOMES = (
-    "reproduced",
-    "within the interval, not separable",
-    "not reproduced",
-    "not run",
-)
+OUTCOMES = ("reproduced", "within the interval, not separable", "not reproduced", "not run")
+REPRODUCED, WITHIN, FAILED, NOT_RUN = OUTCOMES
 AGREEMENT = "P4"
 """The claim about the order of other claims' numbers; what else rests on claims takes the weakest of their verdicts."""
 
@@ -68,17 +63,12 @@ class Settled(NamedTuple):
     @property
     def reading(self) -> str:
         """What the published numbers themselves can show, in a few words."""
-        if self.facts and not self.published:
-            return page.EXACT
-        counts = Counter(number.reading for number in self.published)
-        total = len(self.published)
-        parts = [f"{counts[name]} of {total} {name}" for name in ("separable", "contradicted", "not separable")]
-        shown = [part for part in parts if not part.startswith("0 ")] or (["no interval"] if self.published else [])
-        shown += [f"none for {', '.join(self.silent)}"] if self.silent and shown else []
-        return ", ".join(shown) or "no numbers"
-
-
-# --- reading -------------------------------------------------------------------------------------------------------
+        if not self.published:
+            return "exact counts" if self.facts else "no numbers"
+        counts, total = Counter(number.reading for number in self.published), len(self.published)
+        kinds = [name for name in ("separable", "contradicted", "not separable") if counts[name]]
+        shown = [f"{counts[name]} of {total} {name}" for name in kinds] or ["no interval"]
+        return ", ".join([*shown, *([f"none for {', '.join(self.silent)}"] if self.silent else [])])
 
 
 def load_claims() -> list[Claim]:
@@ -90,9 +80,6 @@ def load_claims() -> list[Claim]:
 def load_facts() -> list[Fact]:
     """The facts about data that were measured and stored (data/published/measured-facts.csv)."""
     return [Fact(*row) for row in paper.read("measured-facts")[list(Fact._fields)].itertuples(index=False)]
-
-
-# --- verdicts ------------------------------------------------------------------------------------------------------
 
 
 def judge_measurement(number: Number, published: Sequence[Number]) -> str:
@@ -141,38 +128,30 @@ def settle(found: Measured | None = None) -> list[Settled]:
     for claim in sorted(claims, key=lambda claim: bool(claim.rests_on)):
         if claim.rests_on:
             done[claim.id] = _settle_by_parts(claim, found, [done[part] for part in claim.rests_on])
-        else:
-            done[claim.id] = _settle_alone(claim, found, [fact for fact in facts if fact.claim == claim.id])
+            continue
+        known = [fact for fact in facts if fact.claim == claim.id]
+        mine, published = found.numbers.get(claim.id, []), paper.published_numbers(claim.id)
+        missing = tuple(found.missing.get(claim.id, ()))
+        verdicts = [REPRODUCED if fact.holds else FAILED for fact in known]
+        verdicts += [judge_measurement(number, published) for number in mine] + [NOT_RUN for _ in missing]
+        done[claim.id] = Settled(claim, published, known, mine, weakest(verdicts), missing)
     return [done[claim.id] for claim in claims]
 
 
-def _settle_alone(claim: Claim, found: Measured, facts: list[Fact]) -> Settled:
-    mine, published = found.numbers.get(claim.id, []), paper.published_numbers(claim.id)
-    missing = tuple(found.missing.get(claim.id, ()))
-    verdicts = [REPRODUCED if fact.holds else FAILED for fact in facts]
-    verdicts += [judge_measurement(number, published) for number in mine] + [NOT_RUN for _ in missing]
-    return Settled(claim, published, facts, mine, weakest(verdicts), missing)
-
-
 def _settle_by_parts(claim: Claim, found: Measured, parts: list[Settled]) -> Settled:
-    verdict = judges_agree(found.numbers) if claim.id == AGREEMENT else weakest([part.verdict for part in parts])
     return Settled(
         claim,
-        [number for part in parts for number in part.published],
-        [fact for part in parts for fact in part.facts],
-        [number for part in parts for number in part.measured],
-        verdict,
-        tuple(missing for part in parts for missing in part.missing),
+        published=[number for part in parts for number in part.published],
+        facts=[fact for part in parts for fact in part.facts],
+        measured=[number for part in parts for number in part.measured],
+        verdict=judges_agree(found.numbers) if claim.id == AGREEMENT else weakest([part.verdict for part in parts]),
+        missing=tuple(missing for part in parts for missing in part.missing),
         silent=tuple(part.claim.id for part in parts if not part.published and not part.facts),
     )
 
 
-# --- tables --------------------------------------------------------------------------------------------------------
-
-
 def tabulate(settled: Sequence[Settled]) -> pd.DataFrame:
     """One row per claim: its words, the paper's numbers with intervals, what they show, what was found, the verdict."""
-    of_claims = pd.DataFrame([item.claim for item in settled])
     found = {
         "published": ["; ".join(item.paper) for item in settled],
         "published_shows": [item.reading for item in settled],
@@ -180,24 +159,16 @@ def tabulate(settled: Sequence[Settled]) -> pd.DataFrame:
         "verdict": [item.verdict for item in settled],
     }
     columns = ["id", "topic", "claim", "where", *found, "test", "note"]
-    return of_claims.assign(**found)[columns]
+    return pd.DataFrame([item.claim for item in settled]).assign(**found)[columns]
 
 
 def write_tables(folder: Path) -> list[Path]:
     """Write the claims and the paper's numbers, with intervals, as the tables that figures are drawn from."""
-    made = {"claims": tabulate(settle()), **paper.tabulate(), "paper-lengths": _tabulate_lengths()}
+    # Mean NLTK words of a training response, the paper's beside ours.
+    ours = {fact.bound: fact.measured for fact in load_facts() if fact.claim == "D2"}
+    words = paper.read("training-lengths").rename(columns={"paper_mean_words": "paper"})[["arm", "paper"]]
+    lengths = words.assign(here=[ours[mean] for mean in words.paper])
+    made = {"claims": tabulate(settle()), **paper.tabulate(), "paper-lengths": lengths}
     for name, table in made.items():
         tables.write(folder / f"{name}.csv", table)
     return [folder / f"{name}.csv" for name in made]
-
-
-def _tabulate_lengths() -> pd.DataFrame:
-    """Mean NLTK words of a training response, the paper's beside ours."""
-    ours = {fact.bound: fact.measured for fact in load_facts() if fact.claim == "D2"}
-    table = paper.read("training-lengths").rename(columns={"paper_mean_words": "paper"})[["arm", "paper"]]
-    return table.assign(here=[ours[mean] for mean in table.paper])
-
-
-def write_facts(facts: Sequence[Fact]) -> None:
-    """Store measured facts in data/published."""
-    tables.write(FOLDER / "measured-facts.csv", [fact._asdict() for fact in facts])

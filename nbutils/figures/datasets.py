@@ -7,30 +7,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nbutils.core.errors import InputError
-from nbutils.figures.style import (
-    FAINT,
-    GREY,
-    INK,
-    NAMES,
-    QUIET,
-    VERMILION,
-    colour_of,
-    draw_bars,
-    hide_x_axis,
-    is_longest,
-    label_rows,
-    make_page,
-    name_of,
-    page_of,
-    percent,
-)
+from nbutils.figures import style
+from nbutils.figures.style import FAINT, GREY, INK, QUIET, VERMILION
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from pandas import DataFrame
-
-# --- lengths -------------------------------------------------------------------------------------------------------
 
 
 def draw_lengths(histograms: "DataFrame", lengths: "DataFrame", note: str = "") -> "Figure":
@@ -45,47 +28,39 @@ def draw_lengths(histograms: "DataFrame", lengths: "DataFrame", note: str = "") 
         + "Figure 1b of the paper has the means 51.4 (all of Alpaca), 256.8 (longest), 531.3 (LIMA)."
         * (pool == "alpaca-52k")
     )
-    axes = make_page(0.72 * len(shown) + 0.1, _title_of_lengths(shown, pool), caption, note, 2.35, 1.55, 0.42)
+    means = dict(zip(shown.dataset, shown["mean"], strict=True))
+    longest = next(name for name in shown.dataset if style.is_longest(name))
+    rows, times = int(shown[shown.dataset == longest].rows.iloc[0]), means[longest] / means[pool]
+    title = f"The {rows:,} longest have {times:.1f} times the words of the average response"
+    title += ", and half those of LIMA" if 1.8 < means.get("lima-1k", 0) / means[longest] < 2.2 else ""
+    page, axes = style.make_page(0.72 * len(shown) + 0.1, title, caption, note, 2.35, 1.55, 0.42)
     for place, row in enumerate(shown.itertuples()):
         _draw_ridge(axes, histograms[histograms.dataset == row.dataset], row, place)
-    label_rows(axes, [f"{name_of(name)}\n" for name in shown.dataset], list(map(colour_of, shown.dataset)))
+    names = [f"{style.name_of(name)}\n" for name in shown.dataset]
+    style.label_rows(axes, names, list(map(style.colour_of, shown.dataset)))
     for right, text in ((44, "median"), (100, "mean")):
-        _write_beside(axes, -0.62, right, text, color=QUIET, size=8.5)
+        style.annotate(axes, text, (1, -0.62), (right, 5), xycoords=style.BESIDE, ha="right", color=QUIET, size=8.5)
     axes.set_xscale("log", base=2)
     ticks = [1, 4, 16, 64, 256, 1024, 4096]
     axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     axes.minorticks_off()
     axes.set(xlim=(0.7, 4096), ylim=(len(shown) - 0.75, -0.85))
     axes.set_xlabel("NLTK words per response", size=9)
-    return page_of(axes)
-
-
-def _title_of_lengths(shown: "DataFrame", pool: str) -> str:
-    means = dict(zip(shown.dataset, shown["mean"], strict=True))
-    longest = next(name for name in shown.dataset if is_longest(name))
-    rows = int(shown[shown.dataset == longest].rows.iloc[0])
-    title = f"The {rows:,} longest have {means[longest] / means[pool]:.1f} times the words of the average response"
-    return title + (", and half those of LIMA" if 1.8 < means.get("lima-1k", 0) / means[longest] < 2.2 else "")
+    return page
 
 
 def _draw_ridge(axes: "Axes", bins: "DataFrame", row: Any, place: int) -> None:
-    drawn, colour = bins[bins.low >= 1], colour_of(row.dataset)
+    drawn, colour = bins[bins.low >= 1], style.colour_of(row.dataset)
     # A bin [low, high) of whole numbers covers low - 1/2 to high - 1/2 on the line.
     edges = np.append(drawn.low, drawn.high.iloc[-1]) - 0.5
     density = drawn.rows.to_numpy() / drawn.rows.sum() / np.diff(np.log2(edges))
     top = place - 0.72 * np.append(density, density[-1])
     axes.fill_between(edges, top, place, step="post", color=colour, alpha=0.8, lw=0, zorder=place)
     axes.plot([row.median, row.median], [place + 0.02, place - 0.16], color=INK, lw=1.6, zorder=50)
-    _write_beside(axes, place, 44, f"{row.median:,.0f}", color=INK)
-    _write_beside(axes, place, 100, f"{row.mean:,.1f}", color=colour, weight="bold")
-    _write_beside(axes, place, None, f"{row.rows:,} rows", color=QUIET, size=8)
-
-
-def _write_beside(axes: "Axes", place: float, right: int | None, text: str, **kind: Any) -> None:
-    """Write left of the axes, or so many points right of them."""
-    offset, side = ((-8, -6), 0) if right is None else ((right, 5), 1)
-    where: Any = ("axes fraction", "data")
-    axes.annotate(text, (side, place), offset, where, "offset points", ha="right", va="center", **kind)
+    kind: Any = {"xycoords": style.BESIDE, "ha": "right"}
+    style.annotate(axes, f"{row.median:,.0f}", (1, place), (44, 5), color=INK, **kind)
+    style.annotate(axes, f"{row.mean:,.1f}", (1, place), (100, 5), color=colour, weight="bold", **kind)
+    style.annotate(axes, f"{row.rows:,} rows", (0, place), (-8, -6), color=QUIET, size=8, **kind)
 
 
 def draw_measures(measures: "DataFrame", note: str = "") -> "Figure":
@@ -99,23 +74,14 @@ def draw_measures(measures: "DataFrame", note: str = "") -> "Figure":
     title = f"The measure decides what is selected: characters keep {chars} of {k:,} rows"
     if published and int(shown.shared.iloc[0]) == k:
         title = f"The paper counted NLTK words: only they give back all {k:,} rows"
-    axes = make_page(0.36 * len(shown), title, caption, note, left=2.75, right=0.8)
+    page, axes = style.make_page(0.36 * len(shown), title, caption, note, left=2.75, right=0.8)
     of_text = ["" if text == "response" else f" of the {text}" for text in shown.text]
+    names = {"nltk_words": "NLTK words", "words": "words between spaces", "chars": "characters"}
+    names["tokens"] = "Llama-2 tokens"
     colours = [VERMILION if measure == "nltk_words" else GREY for measure in shown.measure]
-    draw_bars(axes, list(shown.shared), list(shown.measure.map(MEASURES) + of_text), colours)
+    style.draw_bars(axes, list(shown.shared), list(shown.measure.map(names) + of_text), colours)
     axes.set_xlim(0, k)
-    return page_of(axes)
-
-
-MEASURES = {
-    "nltk_words": "NLTK words",
-    "words": "words between spaces",
-    "chars": "characters",
-    "tokens": "Llama-2 tokens",
-}
-
-
-# --- content -------------------------------------------------------------------------------------------------------
+    return page
 
 
 def draw_content(content: "DataFrame", note: str = "") -> "Figure":
@@ -128,42 +94,32 @@ def draw_content(content: "DataFrame", note: str = "") -> "Figure":
     )
     leading = verbs.nlargest(3, "in_selection", keep="first")
     *some, last = (f"“{verb}”" for verb in leading.value)
-    in_longest, in_all = percent(leading.share_selection.sum()), percent(leading.share_pool.sum())
+    in_longest, in_all = style.percent(leading.share_selection.sum()), style.percent(leading.share_pool.sum())
     title = f"{', '.join(some)} and {last} open {in_longest} of the longest examples, and {in_all} of all"
-    rows = [*_contrasting(verbs).itertuples(), None, *traits.itertuples()]
-    axes = make_page(0.28 * len(rows) + 0.2, title, caption, note, left=1.75, right=0.6)
-    for place, row in enumerate(rows):
-        if row:
-            _draw_pair(axes, row, place)
-    label_rows(axes, [(f"“{row.value}”" if row.kind == "first verb" else row.value) if row else "" for row in rows])
-    most = max(max(row.share_pool, row.share_selection) for row in rows if row)
-    axes.set(xlim=(-0.09 * most, 1.01 * most), ylim=(len(rows) - 0.5, -1.1))
-    hide_x_axis(axes)
-    for share, text, colour in (
-        (rows[0].share_selection, "the longest", VERMILION),
-        (rows[0].share_pool, "all", QUIET),
-    ):
-        axes.annotate(text, (share, 0), (0, 9), textcoords="offset points", ha="center", color=colour, size=9)
-    return page_of(axes)
-
-
-def _contrasting(verbs: "DataFrame") -> "DataFrame":
-    """The verbs that open most of the selection, and those of the dataset that it hardly has."""
+    # The verbs that open most of the selection, and those of the dataset that it hardly has.
     frequent = verbs.nlargest(8, "in_selection", keep="first")
     rare = verbs[(verbs.share_selection < verbs.share_pool / 3) & ~verbs.value.isin(frequent.value)]
-    chosen = [*frequent.value, *rare.nlargest(4, "in_pool", keep="first").value]
-    return verbs.set_index("value", drop=False).loc[chosen]
-
-
-def _draw_pair(axes: "Axes", row: Any, place: int) -> None:
-    axes.plot([row.share_pool, row.share_selection], [place, place], color=FAINT, lw=2, zorder=1)
-    axes.scatter(row.share_pool, place, s=44, facecolor="white", edgecolor=QUIET, lw=1.5, zorder=2)
-    axes.scatter(row.share_selection, place, s=44, color=VERMILION, zorder=3)
-    more = row.share_selection >= row.share_pool
-    for share, colour, is_right in ((row.share_selection, VERMILION, more), (row.share_pool, QUIET, not more)):
-        offset, align = (8, "left") if is_right else (-8, "right")
-        where: Any = {"textcoords": "offset points", "ha": align, "va": "center"}
-        axes.annotate(percent(share), (share, place), (offset, 0), color=colour, size=8.5, **where)
+    rare = rare.nlargest(4, "in_pool", keep="first")
+    rows: list[Any] = [*frequent.itertuples(), *rare.itertuples(), None, *traits.itertuples()]
+    page, axes = style.make_page(0.28 * len(rows) + 0.2, title, caption, note, left=1.75, right=0.6)
+    for place, row in enumerate(rows):
+        if row is None:
+            continue
+        axes.plot([row.share_pool, row.share_selection], [place, place], color=FAINT, lw=2, zorder=1)
+        axes.scatter(row.share_pool, place, s=44, facecolor="white", edgecolor=QUIET, lw=1.5, zorder=2)
+        axes.scatter(row.share_selection, place, s=44, color=VERMILION, zorder=3)
+        more = row.share_selection >= row.share_pool
+        for share, colour, is_right in ((row.share_selection, VERMILION, more), (row.share_pool, QUIET, not more)):
+            offset, align = (8, "left") if is_right else (-8, "right")
+            style.annotate(axes, style.percent(share), (share, place), (offset, 0), color=colour, size=8.5, ha=align)
+    style.label_rows(axes, [*(f"“{verb}”" for verb in [*frequent.value, *rare.value]), "", *traits.value])
+    most = max(max(row.share_pool, row.share_selection) for row in rows if row)
+    axes.set(xlim=(-0.09 * most, 1.01 * most), ylim=(len(rows) - 0.5, -1.1))
+    style.hide_x_axis(axes)
+    kind: Any = {"ha": "center", "va": "baseline", "size": 9}
+    style.annotate(axes, "the longest", (rows[0].share_selection, 0), (0, 9), color=VERMILION, **kind)
+    style.annotate(axes, "all", (rows[0].share_pool, 0), (0, 9), color=QUIET, **kind)
+    return page
 
 
 def draw_scores(scores: "DataFrame", note: str = "") -> "Figure":
@@ -181,30 +137,21 @@ def draw_scores(scores: "DataFrame", note: str = "") -> "Figure":
         f"Mean of the longest: {(longest.index * longest).sum() / rows:.2f}."
     )
     title = f"GPT-3.5 would have thrown away {rows - kept} of the {rows:,} longest examples"
-    axes = make_page(2.9, title, caption, note, left=0.4, right=0.4, bottom=0.42)
+    page, axes = style.make_page(2.9, title, caption, note, left=0.4, right=0.4, bottom=0.42)
     axes.axvspan(4.25, 5.25, color="#F2F2F2", zorder=0)
-    colours = {name: colour_of(name) for name in names}
-    kind: Any = {
-        "hue": "dataset",
-        "palette": colours,
-        "saturation": 1,
-        "width": 0.78,
-        "native_scale": True,
-        "gap": 0.05,
-    }
+    colours = {name: style.colour_of(name) for name in names}
+    kind: Any = {"hue": "dataset", "palette": colours, "saturation": 1, "width": 0.78, "gap": 0.05}
+    kind["native_scale"] = True
     sns.barplot(shown, x="score", y="rows", legend=False, ax=axes, **kind)
     drawn: Any = axes.containers
     for bars, (name, colour) in zip(drawn, colours.items(), strict=True):
         axes.bar_label(bars, fmt="{:,.0f}", padding=3, color=colour, weight="bold")
         tallest = max(bars, key=lambda bar: bar.get_height())
         place = (tallest.get_x() + tallest.get_width() / 2, tallest.get_height())
-        axes.annotate(name_of(name), place, (0, 18), textcoords="offset points", ha="center", color=colour)
+        style.annotate(axes, style.name_of(name), place, (0, 18), ha="center", va="baseline", color=colour)
     axes.set_xticks(sorted(set(shown.score)))
     axes.set(xlim=(2.75, 5.25), ylim=(0, 1.16 * shown.rows.max()), xlabel="rating", ylabel="", yticks=[])
-    return page_of(axes)
-
-
-# --- selections ----------------------------------------------------------------------------------------------------
+    return page
 
 
 def draw_overlaps(overlaps: "DataFrame", note: str = "") -> "Figure":
@@ -215,7 +162,7 @@ def draw_overlaps(overlaps: "DataFrame", note: str = "") -> "Figure":
 
     shown = overlaps[overlaps.pool == overlaps.pool.iloc[0]]
     drawn = [name for name in dict.fromkeys(shown.left) if not name.endswith("published")]
-    names = sorted(drawn, key=lambda name: (not is_longest(name), not name.endswith("score")))
+    names = sorted(drawn, key=lambda name: (not style.is_longest(name), not name.endswith("score")))
     turned = shown.rename(columns={"left": "right", "right": "left"})
     pairs = pd.concat([shown, turned]).drop_duplicates(["left", "right"]).set_index(["left", "right"])
     shared, of = (pairs[column].unstack().loc[names, names] for column in ("shared", "of"))
@@ -227,7 +174,7 @@ def draw_overlaps(overlaps: "DataFrame", note: str = "") -> "Figure":
     title = (
         f"The longest and {words} have {shared.loc[names[0], rival]} of {of.loc[names[0], rival]:,} examples in common"
     )
-    axes = make_page(0.52 * len(names), title, caption, note, left=0.12, right=2.9)
+    page, axes = style.make_page(0.52 * len(names), title, caption, note, left=0.12, right=2.9)
     kind: Any = {"annot": shared, "fmt": ",", "annot_kws": {"size": 9}, "cbar": False, "linewidths": 2, "ax": axes}
     above, diagonal = np.triu(np.ones_like(of, dtype=bool)), np.eye(len(names), dtype=bool)
     kind |= {"xticklabels": False, "yticklabels": False}
@@ -238,7 +185,7 @@ def draw_overlaps(overlaps: "DataFrame", note: str = "") -> "Figure":
         axes.text(place + 1.12, place + 0.5, label_selection(name), va="center", weight=weight)
     axes.set(xlabel="", ylabel="")
     axes.set_axis_off()
-    return page_of(axes)
+    return page
 
 
 def _rival_of(names: Iterable[str]) -> tuple[str, str]:
@@ -249,8 +196,8 @@ def _rival_of(names: Iterable[str]) -> tuple[str, str]:
 
 def label_selection(arm: str) -> str:
     """What an arm selects, in words, without the dataset that it selects from."""
-    if arm in NAMES and not is_longest(arm):
-        return NAMES[arm]
+    if arm in style.NAMES and not style.is_longest(arm):
+        return style.NAMES[arm]
     rule = re.sub(r"^[a-z]+-(\d+k?-)?", "", arm)
     if found := re.fullmatch(r"random-(token-matched-)?(\d+)", rule):
         return f"random, {'token-matched, ' if found[1] else ''}seed {found[2]}"
@@ -262,17 +209,17 @@ def label_selection(arm: str) -> str:
 def draw_budget(budget: "DataFrame", note: str = "") -> "Figure":
     """Bars: tokens in the loss per epoch of every training set of the paper, and of the controls."""
     pool = budget.arm.iloc[0].split("-")[0]
-    is_meant = budget.arm.isin(list(NAMES)) | budget.arm.str.startswith(f"{pool}-")
+    is_meant = budget.arm.isin(list(style.NAMES)) | budget.arm.str.startswith(f"{pool}-")
     shown = budget[is_meant & (budget.rows < budget.rows.iloc[0] * 10)].sort_values("trained", ascending=False)
     caption = (
         f"{shown.unit.iloc[0]} in the loss per epoch: responses, and one end of sequence each. In brackets: examples."
     )
     trained = dict(zip(shown.arm, shown.trained, strict=True))
-    longest = next(value for name, value in trained.items() if is_longest(name))
+    longest = next(value for name, value in trained.items() if style.is_longest(name))
     rival, words = _rival_of(trained)
     times = f"the longest have {longest / trained[rival]:.1f} times the tokens of {words}"
     title = f"Equal in examples, not in training: {times}"
-    axes = make_page(0.34 * len(shown), title, caption, note, left=3.1, right=0.9)
-    labels = [f"{NAMES.get(row.arm) or label_selection(row.arm)} ({row.rows:,})" for row in shown.itertuples()]
-    draw_bars(axes, list(shown.trained), labels, list(map(colour_of, shown.arm)))
-    return page_of(axes)
+    page, axes = style.make_page(0.34 * len(shown), title, caption, note, left=3.1, right=0.9)
+    labels = [f"{style.NAMES.get(row.arm) or label_selection(row.arm)} ({row.rows:,})" for row in shown.itertuples()]
+    style.draw_bars(axes, list(shown.trained), labels, list(map(style.colour_of, shown.arm)))
+    return page

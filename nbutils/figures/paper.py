@@ -5,35 +5,15 @@
 
 from typing import TYPE_CHECKING, Any
 
-from nbutils.figures.style import (
-    FAINT,
-    MARGIN,
-    QUIET,
-    VERDICT_COLOURS,
-    VERMILION,
-    WIDTH,
-    colour_of,
-    draw_intervals,
-    draw_shares,
-    make_page,
-    name_of,
-    page_of,
-    plain,
-)
+from nbutils.figures import style
+from nbutils.figures.style import FAINT, QUIET, VERMILION
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from pandas import DataFrame, Series
+    from pandas import DataFrame
 
 NOTHING_HERE = "Beside it nothing of ours: no model of this size was trained in this repository yet."
-
-
-def _are_there(ours: "DataFrame | None") -> bool:
-    return ours is not None and not ours.empty
-
-
-# --- figure 5 ------------------------------------------------------------------------------------------------------
 
 
 def draw_open_llm(averages: "DataFrame", note: str = "", ours: "DataFrame | None" = None) -> "Figure":
@@ -41,12 +21,12 @@ def draw_open_llm(averages: "DataFrame", note: str = "", ours: "DataFrame | None
     caption = (
         "Llama-2-7B, mean of ARC-challenge, MMLU, TruthfulQA and Winogrande in percent, as published in Figure 5; the "
         "values per task, which an interval would need, are not. The unrefined longest are said to gain about one "
-        "point. " + ("" if _are_there(ours) else NOTHING_HERE)
+        "point. " + (NOTHING_HERE if ours is None or ours.empty else "")
     )
     title = "Published: no knowledge is lost on four Open LLM tasks"
     published = averages.assign(heading="", value=averages.average, low=averages.average, high=averages.average)
     rows = _stack(published, ours)
-    axes = make_page(0.42 * (rows.place.max() + 1), title, caption, note, 3.3, 0.8, 0.4)
+    page, axes = style.make_page(0.42 * (rows.place.max() + 1), title, caption, note, 3.3, 0.8, 0.4)
     for _, block in rows.groupby("heading", sort=False):
         if (start := block[block.arm == "base model"].value.max()) == start:
             axes.plot([start, start], [block.place.min() - 0.3, block.place.max() + 0.3], color=FAINT, lw=1)
@@ -54,10 +34,7 @@ def draw_open_llm(averages: "DataFrame", note: str = "", ours: "DataFrame | None
                 axes.plot([start, row.value], [row.place, row.place], color=row.colour, lw=3, alpha=0.35)
     _draw_scores(axes, rows, "{:.1f}", lw=1.4, ms=7, weight="bold")
     _finish(axes, rows, (rows.low.min() - 0.4, rows.high.max() + 0.6), "mean accuracy, %")
-    return page_of(axes)
-
-
-# --- tables 1 and 2 ------------------------------------------------------------------------------------------------
+    return page
 
 
 def draw_alpaca_eval(rates: "DataFrame", note: str = "", ours: "DataFrame | None" = None) -> "Figure":
@@ -71,20 +48,17 @@ def draw_alpaca_eval(rates: "DataFrame", note: str = "", ours: "DataFrame | None
         "Models built on Llama-2-7B: win rate against GPT-4 Turbo in percent, with 95% intervals over the 805 prompts "
         "(the leaderboard's own, or estimated alike). Coloured: the paper's Table 1. Grey: the public leaderboard, on "
         f"which {above} models of the kind stand above the paper's best; whether the paper counted both is not known. "
-        + ("Another judge's rates are not on the same scale." if _are_there(ours) else "")
+        + ("" if ours is None or ours.empty else "Another judge's rates are not on the same scale.")
     )
     title = f"Published: “2nd highest” is a rank within the noise: {len(within)} rivals lie inside the interval"
-    colours = shown.arm.map(colour_of).where(of_paper, QUIET)
+    colours = shown.arm.map(style.colour_of).where(of_paper, QUIET)
     rows = _stack(shown.assign(heading="", value=shown.win_rate, colour=colours), ours)
-    axes = make_page(0.33 * (rows.place.max() + 1), title, caption, note, 4.3, 0.6, 0.42)
-    axes.fill_betweenx([-0.5, len(shown) - 0.5], best.low, best.high, color=colour_of(best.arm), alpha=0.12, lw=0)
+    page, axes = style.make_page(0.33 * (rows.place.max() + 1), title, caption, note, 4.3, 0.6, 0.42)
+    axes.fill_betweenx([-0.5, len(shown) - 0.5], best.low, best.high, color=style.colour_of(best.arm), alpha=0.12, lw=0)
     _draw_scores(axes, rows, "{:.2f}", size=9)
-    highest = 1.15 * rows.high[len(shown) :].max() if _are_there(ours) else 0
-    _finish(axes, rows, (0, max(14, highest)), "AlpacaEval 2.0 win rate, %")
-    return page_of(axes)
-
-
-BASES = ("Llama-2-7B", "Llama-2-13B", "Mistral-7B")
+    limits = (0, max([14, *1.15 * rows.high[len(shown) :]]))
+    _finish(axes, rows, limits, "AlpacaEval 2.0 win rate, %")
+    return page
 
 
 def draw_mt_bench(scores: "DataFrame", note: str = "", ours: "DataFrame | None" = None) -> "Figure":
@@ -93,19 +67,17 @@ def draw_mt_bench(scores: "DataFrame", note: str = "", ours: "DataFrame | None" 
         "MT-Bench scores (GPT-4, 1 to 10) as published in Table 2, with 95% intervals: a standard error of 0.30 a "
         "score, as measured on another project's public judgments (0.25 to 0.36). They leave out the variation between "
         "training runs: a user's re-run of the first scored 4.32 where the table has 3.96. "
-        + ("Another judge's scores are not on the same scale." if _are_there(ours) else NOTHING_HERE)
+        + (NOTHING_HERE if ours is None or ours.empty else "Another judge's scores are not on the same scale.")
     )
     title = "Published: within a base model most MT-Bench differences are smaller than their error"
-    ordered = scores.sort_values("score", ascending=False, kind="stable").set_index("base").loc[list(BASES)]
+    bases = ["Llama-2-7B", "Llama-2-13B", "Mistral-7B"]
+    ordered = scores.sort_values("score", ascending=False, kind="stable").set_index("base").loc[bases]
     rows = _stack(ordered.reset_index(names="heading").rename(columns={"score": "value"}), ours)
-    axes = make_page(0.3 * (rows.place.max() + 1), title, caption, note, 3.3, 0.7, 0.42)
+    page, axes = style.make_page(0.3 * (rows.place.max() + 1), title, caption, note, 3.3, 0.7, 0.42)
     _draw_scores(axes, rows, "{:.2f}", size=9)
     limits = (min(2.8, rows.low.min() - 0.2), max(8.4, rows.high.max() + 0.8))
     _finish(axes, rows, limits, "MT-Bench score")
-    return page_of(axes)
-
-
-# --- blocks of rows with intervals ---------------------------------------------------------------------------------
+    return page
 
 
 def _stack(published: "DataFrame", ours: "DataFrame | None") -> "DataFrame":
@@ -118,38 +90,29 @@ def _stack(published: "DataFrame", ours: "DataFrame | None") -> "DataFrame":
     parts = [published]
     if ours is not None:
         for judge, block in ours.groupby("judge", sort=False):
-            heading = ", ".join(filter(None, [block.run.iloc[0], plain(str(judge))]))
+            heading = ", ".join(filter(None, [block.run.iloc[0], style.plain(str(judge))]))
             parts.append(block.sort_values("value", ascending=False, kind="stable").assign(heading=heading))
     rows = pd.concat(parts, ignore_index=True).reindex(columns=["heading", "arm", "value", "low", "high", "colour"])
     blocks = (rows.heading != rows.heading.shift()).cumsum() - 1
-    return rows.assign(colour=rows.colour.fillna(rows.arm.map(colour_of)), place=rows.index + 0.8 * blocks)
+    return rows.assign(colour=rows.colour.fillna(rows.arm.map(style.colour_of)), place=rows.index + 0.8 * blocks)
 
 
 def _draw_scores(axes: "Axes", rows: "DataFrame", number: str, ms: float = 6, lw: float = 1.8, **text: Any) -> None:
-    draw_intervals(axes, rows.place, rows.value, rows.low, rows.high, rows.colour, ms=ms, lw=lw)
+    style.draw_intervals(axes, rows.place, [rows.value, rows.low, rows.high], rows.colour, ms=ms, lw=lw)
     for row in rows.itertuples():
-        where = (row.high, row.place)
-        axes.annotate(number.format(row.value), where, (ms, 0), textcoords="offset points", va="center", **text)
+        style.annotate(axes, number.format(row.value), (row.high, row.place), (ms, 0), **text)
 
 
 def _finish(axes: "Axes", rows: "DataFrame", limits: tuple[float, float], label: str) -> None:
     """Names of the rows, headings beside the lowest row of each block, where there is room, and the axis."""
-    axes.set_yticks(rows.place, [plain(_plain_name(arm), 52) for arm in rows.arm])
-    for tick, colour in zip(axes.get_yticklabels(), rows.colour, strict=True):
-        tick.set_color(colour)
+    names = []
+    for arm in rows.arm:
+        base, *suffixes = arm.replace("neftune", "NEFTune").replace("max4096", "4,096 tokens").split("+")
+        names.append(style.plain(" + ".join([style.name_of(base), *suffixes]), 52))
+    style.label_rows(axes, names, rows.colour, rows.place)
     for row in rows.drop_duplicates("heading", keep="last").itertuples():
-        kind: Any = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "center", "weight": "bold"}
-        axes.annotate(row.heading, (0.99, row.place), **kind)
+        style.annotate(axes, row.heading, (0.99, row.place), (0, 0), xycoords=style.BESIDE, ha="right", weight="bold")
     axes.set(xlim=limits, ylim=(rows.place.max() + 0.6, -0.6), xlabel=label)
-
-
-def _plain_name(arm: str) -> str:
-    base, _, rest = arm.partition("+")
-    words = [part.replace("neftune", "NEFTune").replace("max4096", "4,096 tokens") for part in rest.split("+") if part]
-    return " + ".join([name_of(base), *words])
-
-
-# --- figure 1a -----------------------------------------------------------------------------------------------------
 
 
 def draw_pairwise(pairwise: "DataFrame", note: str = "", ours: "DataFrame | None" = None) -> "Figure":
@@ -159,40 +122,31 @@ def draw_pairwise(pairwise: "DataFrame", note: str = "", ours: "DataFrame | None
     caption = (
         "Shares of the test prompts in percent; at the right the net win (win minus lose) with a 95% interval, which "
         "is ours: 1,030 prompts, one training run. The figure on another base model is one whose base our source does "
-        "not name. " + ("" if _are_there(ours) else NOTHING_HERE)
+        "not name. " + (NOTHING_HERE if ours is None or ours.empty else "")
     )
     weakest = pairwise.loc[pairwise.net.idxmin()]
-    title = f"Published: the longest 1,000 beat every rival, {name_of(weakest.against)} by least"
+    title = f"Published: the longest 1,000 beat every rival, {style.name_of(weakest.against)} by least"
     title = title if weakest.low > 0 else "Published: the longest 1,000 do not win everywhere"
-    rows = pd.concat([pairwise, *([ours] if ours is not None else [])], ignore_index=True)
-    labelled = rows.assign(run=rows.get("run"), against=[f"against {plain(name_of(arm))}" for arm in rows.against])
-    rows = labelled.assign(head=labelled.apply(_head_of, axis=1))
-    # Above each group of bars there is room for a line.
+    # Above a group of bars stand the base model and the trained set, or for a run of ours also the judge.
+    heads = [f"{style.plain(style.name_of(row.arm))}, {row.base}" for row in pairwise.itertuples()]
+    labels = [f"against {style.plain(style.name_of(row.against))}, {row.judge}" for row in pairwise.itertuples()]
+    for row in ours.itertuples() if ours is not None else ():
+        heads.append(f"{style.plain(style.name_of(row.arm))}, {row.run}, {style.plain(row.judge)}")
+        labels.append(f"against {style.plain(style.name_of(row.against))}")
+    rows = pd.concat([pairwise, ours], ignore_index=True).assign(head=heads)
+    # There is room for that line.
     rows["place"] = rows.index + 1.1 * (~rows["head"].duplicated()).cumsum() - 1.1
-    axes = make_page(0.3 * (rows.place.max() + 1) + 0.15, title, caption, note, 3.3, 1.35, 0.4)
-    draw_shares(axes, list(rows.place), [list(rows[name]) for name in VERDICT_COLOURS])
+    page, axes = style.make_page(0.3 * (rows.place.max() + 1) + 0.15, title, caption, note, 3.3, 1.35, 0.4)
+    style.draw_shares(axes, list(rows.place), [list(rows[name]) for name in style.VERDICT_COLOURS])
     for row in rows.itertuples():
         text = f"{row.net:+.1f} ± {(row.high - row.low) / 2:.1f}"
-        where: Any = ("axes fraction", "data")
-        axes.annotate(text, (1, row.place), (88, 0), where, "offset points", ha="right", va="center")
-    is_ours = rows.run.notna()
-    axes.set_yticks(rows.place, rows.against.where(is_ours, rows.against + ", " + rows.judge))
+        style.annotate(axes, text, (1, row.place), (88, 0), xycoords=style.BESIDE, ha="right")
+    style.label_rows(axes, labels, places=rows.place)
+    kind: Any = {"xycoords": ("figure fraction", "data"), "size": 8.5, "weight": "bold", "color": QUIET}
     for row in rows.drop_duplicates("head").itertuples():
-        kind: Any = {"xycoords": ("figure fraction", "data"), "va": "center", "size": 8.5, "weight": "bold"}
-        axes.annotate(row.head, (MARGIN / WIDTH, row.place - 0.85), color=QUIET, **kind)
+        style.annotate(axes, row.head, (style.MARGIN / style.WIDTH, row.place - 0.85), (0, 0), **kind)
     axes.set(xlim=(0, 100), ylim=(rows.place.max() + 0.6, -1.1), xlabel="share of prompts, %")
-    return page_of(axes)
-
-
-def _head_of(row: "Series[Any]") -> str:
-    """What stands above a group of bars: the base model and the trained set, or for a run of ours also the judge."""
-    arm = plain(name_of(row.arm))
-    return f"{arm}, {row.run}, {plain(row.judge)}" if isinstance(row.run, str) else f"{arm}, {row.base}"
-
-
-# --- figure 6 ------------------------------------------------------------------------------------------------------
-
-JUDGE_MARKS = {"GPT-4": "o", "PaLM-2": "s"}
+    return page
 
 
 def draw_length_against_wins(
@@ -211,43 +165,36 @@ def draw_length_against_wins(
         "of the longest 1,000 over it by GPT-4 (circles) and PaLM-2 (squares), with 95% interval (ours). If length "
         "decided, LIMA would win. The win rates of Figures 6a, 6b and 7 (answers forced or asked to be long; epochs) "
         "are not published as numbers and not drawn. "
-        + (f"Diamonds: {rivals[0].run}, net win of {plain(name_of(rivals[0].arm))}." if rivals else NOTHING_HERE)
+        + (
+            f"Diamonds: {rivals[0].run}, net win of {style.plain(style.name_of(rivals[0].arm))}."
+            if rivals
+            else NOTHING_HERE
+        )
     )
     title = f"Published: LIMA's training responses are {sizes['lima-1k'] / mine:.1f} times as long, and lose"
-    axes = make_page(3.1, title, caption, note, 0.75, 0.4, 0.45)
+    page, axes = style.make_page(3.1, title, caption, note, 0.75, 0.4, 0.45)
     axes.axhline(0, color=FAINT, lw=1)
     axes.axvline(mine, color=VERMILION, lw=1.2, ls=(0, (4, 3)))
-    kind: Any = {"textcoords": "offset points", "va": "center", "color": VERMILION, "size": 9}
-    axes.annotate(f"the longest 1,000: {mine:.0f}", (mine, 78), (6, 0), **kind)
+    style.annotate(axes, f"the longest 1,000: {mine:.0f}", (mine, 78), (6, 0), color=VERMILION, size=9)
     for row in shown.itertuples():
-        _draw_rival(axes, row, sizes[row.against])
+        # The two judges of a rival stand side by side, its name beside the second.
+        shift, colour = (-5 if row.judge == "GPT-4" else 5), style.colour_of(row.against)
+        x, is_lima = sizes[row.against] + shift, row.against == "lima-1k"
+        axes.plot([x, x], [row.low, row.high], color=colour, lw=1.8)
+        axes.plot(x, row.net, "o" if row.judge == "GPT-4" else "s", color=colour, ms=7, mec="white")
+        if is_lima:  # the judges are named once, where there is room
+            side, offset = ("right", -8) if shift < 0 else ("left", 8)
+            style.annotate(axes, row.judge, (x, row.net), (offset, 0), ha=side, color=QUIET, size=8)
+        if row.judge != "GPT-4":
+            style.annotate(axes, style.name_of(row.against), (x, row.net), (46 if is_lima else 8, 0), color=colour)
     for place, row in enumerate(rivals):
-        _draw_our_rival(axes, row, place)
+        x, colour = row.words + 12, style.colour_of(row.against)
+        axes.plot([x, x], [row.low, row.high], color=colour, lw=1.2)
+        axes.plot(x, row.net, "D", color=colour, ms=6, mec="white")
+        label = f"{style.plain(style.name_of(row.against))}, {style.plain(row.judge)}"
+        side, offset = ("right", -8) if x > 400 else ("left", 8)  # names at the right edge would leave the page
+        style.annotate(axes, label, (x, row.net), (offset, -5 * (place % 2)), ha=side, size=8, color=colour)
     right, lowest = max((row.words for row in rivals), default=0), min((row.low for row in rivals), default=0)
     axes.set(xlim=(0, max(700, 1.25 * right)), ylim=(min(-8, lowest - 8), 100 if rivals else 84))
     axes.set(xlabel="mean words of the rival's training responses", ylabel="net win of the longest, points")
-    return page_of(axes)
-
-
-def _draw_rival(axes: "Axes", row: Any, length: float) -> None:
-    """A published net win over one rival; its two judges stand side by side, its name beside the second."""
-    shift, colour = (-5 if row.judge == "GPT-4" else 5), colour_of(row.against)
-    axes.plot([length + shift] * 2, [row.low, row.high], color=colour, lw=1.8)
-    axes.plot(length + shift, row.net, JUDGE_MARKS[row.judge], color=colour, ms=7, mec="white")
-    kind: Any = {"textcoords": "offset points", "va": "center"}
-    side, offset = ("right", -8) if shift < 0 else ("left", 8)
-    if row.against == "lima-1k":  # the judges are named once, where there is room
-        axes.annotate(row.judge, (length + shift, row.net), (offset, 0), ha=side, color=QUIET, size=8, **kind)
-    if row.judge != "GPT-4":
-        offset = 46 if row.against == "lima-1k" else 8
-        axes.annotate(name_of(row.against), (length + shift, row.net), (offset, 0), color=colour, **kind)
-
-
-def _draw_our_rival(axes: "Axes", row: Any, place: int) -> None:
-    colour, x = colour_of(row.against), row.words + 12
-    axes.plot([x, x], [row.low, row.high], color=colour, lw=1.2)
-    axes.plot(x, row.net, "D", color=colour, ms=6, mec="white")
-    kind: Any = {"textcoords": "offset points", "va": "center", "size": 8, "color": colour}
-    label = f"{plain(name_of(row.against))}, {plain(row.judge)}"
-    side, offset = ("right", -8) if x > 400 else ("left", 8)  # names at the right edge would leave the page
-    axes.annotate(label, (x, row.net), (offset, -5 * (place % 2)), ha=side, **kind)
+    return page

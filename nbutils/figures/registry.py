@@ -61,7 +61,8 @@ def draw(name: str, folder: Path = FOLDER / "tables", note: str = "", out: Path 
     if name not in FIGURES:
         raise InputError(f"no figure '{name}': choose one of {', '.join(FIGURES)}")
     given = (tables.read(folder / f"{table}.csv") for table in FIGURES[name].tables)
-    figure = in_style(FIGURES[name].draw)(*given, note=note, **more)
+    with in_style():
+        figure = FIGURES[name].draw(*given, note=note, **more)
     if out:
         save(figure, name, out)
     return figure
@@ -102,7 +103,3 @@ def main(arguments: list[str] | None = None) -> None:
     drawn = draw_all(given.folder)
     missing = [name for name in FIGURES if name not in drawn]
     print(f"{given.folder}: {', '.join(drawn)}" + (f"; without tables: {', '.join(missing)}" if missing else ""))
-
-
-if __name__ == "__main__":
-    main()

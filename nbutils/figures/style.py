@@ -3,12 +3,12 @@
 Figures are read on a screen, in print and by colour-blind readers: few colours, direct labels, no legend, no grid.
 """
 
-import functools
+import contextlib
 import re
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec
+from typing import TYPE_CHECKING, Any
 
 from nbutils.core import disk
 
@@ -85,29 +85,19 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f}%" if is_small else f"{int(100 * share + 0.5 + 1e-9)}%"
 
 
-# --- the page ------------------------------------------------------------------------------------------------------
+@contextlib.contextmanager
+def in_style() -> Iterator[None]:
+    """Draw in the project's style what a `with` block or, as `@in_style()`, a function draws."""
+    import matplotlib
 
-
-Arguments = ParamSpec("Arguments")
-
-
-def in_style(draw: "Callable[Arguments, Figure]") -> "Callable[Arguments, Figure]":
-    """Let a function that draws a figure draw it in the project's style."""
-
-    @functools.wraps(draw)
-    def styled(*tables: Arguments.args, **options: Arguments.kwargs) -> "Figure":
-        import matplotlib
-
-        with matplotlib.rc_context(STYLE):
-            return draw(*tables, **options)
-
-    return styled
+    with matplotlib.rc_context(STYLE):
+        yield
 
 
 def make_page(
     height: float, title: str, caption: str, note: str = "", left: float = 2.2, right: float = 0.4, bottom: float = 0.15
-) -> "Axes":
-    """Axes on a page of their own: a title that states the finding and a caption above, a note in the footer.
+) -> "tuple[Figure, Axes]":
+    """A page and its axes: a title that states the finding and a caption above, a note in the footer.
 
     height: of the axes, in inches; left, right, bottom: inches around them, for labels.
     """
@@ -118,24 +108,17 @@ def make_page(
     top = head + 0.18 * len(captions) + 0.2
     bottom += MARGIN + (0.2 if note else 0)
     whole = top + height + bottom
-    figure = plt.figure(figsize=(WIDTH, whole))
-    plt.close(figure)  # pyplot would show what it holds open at the end of a notebook's cell, a second time
-    _write(figure, whole - MARGIN, titles, size=13, weight="bold", linespacing=1.3)
-    _write(figure, whole - head, captions, size=8.5, color=QUIET, linespacing=1.4)
+    page = plt.figure(figsize=(WIDTH, whole))
+    plt.close(page)  # pyplot would show what it holds open at the end of a notebook's cell, a second time
+
+    def write(inches: float, lines: list[str], **kind: Any) -> None:
+        page.text(MARGIN / WIDTH, inches / whole, "\n".join(lines), va="top", **kind)
+
+    write(whole - MARGIN, titles, size=13, weight="bold", linespacing=1.3)
+    write(whole - head, captions, size=8.5, color=QUIET, linespacing=1.4)
     if note:
-        _write(figure, MARGIN + 0.1, [note], size=7.5, color=QUIET, style="italic")
-    return figure.add_axes((left / WIDTH, bottom / whole, 1 - (left + right) / WIDTH, height / whole))
-
-
-def _write(figure: "Figure", inches: float, lines: list[str], **kind: Any) -> None:
-    text = "\n".join(lines)
-    figure.text(MARGIN / WIDTH, inches / figure.get_figheight(), text, va="top", **kind)
-
-
-def page_of(axes: "Axes") -> "Figure":
-    """The figure that axes from `make_page` belong to."""
-    figure: Any = axes.figure
-    return figure
+        write(MARGIN + 0.1, [note], size=7.5, color=QUIET, style="italic")
+    return page, page.add_axes((left / WIDTH, bottom / whole, 1 - (left + right) / WIDTH, height / whole))
 
 
 def plain(name: str, most: int = 44) -> str:
@@ -143,9 +126,23 @@ def plain(name: str, most: int = 44) -> str:
     return (name if len(name) <= most else name[: most - 1] + "…").replace("$", r"\$")
 
 
-def label_rows(axes: "Axes", labels: Sequence[str], colours: Sequence[str] = ()) -> None:
-    """Name the rows 0, 1, ... of horizontal axes on their left."""
-    axes.set_yticks(range(len(labels)), labels)
+BESIDE: Any = ("axes fraction", "data")
+"""Units of a place beside the axes: 0 is their left, 1 their right."""
+
+
+def annotate(axes: "Axes", text: str, place: tuple[float, float], shift: tuple[float, float], **kind: Any) -> None:
+    """Write so many points away from a place in the data's units (or others, `xycoords`), in the middle of its height.
+
+    kind: what else matplotlib's `annotate` takes.
+    """
+    axes.annotate(text, place, shift, **({"textcoords": "offset points", "va": "center"} | kind))
+
+
+def label_rows(
+    axes: "Axes", labels: Sequence[str], colours: Sequence[str] = (), places: Sequence[float] | None = None
+) -> None:
+    """Name the rows of horizontal axes on their left: 0, 1, ... or those at `places`."""
+    axes.set_yticks(range(len(labels)) if places is None else places, labels)
     for tick, colour in zip(axes.get_yticklabels(), colours, strict=False):
         tick.set_color(colour)
 
@@ -154,25 +151,21 @@ def draw_bars(axes: "Axes", values: Sequence[float], labels: Sequence[str], colo
     """Horizontal bars, the first on top, each with its number at its end, which makes an axis needless."""
     axes.barh(range(len(values)), values, color=colours, height=0.66)
     for place, value in enumerate(values):
-        axes.annotate(f"{value:,.0f}", (value, place), (5, 0), textcoords="offset points", va="center", weight="bold")
+        annotate(axes, f"{value:,.0f}", (value, place), (5, 0), weight="bold")
     label_rows(axes, labels)
     axes.set_ylim(len(values) - 0.5, -0.5)
     hide_x_axis(axes)
 
 
 def draw_intervals(
-    axes: "Axes",
-    places: Sequence[float],
-    values: Any,
-    lows: Any,
-    highs: Any,
-    colours: Any,
-    ms: float = 6,
-    lw: float = 1.6,
+    axes: "Axes", places: Sequence[float], bounds: Sequence[Any], colours: Any, ms: float = 6, lw: float = 1.6
 ) -> None:
-    """Horizontal 95% intervals with a dot at the value, in one colour or one for each; a missing value is left out."""
+    """Horizontal 95% intervals with a dot at the value, in one colour or one for each; a missing value is left out.
+
+    bounds: the values, their lower and their upper ends.
+    """
     shades = [colours] * len(places) if isinstance(colours, str) else colours
-    for place, value, low, high, colour in zip(places, values, lows, highs, shades, strict=True):
+    for place, value, low, high, colour in zip(places, *bounds, shades, strict=True):
         axes.plot([low, high], [place, place], color=colour, lw=lw)
         axes.plot(value, place, "o", color=colour, ms=ms)
 
@@ -184,11 +177,9 @@ def draw_shares(axes: "Axes", places: Sequence[float], shares: Sequence[Sequence
         bars = axes.barh(places, widths, left=left, color=colour, height=0.74)
         labels = [f"{width:.0f}" if width >= 4 else "" for width in widths]
         axes.bar_label(bars, labels, label_type="center", color=INK if name == "tie" else "white", size=8.5)
-        middle = left[0] + widths[0] / 2
         if widths[0] >= 4:
-            axes.annotate(
-                name, (middle, places[0]), (0, 12), textcoords="offset points", ha="center", color=QUIET, size=8.5
-            )
+            middle = (left[0] + widths[0] / 2, places[0])
+            annotate(axes, name, middle, (0, 12), ha="center", va="baseline", color=QUIET, size=8.5)
         left = [start + width for start, width in zip(left, widths, strict=True)]
 
 
@@ -200,9 +191,7 @@ def hide_x_axis(axes: "Axes") -> None:
 
 def save(figure: "Figure", name: str, folder: Path) -> None:
     """Write `name`.svg and `name`.png, with the same bytes whenever the figure is the same."""
-    import matplotlib.pyplot as plt
-
-    with plt.rc_context(STYLE):
+    with in_style():
         for suffix, metadata in ((".svg", {"Date": None, "Creator": None}), (".png", {"Software": None})):
             with disk.atomic_path(folder / f"{name}{suffix}") as temporary:
                 figure.savefig(temporary, format=suffix[1:], dpi=DPI, metadata=metadata)
