@@ -17,8 +17,8 @@ from typing import Any
 from pandas import DataFrame
 
 from nbutils import arms, judge
-from nbutils.analysis.comparison import BIN_EDGES, analyse, bin_comparisons, compare_cut
-from nbutils.analysis.items import MATCHED, comparisons, to_calls
+from nbutils.analysis.comparison import BIN_EDGES, MATCHED, analyse, bin_comparisons, compare_cut
+from nbutils.analysis.items import comparisons, to_calls
 from nbutils.analysis.length_control import length_controlled_win_rate
 from nbutils.analysis.verdicts import Rows
 from nbutils.core import disk, manifests, tables

@@ -21,7 +21,6 @@ Prompt = tuple[str, str]
 
 ORDERS = ("arm_first", "baseline_first")
 RULES = ("exact", "paper")
-STATUSES = ("judged", "unparsed", "failed")
 VERDICTS = ("win", "tie", "lose")
 
 COMPARISON = ["judge", "arm", "baseline"]
@@ -43,16 +42,12 @@ def verdict(first_order: ScorePair | None, swapped_order: ScorePair | None, rule
         raise ValueError(f"unknown rule '{rule}': choose exact or paper")
     if first_order is None or swapped_order is None or any(map(math.isnan, (*first_order, *swapped_order))):
         return "unscored"
-    return _decide(_sign(first_order, rule) + _sign(swapped_order, rule))
+    orders = [tuple(map(int, pair)) if rule == "paper" else pair for pair in (first_order, swapped_order)]
+    return _decide(sum((target > baseline) - (target < baseline) for target, baseline in orders))
 
 
 def _decide(total: float) -> str:
     return VERDICTS[1 - (total > 0) + (total < 0)]
-
-
-def _sign(scores: ScorePair, rule: str) -> int:
-    target, baseline = map(int, scores) if rule == "paper" else scores
-    return (target > baseline) - (target < baseline)
 
 
 # --- counts --------------------------------------------------------------------------------------------------------
@@ -102,7 +97,7 @@ def to_frame(rows: Rows) -> DataFrame:
 def count_calls(judgments: Rows) -> dict[str, int]:
     """How many calls were asked, judged, unparsed and failed: the first is the sum of the others."""
     found = collections.Counter(to_frame(judgments)["status"])
-    return {"asked": len(judgments), **{status: found[status] for status in STATUSES}}
+    return {"asked": len(judgments), **{status: found[status] for status in ("judged", "unparsed", "failed")}}
 
 
 def facts_of(judgments: Rows) -> dict[str, Any]:
@@ -175,13 +170,7 @@ def summarise(judgments: Rows) -> DataFrame:
 
 def _summarise(judgments: DataFrame, rule: str) -> dict[str, Any]:
     verdicts, (rate, error) = verdicts_of(judgments, rule), win_rate(judgments)
-    counts = {**count_calls(judgments), **describe_verdicts(list(verdicts.values()))}
-    rates = {"order_inconsistent": inconsistency(judgments), "win_rate": rate, "win_rate_error": error}
-    return {**counts, **rates, **_compare_with_length(verdicts, judgments)}
-
-
-def _compare_with_length(verdicts: dict[Prompt, str], judgments: DataFrame) -> dict[str, Any]:
-    """The verdicts of a judge that looks at nothing but which answer is longer, and how often a real one agrees."""
+    # The verdicts of a judge that looks at nothing but which answer is longer, and how often this one agrees.
     sizes = judgments.dropna(subset=["len_arm", "len_baseline"]).drop_duplicates(PROMPT, keep="last")
     longer = [_decide(difference) for difference in sizes["len_arm"] - sizes["len_baseline"]]
     by_length = dict(zip(zip(sizes["test_set"], sizes["id"], strict=True), longer, strict=True))
@@ -189,6 +178,9 @@ def _compare_with_length(verdicts: dict[Prompt, str], judgments: DataFrame) -> d
     decided = [key for key, name in verdicts.items() if name in ("win", "lose") and by_length.get(key, "tie") != "tie"]
     agreeing = sum(verdicts[key] == by_length[key] for key in decided)
     return {
+        **count_calls(judgments),
+        **describe_verdicts(list(verdicts.values())),
+        **{"order_inconsistent": inconsistency(judgments), "win_rate": rate, "win_rate_error": error},
         **{f"longer_{name}": counts[name] for name in VERDICTS},
         "longer_net_win": round((counts["win"] - counts["lose"]) / max(1, len(by_length)), 4),
         "agrees_with_longer": round(agreeing / len(decided), 4) if decided else None,
@@ -197,7 +189,8 @@ def _compare_with_length(verdicts: dict[Prompt, str], judgments: DataFrame) -> d
 
 def inconsistency(judgments: Rows) -> float:
     """Share of prompts, judged in both orders, whose two orders prefer different sides."""
-    found = _preferences(judgments).agg(["min", "max", "size"])
+    judged = to_frame(judgments).dropna(subset="preference")
+    found = judged.groupby(PROMPT, sort=False)["preference"].agg(["min", "max", "size"])
     complete = found[found["size"] == len(ORDERS)]
     contrary = (complete["min"] < 0.5) & (complete["max"] > 0.5)
     return round(int(contrary.sum()) / max(1, len(complete)), 4)
@@ -205,16 +198,12 @@ def inconsistency(judgments: Rows) -> float:
 
 def win_rate(judgments: Rows) -> tuple[float | None, float | None]:
     """Mean preference for the arm over prompts (each by the mean of its orders), and its standard error."""
-    means = _preferences(judgments).mean().to_numpy()
+    judged = to_frame(judgments).dropna(subset="preference")
+    means = judged.groupby(PROMPT, sort=False)["preference"].mean().to_numpy()
     if not len(means):
         return None, None
     error = round(float(np.std(means, ddof=1)) / math.sqrt(len(means)), 6) if len(means) > 1 else None
     return round(float(means.mean()), 6), error
-
-
-def _preferences(judgments: Rows) -> Any:
-    """What the judged orders of each prompt say, prompt by prompt."""
-    return to_frame(judgments).dropna(subset="preference").groupby(PROMPT, sort=False)["preference"]
 
 
 # --- in words ------------------------------------------------------------------------------------------------------
