@@ -72,9 +72,6 @@ def add_difficulty(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [row | {"difficulty": known.get(row["id"])} if row["baseline"] == BASELINE else row for row in rows]
 
 
-# --- the command ---------------------------------------------------------------------------------------------------
-
-
 def describe(rows: Sequence[dict[str, Any]]) -> str:
     """AlpacaEval's line: the win rate in percent with its standard error, only where 99% of the calls were judged."""
     calls, instructions = verdicts.count_calls(rows), len({row["id"] for row in rows})

@@ -51,9 +51,6 @@ class Ballot(NamedTuple):
         return shown if self.arm_first else shown[::-1]
 
 
-# --- export --------------------------------------------------------------------------------------------------------
-
-
 def draw_ballots(pairs: Sequence[Pair], n: int | None = None, seed: int = 0) -> list[Ballot]:
     """Draw n pairs (default: all) without replacement, in random order, half of them with the arm shown first.
 
@@ -118,9 +115,6 @@ def to_html(ballots: Sequence[Ballot]) -> str:
     return FORM.read_text(encoding="utf-8").replace("@N@", str(len(shown))).replace("@CONTENT@", embedded)
 
 
-# --- votes ---------------------------------------------------------------------------------------------------------
-
-
 def read_key(folder: Path) -> dict[str, Any]:
     """The key of an exported ballot. Raises InputError where the folder has none."""
     try:
@@ -171,9 +165,6 @@ def _records(path: Path) -> Iterable[tuple[int, dict[str, Any]]]:
         yield reader.line_num, record
 
 
-# --- agreement -----------------------------------------------------------------------------------------------------
-
-
 def agreement(rows: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """How far two judges agree on the prompts that both decided: share, and Cohen's kappa with its 95% interval.
 
@@ -202,9 +193,6 @@ def compare_all(rows: Sequence[dict[str, Any]]) -> DataFrame:
     found = [agreement(mine, others) for mine, others in itertools.combinations(by_judge, 2)]
     names, numbers = ("judge", "other", "prompts"), ("agree", "kappa", "low", "high")
     return DataFrame(found, columns=[*names, *numbers]).astype(dict.fromkeys(numbers, float))
-
-
-# --- the command ---------------------------------------------------------------------------------------------------
 
 
 @exits_cleanly
@@ -246,9 +234,6 @@ def _print(votes: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]]) ->
         kappa = "none" if math.isnan(row["kappa"]) else f"{row['kappa']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
         share = "nothing in common" if math.isnan(row["agree"]) else f"agree on {row['agree']:.0%}"
         print(f"{row['judge']} and {row['other']}: {row['prompts']} prompts, {share}, Cohen's kappa {kappa}")
-
-
-CHOICES = {"Answer 1": "1", "Tie": "tie", "Answer 2": "2"}
 
 
 class Voting:
@@ -293,13 +278,14 @@ def show(ballots: Sequence[Ballot], path: Path) -> Any:
     import ipywidgets
 
     voting, page = Voting(ballots, path), ipywidgets.HTML()
-    buttons = [ipywidgets.Button(description=name) for name in (*CHOICES, "Back", "Next")]
+    choices, steps = {"Answer 1": "1", "Tie": "tie", "Answer 2": "2"}, {"Back": -1, "Next": 1}
+    buttons = [ipywidgets.Button(description=name) for name in (*choices, *steps)]
 
     def press(button: Any) -> None:
-        if button.description in CHOICES:
-            voting.vote(CHOICES[button.description])
+        if button.description in choices:
+            voting.vote(choices[button.description])
         else:
-            voting.move(1 if button.description == "Next" else -1)
+            voting.move(steps[button.description])
         page.value = voting.render()
 
     for button in buttons:

@@ -32,13 +32,15 @@ from nbutils.data.records import read_records
 
 FOLDER = ROOT / "data" / "prompts"
 
-PAIR_FORMATS = ("scores", "[[rating_a,rating_b]]", "[[A]]", "m/M")
-SINGLE_FORMATS = ("score", "[[rating]]")
-
 DEFAULTS = {"pair": "pairwise", "alpaca-eval": "pairwise", "mt-bench": "single", "rate": "rating", "refine": "rewrite"}
 """The project's own prompts (data/prompts) and their types."""
 
-_FORMATS = {"pairwise": PAIR_FORMATS, "single": SINGLE_FORMATS, "rating": SINGLE_FORMATS, "rewrite": ("tags",)}
+_FORMATS = {
+    "pairwise": ("scores", "[[rating_a,rating_b]]", "[[A]]", "m/M"),
+    "single": ("score", "[[rating]]"),
+    "rating": ("score", "[[rating]]"),
+    "rewrite": ("tags",),
+}
 _PLACES = re.compile(r"\{([a-z_0-9]+)\}")
 _NEEDED = {
     "pairwise": (("question",), ("answer_1", "answer_a"), ("answer_2", "answer_b")),
@@ -88,9 +90,6 @@ def make_marker(*texts: str) -> str:
     return hashlib.sha256("\0".join(texts).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-# --- reading -------------------------------------------------------------------------------------------------------
-
-
 def load_prompt(default: str, given: PromptFile | None = None) -> JudgePrompt:
     """The prompt that is named, or the only one of its type; without a file the project's own, such as "pair".
 
@@ -112,7 +111,9 @@ def load_prompts(default: str, given: PromptFile | None = None) -> list[JudgePro
 def _choose(default: str, given: PromptFile | None) -> tuple[str, list[JudgePrompt]]:
     given, kind = given or PromptFile(file=str(FOLDER / f"{default}.toml")), DEFAULTS[default]
     place = str(given.file or given.source or given.url)
-    found = [prompt for prompt in _read(_find(given)) if given.name in (None, prompt.name) and prompt.type == kind]
+    path = _find(given)
+    prompts = _read(path, sha256_file(path))
+    found = [prompt for prompt in prompts if given.name in (None, prompt.name) and prompt.type == kind]
     if not found:
         named = f" called '{given.name}'" if given.name else ""
         raise InputError(f"{place}: no prompt of type '{kind}'{named}")
@@ -144,11 +145,8 @@ def _find(given: PromptFile) -> Path:
 
 def _fetch(url: str, sha256: str) -> Path:
     """A pinned file from the network, kept in the cache; refused with other bytes than those that are pinned."""
-    licence = "as its publisher says"
-    entry = data.Source(
-        name=f"prompt-{sha256[:12]}", title=url, kind="text", form="text", licence=licence, rows=1, url=url,
-        sha256=sha256,
-    )  # fmt: skip
+    facts: Any = {"kind": "text", "form": "text", "licence": "as its publisher says", "rows": 1}
+    entry = data.Source(name=f"prompt-{sha256[:12]}", title=url, url=url, sha256=sha256, **facts)
     folder = data.cache_folder() / entry.name
     path = folder / next(iter(entry.downloads()))
     if not path.is_file():
@@ -159,14 +157,19 @@ def _fetch(url: str, sha256: str) -> Path:
     return path
 
 
-def _read(path: Path) -> list[JudgePrompt]:
-    return _parse(path, sha256_file(path))
-
-
 @functools.cache
-def _parse(path: Path, sha256: str) -> list[JudgePrompt]:  # noqa: ARG001 (content with this hash is read once)
+def _read(path: Path, sha256: str) -> list[JudgePrompt]:  # noqa: ARG001 (content with this hash is read once)
+    records: Sequence[Mapping[str, Any]]
+    if path.suffix == ".toml":
+        try:
+            table = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise InputError(f"{path}: not valid TOML: {error}") from None
+        records = table.get("prompt", []) if set(table) == {"prompt"} else [table]
+    else:
+        records = list(read_records(path))
     prompts = []
-    for number, record in enumerate(_records(path)):
+    for number, record in enumerate(records):
         try:
             prompts.append(JudgePrompt.model_validate(record))
         except ValidationError as error:
@@ -174,13 +177,3 @@ def _parse(path: Path, sha256: str) -> list[JudgePrompt]:  # noqa: ARG001 (conte
             key = ".".join(map(str, problem["loc"]))
             raise InputError(f"{path}: prompt {number}: key '{key}': {problem['msg']}") from None
     return prompts
-
-
-def _records(path: Path) -> Sequence[Mapping[str, Any]]:
-    if path.suffix != ".toml":
-        return list(read_records(path))
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not valid TOML: {error}") from None
-    return table.get("prompt", []) if set(table) == {"prompt"} else [table]
