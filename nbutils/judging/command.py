@@ -121,10 +121,8 @@ def judging_into(
         before = json.loads((given.out / HELD).read_text(encoding="utf-8"))
         is_same = all(before[key] == held[key] for key in ("judge", "prompt"))
         if not is_same or before["items"].items() - held["items"].items():
-            by = f"judged by {before['judge']['name']}" + (
-                "" if before["prompt"] == held["prompt"] else ", another prompt"
-            )
-            raise InputError(f"{given.out} holds {before['what']}, {by}: give another folder with -o")
+            by = before["judge"]["name"] + ("" if before["prompt"] == held["prompt"] else ", another prompt")
+            raise InputError(f"{given.out} holds {before['what']}, judged by {by}: give another folder with -o")
     cost = limits.estimate(client.unanswered(requests, given.out / LEDGER), judging)
     if given.dry_run:
         print(cost.describe())
@@ -216,9 +214,8 @@ def run_command(pairs: Sequence[Pair], judging: JudgeModel, prompt: JudgePrompt,
         if not ledger:
             return
         judgments = judge_pairs(pairs, judging, ledger, prompt)
-    facts = write_judgments(given.out, judgments)
-    counts = {key: value for key, value in facts.items() if key not in ("outputs", "lacking")}
-    print(f"{given.out}: {', '.join(f'{key} {value}' for key, value in counts.items())}")
+    write_judgments(given.out, judgments)
+    print(f"{given.out}: {', '.join(f'{key} {value}' for key, value in verdicts.count_calls(judgments).items())}")
     table = verdicts.summarise(judgments).head(len(verdicts.RULES)).to_dict("records")
     for row in table:
         print(verdicts.describe(row))

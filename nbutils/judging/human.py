@@ -87,8 +87,8 @@ def make_key(ballots: Sequence[Ballot]) -> dict[str, Any]:
     for number, pair, arm_first in ballots:
         sizes = lengths.count([pair.answer, pair.baseline_answer], MEASURE).tolist()
         names = {"id": pair.id, "test_set": pair.test_set, "arm": pair.arm, "baseline": pair.baseline}
-        order = {"order": ORDERS[0] if arm_first else ORDERS[1]}
-        items[str(number)] = names | order | {"len_arm": sizes[0], "len_baseline": sizes[1]}
+        place = {"order": ORDERS[not arm_first], "len_arm": sizes[0], "len_baseline": sizes[1]}
+        items[str(number)] = names | place
     return {"ballot": disk.sha256_json(shown)[:12], "items": items}
 
 
@@ -173,17 +173,15 @@ def agreement(rows: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]]) 
     from statsmodels.stats.inter_rater import cohens_kappa
 
     mine, theirs = decisions_of(rows), decisions_of(others)
-    common = [key for key in mine if key in theirs]
-    table = np.zeros((len(VERDICTS), len(VERDICTS)), dtype=int)
-    for key in common:
-        table[VERDICTS.index(mine[key]), VERDICTS.index(theirs[key])] += 1
+    common = [(said, theirs[key]) for key, said in mine.items() if key in theirs]
+    table = np.array([[common.count((one, other)) for other in VERDICTS] for one in VERDICTS])
     sides = {"judge": rows[0]["judge"], "other": others[0]["judge"], "prompts": len(common)}
     share = round(float(np.trace(table)) / len(common), 4) if common else None
     if not common or min(np.count_nonzero(table.sum(axis=0)), np.count_nonzero(table.sum(axis=1))) < 2:
         return sides | {"agree": share, "kappa": None, "low": None, "high": None}
     found = cohens_kappa(table)
-    interval = {"kappa": found.kappa, "low": found.kappa_low, "high": found.kappa_upp}
-    return sides | {"agree": share} | {name: round(float(value), 4) for name, value in interval.items()}
+    numbers = {"agree": share, "kappa": found.kappa, "low": found.kappa_low, "high": found.kappa_upp}
+    return sides | {name: round(float(number), 4) for name, number in numbers.items()}
 
 
 def compare_all(rows: Sequence[dict[str, Any]]) -> DataFrame:

@@ -59,8 +59,12 @@ def to_conversations(records: Iterable[dict[str, Any]], arm: str, place: str) ->
     questions = {prompt.id: prompt for prompt in data.load_prompts(TEST_SET)}
     references, found = load_references(), dict[str, Conversation]()
     for number, record in enumerate(records):
-        given, turns = str(record.get("id", record.get("question_id", ""))), _turns_of(record, f"{place}: row {number}")
-        name = given if given.startswith("mt_bench_") else f"mt_bench_{given}"
+        turns, choices = record.get("turns"), record.get("choices")
+        if turns is None and isinstance(choices, list) and choices and isinstance(choices[0], dict):
+            turns = choices[0].get("turns")
+        if not isinstance(turns, list) or len(turns) != len(TURNS) or not all(isinstance(turn, str) for turn in turns):
+            raise InputError(f"{place}: row {number}: an answer needs 'turns' (or choices[0].turns), two texts")
+        name = "mt_bench_" + str(record.get("id", record.get("question_id", ""))).removeprefix("mt_bench_")
         if name not in questions:
             raise InputError(f"{place}: row {number}: '{name}' is none of MT-Bench's questions")
         if name in found:
@@ -68,19 +72,11 @@ def to_conversations(records: Iterable[dict[str, Any]], arm: str, place: str) ->
         asked = questions[name]
         texts = (asked.instruction, asked.turns[0])
         model = str(record.get("arm") or record.get("model_id") or arm)
-        found[name] = Conversation(name, asked.category, texts, turns, references.get(name, ()), model)
+        answers = (turns[0], turns[1])
+        found[name] = Conversation(name, asked.category, texts, answers, references.get(name, ()), model)
     if not found:
         raise InputError(f"{place}: no answers")
     return [found[name] for name in questions if name in found]
-
-
-def _turns_of(record: dict[str, Any], place: str) -> tuple[str, str]:
-    turns, choices = record.get("turns"), record.get("choices")
-    if turns is None and isinstance(choices, list) and choices and isinstance(choices[0], dict):
-        turns = choices[0].get("turns")
-    if not isinstance(turns, list) or len(turns) != len(TURNS) or not all(isinstance(turn, str) for turn in turns):
-        raise InputError(f"{place}: an answer needs 'turns' (or choices[0].turns), two texts")
-    return turns[0], turns[1]
 
 
 def choose_prompt(prompts: Sequence[JudgePrompt], turn: int, has_reference: bool) -> JudgePrompt:

@@ -53,17 +53,18 @@ def match_answers(
     Raises InputError where the two sides share no prompt, or give one id to two different prompts.
     """
     other = {(answer["test_set"], answer["id"]): answer for answer in theirs}
-    shared = [answer for answer in mine if (answer["test_set"], answer["id"]) in other]
-    if not shared:
-        raise InputError("the two answer files share no prompt (test_set and id): they answer different test sets")
     pairs = []
-    for answer in shared:
+    for answer in mine:
         place = (answer["test_set"], answer["id"])
+        if place not in other:
+            continue
         if answer["prompt"].strip() != other[place]["prompt"].strip():
             what = "a prompt is an instruction and, after an empty line, its input"
             raise InputError(f"prompt '{answer['id']}' is not the same text on both sides ({what})")
         texts = (answer["prompt"], answer["arm"], other[place]["arm"], answer["response"], other[place]["response"])
         pairs.append(Pair(answer["id"], answer["test_set"], *texts, references.get(place, "")))
+    if not pairs:
+        raise InputError("the two answer files share no prompt (test_set and id): they answer different test sets")
     return pairs
 
 

@@ -57,14 +57,6 @@ def _first_line(text: str) -> str:
     return re.sub(r"\s+", " ", _WORDS.sub(" ", bare)).strip(" :=,;")
 
 
-def parse_score(text: str, low: float = 1, high: float = 10) -> float | None:
-    """The one score from `low` to `high` that the reply's first non-empty line gives, dressed as in `parse_scores`."""
-    form = rf"([0-9]{{1,2}}(?:\.[0-9]{{1,4}})?)(?:\s*(?:/|out of)\s*{high:g}(?:\.0+)?)?\.?"
-    found = re.fullmatch(form, _first_line(text))
-    score = float(found[1]) if found else math.nan
-    return score if low <= score <= high else None
-
-
 class Reading(NamedTuple):
     """What a pairwise reply says: the scores of the answers shown first and second where it gives any, and the
     preference for the one shown first, 0 to 1."""
@@ -89,10 +81,13 @@ def read_pair(text: str, form: str = "scores") -> Reading | None:
 
 
 def read_single(text: str, form: str, low: float = 1, high: float = 10) -> float | None:
-    """Read the one score of a reply of the form `score` (its first line) or `[[rating]]`."""
+    """The one score of a reply of the form `score` (its first line, dressed as in `parse_scores`) or `[[rating]]`."""
+    number = r"[0-9]{1,2}(?:\.[0-9]{1,4})?"
     if form == "score":
-        return parse_score(text, low, high)
-    found = _only_verdict(text, r"[0-9]{1,2}(?:\.[0-9]{1,4})?")
+        scored = re.fullmatch(rf"({number})(?:\s*(?:/|out of)\s*{high:g}(?:\.0+)?)?\.?", _first_line(text))
+        found = scored and scored[1]
+    else:
+        found = _only_verdict(text, number)
     return float(found) if found is not None and low <= float(found) <= high else None
 
 
@@ -177,12 +172,10 @@ def score_review(review: str | None, order: str, form: str = "scores") -> dict[s
     """
     read = read_pair(review, form) if review is not None else None
     is_swapped = order != ORDERS[0]
-    arm_score, baseline_score = (read.scores if read else None) or (None, None)
-    if is_swapped:
-        arm_score, baseline_score = baseline_score, arm_score
+    scores = (read.scores if read else None) or (None, None)
     return {
-        "score_arm": arm_score,
-        "score_baseline": baseline_score,
+        "score_arm": scores[is_swapped],
+        "score_baseline": scores[not is_swapped],
         "preference": None if read is None else 1 - read.preference if is_swapped else read.preference,
         "status": "failed" if review is None else "judged" if read else "unparsed",
     }
