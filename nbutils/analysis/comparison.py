@@ -9,16 +9,13 @@ import pandas as pd
 from pandas import DataFrame
 
 from nbutils.analysis.intervals import Estimate, Numbers, bootstrap_interval, draw_counts, mean_with_interval
-from nbutils.analysis.items import Items, Key, comparisons, find_faults, preferences, to_calls, to_items
+from nbutils.analysis.items import Items, comparisons, find_faults, preferences, to_calls, to_items
 from nbutils.analysis.length_control import SCALES, Design, JudgeFit, add_pseudo_items, expit, fit_judge, make_design
 from nbutils.analysis.verdicts import COMPARISON, Rows
 from nbutils.core import tables
 from nbutils.core.errors import InputError
 
 DRAWS = 1000
-
-BLOCK = 2**18
-"""Numbers that one array of the bootstrap may hold: 2 MB, which a processor's cache holds."""
 
 
 class Decomposition(NamedTuple):
@@ -43,9 +40,10 @@ def decompose(*arguments: Any, draws: int = DRAWS, seed: int = 0, **named: Any) 
     design = make_design(*arguments, **named)
     prompts = int(design.clusters.max()) + 1
     drawn = draw_counts(prompts, draws, seed)
-    # The first row is the data itself. In blocks, since every draw needs a number for each item.
+    # The first row is the data itself. In blocks of 2 MB, which a processor's cache holds: every draw needs a number
+    # for each item.
     drawn = np.vstack([np.ones_like(drawn[:1]), drawn])
-    size = max(1, BLOCK // len(design.y))
+    size = max(1, 2**18 // len(design.y))
     sizes = np.bincount(design.clusters)[design.clusters]
     judged, equal = [], []
     for start in range(0, len(drawn), size):
@@ -124,10 +122,9 @@ def is_separable(items: Items) -> bool:
     return bool(min((difference >= 0).mean(), (difference <= 0).mean()) >= OVERLAP)
 
 
-def are_alike(items: Items) -> "np.ndarray[Any, np.dtype[np.bool_]]":
-    """Which prompts have answers of (nearly) the same length, shape (n,)."""
-    alike: np.ndarray[Any, np.dtype[np.bool_]] = np.abs(np.expm1(-np.abs(items.log_ratio))) < MATCHED
-    return alike
+def are_alike(items: Items) -> Any:
+    """Which prompts have answers of (nearly) the same length: booleans, shape (n,)."""
+    return np.abs(np.expm1(-np.abs(items.log_ratio))) < MATCHED
 
 
 def is_doubtful(items: Items, fitted: JudgeFit) -> bool:
@@ -185,7 +182,7 @@ def analyse(rows: Rows, draws: int = DRAWS) -> DataFrame:
     return tables.make("length_bias", found)
 
 
-def _analyse_one(key: Key, rows: DataFrame, draws: int) -> dict[str, Any]:
+def _analyse_one(key: tuple[str, str, str], rows: DataFrame, draws: int) -> dict[str, Any]:
     items, notes = to_items(rows), find_faults(rows)
     head: dict[str, Any] = dict(zip(COMPARISON, key, strict=True))
     head |= {"calls": len(rows), "unjudged": int(rows["preference"].isna().sum()), "prompts": len(items.preference)}

@@ -12,8 +12,6 @@ from nbutils.analysis.verdicts import COMPARISON, ORDERS, PROMPT, Rows, to_frame
 LARGEST = 1e15
 """No length and no difficulty is larger; beyond it sums of squares would lose their meaning."""
 
-Key = tuple[str, str, str]
-
 
 class Items(NamedTuple):
     """Judged prompts of one comparison: mean preference over the orders, and both lengths; each of shape (n,).
@@ -47,7 +45,7 @@ class Calls(NamedTuple):
     first: Numbers | None
 
 
-def comparisons(rows: Rows) -> dict[Key, DataFrame]:
+def comparisons(rows: Rows) -> dict[tuple[str, str, str], DataFrame]:
     """Judgments by (judge, arm, baseline)."""
     groups: Any = to_frame(rows).groupby(COMPARISON, sort=False, dropna=False)
     return {key: part for key, part in groups}  # noqa: C416 (a group-by has `keys`, so that dict() misreads it)
@@ -59,7 +57,7 @@ def find_faults(rows: Rows) -> list[str]:
     measures = sorted({str(name) for name in frame["measure"] if name is not None})
     repeated = int(frame.duplicated([*PROMPT, "order"]).sum())
     lengths = frame.drop_duplicates([*PROMPT, "len_arm", "len_baseline"])
-    differing = int(lengths[lengths.duplicated(PROMPT)].drop_duplicates(PROMPT).shape[0])
+    differing = len(lengths[lengths.duplicated(PROMPT)].drop_duplicates(PROMPT))
     faults = {
         f"{repeated} rows repeat a prompt and order: each order counts by its mean": repeated > 0,
         f"lengths in mixed measures ({', '.join(measures)}) cannot be compared": len(measures) > 1,

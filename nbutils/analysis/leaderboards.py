@@ -7,7 +7,7 @@ Rates in this module are in percent, as on the leaderboard.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,7 +22,6 @@ from nbutils.core import manifests, tables
 BASELINE = "gpt4_1106_preview"
 """The baseline of AlpacaEval 2; its published answers are in the source `alpaca-eval-outputs`."""
 
-JUDGE = "weighted_alpaca_eval_gpt4_turbo"
 GAMED = ("gpt4_1106_preview_verbose", "gpt4_1106_preview_concise")
 ANCHOR_WEIGHT = 0.1
 """Weight of each item of a gamed variant: 0.2 divided by the two of them."""
@@ -74,21 +73,6 @@ def _lengths(board: Board, model: str) -> "Series[Any]":
     return board.lengths[board.lengths["model"] == model].set_index("idx")["n_chars"].astype(float)
 
 
-def judgments_of(board: Board, models: Iterable[str]) -> list[dict[str, Any]]:
-    """Published preferences as judgment rows; AlpacaEval draws the order at random and does not publish it."""
-    head = {"test_set": "alpaca-eval", "baseline": BASELINE, "judge": JUDGE, "order": "random", "measure": "chars"}
-    rows = []
-    for model in models:
-        columns: Any = calls_of(board, model)[:5]
-        for preference, mine, theirs, difficulty, idx in zip(*columns, strict=True):
-            sizes = {"len_arm": int(mine), "len_baseline": int(theirs), "difficulty": float(difficulty)}
-            rows.append({"id": str(idx), **head, "arm": model, "preference": float(preference), **sizes})
-    return rows
-
-
-# --- published numbers, computed again -----------------------------------------------------------------------------
-
-
 def win_rates(board: Board) -> DataFrame:
     """Mean preference of every model with a published rate, beside that rate, in percent, by model."""
     rates = 100 * (board.preferences.groupby("model")["preference"].mean() - 1)
@@ -102,9 +86,6 @@ def rates_of_weights(board: Board) -> DataFrame:
     rates = 100 * expit(constant + slope * board.difficulty).mean(axis=1)
     published = board.leaderboard["length_controlled_winrate"]
     return DataFrame({"computed": Series(rates, board.weights.index), "published": published}).dropna()
-
-
-# --- our own fits --------------------------------------------------------------------------------------------------
 
 
 def compare_fits(board: Board, models: Sequence[str] | None = None) -> DataFrame:
@@ -142,9 +123,6 @@ def estimate_difficulty(board: Board, model: str) -> Numbers:
     return np.asarray(np.log(means / (1 - means)))
 
 
-# --- AlpacaEval's anchor -------------------------------------------------------------------------------------------
-
-
 class Anchor(NamedTuple):
     """What the judgments of the gamed variants add to every model's score equations.
 
@@ -168,15 +146,14 @@ def recover_anchor(board: Board) -> Anchor:
         idx = mine.index.intersection(theirs.index)
         delta = mine[idx] - theirs[idx]
         columns.append(np.column_stack([np.tanh(delta / delta.std()), board.difficulty[idx]]))
-    system = np.kron(np.eye(2) + ANCHOR_WEIGHT, np.eye(2))
     known = []
     for model, own in zip(GAMED, columns, strict=True):
         weight, slope, constant = board.weights.loc[model].to_numpy()
         taste = np.array([-weight, slope])  # published for the baseline's length minus the model's
         shared = sum(each.T @ expit(each @ taste) for each in columns)
         known.append(own.T @ expit(constant + own @ taste) + ANCHOR_WEIGHT * shared)
-    sums = np.linalg.solve(system, np.concatenate(known)).reshape(2, 2).sum(axis=0)
-    return Anchor(tuple(columns), sums)
+    system = np.kron(np.eye(2) + ANCHOR_WEIGHT, np.eye(2))
+    return Anchor(tuple(columns), np.linalg.solve(system, np.concatenate(known)).reshape(2, 2).sum(axis=0))
 
 
 def anchored_win_rate(items: Calls, anchor: Anchor) -> float:
@@ -228,8 +205,6 @@ def mean_of(rows: verdicts.Rows, name: str) -> float:
     """Mean of a column, to two digits."""
     return round(float(verdicts.to_frame(rows)[name].mean()), 2)
 
-
-# --- capabilities --------------------------------------------------------------------------------------------------
 
 HEADLINE = {
     "arc_challenge": "acc_norm",

@@ -86,7 +86,12 @@ def fit_judge(*arguments: Any, **named: Any) -> JudgeFit:
     if intervals.agree(design.y):
         rate = intervals.unanimous_interval(float(design.y[0]), n, independent)
     else:
-        rate = _predict_mean(design, coefficients, covariance, quantile)
+        probability = expit(design.equal @ coefficients)
+        value = float(probability.mean())
+        gradient = np.einsum("mn,mnk->k", probability * (1 - probability), design.equal) / probability.size
+        margin = quantile * math.sqrt(gradient @ covariance @ gradient) / (value * (1 - value))
+        low, high = expit(math.log(value / (1 - value)) + np.array([-margin, margin])).tolist()
+        rate = Estimate(value, low, high, n, "logistic in tanh(length difference), read off at 0")
     unknown = Estimate(math.nan, math.nan, math.nan, n, "not in the data")
     return JudgeFit(rate, *(logits.get(name, unknown) for name in ("constant", "length", "position")))
 
@@ -180,16 +185,6 @@ def _fit_logistic(design: Design) -> tuple[Numbers, Numbers]:
     np.add.at(own, design.clusters, np.einsum("n,nk,nl->nkl", curvature[:n], items, items))
     changes = np.linalg.solve(information - own, scores[:, :, None])[:, :, 0]
     return found.params, changes.T @ changes
-
-
-def _predict_mean(design: Design, coefficients: Numbers, covariance: Numbers, quantile: float) -> Estimate:
-    probability = expit(design.equal @ coefficients)
-    value = float(probability.mean())
-    gradient = np.einsum("mn,mnk->k", probability * (1 - probability), design.equal) / probability.size
-    scale = math.sqrt(gradient @ covariance @ gradient) / (value * (1 - value))
-    logit = math.log(value / (1 - value))
-    low, high = (float(expit(np.array(logit + sign * quantile * scale))) for sign in (-1, 1))
-    return Estimate(value, low, high, len(design.y), "logistic in tanh(length difference), read off at 0")
 
 
 def expit(x: Numbers) -> Numbers:

@@ -27,8 +27,6 @@ COMPARISON = ["judge", "arm", "baseline"]
 SIDES = COMPARISON[1:]
 PROMPT = ["test_set", "id"]
 
-# --- from two orders to a verdict ----------------------------------------------------------------------------------
-
 
 def verdict(first_order: ScorePair | None, swapped_order: ScorePair | None, rule: str = "exact") -> str:
     """`win`, `tie`, `lose` or `unscored` for the target, from its scores in both orders.
@@ -48,9 +46,6 @@ def verdict(first_order: ScorePair | None, swapped_order: ScorePair | None, rule
 
 def _decide(total: float) -> str:
     return VERDICTS[1 - (total > 0) + (total < 0)]
-
-
-# --- counts --------------------------------------------------------------------------------------------------------
 
 
 def count_verdicts(verdicts: Sequence[str]) -> dict[str, int]:
@@ -141,9 +136,6 @@ def decisions_of(judgments: Rows) -> dict[tuple[str, ...], str]:
     return {key: _decide(total) for key, total in found["sum"][found["count"] == found["size"]].items()}
 
 
-# --- the summary ---------------------------------------------------------------------------------------------------
-
-
 def summarise(judgments: Rows) -> DataFrame:
     """One row per judge, baseline, rule and test set (and "all" of them pooled).
 
@@ -204,9 +196,6 @@ def win_rate(judgments: Rows) -> tuple[float | None, float | None]:
         return None, None
     error = round(float(np.std(means, ddof=1)) / math.sqrt(len(means)), 6) if len(means) > 1 else None
     return round(float(means.mean()), 6), error
-
-
-# --- in words ------------------------------------------------------------------------------------------------------
 
 
 def describe(row: Mapping[str, Any]) -> str:
