@@ -59,9 +59,8 @@ def true_rate(taste: Taste) -> float:
 
 def truths(taste: Taste) -> dict[str, float]:
     """What each estimator should find. Coefficients are defined where the model is the judge's own (shared = 0)."""
-    rates = {"win_rate": true_rate(taste)}
     planted = {"quality": taste.quality, "length": taste.length, "position": taste.position}
-    return rates if taste.shared else rates | planted
+    return {"win_rate": true_rate(taste)} | ({} if taste.shared else planted)
 
 
 def calibrate(

@@ -152,9 +152,8 @@ def summarise(judgments: Rows) -> DataFrame:
         rows = [
             {**head, "test_set": name, "rule": rule, **_summarise(part, rule)} for name, part in parts for rule in RULES
         ]
-        pooled, sets = rows[: len(RULES)], rows[len(RULES) :]
-        for row in pooled:
-            nets = [other["net_win"] for other in sets if other["rule"] == row["rule"]]
+        for row in rows[: len(RULES)]:
+            nets = [other["net_win"] for other in rows[len(RULES) :] if other["rule"] == row["rule"]]
             row["mean_of_sets"] = round(sum(nets) / len(nets), 4)
         table += rows
     return tables.make("summary", table)

@@ -95,66 +95,55 @@ def load_prompt(default: str, given: PromptFile | None = None) -> JudgePrompt:
 
     Raises InputError for a file that cannot be read, or that has none or several prompts of this type.
     """
-    place, found = _choose(default, given)
-    if len(found) > 1:
-        names = ", ".join(prompt.name for prompt in found)
-        raise InputError(f"{place}: several prompts of type '{found[0].type}': choose one by 'name' ({names})")
-    return _usable(place, found[0])
+    return load_prompts(default, given, is_only=True)[0]
 
 
-def load_prompts(default: str, given: PromptFile | None = None) -> list[JudgePrompt]:
-    """All prompts of a file that do what the project's own called `default` do, or the one that is named."""
-    place, found = _choose(default, given)
-    return [_usable(place, prompt) for prompt in found]
+def load_prompts(default: str, given: PromptFile | None = None, is_only: bool = False) -> list[JudgePrompt]:
+    """All prompts of a file that do what the project's own called `default` do, or the one that is named.
 
-
-def _choose(default: str, given: PromptFile | None) -> tuple[str, list[JudgePrompt]]:
+    Raises InputError as `load_prompt`, and for one whose reply cannot be read, or that lacks a text.
+    """
     given, kind = given or PromptFile(file=str(FOLDER / f"{default}.toml")), DEFAULTS[default]
-    place = str(given.file or given.source or given.url)
-    path = _find(given)
+    place, path = str(given.file or given.source or given.url), _find(given)
     prompts = _read(path, sha256_file(path))
     found = [prompt for prompt in prompts if given.name in (None, prompt.name) and prompt.type == kind]
     if not found:
         named = f" called '{given.name}'" if given.name else ""
         raise InputError(f"{place}: no prompt of type '{kind}'{named}")
-    return place, found
-
-
-def _usable(place: str, prompt: JudgePrompt) -> JudgePrompt:
-    """The prompt itself. Raises InputError for one whose reply cannot be read, or that lacks a text."""
-    if prompt.output_format not in _FORMATS[prompt.type]:
-        known = ", ".join(_FORMATS[prompt.type])
-        raise InputError(f"{place}: prompt '{prompt.name}': output_format '{prompt.output_format}' is none of {known}")
-    for names in _NEEDED[prompt.type]:
-        if not prompt.places & set(names):
-            raise InputError(f"{place}: prompt '{prompt.name}': the template lacks {{{names[0]}}}")
-    return prompt
-
-
-def _find(given: PromptFile) -> Path:
-    if given.source:
-        return data.obtain(given.source)[0]
-    if given.url:
-        return _fetch(given.url, str(given.sha256))
-    path = Path(str(given.file)).expanduser()
-    found = next((place for place in (path, ROOT / path) if place.is_file()), None)
-    if found is None:
-        raise InputError(f"{path}: no such prompt file")
+    if is_only and len(found) > 1:
+        names = ", ".join(prompt.name for prompt in found)
+        raise InputError(f"{place}: several prompts of type '{kind}': choose one by 'name' ({names})")
+    for prompt in found:
+        if prompt.output_format not in _FORMATS[kind]:
+            problem = f"output_format '{prompt.output_format}' is none of {', '.join(_FORMATS[kind])}"
+            raise InputError(f"{place}: prompt '{prompt.name}': {problem}")
+        for either in _NEEDED[kind]:
+            if not prompt.places & set(either):
+                raise InputError(f"{place}: prompt '{prompt.name}': the template lacks {{{either[0]}}}")
     return found
 
 
-def _fetch(url: str, sha256: str) -> Path:
-    """A pinned file from the network, kept in the cache; refused with other bytes than those that are pinned."""
-    facts: Any = {"kind": "text", "form": "text", "licence": "as its publisher says", "rows": 1}
-    entry = data.Source(name=f"prompt-{sha256[:12]}", title=url, url=url, sha256=sha256, **facts)
-    folder = data.cache_folder() / entry.name
-    path = folder / next(iter(entry.downloads()))
-    if not path.is_file():
-        if is_offline():
-            raise InputError(f"{url}: cannot be fetched: LIM_OFFLINE forbids asking the network, unset it")
-        catalogue.download_all(entry, folder)
-    catalogue.verify(entry, path)
-    return path
+def _find(given: PromptFile) -> Path:
+    """The file itself. One from the network is pinned, and kept in the cache; other bytes are refused."""
+    if given.source:
+        return data.obtain(given.source)[0]
+    if given.url:
+        facts: Any = {"kind": "text", "form": "text", "licence": "as its publisher says", "rows": 1}
+        name, sha256 = f"prompt-{str(given.sha256)[:12]}", str(given.sha256)
+        entry = data.Source(name=name, title=given.url, url=given.url, sha256=sha256, **facts)
+        folder = data.cache_folder() / name
+        path = folder / next(iter(entry.downloads()))
+        if not path.is_file():
+            if is_offline():
+                raise InputError(f"{given.url}: cannot be fetched: LIM_OFFLINE forbids asking the network, unset it")
+            catalogue.download_all(entry, folder)
+        catalogue.verify(entry, path)
+        return path
+    own = Path(str(given.file)).expanduser()
+    found = next((place for place in (own, ROOT / own) if place.is_file()), None)
+    if found is None:
+        raise InputError(f"{own}: no such prompt file")
+    return found
 
 
 @functools.cache
