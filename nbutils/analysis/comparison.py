@@ -40,8 +40,7 @@ def decompose(*arguments: Any, draws: int = DRAWS, seed: int = 0, **named: Any) 
     design = make_design(*arguments, **named)
     prompts = int(design.clusters.max()) + 1
     drawn = draw_counts(prompts, draws, seed)
-    # The first row is the data itself. In blocks of 2 MB, which a processor's cache holds: every draw needs a number
-    # for each item.
+    # The first row is the data itself. Every draw needs a number for each item: in blocks of 2 MB, a cache's size.
     drawn = np.vstack([np.ones_like(drawn[:1]), drawn])
     size = max(1, 2**18 // len(design.y))
     sizes = np.bincount(design.clusters)[design.clusters]
@@ -178,8 +177,7 @@ def analyse(rows: Rows, draws: int = DRAWS) -> DataFrame:
     Net wins are wins minus losses (-1..1) and their decomposition, with a bootstrap of so many draws; taste columns are
     coefficients in logits. What cannot be estimated is NaN.
     """
-    found = [_analyse_one(key, mine, draws) for key, mine in comparisons(rows).items()]
-    return tables.make("length_bias", found)
+    return tables.make("length_bias", [_analyse_one(key, mine, draws) for key, mine in comparisons(rows).items()])
 
 
 def _analyse_one(key: tuple[str, str, str], rows: DataFrame, draws: int) -> dict[str, Any]:

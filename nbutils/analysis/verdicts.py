@@ -50,14 +50,12 @@ def _decide(total: float) -> str:
 
 def count_verdicts(verdicts: Sequence[str]) -> dict[str, int]:
     """How many are win, tie, lose and unscored; the four add up to all."""
-    counts = collections.Counter(verdicts)
-    return {name: counts[name] for name in (*VERDICTS, "unscored")}
+    return {name: verdicts.count(name) for name in (*VERDICTS, "unscored")}
 
 
 def net_win(verdicts: Sequence[str], draws: int = 10_000, seed: int = 0) -> Estimate:
     """Share of wins minus share of losses among scored prompts, with a bootstrap interval over prompts."""
-    found = count_verdicts(verdicts)
-    counts = np.array([found[name] for name in VERDICTS])
+    counts = np.array([verdicts.count(name) for name in VERDICTS])
     n = int(counts.sum())
     if n == 0:
         return Estimate(math.nan, math.nan, math.nan, 0, "no scored prompt")

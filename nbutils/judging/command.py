@@ -167,8 +167,7 @@ def pairs_of_files(mine: Path, theirs: Path, judging: JudgeModel, references: Pa
     if references:
         # An id alone says which prompt it is only where the answers are of one test set.
         names = {references.stem, *(test_sets if len(test_sets) == 1 else ())}
-        prompts = data.load_prompts(str(references))
-        known = {(name, prompt.id): prompt.reference for prompt in prompts for name in names}
+        known = {(name, row.id): row.reference for row in data.load_prompts(str(references)) for name in names}
     elif judging.kind == "reference":
         known = load_references(test_sets & {"sample", *data.sources_of("prompts")})
     pairs = match_answers(target, baseline, known)
@@ -194,8 +193,7 @@ def main(arguments: list[str] | None = None) -> None:
     if given.cut:
         return cut_files(given)
     judging, prompt = judge_of(given), load_prompt("pair", prompt_of(given))
-    pairs = pairs_of_files(given.answers_a, given.answers_b, judging, given.references)
-    run_command(pairs, judging, prompt, given)
+    run_command(pairs_of_files(given.answers_a, given.answers_b, judging, given.references), judging, prompt, given)
 
 
 def run_command(pairs: Sequence[Pair], judging: JudgeModel, prompt: JudgePrompt, given: argparse.Namespace) -> None:

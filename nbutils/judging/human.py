@@ -33,7 +33,6 @@ from nbutils.llm.client import writable
 
 COLUMNS = ("number", "request", "answer_1", "answer_2", "vote")
 VOTES = {"1": 1.0, "2": 0.0, "tie": 0.5, "t": 0.5, "=": 0.5, "0": 0.5, "0.5": 0.5, "both": 0.5}
-FORM = Path(__file__).parents[1] / "templates" / "ballot.html"
 KEY = "key.json"
 
 
@@ -87,8 +86,7 @@ def make_key(ballots: Sequence[Ballot]) -> dict[str, Any]:
     for number, pair, arm_first in ballots:
         sizes = lengths.count([pair.answer, pair.baseline_answer], MEASURE).tolist()
         names = {"id": pair.id, "test_set": pair.test_set, "arm": pair.arm, "baseline": pair.baseline}
-        place = {"order": ORDERS[not arm_first], "len_arm": sizes[0], "len_baseline": sizes[1]}
-        items[str(number)] = names | place
+        items[str(number)] = names | {"order": ORDERS[not arm_first], "len_arm": sizes[0], "len_baseline": sizes[1]}
     return {"ballot": disk.sha256_json(shown)[:12], "items": items}
 
 
@@ -111,8 +109,9 @@ def to_html(ballots: Sequence[Ballot]) -> str:
     content = {"ballot": make_key(ballots)["ballot"], "items": shown}
     # Inside a script element only "<" could end it; JSON may spell it otherwise.
     embedded = json.dumps(content, ensure_ascii=True).replace("<", "\\u003c").replace("&", "\\u0026")
+    form = Path(__file__).parents[1] / "templates" / "ballot.html"
     # The texts come last: whatever they hold is looked at no more.
-    return FORM.read_text(encoding="utf-8").replace("@N@", str(len(shown))).replace("@CONTENT@", embedded)
+    return form.read_text(encoding="utf-8").replace("@N@", str(len(shown))).replace("@CONTENT@", embedded)
 
 
 def read_key(folder: Path) -> dict[str, Any]:
@@ -210,8 +209,7 @@ def main(arguments: list[str] | None = None) -> None:
     reading.add_argument("--judgments", type=Path, help="a judgments file of other judges")
     given = parser.parse_args(arguments)
     if given.command == "export":
-        nobody = JudgeModel(name="people", kind="coin")
-        pairs = pairs_of_files(given.answers_a, given.answers_b, nobody, None)
+        pairs = pairs_of_files(given.answers_a, given.answers_b, JudgeModel(name="people", kind="coin"), None)
         ballots = draw_ballots(pairs, given.n, given.seed)
         export(ballots, given.out)
         return print(f"{given.out}: {len(ballots)} pairs in ballot.csv and ballot.html; keep key.json to yourself")

@@ -72,8 +72,7 @@ def to_conversations(records: Iterable[dict[str, Any]], arm: str, place: str) ->
         asked = questions[name]
         texts = (asked.instruction, asked.turns[0])
         model = str(record.get("arm") or record.get("model_id") or arm)
-        answers = (turns[0], turns[1])
-        found[name] = Conversation(name, asked.category, texts, answers, references.get(name, ()), model)
+        found[name] = Conversation(name, asked.category, texts, tuple(turns), references.get(name, ()), model)
     if not found:
         raise InputError(f"{place}: no answers")
     return [found[name] for name in questions if name in found]

@@ -159,11 +159,6 @@ def _size(record: Mapping[str, Any], key: str, number: int) -> int:
 LONGEST_TEXT = 20_000
 """Characters that are shown of one text."""
 
-MAXIMUM_BYTES = 7_000_000
-"""Most that the pairs may take up, so that a whole report stays below 8 MB."""
-
-Answers = Mapping[tuple[str, str], Mapping[str, Any]]
-
 
 class Shown(NamedTuple):
     """The data block's text, and how many of the run's pairs and reviews it holds."""
@@ -175,7 +170,7 @@ class Shown(NamedTuple):
 
 
 def collect_pairs(
-    judgments: Sequence[dict[str, Any]], answers: Mapping[str, Answers], rule: str
+    judgments: Sequence[dict[str, Any]], answers: Mapping[str, Mapping[tuple[str, str], Mapping[str, Any]]], rule: str
 ) -> list[dict[str, Any]]:
     """One record per baseline and prompt: both answers, and per judge the verdict and the reviews of its orders.
 
@@ -192,9 +187,8 @@ def collect_pairs(
         if key not in pairs:
             mine, theirs = (answers[row[side]][place] for side in verdicts.SIDES)
             prompt = tables.shorten(mine["prompt"], LONGEST_TEXT)
-            head = {"set": row["test_set"], "id": row["id"], "prompt": prompt, "judges": {}}
             sides = {"arm": row["arm"], "baseline": row["baseline"], "mine": _answer(mine), "theirs": _answer(theirs)}
-            pairs[key] = head | sides
+            pairs[key] = {"set": row["test_set"], "id": row["id"], "prompt": prompt, "judges": {}, **sides}
         unseen = {"verdict": found[row["judge"], row["baseline"]][place], "reviews": []}
         text = tables.shorten(row.get("review") or "", LONGEST_TEXT)
         review = [row["order"], row["status"], row["score_arm"], row["score_baseline"], text]
@@ -207,8 +201,11 @@ def _answer(answer: Mapping[str, Any]) -> dict[str, Any]:
     return {**shown, "tokens": answer.get("n_tokens"), "finish": answer.get("finish_reason")}
 
 
-def pack_pairs(pairs: Sequence[dict[str, Any]], most: int = MAXIMUM_BYTES) -> Shown:
-    """The pairs as a data block of at most `most` bytes; where they do not fit, as many as do, evenly spread."""
+def pack_pairs(pairs: Sequence[dict[str, Any]], most: int = 7_000_000) -> Shown:
+    """The pairs as a data block of at most `most` bytes; where they do not fit, as many as do, evenly spread.
+
+    most: by default such that a whole report stays below 8 MB.
+    """
     kept = list(pairs)
     text = to_json(kept)
     while len(text) > most and kept:
