@@ -252,8 +252,7 @@ def bin_comparisons(rows: Rows) -> DataFrame:
 def compare_cut(rows: Rows, cut: Rows) -> DataFrame:
     """The truncated counterfactual: win rates as judged and with both answers cut to one length, and their difference.
 
-    One row per (judge, arm, baseline) in both, over the prompts judged in both, paired. Raises InputError where the
-    two share no judged prompt.
+    One row per (judge, arm, baseline), over the prompts judged in both, paired. Raises InputError where none is.
     """
     shortened, found = comparisons(cut), []
     for key, mine in comparisons(rows).items():

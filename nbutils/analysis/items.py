@@ -33,8 +33,7 @@ class Items(NamedTuple):
 class Calls(NamedTuple):
     """Judged orders of one comparison, as arguments of `length_controlled_win_rate`, each of shape (n,).
 
-    clusters: a number for each prompt; first: 1 where the arm's answer stood first, else -1; first and difficulty
-    are None where a row lacks them.
+    clusters: a number for each prompt; first: 1 or -1, whether the arm stood first; None where a row lacks one.
     """
 
     preference: Numbers

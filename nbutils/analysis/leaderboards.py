@@ -242,8 +242,7 @@ def mean_of_four(table: DataFrame) -> dict[str, float] | None:
 def compare(base: DataFrame, tuned: DataFrame) -> DataFrame:
     """One row a task: before, after, their difference and its standard error.
 
-    Both models answer the same items, so the true error of the difference is smaller than the one given, which takes
-    them as independent.
+    Both models answer the same items, so the true error is smaller than this one, which takes them as independent.
     """
     before, after = (DataFrame.from_dict(headlines(table), orient="index", dtype=float) for table in (base, tuned))
     both = after.join(before, how="inner", lsuffix="_arm", rsuffix="_base")

@@ -96,8 +96,7 @@ def count_calls(judgments: Rows) -> dict[str, int]:
 def facts_of(judgments: Rows) -> dict[str, Any]:
     """A manifest's facts: the counts of calls, and `lacking`, whether calls are to be asked again.
 
-    They are where more than 1% of the prompts of some judge, arm and baseline have a failed call: judges that never
-    fail must not hide one that does.
+    They are where over 1% of the prompts of some judge, arm and baseline have a failed call: no judge hides another.
     """
     frame = to_frame(judgments)
     frame = frame.assign(failed=frame["status"] == "failed")
@@ -125,8 +124,7 @@ def verdicts_of(judgments: Rows, rule: str) -> dict[Prompt, str]:
 def decisions_of(judgments: Rows) -> dict[tuple[str, ...], str]:
     """Win, tie or lose of each prompt (by arm, baseline, test set and id), by the signs of all its orders.
 
-    For judges, such as people, that may have seen one order only. Prompts with an order that was not judged are left
-    out.
+    For judges, such as people, that may have seen one order only; without prompts of which an order was not judged.
     """
     frame = to_frame(judgments)
     keys = [frame[name].map(str) for name in (*SIDES, *PROMPT)]

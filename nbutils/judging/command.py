@@ -113,16 +113,15 @@ def judging_into(
     """
     names = ("name", "kind", "model", "base_url", "revision", "temperature", "max_tokens", "structured", "logprobs")
     held = {"what": held["what"], "judge": {name: getattr(judging, name) for name in names}} | held
+    remedy = "give another folder with -o"
     if (given.out / results).is_file():
         if not (given.out / HELD).is_file():
-            raise InputError(
-                f"{given.out} holds a {results} that does not say what it is of: give another folder with -o"
-            )
+            raise InputError(f"{given.out} holds a {results} that does not say what it is of: {remedy}")
         before = json.loads((given.out / HELD).read_text(encoding="utf-8"))
         is_same = all(before[key] == held[key] for key in ("judge", "prompt"))
         if not is_same or before["items"].items() - held["items"].items():
             by = before["judge"]["name"] + ("" if before["prompt"] == held["prompt"] else ", another prompt")
-            raise InputError(f"{given.out} holds {before['what']}, judged by {by}: give another folder with -o")
+            raise InputError(f"{given.out} holds {before['what']}, judged by {by}: {remedy}")
     cost = limits.estimate(client.unanswered(requests, given.out / LEDGER), judging)
     if given.dry_run:
         print(cost.describe())

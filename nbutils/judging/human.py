@@ -125,8 +125,7 @@ def read_key(folder: Path) -> dict[str, Any]:
 def read_votes(path: Path, key: dict[str, Any]) -> list[dict[str, Any]]:
     """The votes of one annotator, called as the file, as judgment rows: one a pair, "failed" where no vote is given.
 
-    Raises InputError naming the file and the line of a vote that is none of 1, 2 and tie, or of a number that the
-    ballot lacks or that comes twice.
+    Raises InputError naming file and line for a vote that is none of 1, 2 and tie, and for an unknown or second number.
     """
     given: dict[str, str] = {}
     for line, record in _records(path):

@@ -147,10 +147,7 @@ def describe(row: Mapping[str, Any]) -> str:
 
 
 def score_turns(rows: Sequence[dict[str, Any]]) -> DataFrame:
-    """One row for each arm, judge and turn ("both" of them too): mean score, 95% interval clustered by question.
-
-    Score and interval are NaN below 99% judged.
-    """
+    """One row for each arm, judge and turn ("both" too): mean score, 95% interval by question; NaN below 99% judged."""
     table = []
     for (arm, judge), mine in _to_frame(rows).groupby(["arm", "judge"], sort=False):
         for turn in (*TURNS, "both"):

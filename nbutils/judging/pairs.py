@@ -48,10 +48,7 @@ def load_references(test_sets: Iterable[str]) -> dict[tuple[str, str], str]:
 def match_answers(
     mine: Sequence[dict[str, Any]], theirs: Sequence[dict[str, Any]], references: dict[tuple[str, str], str]
 ) -> list[Pair]:
-    """Pair the answers to the same prompt.
-
-    Raises InputError where the two sides share no prompt, or give one id to two different prompts.
-    """
+    """Pair the answers to the same prompt. Raises InputError where none is shared, or one id is of two prompts."""
     other = {(answer["test_set"], answer["id"]): answer for answer in theirs}
     pairs = []
     for answer in mine:

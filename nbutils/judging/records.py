@@ -38,10 +38,7 @@ def write_judgments(folder: Path, judgments: Sequence[dict[str, Any]]) -> dict[s
 
 
 def read_judgments(path: Path) -> list[dict[str, Any]]:
-    """Read judgment rows of anybody's making, or a log that `expand` knows.
-
-    Raises InputError naming the row and the missing or faulty key.
-    """
+    """Judgment rows of anybody's making, or a log that `expand` knows. Raises InputError naming the row and the key."""
     rows = []
     for number, record in number_records(open_records(path)):
         try:
@@ -202,10 +199,7 @@ def _answer(answer: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def pack_pairs(pairs: Sequence[dict[str, Any]], most: int = 7_000_000) -> Shown:
-    """The pairs as a data block of at most `most` bytes; where they do not fit, as many as do, evenly spread.
-
-    most: by default such that a whole report stays below 8 MB.
-    """
+    """The pairs as a data block of at most `most` bytes (a report stays below 8 MB), else as many as fit, evenly."""
     kept = list(pairs)
     text = to_json(kept)
     while len(text) > most and kept:

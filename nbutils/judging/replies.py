@@ -103,8 +103,7 @@ def grade(
 def parse_structured(text: str) -> ScorePair | None:
     """The two grades of a JSON reply by our schema (nbutils/judging/pairs.py), or None for anything else.
 
-    It may stand in a code block. A reply that was cut off within its explanation, at the limit of tokens, has its
-    grades all the same.
+    It may stand in a code block, and be cut off within its explanation, at the limit of tokens.
     """
     bare = re.sub(r"^```(?:json)?[ \t]*\n", "", text.strip(), count=1, flags=re.IGNORECASE)
     if bare != text.strip():  # the closing fence is missing where a reply was cut off
