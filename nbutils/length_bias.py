@@ -17,9 +17,10 @@ from typing import Any
 from pandas import DataFrame
 
 from nbutils import arms, judge
-from nbutils.analysis.comparison import BIN_EDGES, analyse, bin_comparisons, compare_cut
-from nbutils.analysis.items import MATCHED
+from nbutils.analysis.comparison import BIN_EDGES, MATCHED, analyse, bin_comparisons, compare_cut
+from nbutils.analysis.items import comparisons, to_calls
 from nbutils.analysis.length_control import length_controlled_win_rate
+from nbutils.analysis.verdicts import Rows
 from nbutils.core import disk, manifests, tables
 from nbutils.core.errors import ArgumentParser, InputError, exits_cleanly
 from nbutils.core.manifests import Manifest, Plan
@@ -67,9 +68,9 @@ _RATES = {
 }
 
 
-def print_analysis(table: DataFrame) -> None:
-    """Print a length analysis, a few lines for each comparison."""
-    for row in table.to_dict("records"):
+def print_analysis(table: DataFrame, rows: Rows) -> None:
+    """Print a length analysis of judgment rows, a few lines for each comparison."""
+    for row, mine in zip(table.to_dict("records"), comparisons(rows).values(), strict=True):
         print(f"{row['arm']} against {row['baseline']}, judged by {row['judge']}: {row['prompts']} prompts")
         if row["unjudged"]:
             print(f"  {row['unjudged']} of {row['calls']} calls gave no score and are left out")
@@ -79,8 +80,9 @@ def print_analysis(table: DataFrame) -> None:
             print(f"  {row['finding']}")
             continue
         print(f"  mean length {row['mean_len_arm']} against {row['mean_len_baseline']}")
+        has_difficulty = to_calls(mine).difficulty is not None
         for name, words in _RATES.items():
-            if name != "length_controlled_difficulty" or not math.isnan(row.get(name, math.nan)):
+            if name != "length_controlled_difficulty" or has_difficulty:
                 print(f"  {words.format(**row):32} {_interval(row, name)}")
         if not math.isnan(row["longer_preferred"]):
             rates = f"{row['longer_preferred']:.3f}; a length-only judge {row['length_only_judge']:.3f}"
@@ -108,7 +110,7 @@ def main(arguments: list[str] | None = None) -> None:
     compared = compare_cut(rows, read_judgments(given.cut)) if given.cut else DataFrame()
     if given.out:
         disk.write_text(given.out, table.to_csv(index=False, lineterminator="\n"))
-    print_analysis(table)
+    print_analysis(table, rows)
     for row in compared.to_dict("records"):
         print(f"{row['arm']} against {row['baseline']}, judged by {row['judge']}: answers cut to one length")
         for name in ("win_rate", "win_rate_cut", "lost_by_cutting"):

@@ -639,6 +639,16 @@ def test_lengths_that_do_not_overlap_are_printed_as_that(tmp_path, capsys):
     assert "finding: the arm is preferred, but one side is nearly always longer: length cannot be told apart" in printed
 
 
+def test_a_rate_with_difficulty_is_missed_only_where_there_are_difficulties(tmp_path, capsys):
+    hard = [judgment(i, "arm_first", 1.0, 200, 100, judge="hard", difficulty=0.1 * i) for i in range(50)]
+    plain = [judgment(i, "arm_first", 1.0, 200, 100, judge="plain") for i in range(50)]
+    _, printed, _ = run(capsys, write(tmp_path / "rows.jsonl", hard + plain))
+    first, second = printed.split("long against short, judged by ")[1:]
+    missed = f"  {'length controlled, difficulty':32} cannot be estimated\n"
+    assert first.startswith("hard: ") and missed in first
+    assert second.startswith("plain: ") and "difficulty" not in second
+
+
 ROW = judgment(1, "arm_first", 1.0)
 
 

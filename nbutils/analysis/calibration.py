@@ -9,17 +9,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from pandas import DataFrame
 
-from nbutils.analysis.comparison import decompose
+from nbutils.analysis.comparison import decided_by, decompose, describe_finding
 from nbutils.analysis.intervals import Estimate, mean_with_interval
-from nbutils.analysis.items import Calls, decided_by, describe_finding, to_calls, to_items
+from nbutils.analysis.items import Calls, to_calls, to_items
 from nbutils.analysis.length_control import expit, fit_judge
 from nbutils.analysis.verdicts import ORDERS
 from nbutils.core import tables
 
 REPLICATES = 400
 PROMPTS = 200
-RATIO = 1.5
-"""Median length of the arm's answers over the baseline's."""
 
 
 class Taste(NamedTuple):
@@ -39,8 +37,8 @@ DEPENDENT = (Taste(0.0, 1.5, 0.0, 2.0), Taste(0.5, 1.5, 0.5, 2.0))
 """Judges whose two orders of a prompt depend on each other."""
 
 
-def simulate(taste: Taste, prompts: int, rng: np.random.Generator, ratio: float = RATIO) -> Calls:
-    """Judge random pairs in both orders; lengths are log-normal (spread 0.5), the arm's `ratio` times as long."""
+def simulate(taste: Taste, prompts: int, rng: np.random.Generator, ratio: float = 1.5) -> Calls:
+    """Judge random pairs in both orders; lengths are log-normal (spread 0.5), the arm's median `ratio` times."""
     arm = np.round(rng.lognormal(5 + math.log(ratio), 0.5, prompts))
     baseline = np.round(rng.lognormal(5, 0.5, prompts))
     squashed = np.tanh((arm - baseline) / (arm - baseline).std())
@@ -61,9 +59,8 @@ def true_rate(taste: Taste) -> float:
 
 def truths(taste: Taste) -> dict[str, float]:
     """What each estimator should find. Coefficients are defined where the model is the judge's own (shared = 0)."""
-    rates = {"win_rate": true_rate(taste)}
     planted = {"quality": taste.quality, "length": taste.length, "position": taste.position}
-    return rates if taste.shared else rates | planted
+    return {"win_rate": true_rate(taste)} | ({} if taste.shared else planted)
 
 
 def calibrate(
@@ -110,20 +107,18 @@ def _head(taste: Taste, prompts: int, name: str, interval: str) -> dict[str, Any
 
 def score(found: list[Estimate], truth: float) -> dict[str, Any]:
     """Bias and coverage of estimates of one truth."""
-    values = np.array([each.value for each in found])
-    hits = sum(each.low <= truth <= each.high for each in found)
-    return {
-        "replicates": len(found),
-        "truth": round(truth, 5),
-        "mean": round(float(values.mean()), 5),
-        "bias": round(float(values.mean() - truth), 5),
-        "bias_error": round(float(values.std(ddof=1)) / math.sqrt(len(found)), 5),
-        "width": round(float(np.mean([each.high - each.low for each in found])), 5),
-        "coverage": hits / len(found),
+    values, widths = np.array([each.value for each in found]), [each.high - each.low for each in found]
+    numbers = {
+        "truth": truth,
+        "mean": values.mean(),
+        "bias": values.mean() - truth,
+        "bias_error": values.std(ddof=1) / math.sqrt(len(found)),
+        "width": np.mean(widths),
     }
+    hits = sum(each.low <= truth <= each.high for each in found)
+    rounded = {name: round(float(number), 5) for name, number in numbers.items()}
+    return {"replicates": len(found), **rounded, "coverage": hits / len(found)}
 
-
-# --- what the analysis concludes -----------------------------------------------------------------------------------
 
 CONTROLS = {
     "coin": "a coin",
@@ -153,13 +148,11 @@ def count_findings(replicates: int = REPLICATES, prompts: int = PROMPTS, seed: i
     rows = []
     for number, (control, what) in enumerate(CONTROLS.items()):
         rng = np.random.default_rng([seed, number])
-        found = Counter(_finding(judge_simulated(control, prompts, rng)) for _ in range(replicates))
+        found = Counter[str]()
+        for _ in range(replicates):
+            judgments = judge_simulated(control, prompts, rng)
+            items, controlled = to_items(judgments), fit_judge(**to_calls(judgments)._asdict()).win_rate
+            found[describe_finding(mean_with_interval(items.preference), controlled, decided_by(items))] += 1
         head = {"judge": control, "what": what, "prompts": prompts, "replicates": replicates}
         rows += [{**head, "finding": name, "share": times / replicates} for name, times in found.most_common()]
     return tables.make("length-findings", rows)
-
-
-def _finding(judgments: DataFrame) -> str:
-    items = to_items(judgments)
-    controlled = fit_judge(**to_calls(judgments)._asdict()).win_rate
-    return describe_finding(mean_with_interval(items.preference), controlled, decided_by(items))

@@ -8,40 +8,14 @@ import numpy as np
 import pandas as pd
 from pandas import DataFrame
 
-from nbutils.analysis.intervals import Estimate, bootstrap_interval, draw_counts, mean_with_interval
-from nbutils.analysis.items import (
-    Items,
-    Key,
-    are_alike,
-    comparisons,
-    decided_by,
-    describe_finding,
-    find_faults,
-    is_doubtful,
-    is_separable,
-    longer_preferred,
-    preferences,
-    to_calls,
-    to_items,
-)
-from nbutils.analysis.length_control import (
-    SCALES,
-    Design,
-    JudgeFit,
-    Numbers,
-    add_pseudo_items,
-    expit,
-    fit_judge,
-    make_design,
-)
+from nbutils.analysis.intervals import Estimate, Numbers, bootstrap_interval, draw_counts, mean_with_interval
+from nbutils.analysis.items import Items, comparisons, find_faults, preferences, to_calls, to_items
+from nbutils.analysis.length_control import SCALES, Design, JudgeFit, add_pseudo_items, expit, fit_judge, make_design
 from nbutils.analysis.verdicts import COMPARISON, Rows
 from nbutils.core import tables
 from nbutils.core.errors import InputError
 
 DRAWS = 1000
-
-BLOCK = 2**18
-"""Numbers that one array of the bootstrap may hold: 2 MB, which a processor's cache holds."""
 
 
 class Decomposition(NamedTuple):
@@ -64,32 +38,31 @@ def decompose(*arguments: Any, draws: int = DRAWS, seed: int = 0, **named: Any) 
     the model is fitted again to every draw. The length scale stays that of the data.
     """
     design = make_design(*arguments, **named)
-    drawn = draw_counts(int(design.clusters.max()) + 1, draws, seed)
-    # The first row is the data itself. In blocks, since every draw needs a number for each item.
+    prompts = int(design.clusters.max()) + 1
+    drawn = draw_counts(prompts, draws, seed)
+    # The first row is the data itself. Every draw needs a number for each item: in blocks of 2 MB, a cache's size.
     drawn = np.vstack([np.ones_like(drawn[:1]), drawn])
-    size = max(1, BLOCK // len(design.y))
-    blocks = (drawn[start : start + size, design.clusters].astype(float) for start in range(0, len(drawn), size))
-    found = [(_weighted_means(design, counts), rates_at_equal_length(design, counts)) for counts in blocks]
-    nets, kept = (2 * np.concatenate(rates) - 1 for rates in zip(*found, strict=True))
-    net = _bootstrap(nets, design)
+    size = max(1, 2**18 // len(design.y))
+    sizes = np.bincount(design.clusters)[design.clusters]
+    judged, equal = [], []
+    for start in range(0, len(drawn), size):
+        counts = drawn[start : start + size, design.clusters].astype(float)
+        coefficients = refit(design, counts)
+        rates = np.mean([expit(coefficients @ columns.T) for columns in design.equal], axis=0)
+        # As judged, every cluster counts by the mean of its items.
+        judged.append((counts * (design.y / sizes)).sum(axis=1) / (counts / sizes).sum(axis=1))
+        equal.append((rates * counts).sum(axis=1) / counts.sum(axis=1))
+    nets, kept = (2 * np.concatenate(rates) - 1 for rates in (judged, equal))
+
+    def estimate(values: Numbers) -> Estimate:
+        return bootstrap_interval(values[0], values[1:], prompts, f"{prompts} prompts")
+
+    net = estimate(nets)
     if net.low > 0 or net.high < 0:
         share = kept / np.where(nets == 0, math.nan, nets)
     else:
         share = np.append(kept[0] / nets[0] if nets[0] else math.nan, np.full(draws, math.nan))
-    return Decomposition(net, *(_bootstrap(values, design) for values in (kept, nets - kept, share)))
-
-
-def _bootstrap(values: Numbers, design: Design) -> Estimate:
-    prompts = int(design.clusters.max()) + 1
-    return bootstrap_interval(values[0], values[1:], prompts, f"{prompts} prompts")
-
-
-def rates_at_equal_length(design: Design, counts: Numbers) -> Numbers:
-    """Win rate at equal length of every bootstrap sample, shape (draws,); counts: (draws, n) of the items."""
-    coefficients = refit(design, counts)
-    rates = np.mean([expit(coefficients @ equal.T) for equal in design.equal], axis=0)
-    found: Numbers = (rates * counts).sum(axis=1) / counts.sum(axis=1)
-    return found
+    return Decomposition(net, *map(estimate, (kept, nets - kept, share)))
 
 
 def refit(design: Design, counts: Numbers, steps: int = 50) -> Numbers:
@@ -123,12 +96,79 @@ def _weighted_means(design: Design, counts: Numbers) -> Numbers:
     return means
 
 
-# --- the analysis --------------------------------------------------------------------------------------------------
+MATCHED = 0.10
+"""Answers whose lengths differ by less than this share of the longer one count as equally long."""
+
+OVERLAP = 0.05
+"""Where the arm is the longer (or the shorter) side in all but this share of prompts, length and arm are one and the
+same thing in the data, and a rate at equal length would be extrapolated."""
+
+LENGTH_ONLY = 0.99
+"""A judge that prefers the longer (or the shorter) answer in this share of the prompts decides by length alone."""
+
+DECIDED = 20
+"""Prompts with answers of different length that it takes to say so."""
 
 BIN_EDGES = (-math.inf, -1.0, -0.5, -0.1, 0.1, 0.5, 1.0, math.inf)
 """Edges of the length-difference bins, in natural-log units of len_arm / len_baseline."""
 
 _UNKNOWN = Estimate(math.nan, math.nan, math.nan, 0, "lengths of the two sides do not overlap")
+
+
+def is_separable(items: Items) -> bool:
+    """Whether each side has the longer answer often enough for a rate at equal length to be more than a guess."""
+    difference = np.sign(items.len_arm - items.len_baseline)
+    return bool(min((difference >= 0).mean(), (difference <= 0).mean()) >= OVERLAP)
+
+
+def are_alike(items: Items) -> Any:
+    """Which prompts have answers of (nearly) the same length: booleans, shape (n,)."""
+    return np.abs(np.expm1(-np.abs(items.log_ratio))) < MATCHED
+
+
+def is_doubtful(items: Items, fitted: JudgeFit) -> bool:
+    """Whether a model sees a preference at equal length that the pairs of equal length, if not few, do not lean to."""
+    found, seen = fitted.win_rate, items.preference[are_alike(items)]
+    if len(seen) < DECIDED or math.isnan(found.value) or found.low <= 0.5 <= found.high:
+        return False
+    return bool((found.value > 0.5) != (seen.mean() > 0.5))
+
+
+def longer_preferred(items: Items) -> Estimate:
+    """Mean preference for the longer answer where the lengths differ; 0.5 is indifference, NaN says none differ."""
+    sign = np.sign(items.len_arm - items.len_baseline)
+    return mean_with_interval(np.where(sign > 0, items.preference, 1 - items.preference)[sign != 0])
+
+
+def decided_by(items: Items) -> str:
+    """ "longer" or "shorter" where a judge prefers that answer (nearly) always, else "".
+
+    Only where each side is the longer one often enough: else it may be the arm that is preferred, and not the length.
+    """
+    sign = np.sign(items.len_arm - items.len_baseline)
+    differs, longer = int((sign != 0).sum()), longer_preferred(items).value
+    if differs < DECIDED or min((sign > 0).mean(), (sign < 0).mean()) < OVERLAP:
+        return ""
+    return "longer" if longer >= LENGTH_ONLY else "shorter" if longer <= 1 - LENGTH_ONLY else ""
+
+
+def describe_finding(raw: Estimate, controlled: Estimate, decided: str = "") -> str:
+    """In words: does the preference outlive the control for length? A judge of length alone is named as such.
+
+    raw, controlled: win rates as judged and at equal length; decided: what `decided_by` says.
+    """
+    if decided:
+        return f"this judge decided by length alone: it prefers the {decided} answer"
+    if raw.low <= 0.5 <= raw.high:
+        return "no preference that could be told from chance"
+    side = "arm" if raw.value > 0.5 else "baseline"
+    if math.isnan(controlled.value):
+        return f"the {side} is preferred, but one side is nearly always longer: length cannot be told apart"
+    if controlled.low <= 0.5 <= controlled.high:
+        return f"the {side} is preferred, but not separably at equal length"
+    if (controlled.value > 0.5) != (raw.value > 0.5):
+        return f"the {side} is preferred, and at equal length the other side would be"
+    return f"the {side} is preferred, also at equal length"
 
 
 def analyse(rows: Rows, draws: int = DRAWS) -> DataFrame:
@@ -137,11 +177,10 @@ def analyse(rows: Rows, draws: int = DRAWS) -> DataFrame:
     Net wins are wins minus losses (-1..1) and their decomposition, with a bootstrap of so many draws; taste columns are
     coefficients in logits. What cannot be estimated is NaN.
     """
-    found = [_analyse_one(key, mine, draws) for key, mine in comparisons(rows).items()]
-    return tables.make("length_bias", found)
+    return tables.make("length_bias", [_analyse_one(key, mine, draws) for key, mine in comparisons(rows).items()])
 
 
-def _analyse_one(key: Key, rows: DataFrame, draws: int) -> dict[str, Any]:
+def _analyse_one(key: tuple[str, str, str], rows: DataFrame, draws: int) -> dict[str, Any]:
     items, notes = to_items(rows), find_faults(rows)
     head: dict[str, Any] = dict(zip(COMPARISON, key, strict=True))
     head |= {"calls": len(rows), "unjudged": int(rows["preference"].isna().sum()), "prompts": len(items.preference)}
@@ -213,8 +252,7 @@ def bin_comparisons(rows: Rows) -> DataFrame:
 def compare_cut(rows: Rows, cut: Rows) -> DataFrame:
     """The truncated counterfactual: win rates as judged and with both answers cut to one length, and their difference.
 
-    One row per (judge, arm, baseline) in both, over the prompts judged in both, paired. Raises InputError where the
-    two share no judged prompt.
+    One row per (judge, arm, baseline), over the prompts judged in both, paired. Raises InputError where none is.
     """
     shortened, found = comparisons(cut), []
     for key, mine in comparisons(rows).items():

@@ -22,9 +22,6 @@ class Estimate(NamedTuple):
     method: str
 
 
-# --- means and shares ----------------------------------------------------------------------------------------------
-
-
 def mean_with_interval(values: Numbers) -> Estimate:
     """Mean of preferences in 0..1, shape (n,), with a 95% interval over prompts.
 
@@ -84,11 +81,6 @@ def tolerated(replicates: int, miss: float = 0.001) -> tuple[float, float]:
     return low / replicates, high / replicates
 
 
-# --- the bootstrap -------------------------------------------------------------------------------------------------
-
-DRAWS = 2000
-
-
 def draw_counts(clusters: int, draws: int, seed: int = 0, shares: Numbers | None = None) -> Any:
     """How often each cluster is drawn in each bootstrap sample of as many clusters, shape (draws, clusters).
 
@@ -101,7 +93,7 @@ def draw_counts(clusters: int, draws: int, seed: int = 0, shares: Numbers | None
 
 def bootstrap_interval(value: float, drawn: Numbers, n: int, what: str) -> Estimate:
     """A value with the percentiles of its bootstrap samples, shape (draws,); what: what was drawn, in words."""
-    low, high = (float(bound) for bound in np.quantile(drawn, [0.025, 0.975]))
+    low, high = np.quantile(drawn, [0.025, 0.975]).tolist()
     return Estimate(float(value), low, high, n, f"bootstrap over {what}, {len(drawn)} draws")
 
 
@@ -111,6 +103,6 @@ def bootstrap_mean(groups: Sequence[Sequence[float]], seed: int = 0) -> Estimate
     if not kept:
         return Estimate(math.nan, math.nan, math.nan, 0, "nothing to average")
     sums, sizes = np.array([sum(group) for group in kept]), np.array([len(group) for group in kept])
-    counts = draw_counts(len(kept), DRAWS, seed)
+    counts = draw_counts(len(kept), 2000, seed)
     means = (counts @ sums) / (counts @ sizes)
     return bootstrap_interval(sums.sum() / sizes.sum(), means, int(sizes.sum()), f"{len(kept)} questions")

@@ -1,20 +1,16 @@
-"""Judgments as items: one per prompt (or per order), grouped by comparison, and what they say of length."""
+"""Judgments as items: one per prompt (or per order), grouped by comparison."""
 
-import math
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from pandas import DataFrame
 
-from nbutils.analysis.intervals import Estimate, Numbers, mean_with_interval
-from nbutils.analysis.length_control import JudgeFit
+from nbutils.analysis.intervals import Numbers
 from nbutils.analysis.verdicts import COMPARISON, ORDERS, PROMPT, Rows, to_frame
 
 LARGEST = 1e15
 """No length and no difficulty is larger; beyond it sums of squares would lose their meaning."""
-
-Key = tuple[str, str, str]
 
 
 class Items(NamedTuple):
@@ -37,8 +33,7 @@ class Items(NamedTuple):
 class Calls(NamedTuple):
     """Judged orders of one comparison, as arguments of `length_controlled_win_rate`, each of shape (n,).
 
-    clusters: a number for each prompt; first: 1 where the arm's answer stood first, else -1; first and difficulty
-    are None where a row lacks them.
+    clusters: a number for each prompt; first: 1 or -1, whether the arm stood first; None where a row lacks one.
     """
 
     preference: Numbers
@@ -49,10 +44,7 @@ class Calls(NamedTuple):
     first: Numbers | None
 
 
-# --- items ---------------------------------------------------------------------------------------------------------
-
-
-def comparisons(rows: Rows) -> dict[Key, DataFrame]:
+def comparisons(rows: Rows) -> dict[tuple[str, str, str], DataFrame]:
     """Judgments by (judge, arm, baseline)."""
     groups: Any = to_frame(rows).groupby(COMPARISON, sort=False, dropna=False)
     return {key: part for key, part in groups}  # noqa: C416 (a group-by has `keys`, so that dict() misreads it)
@@ -64,7 +56,7 @@ def find_faults(rows: Rows) -> list[str]:
     measures = sorted({str(name) for name in frame["measure"] if name is not None})
     repeated = int(frame.duplicated([*PROMPT, "order"]).sum())
     lengths = frame.drop_duplicates([*PROMPT, "len_arm", "len_baseline"])
-    differing = int(lengths[lengths.duplicated(PROMPT)].drop_duplicates(PROMPT).shape[0])
+    differing = len(lengths[lengths.duplicated(PROMPT)].drop_duplicates(PROMPT))
     faults = {
         f"{repeated} rows repeat a prompt and order: each order counts by its mean": repeated > 0,
         f"lengths in mixed measures ({', '.join(measures)}) cannot be compared": len(measures) > 1,
@@ -105,82 +97,8 @@ def preferences(rows: Rows) -> "pd.Series[float]":
 def to_calls(rows: Rows) -> Calls:
     """One item per prompt and order, for a model that knows the position."""
     orders = _judged_orders(rows)
-    first, second = ORDERS
-    place = orders["order"].map({first: 1.0, second: -1.0})
+    place = orders["order"].map({ORDERS[0]: 1.0, ORDERS[1]: -1.0})
     preference, mine, theirs = (orders[name].to_numpy(float) for name in ("preference", "len_arm", "len_baseline"))
     difficulty = None if orders["difficulty"].isna().any() else orders["difficulty"].to_numpy(float)
     position = None if place.isna().any() else place.to_numpy(float)
     return Calls(preference, mine, theirs, difficulty, orders["prompt"].to_numpy(int), position)
-
-
-# --- what they say of length ---------------------------------------------------------------------------------------
-
-MATCHED = 0.10
-"""Answers whose lengths differ by less than this share of the longer one count as equally long."""
-
-OVERLAP = 0.05
-"""Where the arm is the longer (or the shorter) side in all but this share of prompts, length and arm are one and the
-same thing in the data, and a rate at equal length would be extrapolated."""
-
-LENGTH_ONLY = 0.99
-"""A judge that prefers the longer (or the shorter) answer in this share of the prompts decides by length alone."""
-
-DECIDED = 20
-"""Prompts with answers of different length that it takes to say so."""
-
-
-def is_separable(items: Items) -> bool:
-    """Whether each side has the longer answer often enough for a rate at equal length to be more than a guess."""
-    difference = np.sign(items.len_arm - items.len_baseline)
-    return bool(min((difference >= 0).mean(), (difference <= 0).mean()) >= OVERLAP)
-
-
-def are_alike(items: Items) -> "np.ndarray[Any, np.dtype[np.bool_]]":
-    """Which prompts have answers of (nearly) the same length, shape (n,)."""
-    alike: np.ndarray[Any, np.dtype[np.bool_]] = np.abs(np.expm1(-np.abs(items.log_ratio))) < MATCHED
-    return alike
-
-
-def is_doubtful(items: Items, fitted: JudgeFit) -> bool:
-    """Whether a model sees a preference at equal length that the pairs of equal length, if not few, do not lean to."""
-    found, seen = fitted.win_rate, items.preference[are_alike(items)]
-    if len(seen) < DECIDED or math.isnan(found.value) or found.low <= 0.5 <= found.high:
-        return False
-    return bool((found.value > 0.5) != (seen.mean() > 0.5))
-
-
-def longer_preferred(items: Items) -> Estimate:
-    """Mean preference for the longer answer where the lengths differ; 0.5 is indifference, NaN says none differ."""
-    sign = np.sign(items.len_arm - items.len_baseline)
-    return mean_with_interval(np.where(sign > 0, items.preference, 1 - items.preference)[sign != 0])
-
-
-def decided_by(items: Items) -> str:
-    """ "longer" or "shorter" where a judge prefers that answer (nearly) always, else "".
-
-    Only where each side is the longer one often enough: else it may be the arm that is preferred, and not the length.
-    """
-    sign = np.sign(items.len_arm - items.len_baseline)
-    differs, longer = int((sign != 0).sum()), longer_preferred(items).value
-    if differs < DECIDED or min((sign > 0).mean(), (sign < 0).mean()) < OVERLAP:
-        return ""
-    return "longer" if longer >= LENGTH_ONLY else "shorter" if longer <= 1 - LENGTH_ONLY else ""
-
-
-def describe_finding(raw: Estimate, controlled: Estimate, decided: str = "") -> str:
-    """In words: does the preference outlive the control for length? A judge of length alone is named as such.
-
-    raw, controlled: win rates as judged and at equal length; decided: what `decided_by` says.
-    """
-    if decided:
-        return f"this judge decided by length alone: it prefers the {decided} answer"
-    if raw.low <= 0.5 <= raw.high:
-        return "no preference that could be told from chance"
-    side = "arm" if raw.value > 0.5 else "baseline"
-    if math.isnan(controlled.value):
-        return f"the {side} is preferred, but one side is nearly always longer: length cannot be told apart"
-    if controlled.low <= 0.5 <= controlled.high:
-        return f"the {side} is preferred, but not separably at equal length"
-    if (controlled.value > 0.5) != (raw.value > 0.5):
-        return f"the {side} is preferred, and at equal length the other side would be"
-    return f"the {side} is preferred, also at equal length"

@@ -7,11 +7,10 @@ Rates in this module are in percent, as on the leaderboard.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 from pandas import DataFrame, Series
 
 from nbutils import data
@@ -23,7 +22,6 @@ from nbutils.core import manifests, tables
 BASELINE = "gpt4_1106_preview"
 """The baseline of AlpacaEval 2; its published answers are in the source `alpaca-eval-outputs`."""
 
-JUDGE = "weighted_alpaca_eval_gpt4_turbo"
 GAMED = ("gpt4_1106_preview_verbose", "gpt4_1106_preview_concise")
 ANCHOR_WEIGHT = 0.1
 """Weight of each item of a gamed variant: 0.2 divided by the two of them."""
@@ -72,30 +70,13 @@ def calls_of(board: Board, model: str) -> Calls:
 
 
 def _lengths(board: Board, model: str) -> "Series[Any]":
-    found: Series[Any] = board.lengths[board.lengths["model"] == model].set_index("idx")["n_chars"]
-    return found
-
-
-def judgments_of(board: Board, models: Iterable[str]) -> list[dict[str, Any]]:
-    """Published preferences as judgment rows; AlpacaEval draws the order at random and does not publish it."""
-    head = {"test_set": "alpaca-eval", "baseline": BASELINE, "judge": JUDGE, "order": "random", "measure": "chars"}
-    rows = []
-    for model in models:
-        columns: Any = calls_of(board, model)[:5]
-        for preference, mine, theirs, difficulty, idx in zip(*columns, strict=True):
-            sizes = {"len_arm": int(mine), "len_baseline": int(theirs), "difficulty": float(difficulty)}
-            rows.append({"id": str(idx), **head, "arm": model, "preference": float(preference), **sizes})
-    return rows
-
-
-# --- published numbers, computed again -----------------------------------------------------------------------------
+    return board.lengths[board.lengths["model"] == model].set_index("idx")["n_chars"].astype(float)
 
 
 def win_rates(board: Board) -> DataFrame:
     """Mean preference of every model with a published rate, beside that rate, in percent, by model."""
     rates = 100 * (board.preferences.groupby("model")["preference"].mean() - 1)
-    table = pd.DataFrame({"computed": rates, "published": board.leaderboard["win_rate"]})
-    return table.dropna()
+    return DataFrame({"computed": rates, "published": board.leaderboard["win_rate"]}).dropna()
 
 
 def rates_of_weights(board: Board) -> DataFrame:
@@ -104,11 +85,7 @@ def rates_of_weights(board: Board) -> DataFrame:
     _, slope, constant = (board.weights[name].to_numpy()[:, None] for name in board.weights.columns)
     rates = 100 * expit(constant + slope * board.difficulty).mean(axis=1)
     published = board.leaderboard["length_controlled_winrate"]
-    table = pd.DataFrame({"computed": pd.Series(rates, index=board.weights.index), "published": published})
-    return table.dropna()
-
-
-# --- our own fits --------------------------------------------------------------------------------------------------
+    return DataFrame({"computed": Series(rates, board.weights.index), "published": published}).dropna()
 
 
 def compare_fits(board: Board, models: Sequence[str] | None = None) -> DataFrame:
@@ -117,25 +94,21 @@ def compare_fits(board: Board, models: Sequence[str] | None = None) -> DataFrame
     anchored: difficulty, and AlpacaEval's anchor; difficulty; own_difficulty: as estimated from the other models'
     preferences; log_ratio: no difficulty, by the ratio of lengths; length_only: no difficulty.
     """
-    anchor = recover_anchor(board)
-    return DataFrame({name: _fit_one(board, name, anchor) for name in models or models_of(board)}).T
-
-
-def _fit_one(board: Board, model: str, anchor: "Anchor") -> dict[str, float]:
-    calls = calls_of(board, model)
-    plain = calls[:3]
-    rates = {
-        "anchored": anchored_win_rate(calls, anchor),
-        "difficulty": length_controlled_win_rate(*plain, calls.difficulty).value,
-        "own_difficulty": length_controlled_win_rate(*plain, estimate_difficulty(board, model)[calls.clusters]).value,
-        "log_ratio": length_controlled_win_rate(*plain, scale="log_ratio").value,
-        "length_only": length_controlled_win_rate(*plain).value,
-    }
-    given = {
-        "win_rate": 100 * float(calls.preference.mean()),
-        "published": float(board.leaderboard["length_controlled_winrate"][model]),
-    }
-    return given | {name: 100 * rate for name, rate in rates.items()}
+    anchor, table = recover_anchor(board), {}
+    for model in models or models_of(board):
+        calls, others = calls_of(board, model), estimate_difficulty(board, model)
+        plain = calls[:3]
+        rates = {
+            "anchored": anchored_win_rate(calls, anchor),
+            "difficulty": length_controlled_win_rate(*plain, calls.difficulty).value,
+            "own_difficulty": length_controlled_win_rate(*plain, others[calls.clusters]).value,
+            "log_ratio": length_controlled_win_rate(*plain, scale="log_ratio").value,
+            "length_only": length_controlled_win_rate(*plain).value,
+        }
+        published = float(board.leaderboard["length_controlled_winrate"][model])
+        given = {"win_rate": 100 * float(calls.preference.mean()), "published": published}
+        table[model] = given | {name: 100 * rate for name, rate in rates.items()}
+    return DataFrame(table).T
 
 
 def estimate_difficulty(board: Board, model: str) -> Numbers:
@@ -147,11 +120,7 @@ def estimate_difficulty(board: Board, model: str) -> Numbers:
     kept = [name for name in models_of(board) if name.split("_")[0] != family]
     others = board.preferences[board.preferences["model"].isin(kept)]
     means = others.groupby("idx")["preference"].mean().reindex(range(len(board.difficulty))).to_numpy() - 1
-    found: Numbers = np.log(means / (1 - means))
-    return found
-
-
-# --- AlpacaEval's anchor -------------------------------------------------------------------------------------------
+    return np.asarray(np.log(means / (1 - means)))
 
 
 class Anchor(NamedTuple):
@@ -175,21 +144,16 @@ def recover_anchor(board: Board) -> Anchor:
     for model in GAMED:
         mine = _lengths(board, model)
         idx = mine.index.intersection(theirs.index)
-        length = _squash((mine[idx] - theirs[idx]).to_numpy(dtype=float))
-        columns.append(np.column_stack([length, board.difficulty[idx]]))
-    system = np.kron(np.eye(2) + ANCHOR_WEIGHT, np.eye(2))
+        delta = mine[idx] - theirs[idx]
+        columns.append(np.column_stack([np.tanh(delta / delta.std()), board.difficulty[idx]]))
     known = []
     for model, own in zip(GAMED, columns, strict=True):
         weight, slope, constant = board.weights.loc[model].to_numpy()
         taste = np.array([-weight, slope])  # published for the baseline's length minus the model's
         shared = sum(each.T @ expit(each @ taste) for each in columns)
         known.append(own.T @ expit(constant + own @ taste) + ANCHOR_WEIGHT * shared)
-    sums = np.linalg.solve(system, np.concatenate(known)).reshape(2, 2).sum(axis=0)
-    return Anchor(tuple(columns), sums)
-
-
-def _squash(delta: Numbers) -> Numbers:
-    return np.tanh(delta / delta.std(ddof=1))
+    system = np.kron(np.eye(2) + ANCHOR_WEIGHT, np.eye(2))
+    return Anchor(tuple(columns), np.linalg.solve(system, np.concatenate(known)).reshape(2, 2).sum(axis=0))
 
 
 def anchored_win_rate(items: Calls, anchor: Anchor) -> float:
@@ -199,8 +163,8 @@ def anchored_win_rate(items: Calls, anchor: Anchor) -> float:
     """
     from scipy.optimize import root
 
-    difficulty, length = np.asarray(items.difficulty), _squash(items.len_model - items.len_baseline)
-    columns = np.column_stack([np.ones_like(length), length, difficulty])
+    difficulty, delta = np.asarray(items.difficulty), items.len_model - items.len_baseline
+    columns = np.column_stack([np.ones_like(delta), np.tanh(delta / delta.std(ddof=1)), difficulty])
 
     def score(found: Numbers) -> Numbers:
         own: Numbers = columns.T @ (items.preference - expit(columns @ found))
@@ -220,30 +184,27 @@ def rate_arms(rows: Sequence[dict[str, Any]]) -> DataFrame:
     The rate at equal length uses the difficulties where the rows have them. Rates are NaN below 99% judged, and the
     one at equal length also where the two sides' lengths do not overlap.
     """
-    found = comparison.analyse(rows).to_dict("records")
-    groups = comparisons(rows)
-    return tables.make("rates", [_rate(row, groups[row["judge"], row["arm"], row["baseline"]]) for row in found])
-
-
-def _rate(found: dict[Any, Any], rows: DataFrame) -> dict[str, Any]:
-    calls = verdicts.count_calls(rows)
-    is_enough = manifests.is_enough(calls["judged"], calls["asked"])
-    has_difficulty = not math.isnan(found.get("length_controlled_difficulty", math.nan))
-    controlled = "length_controlled_difficulty" if has_difficulty else "length_controlled"
-    columns = {"win_rate": "win_rate", "win_low": "win_rate_low", "win_high": "win_rate_high"}
-    columns |= {"lc_win_rate": controlled, "lc_low": f"{controlled}_low", "lc_high": f"{controlled}_high"}
-    rates = {name: found.get(column) if is_enough else None for name, column in columns.items()}
-    head = {key: found[key] for key in ("arm", "baseline", "judge")}
-    sizes = {"mean_chars": mean_of(rows, "len_arm"), "baseline_mean_chars": mean_of(rows, "len_baseline")}
-    return {**head, "asked": calls["asked"], "judged": calls["judged"], **rates, **sizes}
+    groups, table = comparisons(rows), []
+    for found in comparison.analyse(rows).to_dict("records"):
+        mine = groups[found["judge"], found["arm"], found["baseline"]]
+        calls = verdicts.count_calls(mine)
+        has_difficulty = not math.isnan(found.get("length_controlled_difficulty", math.nan))
+        controlled = "length_controlled_difficulty" if has_difficulty else "length_controlled"
+        columns = {"win_rate": "win_rate", "win_low": "win_rate_low", "win_high": "win_rate_high"}
+        columns |= {"lc_win_rate": controlled, "lc_low": f"{controlled}_low", "lc_high": f"{controlled}_high"}
+        is_enough = manifests.is_enough(calls["judged"], calls["asked"])
+        row = {key: found[key] for key in ("arm", "baseline", "judge")}
+        row |= {"asked": calls["asked"], "judged": calls["judged"]}
+        row |= {name: found.get(column) if is_enough else None for name, column in columns.items()}
+        sizes = {"mean_chars": mean_of(mine, "len_arm"), "baseline_mean_chars": mean_of(mine, "len_baseline")}
+        table.append(row | sizes)
+    return tables.make("rates", table)
 
 
 def mean_of(rows: verdicts.Rows, name: str) -> float:
     """Mean of a column, to two digits."""
     return round(float(verdicts.to_frame(rows)[name].mean()), 2)
 
-
-# --- capabilities --------------------------------------------------------------------------------------------------
 
 HEADLINE = {
     "arc_challenge": "acc_norm",
@@ -281,8 +242,7 @@ def mean_of_four(table: DataFrame) -> dict[str, float] | None:
 def compare(base: DataFrame, tuned: DataFrame) -> DataFrame:
     """One row a task: before, after, their difference and its standard error.
 
-    Both models answer the same items, so the true error of the difference is smaller than the one given, which takes
-    them as independent.
+    Both models answer the same items, so the true error is smaller than this one, which takes them as independent.
     """
     before, after = (DataFrame.from_dict(headlines(table), orient="index", dtype=float) for table in (base, tuned))
     both = after.join(before, how="inner", lsuffix="_arm", rsuffix="_base")

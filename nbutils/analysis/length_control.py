@@ -86,12 +86,14 @@ def fit_judge(*arguments: Any, **named: Any) -> JudgeFit:
     if intervals.agree(design.y):
         rate = intervals.unanimous_interval(float(design.y[0]), n, independent)
     else:
-        rate = _predict_mean(design, coefficients, covariance, quantile)
+        probability = expit(design.equal @ coefficients)
+        value = float(probability.mean())
+        gradient = np.einsum("mn,mnk->k", probability * (1 - probability), design.equal) / probability.size
+        margin = quantile * math.sqrt(gradient @ covariance @ gradient) / (value * (1 - value))
+        low, high = expit(math.log(value / (1 - value)) + np.array([-margin, margin])).tolist()
+        rate = Estimate(value, low, high, n, "logistic in tanh(length difference), read off at 0")
     unknown = Estimate(math.nan, math.nan, math.nan, n, "not in the data")
     return JudgeFit(rate, *(logits.get(name, unknown) for name in ("constant", "length", "position")))
-
-
-# --- the columns ---------------------------------------------------------------------------------------------------
 
 
 def make_design(
@@ -106,9 +108,11 @@ def make_design(
     """Check the arguments of `length_controlled_win_rate` and lay out the model's columns."""
     y = np.asarray(preference, dtype=float)
     given = {"len_model": len_model, "len_baseline": len_baseline, "difficulty": difficulty, "first": first}
-    use = _check_items(y, given, clusters)
+    use = _check_items(y, given, clusters, scale)
     found = {name: np.asarray(column, dtype=float)[use] for name, column in given.items() if column is not None}
-    difference = _on_scale(found["len_model"], scale) - _on_scale(found["len_baseline"], scale)
+    sizes = np.array([found["len_model"], found["len_baseline"]])
+    mine, theirs = sizes if scale == "difference" else np.log(np.maximum(sizes, 1))
+    difference = mine - theirs
     # Divided by its spread and not centred: 0 has to stay "equally long".
     columns = {"length": np.tanh(difference / (difference.std() or 1.0))}
     if "difficulty" in found:
@@ -118,17 +122,19 @@ def make_design(
         columns["position"] = found["first"]
     # A column without spread (all lengths equal, one order only) would make the design singular.
     columns = {"constant": np.ones(int(use.sum()))} | {k: column for k, column in columns.items() if np.ptp(column) > 0}
-    names = tuple(columns)
     fitted = np.column_stack(list(columns.values()))
+    at_zero = columns | ({"length": np.zeros(len(fitted))} if "length" in columns else {})
+    places = [{"position": np.full(len(fitted), place)} for place in (1.0, -1.0)] if "position" in columns else [{}]
+    equal = np.stack([np.column_stack(list((at_zero | place).values())) for place in places])
     numbers = np.arange(len(fitted))
     if clusters is not None:
         numbers = np.unique(np.asarray(clusters)[use], return_inverse=True)[1]
         if numbers.max() == 0:
             raise InputError("all items are of one cluster: an interval over clusters needs at least 2")
-    return Design(y[use], fitted, _at_equal_length(fitted, names), numbers, names)
+    return Design(y[use], fitted, equal, numbers, tuple(columns))
 
 
-def _check_items(y: Numbers, given: dict[str, Any], clusters: Any) -> Any:
+def _check_items(y: Numbers, given: dict[str, Any], clusters: Any, scale: str) -> Any:
     """Which items have a preference; raises InputError for what cannot be used."""
     for name, column in {**given, "clusters": clusters}.items():
         if column is not None and len(column) != len(y):
@@ -141,23 +147,9 @@ def _check_items(y: Numbers, given: dict[str, Any], clusters: Any) -> Any:
         raise InputError(f"{int(use.sum())} judged items: a length-controlled rate needs at least 3")
     if np.any((y[use] < 0) | (y[use] > 1)):
         raise InputError("preferences must lie between 0 and 1")
-    return use
-
-
-def _at_equal_length(fitted: Numbers, names: tuple[str, ...]) -> Numbers:
-    equal = fitted.copy()
-    equal[:, [place for place, name in enumerate(names) if name == "length"]] = 0.0
-    if "position" not in names:
-        return equal[None]
-    both = np.stack([equal, equal])
-    both[:, :, names.index("position")] = [[1.0], [-1.0]]
-    return both
-
-
-def _on_scale(lengths: Numbers, scale: str) -> Numbers:
     if scale not in SCALES:
         raise InputError(f"unknown scale '{scale}': choose one of {', '.join(SCALES)}")
-    return lengths if scale == "difference" else np.log(np.maximum(lengths, 1))
+    return use
 
 
 def add_pseudo_items(design: Design) -> tuple[Numbers, Numbers, Numbers]:
@@ -170,10 +162,12 @@ def add_pseudo_items(design: Design) -> tuple[Numbers, Numbers, Numbers]:
     return y, np.vstack([design.fitted, pseudo]), weights
 
 
-# --- the fit -------------------------------------------------------------------------------------------------------
-
-
 def _fit_logistic(design: Design) -> tuple[Numbers, Numbers]:
+    """The coefficients, and their covariance from leaving out one cluster at a time, each refitted by one Newton step.
+
+    The linearised cluster jackknife (CV3L of MacKinnon, Nielsen and Webb, 2023). Where length nearly separates the
+    verdicts at 40 prompts the plain sandwich covers 0.85 instead of 0.95, this one 0.92 to 0.95.
+    """
     from statsmodels.genmod.families import Binomial
     from statsmodels.genmod.generalized_linear_model import GLM
     from statsmodels.tools.sm_exceptions import PerfectSeparationWarning
@@ -185,34 +179,12 @@ def _fit_logistic(design: Design) -> tuple[Numbers, Numbers]:
         found = GLM(y, columns, family=Binomial(), freq_weights=weights).fit()
     curvature = weights * found.fittedvalues * (1 - found.fittedvalues)
     information = (columns.T * curvature) @ columns
-    own = len(design.y)
-    return found.params, _jackknife(design, found.fittedvalues[:own], curvature[:own], information)
-
-
-def _jackknife(design: Design, fitted: Numbers, curvature: Numbers, information: Numbers) -> Numbers:
-    """Covariance of the coefficients from leaving out one cluster at a time, each refitted by one Newton step.
-
-    The linearised cluster jackknife (CV3L of MacKinnon, Nielsen and Webb, 2023). Where length nearly separates the
-    verdicts at 40 prompts the plain sandwich covers 0.85 instead of 0.95, this one 0.92 to 0.95.
-    """
-    groups, width = design.clusters.max() + 1, design.fitted.shape[1]
-    scores = np.zeros((groups, width))
-    np.add.at(scores, design.clusters, design.fitted * (design.y - fitted)[:, None])
-    own = np.zeros((groups, width, width))
-    np.add.at(own, design.clusters, np.einsum("n,nk,nl->nkl", curvature, design.fitted, design.fitted))
+    items, (n, width), groups = design.fitted, design.fitted.shape, design.clusters.max() + 1
+    scores, own = np.zeros((groups, width)), np.zeros((groups, width, width))
+    np.add.at(scores, design.clusters, items * (design.y - found.fittedvalues[:n])[:, None])
+    np.add.at(own, design.clusters, np.einsum("n,nk,nl->nkl", curvature[:n], items, items))
     changes = np.linalg.solve(information - own, scores[:, :, None])[:, :, 0]
-    covariance: Numbers = changes.T @ changes
-    return covariance
-
-
-def _predict_mean(design: Design, coefficients: Numbers, covariance: Numbers, quantile: float) -> Estimate:
-    probability = expit(design.equal @ coefficients)
-    value = float(probability.mean())
-    gradient = np.einsum("mn,mnk->k", probability * (1 - probability), design.equal) / probability.size
-    scale = math.sqrt(gradient @ covariance @ gradient) / (value * (1 - value))
-    logit = math.log(value / (1 - value))
-    low, high = (float(expit(np.array(logit + sign * quantile * scale))) for sign in (-1, 1))
-    return Estimate(value, low, high, len(design.y), "logistic in tanh(length difference), read off at 0")
+    return found.params, changes.T @ changes
 
 
 def expit(x: Numbers) -> Numbers:

@@ -21,14 +21,11 @@ Prompt = tuple[str, str]
 
 ORDERS = ("arm_first", "baseline_first")
 RULES = ("exact", "paper")
-STATUSES = ("judged", "unparsed", "failed")
 VERDICTS = ("win", "tie", "lose")
 
 COMPARISON = ["judge", "arm", "baseline"]
 SIDES = COMPARISON[1:]
 PROMPT = ["test_set", "id"]
-
-# --- from two orders to a verdict ----------------------------------------------------------------------------------
 
 
 def verdict(first_order: ScorePair | None, swapped_order: ScorePair | None, rule: str = "exact") -> str:
@@ -43,31 +40,22 @@ def verdict(first_order: ScorePair | None, swapped_order: ScorePair | None, rule
         raise ValueError(f"unknown rule '{rule}': choose exact or paper")
     if first_order is None or swapped_order is None or any(map(math.isnan, (*first_order, *swapped_order))):
         return "unscored"
-    return _decide(_sign(first_order, rule) + _sign(swapped_order, rule))
+    orders = [tuple(map(int, pair)) if rule == "paper" else pair for pair in (first_order, swapped_order)]
+    return _decide(sum((target > baseline) - (target < baseline) for target, baseline in orders))
 
 
 def _decide(total: float) -> str:
     return VERDICTS[1 - (total > 0) + (total < 0)]
 
 
-def _sign(scores: ScorePair, rule: str) -> int:
-    target, baseline = map(int, scores) if rule == "paper" else scores
-    return (target > baseline) - (target < baseline)
-
-
-# --- counts --------------------------------------------------------------------------------------------------------
-
-
 def count_verdicts(verdicts: Sequence[str]) -> dict[str, int]:
     """How many are win, tie, lose and unscored; the four add up to all."""
-    counts = collections.Counter(verdicts)
-    return {name: counts[name] for name in (*VERDICTS, "unscored")}
+    return {name: verdicts.count(name) for name in (*VERDICTS, "unscored")}
 
 
 def net_win(verdicts: Sequence[str], draws: int = 10_000, seed: int = 0) -> Estimate:
     """Share of wins minus share of losses among scored prompts, with a bootstrap interval over prompts."""
-    found = count_verdicts(verdicts)
-    counts = np.array([found[name] for name in VERDICTS])
+    counts = np.array([verdicts.count(name) for name in VERDICTS])
     n = int(counts.sum())
     if n == 0:
         return Estimate(math.nan, math.nan, math.nan, 0, "no scored prompt")
@@ -102,14 +90,13 @@ def to_frame(rows: Rows) -> DataFrame:
 def count_calls(judgments: Rows) -> dict[str, int]:
     """How many calls were asked, judged, unparsed and failed: the first is the sum of the others."""
     found = collections.Counter(to_frame(judgments)["status"])
-    return {"asked": len(judgments), **{status: found[status] for status in STATUSES}}
+    return {"asked": len(judgments), **{status: found[status] for status in ("judged", "unparsed", "failed")}}
 
 
 def facts_of(judgments: Rows) -> dict[str, Any]:
     """A manifest's facts: the counts of calls, and `lacking`, whether calls are to be asked again.
 
-    They are where more than 1% of the prompts of some judge, arm and baseline have a failed call: judges that never
-    fail must not hide one that does.
+    They are where over 1% of the prompts of some judge, arm and baseline have a failed call: no judge hides another.
     """
     frame = to_frame(judgments)
     frame = frame.assign(failed=frame["status"] == "failed")
@@ -137,16 +124,12 @@ def verdicts_of(judgments: Rows, rule: str) -> dict[Prompt, str]:
 def decisions_of(judgments: Rows) -> dict[tuple[str, ...], str]:
     """Win, tie or lose of each prompt (by arm, baseline, test set and id), by the signs of all its orders.
 
-    For judges, such as people, that may have seen one order only. Prompts with an order that was not judged are left
-    out.
+    For judges, such as people, that may have seen one order only; without prompts of which an order was not judged.
     """
     frame = to_frame(judgments)
     keys = [frame[name].map(str) for name in (*SIDES, *PROMPT)]
     found = np.sign(frame["preference"] - 0.5).groupby(keys, sort=False).agg(["sum", "count", "size"])
     return {key: _decide(total) for key, total in found["sum"][found["count"] == found["size"]].items()}
-
-
-# --- the summary ---------------------------------------------------------------------------------------------------
 
 
 def summarise(judgments: Rows) -> DataFrame:
@@ -165,9 +148,8 @@ def summarise(judgments: Rows) -> DataFrame:
         rows = [
             {**head, "test_set": name, "rule": rule, **_summarise(part, rule)} for name, part in parts for rule in RULES
         ]
-        pooled, sets = rows[: len(RULES)], rows[len(RULES) :]
-        for row in pooled:
-            nets = [other["net_win"] for other in sets if other["rule"] == row["rule"]]
+        for row in rows[: len(RULES)]:
+            nets = [other["net_win"] for other in rows[len(RULES) :] if other["rule"] == row["rule"]]
             row["mean_of_sets"] = round(sum(nets) / len(nets), 4)
         table += rows
     return tables.make("summary", table)
@@ -175,13 +157,7 @@ def summarise(judgments: Rows) -> DataFrame:
 
 def _summarise(judgments: DataFrame, rule: str) -> dict[str, Any]:
     verdicts, (rate, error) = verdicts_of(judgments, rule), win_rate(judgments)
-    counts = {**count_calls(judgments), **describe_verdicts(list(verdicts.values()))}
-    rates = {"order_inconsistent": inconsistency(judgments), "win_rate": rate, "win_rate_error": error}
-    return {**counts, **rates, **_compare_with_length(verdicts, judgments)}
-
-
-def _compare_with_length(verdicts: dict[Prompt, str], judgments: DataFrame) -> dict[str, Any]:
-    """The verdicts of a judge that looks at nothing but which answer is longer, and how often a real one agrees."""
+    # The verdicts of a judge that looks at nothing but which answer is longer, and how often this one agrees.
     sizes = judgments.dropna(subset=["len_arm", "len_baseline"]).drop_duplicates(PROMPT, keep="last")
     longer = [_decide(difference) for difference in sizes["len_arm"] - sizes["len_baseline"]]
     by_length = dict(zip(zip(sizes["test_set"], sizes["id"], strict=True), longer, strict=True))
@@ -189,6 +165,9 @@ def _compare_with_length(verdicts: dict[Prompt, str], judgments: DataFrame) -> d
     decided = [key for key, name in verdicts.items() if name in ("win", "lose") and by_length.get(key, "tie") != "tie"]
     agreeing = sum(verdicts[key] == by_length[key] for key in decided)
     return {
+        **count_calls(judgments),
+        **describe_verdicts(list(verdicts.values())),
+        **{"order_inconsistent": inconsistency(judgments), "win_rate": rate, "win_rate_error": error},
         **{f"longer_{name}": counts[name] for name in VERDICTS},
         "longer_net_win": round((counts["win"] - counts["lose"]) / max(1, len(by_length)), 4),
         "agrees_with_longer": round(agreeing / len(decided), 4) if decided else None,
@@ -197,7 +176,8 @@ def _compare_with_length(verdicts: dict[Prompt, str], judgments: DataFrame) -> d
 
 def inconsistency(judgments: Rows) -> float:
     """Share of prompts, judged in both orders, whose two orders prefer different sides."""
-    found = _preferences(judgments).agg(["min", "max", "size"])
+    judged = to_frame(judgments).dropna(subset="preference")
+    found = judged.groupby(PROMPT, sort=False)["preference"].agg(["min", "max", "size"])
     complete = found[found["size"] == len(ORDERS)]
     contrary = (complete["min"] < 0.5) & (complete["max"] > 0.5)
     return round(int(contrary.sum()) / max(1, len(complete)), 4)
@@ -205,19 +185,12 @@ def inconsistency(judgments: Rows) -> float:
 
 def win_rate(judgments: Rows) -> tuple[float | None, float | None]:
     """Mean preference for the arm over prompts (each by the mean of its orders), and its standard error."""
-    means = _preferences(judgments).mean().to_numpy()
+    judged = to_frame(judgments).dropna(subset="preference")
+    means = judged.groupby(PROMPT, sort=False)["preference"].mean().to_numpy()
     if not len(means):
         return None, None
     error = round(float(np.std(means, ddof=1)) / math.sqrt(len(means)), 6) if len(means) > 1 else None
     return round(float(means.mean()), 6), error
-
-
-def _preferences(judgments: Rows) -> Any:
-    """What the judged orders of each prompt say, prompt by prompt."""
-    return to_frame(judgments).dropna(subset="preference").groupby(PROMPT, sort=False)["preference"]
-
-
-# --- in words ------------------------------------------------------------------------------------------------------
 
 
 def describe(row: Mapping[str, Any]) -> str:

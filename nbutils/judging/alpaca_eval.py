@@ -72,21 +72,16 @@ def add_difficulty(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [row | {"difficulty": known.get(row["id"])} if row["baseline"] == BASELINE else row for row in rows]
 
 
-# --- the command ---------------------------------------------------------------------------------------------------
-
-
 def describe(rows: Sequence[dict[str, Any]]) -> str:
     """AlpacaEval's line: the win rate in percent with its standard error, only where 99% of the calls were judged."""
-    calls, instructions = verdicts.count_calls(rows), len({row["id"] for row in rows})
+    calls = verdicts.count_calls(rows)
     if not manifests.is_enough(calls["judged"], calls["asked"]):
         return f"AlpacaEval: {calls['judged']} of {calls['asked']} calls judged: no win rate below 99%"
     rate, error = verdicts.win_rate(rows)
     shown = f"{100 * (rate or 0):.2f}% +- {100 * (error or 0):.2f} (one standard error)"
+    counts = f"{len({row['id'] for row in rows})} instructions, {mean_of(rows, 'len_arm'):.0f} characters"
     weighted = sum(row["preference"] not in (None, 0.0, 0.5, 1.0) for row in rows)
-    size = mean_of(rows, "len_arm")
-    return (
-        f"AlpacaEval: win rate {shown}, {instructions} instructions, {size:.0f} characters, {weighted} calls weighted"
-    )
+    return f"AlpacaEval: win rate {shown}, {counts}, {weighted} calls weighted"
 
 
 @exits_cleanly

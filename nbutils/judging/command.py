@@ -40,19 +40,6 @@ HELD = "judged.json"
 def add_judge_options(parser: argparse.ArgumentParser, controls: Sequence[str] = tuple(CONTROLS)) -> None:
     """Who judges, with which prompt, within which limits, and where the results go."""
     parser.add_argument("--judge", help=f"{', '.join(controls)}, the model name of an endpoint, or --local")
-    _add_endpoint(parser)
-    local = "--judge is a model folder, or a Hub model with --revision"
-    parser.add_argument("--local", action="store_true", help=local)
-    parser.add_argument("--revision", help="commit hash of a local judge from the Hub")
-    parser.add_argument("--batch-size", type=int, default=8, help="prompts that a local judge answers at once (8)")
-    parser.add_argument("--prompt", metavar="FILE", help="a prompt file in place of the project's own (data/prompts)")
-    parser.add_argument("--prompt-name", metavar="NAME", help="one prompt of a file that holds several")
-    parser.add_argument("-o", "--out", type=Path, required=True, help="folder for the results and the ledger of calls")
-    parser.add_argument("--dry-run", action="store_true", help="say calls, tokens and price, and ask nobody")
-    parser.add_argument("--max-cost", type=float, metavar="USD", help="stop before this much is spent")
-
-
-def _add_endpoint(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--base-url", help="OpenAI-compatible endpoint (default: OpenAI's own)")
     parser.add_argument("--key-variable", default="OPENAI_API_KEY", help="environment variable that holds the key")
     parser.add_argument("--concurrency", type=int, default=8, help="calls in flight (default 8)")
@@ -70,6 +57,15 @@ def _add_endpoint(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-logprobs", dest="logprobs", action="store_false", help=without)
     for name in ("--api-key", "--key", "--token"):
         parser.add_argument(name, type=_refuse_key, help=argparse.SUPPRESS)
+    local = "--judge is a model folder, or a Hub model with --revision"
+    parser.add_argument("--local", action="store_true", help=local)
+    parser.add_argument("--revision", help="commit hash of a local judge from the Hub")
+    parser.add_argument("--batch-size", type=int, default=8, help="prompts that a local judge answers at once (8)")
+    parser.add_argument("--prompt", metavar="FILE", help="a prompt file in place of the project's own (data/prompts)")
+    parser.add_argument("--prompt-name", metavar="NAME", help="one prompt of a file that holds several")
+    parser.add_argument("-o", "--out", type=Path, required=True, help="folder for the results and the ledger of calls")
+    parser.add_argument("--dry-run", action="store_true", help="say calls, tokens and price, and ask nobody")
+    parser.add_argument("--max-cost", type=float, metavar="USD", help="stop before this much is spent")
 
 
 def _refuse_key(_: str) -> None:
@@ -89,9 +85,8 @@ def judge_of(given: argparse.Namespace, controls: Sequence[str] = tuple(CONTROLS
         raise InputError(f"no judge '{given.judge}': is '{near[0]}' meant? (a model of that name needs --base-url)")
     if given.concurrency < 1:
         raise InputError(f"--concurrency {given.concurrency}: at least one call must be in flight")
-    same = set(JudgeModel.model_fields) & set(vars(given))
+    fields = {key: value for key, value in vars(given).items() if key in JudgeModel.model_fields}
     kind = "transformers" if given.local else "openai"
-    fields = {key: getattr(given, key) for key in same}
     return JudgeModel.build(name=given.judge, kind=kind, model=given.judge, **fields)
 
 
@@ -105,56 +100,56 @@ def prompt_of(given: argparse.Namespace) -> PromptFile | None:
     return PromptFile(file=str(own) if own.is_file() else given.prompt, name=given.prompt_name)
 
 
-def settle_cost(requests: Sequence[Request], judging: JudgeModel, given: argparse.Namespace) -> bool:
-    """Say what is still to be paid for; whether to go on. Raises InputError for a ceiling that nobody could keep."""
+@contextlib.contextmanager
+def judging_into(
+    given: argparse.Namespace, judging: JudgeModel, results: str, held: dict[str, Any], requests: Sequence[Request]
+) -> Iterator[Ledger | None]:
+    """The ledger to ask requests with, in the folder of the options; None for a dry run, which says what they cost.
+
+    held: `what` is judged, in words, the fingerprint of the `prompt`, and a hash for each of the `items`; once all is
+    asked, the folder says so. Raises InputError, before anything is asked, for a ceiling that nobody could keep, and
+    where the folder has results of other texts, another judge or another prompt: the same with more items is a
+    continuation, and nothing is ever replaced by the results of something else.
+    """
+    names = ("name", "kind", "model", "base_url", "revision", "temperature", "max_tokens", "structured", "logprobs")
+    held = {"what": held["what"], "judge": {name: getattr(judging, name) for name in names}} | held
+    remedy = "give another folder with -o"
+    if (given.out / results).is_file():
+        if not (given.out / HELD).is_file():
+            raise InputError(f"{given.out} holds a {results} that does not say what it is of: {remedy}")
+        before = json.loads((given.out / HELD).read_text(encoding="utf-8"))
+        is_same = all(before[key] == held[key] for key in ("judge", "prompt"))
+        if not is_same or before["items"].items() - held["items"].items():
+            by = before["judge"]["name"] + ("" if before["prompt"] == held["prompt"] else ", another prompt")
+            raise InputError(f"{given.out} holds {before['what']}, judged by {by}: {remedy}")
     cost = limits.estimate(client.unanswered(requests, given.out / LEDGER), judging)
     if given.dry_run:
         print(cost.describe())
     if warning := cost.check_ceiling(given.max_cost):
         print(warning)
-    return not given.dry_run
-
-
-# --- what a folder holds -------------------------------------------------------------------------------------------
-
-
-def describe_held(what: str, judging: JudgeModel, prompt: str, items: dict[str, str]) -> dict[str, Any]:
-    """The record of a folder: in words, what was judged; the judge and the prompt; a hash for each item."""
-    names = ("kind", "model", "base_url", "revision", "temperature", "max_tokens", "structured", "logprobs")
-    judge = {"name": judging.name} | {name: getattr(judging, name) for name in names}
-    return {"what": what, "judge": judge, "prompt": prompt, "items": items}
-
-
-def refuse_other(out: Path, results: str, held: dict[str, Any]) -> None:
-    """Raise InputError where a folder has results of other texts, another judge or another prompt.
-
-    The same with more items is a continuation. Nothing is ever replaced by the results of something else.
-    """
-    if not (out / results).is_file():
+    if given.dry_run:
+        yield None
         return
-    if not (out / HELD).is_file():
-        raise InputError(f"{out} holds a {results} that does not say what it is of: give another folder with -o")
-    before = json.loads((out / HELD).read_text(encoding="utf-8"))
-    is_same = all(before[key] == held[key] for key in ("judge", "prompt"))
-    if not is_same or before["items"].items() - held["items"].items():
-        by = f"judged by {before['judge']['name']}" + ("" if before["prompt"] == held["prompt"] else ", another prompt")
-        raise InputError(f"{out} holds {before['what']}, {by}: give another folder with -o")
-
-
-@contextlib.contextmanager
-def judging_into(out: Path, held: dict[str, Any]) -> Iterator[Ledger]:
-    """The ledger of a folder, to ask with; once all is asked, the folder says what its results are of."""
-    with contextlib.closing(Ledger(out / LEDGER)) as ledger:
+    with contextlib.closing(Ledger(given.out / LEDGER)) as ledger:
         yield ledger
-    disk.write_json(out / HELD, held)
-
-
-# --- answer files --------------------------------------------------------------------------------------------------
+    disk.write_json(given.out / HELD, held)
 
 
 def read_answers(path: Path) -> list[dict[str, Any]]:
     """Read an answer file of anybody's making; raises InputError naming the row and the missing or faulty key."""
-    answers = [_checked_answer(path, number, record) for number, record in number_records(open_records(path))]
+    answers = []
+    for number, record in number_records(open_records(path)):
+        answer, place = {"test_set": "", "arm": path.stem, **record}, f"{path}: row {number}"
+        for key in ("id", "prompt", "response"):
+            if key not in answer:
+                raise InputError(f"{place}: no '{key}': an answer needs id, prompt and response")
+        if isinstance(answer["id"], bool) or not isinstance(answer["id"], str | int):
+            raise InputError(f"{place}: 'id' is {answer['id']!r}, neither text nor a whole number")
+        answer["id"] = str(answer["id"])
+        for key in ("prompt", "response", "test_set", "arm"):
+            if not isinstance(answer[key], str):
+                raise InputError(f"{place}: '{key}' is {type(answer[key]).__name__}, not text")
+        answers.append(answer)
     if not answers:
         raise InputError(f"{path}: no answers")
     times = collections.Counter((answer["test_set"], answer["id"]) for answer in answers)
@@ -164,20 +159,6 @@ def read_answers(path: Path) -> list[dict[str, Any]]:
     return answers
 
 
-def _checked_answer(path: Path, number: int, record: dict[str, Any]) -> dict[str, Any]:
-    answer = {"test_set": "", "arm": path.stem, **record}
-    for key in ("id", "prompt", "response"):
-        if key not in answer:
-            raise InputError(f"{path}: row {number}: no '{key}': an answer needs id, prompt and response")
-    if isinstance(answer["id"], bool) or not isinstance(answer["id"], str | int):
-        raise InputError(f"{path}: row {number}: 'id' is {answer['id']!r}, neither text nor a whole number")
-    answer["id"] = str(answer["id"])
-    for key in ("prompt", "response", "test_set", "arm"):
-        if not isinstance(answer[key], str):
-            raise InputError(f"{path}: row {number}: '{key}' is {type(answer[key]).__name__}, not text")
-    return answer
-
-
 def pairs_of_files(mine: Path, theirs: Path, judging: JudgeModel, references: Path | None) -> list[Pair]:
     """Read and match two answer files, with reference answers where the judge needs them."""
     target, baseline = read_answers(mine), read_answers(theirs)
@@ -185,8 +166,7 @@ def pairs_of_files(mine: Path, theirs: Path, judging: JudgeModel, references: Pa
     if references:
         # An id alone says which prompt it is only where the answers are of one test set.
         names = {references.stem, *(test_sets if len(test_sets) == 1 else ())}
-        prompts = data.load_prompts(str(references))
-        known = {(name, prompt.id): prompt.reference for prompt in prompts for name in names}
+        known = {(name, row.id): row.reference for row in data.load_prompts(str(references)) for name in names}
     elif judging.kind == "reference":
         known = load_references(test_sets & {"sample", *data.sources_of("prompts")})
     pairs = match_answers(target, baseline, known)
@@ -195,9 +175,6 @@ def pairs_of_files(mine: Path, theirs: Path, judging: JudgeModel, references: Pa
     if alone := len(target) + len(baseline) - 2 * len(pairs):
         print(f"{len(pairs)} prompts are answered in both files; {alone} answers without a partner are left out")
     return pairs
-
-
-# --- judging two files ---------------------------------------------------------------------------------------------
 
 
 @exits_cleanly
@@ -214,10 +191,8 @@ def main(arguments: list[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     if given.cut:
         return cut_files(given)
-    judging = judge_of(given)
-    prompt = load_prompt("pair", prompt_of(given))
-    pairs = pairs_of_files(given.answers_a, given.answers_b, judging, given.references)
-    run_command(pairs, judging, prompt, given)
+    judging, prompt = judge_of(given), load_prompt("pair", prompt_of(given))
+    run_command(pairs_of_files(given.answers_a, given.answers_b, judging, given.references), judging, prompt, given)
 
 
 def run_command(pairs: Sequence[Pair], judging: JudgeModel, prompt: JudgePrompt, given: argparse.Namespace) -> None:
@@ -228,18 +203,16 @@ def run_command(pairs: Sequence[Pair], judging: JudgeModel, prompt: JudgePrompt,
     prompt = usable_prompt(judging, prompt)
     items = {f"{pair.test_set}/{pair.id}": disk.sha256_json(pair) for pair in pairs}
     what = f"the judgments of {pairs[0].arm} against {pairs[0].baseline}"
-    held = describe_held(what, judging, prompt.fingerprint, items)
-    refuse_other(given.out, JUDGMENTS, held)
+    held = {"what": what, "prompt": prompt.fingerprint, "items": items}
     ways = [ways_to_ask(pair, order, judging, prompt) for pair in pairs for order in verdicts.ORDERS]
-    with client.look_into(given.out / LEDGER) as ledger:
-        requests = client.choose_ways(ways, ledger)
-    if not settle_cost(requests, judging, given):
-        return
-    with judging_into(given.out, held) as ledger:
+    with client.look_into(given.out / LEDGER) as known:
+        requests = client.choose_ways(ways, known)
+    with judging_into(given, judging, JUDGMENTS, held, requests) as ledger:
+        if not ledger:
+            return
         judgments = judge_pairs(pairs, judging, ledger, prompt)
-    facts = write_judgments(given.out, judgments)
-    counts = {key: value for key, value in facts.items() if key not in ("outputs", "lacking")}
-    print(f"{given.out}: {', '.join(f'{key} {value}' for key, value in counts.items())}")
+    write_judgments(given.out, judgments)
+    print(f"{given.out}: {', '.join(f'{key} {value}' for key, value in verdicts.count_calls(judgments).items())}")
     table = verdicts.summarise(judgments).head(len(verdicts.RULES)).to_dict("records")
     for row in table:
         print(verdicts.describe(row))
@@ -256,11 +229,9 @@ def cut_files(given: argparse.Namespace) -> None:
             raise InputError(f"{path}: the cut answers would replace it: give another folder with -o")
     pairs = match_answers(read_answers(given.answers_a), read_answers(given.answers_b), {})
     cut = [cut_pair(pair) for pair in pairs]
-    disk.write_jsonl(given.out / "a.jsonl", [_answer(pair, pair.arm, pair.answer) for pair in cut])
-    disk.write_jsonl(given.out / "b.jsonl", [_answer(pair, pair.baseline, pair.baseline_answer) for pair in cut])
+    for name, arm, answer in (("a", "arm", "answer"), ("b", "baseline", "baseline_answer")):
+        fields = {"id": "id", "test_set": "test_set", "prompt": "prompt", "arm": arm, "response": answer}
+        rows = [{key: getattr(pair, field) for key, field in fields.items()} for pair in cut]
+        disk.write_jsonl(given.out / f"{name}.jsonl", rows)
     shorter = sum(old.answer != new.answer for old, new in zip(pairs, cut, strict=True))
     print(f"{len(cut)} pairs in {given.out}, the target's answer cut in {shorter} of them")
-
-
-def _answer(pair: Pair, arm: str, response: str) -> dict[str, Any]:
-    return {"id": pair.id, "test_set": pair.test_set, "prompt": pair.prompt, "arm": arm, "response": response}

@@ -33,7 +33,6 @@ from nbutils.llm.client import writable
 
 COLUMNS = ("number", "request", "answer_1", "answer_2", "vote")
 VOTES = {"1": 1.0, "2": 0.0, "tie": 0.5, "t": 0.5, "=": 0.5, "0": 0.5, "0.5": 0.5, "both": 0.5}
-FORM = Path(__file__).parents[1] / "templates" / "ballot.html"
 KEY = "key.json"
 
 
@@ -49,9 +48,6 @@ class Ballot(NamedTuple):
         """The answers in the order in which they are shown."""
         shown = (self.pair.answer, self.pair.baseline_answer)
         return shown if self.arm_first else shown[::-1]
-
-
-# --- export --------------------------------------------------------------------------------------------------------
 
 
 def draw_ballots(pairs: Sequence[Pair], n: int | None = None, seed: int = 0) -> list[Ballot]:
@@ -90,8 +86,7 @@ def make_key(ballots: Sequence[Ballot]) -> dict[str, Any]:
     for number, pair, arm_first in ballots:
         sizes = lengths.count([pair.answer, pair.baseline_answer], MEASURE).tolist()
         names = {"id": pair.id, "test_set": pair.test_set, "arm": pair.arm, "baseline": pair.baseline}
-        order = {"order": ORDERS[0] if arm_first else ORDERS[1]}
-        items[str(number)] = names | order | {"len_arm": sizes[0], "len_baseline": sizes[1]}
+        items[str(number)] = names | {"order": ORDERS[not arm_first], "len_arm": sizes[0], "len_baseline": sizes[1]}
     return {"ballot": disk.sha256_json(shown)[:12], "items": items}
 
 
@@ -114,11 +109,9 @@ def to_html(ballots: Sequence[Ballot]) -> str:
     content = {"ballot": make_key(ballots)["ballot"], "items": shown}
     # Inside a script element only "<" could end it; JSON may spell it otherwise.
     embedded = json.dumps(content, ensure_ascii=True).replace("<", "\\u003c").replace("&", "\\u0026")
+    form = Path(__file__).parents[1] / "templates" / "ballot.html"
     # The texts come last: whatever they hold is looked at no more.
-    return FORM.read_text(encoding="utf-8").replace("@N@", str(len(shown))).replace("@CONTENT@", embedded)
-
-
-# --- votes ---------------------------------------------------------------------------------------------------------
+    return form.read_text(encoding="utf-8").replace("@N@", str(len(shown))).replace("@CONTENT@", embedded)
 
 
 def read_key(folder: Path) -> dict[str, Any]:
@@ -132,8 +125,7 @@ def read_key(folder: Path) -> dict[str, Any]:
 def read_votes(path: Path, key: dict[str, Any]) -> list[dict[str, Any]]:
     """The votes of one annotator, called as the file, as judgment rows: one a pair, "failed" where no vote is given.
 
-    Raises InputError naming the file and the line of a vote that is none of 1, 2 and tie, or of a number that the
-    ballot lacks or that comes twice.
+    Raises InputError naming file and line for a vote that is none of 1, 2 and tie, and for an unknown or second number.
     """
     given: dict[str, str] = {}
     for line, record in _records(path):
@@ -171,9 +163,6 @@ def _records(path: Path) -> Iterable[tuple[int, dict[str, Any]]]:
         yield reader.line_num, record
 
 
-# --- agreement -----------------------------------------------------------------------------------------------------
-
-
 def agreement(rows: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """How far two judges agree on the prompts that both decided: share, and Cohen's kappa with its 95% interval.
 
@@ -182,17 +171,15 @@ def agreement(rows: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]]) 
     from statsmodels.stats.inter_rater import cohens_kappa
 
     mine, theirs = decisions_of(rows), decisions_of(others)
-    common = [key for key in mine if key in theirs]
-    table = np.zeros((len(VERDICTS), len(VERDICTS)), dtype=int)
-    for key in common:
-        table[VERDICTS.index(mine[key]), VERDICTS.index(theirs[key])] += 1
+    common = [(said, theirs[key]) for key, said in mine.items() if key in theirs]
+    table = np.array([[common.count((one, other)) for other in VERDICTS] for one in VERDICTS])
     sides = {"judge": rows[0]["judge"], "other": others[0]["judge"], "prompts": len(common)}
     share = round(float(np.trace(table)) / len(common), 4) if common else None
     if not common or min(np.count_nonzero(table.sum(axis=0)), np.count_nonzero(table.sum(axis=1))) < 2:
         return sides | {"agree": share, "kappa": None, "low": None, "high": None}
     found = cohens_kappa(table)
-    interval = {"kappa": found.kappa, "low": found.kappa_low, "high": found.kappa_upp}
-    return sides | {"agree": share} | {name: round(float(value), 4) for name, value in interval.items()}
+    numbers = {"agree": share, "kappa": found.kappa, "low": found.kappa_low, "high": found.kappa_upp}
+    return sides | {name: round(float(number), 4) for name, number in numbers.items()}
 
 
 def compare_all(rows: Sequence[dict[str, Any]]) -> DataFrame:
@@ -202,9 +189,6 @@ def compare_all(rows: Sequence[dict[str, Any]]) -> DataFrame:
     found = [agreement(mine, others) for mine, others in itertools.combinations(by_judge, 2)]
     names, numbers = ("judge", "other", "prompts"), ("agree", "kappa", "low", "high")
     return DataFrame(found, columns=[*names, *numbers]).astype(dict.fromkeys(numbers, float))
-
-
-# --- the command ---------------------------------------------------------------------------------------------------
 
 
 @exits_cleanly
@@ -224,8 +208,7 @@ def main(arguments: list[str] | None = None) -> None:
     reading.add_argument("--judgments", type=Path, help="a judgments file of other judges")
     given = parser.parse_args(arguments)
     if given.command == "export":
-        nobody = JudgeModel(name="people", kind="coin")
-        pairs = pairs_of_files(given.answers_a, given.answers_b, nobody, None)
+        pairs = pairs_of_files(given.answers_a, given.answers_b, JudgeModel(name="people", kind="coin"), None)
         ballots = draw_ballots(pairs, given.n, given.seed)
         export(ballots, given.out)
         return print(f"{given.out}: {len(ballots)} pairs in ballot.csv and ballot.html; keep key.json to yourself")
@@ -246,9 +229,6 @@ def _print(votes: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]]) ->
         kappa = "none" if math.isnan(row["kappa"]) else f"{row['kappa']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
         share = "nothing in common" if math.isnan(row["agree"]) else f"agree on {row['agree']:.0%}"
         print(f"{row['judge']} and {row['other']}: {row['prompts']} prompts, {share}, Cohen's kappa {kappa}")
-
-
-CHOICES = {"Answer 1": "1", "Tie": "tie", "Answer 2": "2"}
 
 
 class Voting:
@@ -293,13 +273,14 @@ def show(ballots: Sequence[Ballot], path: Path) -> Any:
     import ipywidgets
 
     voting, page = Voting(ballots, path), ipywidgets.HTML()
-    buttons = [ipywidgets.Button(description=name) for name in (*CHOICES, "Back", "Next")]
+    choices, steps = {"Answer 1": "1", "Tie": "tie", "Answer 2": "2"}, {"Back": -1, "Next": 1}
+    buttons = [ipywidgets.Button(description=name) for name in (*choices, *steps)]
 
     def press(button: Any) -> None:
-        if button.description in CHOICES:
-            voting.vote(CHOICES[button.description])
+        if button.description in choices:
+            voting.vote(choices[button.description])
         else:
-            voting.move(1 if button.description == "Next" else -1)
+            voting.move(steps[button.description])
         page.value = voting.render()
 
     for button in buttons:

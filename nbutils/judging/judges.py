@@ -48,13 +48,14 @@ def judge_by_reference(request: Request) -> str:
     reference = request.facts["reference"]
     if not reference:
         raise InputError("the reference judge needs test prompts with reference answers: choose another judge")
-    overlaps = [sacrebleu.sentence_chrf(answer, [reference]).score for answer in _answers(request)]
+    answers = request.facts["answer_1"], request.facts["answer_2"]
+    overlaps = [sacrebleu.sentence_chrf(answer, [reference]).score for answer in answers]
     return " ".join(f"{1 + 9 * overlap / 100:.2f}" for overlap in overlaps) + "\nchrF with the reference answer."
 
 
 def judge_longer(request: Request) -> str:
     """Prefer the longer answer, whatever it says: a length analysis must unmask this judge."""
-    first, second = map(len, _answers(request))
+    first, second = len(request.facts["answer_1"]), len(request.facts["answer_2"])
     scores = "7 7" if first == second else "8 6" if first > second else "6 8"
     return f"{scores}\nThe longer answer is better."
 
@@ -82,10 +83,6 @@ def grade_coin(request: Request) -> str:
     low, high = request.facts["scale"]
     steps = hashlib.sha256(request.key.encode()).digest()[0] % (2 * (high - low) + 1)
     return f"{low + steps / 2:.1f}\nThe coin decided."
-
-
-def _answers(request: Request) -> tuple[str, str]:
-    return request.facts["answer_1"], request.facts["answer_2"]
 
 
 CONTROLS: dict[str, Callable[[Request], str]] = {

@@ -45,9 +45,6 @@ class Conversation(NamedTuple):
     arm: str
 
 
-# --- reading -------------------------------------------------------------------------------------------------------
-
-
 def load_references() -> dict[str, tuple[str, ...]]:
     """The published reference answers by question id: the 30 questions of reasoning, maths and code."""
     table = data.load_table("mt-bench-references").to_dict("records")
@@ -62,8 +59,12 @@ def to_conversations(records: Iterable[dict[str, Any]], arm: str, place: str) ->
     questions = {prompt.id: prompt for prompt in data.load_prompts(TEST_SET)}
     references, found = load_references(), dict[str, Conversation]()
     for number, record in enumerate(records):
-        given, turns = str(record.get("id", record.get("question_id", ""))), _turns_of(record, f"{place}: row {number}")
-        name = given if given.startswith("mt_bench_") else f"mt_bench_{given}"
+        turns, choices = record.get("turns"), record.get("choices")
+        if turns is None and isinstance(choices, list) and choices and isinstance(choices[0], dict):
+            turns = choices[0].get("turns")
+        if not isinstance(turns, list) or len(turns) != len(TURNS) or not all(isinstance(turn, str) for turn in turns):
+            raise InputError(f"{place}: row {number}: an answer needs 'turns' (or choices[0].turns), two texts")
+        name = "mt_bench_" + str(record.get("id", record.get("question_id", ""))).removeprefix("mt_bench_")
         if name not in questions:
             raise InputError(f"{place}: row {number}: '{name}' is none of MT-Bench's questions")
         if name in found:
@@ -71,22 +72,10 @@ def to_conversations(records: Iterable[dict[str, Any]], arm: str, place: str) ->
         asked = questions[name]
         texts = (asked.instruction, asked.turns[0])
         model = str(record.get("arm") or record.get("model_id") or arm)
-        found[name] = Conversation(name, asked.category, texts, turns, references.get(name, ()), model)
+        found[name] = Conversation(name, asked.category, texts, tuple(turns), references.get(name, ()), model)
     if not found:
         raise InputError(f"{place}: no answers")
     return [found[name] for name in questions if name in found]
-
-
-def _turns_of(record: dict[str, Any], place: str) -> tuple[str, str]:
-    turns, choices = record.get("turns"), record.get("choices")
-    if turns is None and isinstance(choices, list) and choices and isinstance(choices[0], dict):
-        turns = choices[0].get("turns")
-    if not isinstance(turns, list) or len(turns) != len(TURNS) or not all(isinstance(turn, str) for turn in turns):
-        raise InputError(f"{place}: an answer needs 'turns' (or choices[0].turns), two texts")
-    return turns[0], turns[1]
-
-
-# --- asking --------------------------------------------------------------------------------------------------------
 
 
 def choose_prompt(prompts: Sequence[JudgePrompt], turn: int, has_reference: bool) -> JudgePrompt:
@@ -128,12 +117,7 @@ def judge_conversations(
     return rows
 
 
-# --- counting ------------------------------------------------------------------------------------------------------
-
-Rows = Sequence[dict[str, Any]]
-
-
-def summarise(rows: Rows) -> DataFrame:
+def summarise(rows: Sequence[dict[str, Any]]) -> DataFrame:
     """One row for all, for each turn and for each category: calls, mean score, 95% interval clustered by question."""
     graded = _to_frame(rows)
     parts = {"all": graded} | {f"turn {turn}": graded[graded["turn"] == turn] for turn in TURNS}
@@ -141,7 +125,7 @@ def summarise(rows: Rows) -> DataFrame:
     return tables.make("mt_bench", [{"part": name, **_summary(part)} for name, part in parts.items()])
 
 
-def _to_frame(rows: Rows) -> DataFrame:
+def _to_frame(rows: Sequence[dict[str, Any]]) -> DataFrame:
     names = ("id", "category", "turn", "arm", "judge", "status", "score")
     return DataFrame({name: [row.get(name) for row in rows] for name in names}).astype({"score": float})
 
@@ -162,11 +146,8 @@ def describe(row: Mapping[str, Any]) -> str:
     return f"MT-Bench: {row['score']:.2f} [{row['low']:.2f}, {row['high']:.2f}]; {counts}"
 
 
-def score_turns(rows: Rows) -> DataFrame:
-    """One row for each arm, judge and turn ("both" of them too): mean score, 95% interval clustered by question.
-
-    Score and interval are NaN below 99% judged.
-    """
+def score_turns(rows: Sequence[dict[str, Any]]) -> DataFrame:
+    """One row for each arm, judge and turn ("both" too): mean score, 95% interval by question; NaN below 99% judged."""
     table = []
     for (arm, judge), mine in _to_frame(rows).groupby(["arm", "judge"], sort=False):
         for turn in (*TURNS, "both"):
@@ -176,15 +157,11 @@ def score_turns(rows: Rows) -> DataFrame:
     return tables.make("scores", table)
 
 
-# --- the command ---------------------------------------------------------------------------------------------------
-
-
 @exits_cleanly
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of `python -m nbutils.judging.mt_bench`."""
-    parser = ArgumentParser(
-        prog="python -m nbutils.judging.mt_bench", description="Grade answers to MT-Bench's questions."
-    )
+    about = "Grade answers to MT-Bench's questions."
+    parser = ArgumentParser(prog="python -m nbutils.judging.mt_bench", description=about)
     parser.add_argument("answers", metavar="ANSWERS", type=Path, help="a model_answer file")
     command.add_judge_options(parser, tuple(SINGLE_CONTROLS))
     given = parser.parse_args(arguments)
@@ -193,16 +170,16 @@ def main(arguments: list[str] | None = None) -> None:
     talks = to_conversations(read_records(given.answers), given.answers.stem, str(given.answers))
     items = {talk.id: disk.sha256_json(talk) for talk in talks}
     prints = disk.sha256_json([prompt.fingerprint for prompt in prompts])
-    held = command.describe_held(f"the grades of {talks[0].arm}", judging, prints, items)
-    command.refuse_other(given.out, JUDGMENTS, held)
+    held = {"what": f"the grades of {talks[0].arm}", "prompt": prints, "items": items}
     requests = [request_grade(talk, turn, judging, prompts) for talk in talks for turn in TURNS]
-    if command.settle_cost(requests, judging, given):
-        with command.judging_into(given.out, held) as ledger:
-            rows = judge_conversations(talks, judging, ledger, prompts)
-        summary = summarise(rows)
-        disk.write_jsonl(given.out / JUDGMENTS, rows)
-        tables.write(given.out / "mt_bench.csv", summary)
-        print(describe(summary.iloc[0]))
+    with command.judging_into(given, judging, JUDGMENTS, held, requests) as ledger:
+        if not ledger:
+            return
+        rows = judge_conversations(talks, judging, ledger, prompts)
+    summary = summarise(rows)
+    disk.write_jsonl(given.out / JUDGMENTS, rows)
+    tables.write(given.out / "mt_bench.csv", summary)
+    print(describe(summary.iloc[0]))
 
 
 if __name__ == "__main__":

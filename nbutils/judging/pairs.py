@@ -12,10 +12,18 @@ from nbutils.judging.judges import CONTROLS, make_backend, make_request
 from nbutils.judging.prompts import JudgePrompt, load_prompt
 from nbutils.judging.replies import score_review
 from nbutils.llm import client
-from nbutils.llm.client import Backend, Ledger, Reply, Request
+from nbutils.llm.client import Backend, Ledger, Request
 
 MEASURE = "chars"
 """Length of an answer in judgment files, as AlpacaEval counts it."""
+
+
+_GRADES = {
+    "type": "object",
+    "properties": {"grade_1": {"type": "number"}, "grade_2": {"type": "number"}, "explanation": {"type": "string"}},
+    "required": ["grade_1", "grade_2", "explanation"],
+    "additionalProperties": False,
+}
 
 
 class Pair(NamedTuple):
@@ -40,26 +48,21 @@ def load_references(test_sets: Iterable[str]) -> dict[tuple[str, str], str]:
 def match_answers(
     mine: Sequence[dict[str, Any]], theirs: Sequence[dict[str, Any]], references: dict[tuple[str, str], str]
 ) -> list[Pair]:
-    """Pair the answers to the same prompt.
-
-    Raises InputError where the two sides share no prompt, or give one id to two different prompts.
-    """
+    """Pair the answers to the same prompt. Raises InputError where none is shared, or one id is of two prompts."""
     other = {(answer["test_set"], answer["id"]): answer for answer in theirs}
-    shared = [answer for answer in mine if (answer["test_set"], answer["id"]) in other]
-    if not shared:
-        raise InputError("the two answer files share no prompt (test_set and id): they answer different test sets")
     pairs = []
-    for answer in shared:
+    for answer in mine:
         place = (answer["test_set"], answer["id"])
+        if place not in other:
+            continue
         if answer["prompt"].strip() != other[place]["prompt"].strip():
             what = "a prompt is an instruction and, after an empty line, its input"
             raise InputError(f"prompt '{answer['id']}' is not the same text on both sides ({what})")
         texts = (answer["prompt"], answer["arm"], other[place]["arm"], answer["response"], other[place]["response"])
         pairs.append(Pair(answer["id"], answer["test_set"], *texts, references.get(place, "")))
+    if not pairs:
+        raise InputError("the two answer files share no prompt (test_set and id): they answer different test sets")
     return pairs
-
-
-# --- the question to the judge -------------------------------------------------------------------------------------
 
 
 def usable_prompt(judge: JudgeModel, prompt: JudgePrompt | None) -> JudgePrompt:
@@ -76,7 +79,13 @@ def build_request(pair: Pair, order: str, judge: JudgeModel, prompt: JudgePrompt
     references = {"reference_1": pair.reference, "ref_answer_1": pair.reference}
     texts = {"question": pair.prompt, **shown, "answer_a": first, "answer_b": second, **references}
     facts = {**shown, "reference": pair.reference, "id": f"{pair.test_set}/{pair.id}"}
-    options = _options(prompt, judge)
+    options: dict[str, Any] = {}
+    is_structured = judge.structured is True or (judge.structured == "auto" and not judge.batch)
+    if judge.kind == "openai" and prompt.output_format == "m/M" and judge.logprobs:
+        options = {"logprobs": True, "top_logprobs": 5}  # as AlpacaEval 2 asks
+    elif judge.kind == "openai" and is_structured and prompt.reply_format_structured:
+        schema = {"name": "grades", "strict": True, "schema": _GRADES}
+        options = {"response_format": {"type": "json_schema", "json_schema": schema}}
     messages = prompt.messages(texts, "response_format" in options)
     return make_request(judge, messages, facts, options, 1 if prompt.output_format == "m/M" else None)
 
@@ -87,34 +96,6 @@ def ways_to_ask(pair: Pair, order: str, judge: JudgeModel, prompt: JudgePrompt |
     if judge.structured != "auto" or "response_format" not in best.options:
         return [best]
     return [best, build_request(pair, order, judge.model_copy(update={"structured": False}), prompt)]
-
-
-_GRADES = {
-    "type": "object",
-    "properties": {
-        "grade_1": {"type": "number"},
-        "grade_2": {"type": "number"},
-        "explanation": {"type": "string"},
-    },
-    "required": ["grade_1", "grade_2", "explanation"],
-    "additionalProperties": False,
-}
-
-
-def _options(prompt: JudgePrompt, judge: JudgeModel) -> dict[str, Any]:
-    """What the prompt asks of an endpoint beside its messages."""
-    if judge.kind != "openai":
-        return {}
-    if prompt.output_format == "m/M" and judge.logprobs:
-        return {"logprobs": True, "top_logprobs": 5}  # as AlpacaEval 2 asks
-    is_wanted = judge.structured is True or (judge.structured == "auto" and not judge.batch)
-    if is_wanted and prompt.reply_format_structured:
-        schema = {"name": "grades", "strict": True, "schema": _GRADES}
-        return {"response_format": {"type": "json_schema", "json_schema": schema}}
-    return {}
-
-
-# --- judging -------------------------------------------------------------------------------------------------------
 
 
 def judge_pairs(
@@ -134,28 +115,14 @@ def judge_pairs(
     replies = client.ask_in_some_way(ways, backend or make_backend(judge), ledger, f"judge {judge.name}")
     mine = lengths.count([pair.answer for pair, _ in asked], MEASURE).tolist()
     theirs = lengths.count([pair.baseline_answer for pair, _ in asked], MEASURE).tolist()
-    counted = zip(asked, replies, zip(mine, theirs, strict=True), strict=True)
-    return [_judgment(*place, judge.name, reply, sizes, chosen.output_format) for place, reply, sizes in counted]
-
-
-def _judgment(pair: Pair, order: str, judge: str, reply: Reply, sizes: tuple[int, int], form: str) -> dict[str, Any]:
-    return {
-        "id": pair.id,
-        "test_set": pair.test_set,
-        "arm": pair.arm,
-        "baseline": pair.baseline,
-        "judge": judge,
-        "order": order,
-        **score_review(reply.text, order, form),
-        "review": reply.text if reply.text is not None else reply.error,
-        "len_arm": sizes[0],
-        "len_baseline": sizes[1],
-        "measure": MEASURE,
-        **({} if form == "scores" else {"form": form}),
-    }
-
-
-# --- the truncated counterfactual ----------------------------------------------------------------------------------
+    rows, form = [], chosen.output_format
+    for (pair, order), reply, len_arm, len_baseline in zip(asked, replies, mine, theirs, strict=True):
+        names = {"id": pair.id, "test_set": pair.test_set, "arm": pair.arm, "baseline": pair.baseline}
+        row = {**names, "judge": judge.name, "order": order, **score_review(reply.text, order, form)}
+        row["review"] = reply.text if reply.text is not None else reply.error
+        row |= {"len_arm": len_arm, "len_baseline": len_baseline, "measure": MEASURE}
+        rows.append(row if form == "scores" else row | {"form": form})
+    return rows
 
 
 def cut_to(text: str, characters: int) -> str:

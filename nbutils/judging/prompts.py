@@ -32,13 +32,15 @@ from nbutils.data.records import read_records
 
 FOLDER = ROOT / "data" / "prompts"
 
-PAIR_FORMATS = ("scores", "[[rating_a,rating_b]]", "[[A]]", "m/M")
-SINGLE_FORMATS = ("score", "[[rating]]")
-
 DEFAULTS = {"pair": "pairwise", "alpaca-eval": "pairwise", "mt-bench": "single", "rate": "rating", "refine": "rewrite"}
 """The project's own prompts (data/prompts) and their types."""
 
-_FORMATS = {"pairwise": PAIR_FORMATS, "single": SINGLE_FORMATS, "rating": SINGLE_FORMATS, "rewrite": ("tags",)}
+_FORMATS = {
+    "pairwise": ("scores", "[[rating_a,rating_b]]", "[[A]]", "m/M"),
+    "single": ("score", "[[rating]]"),
+    "rating": ("score", "[[rating]]"),
+    "rewrite": ("tags",),
+}
 _PLACES = re.compile(r"\{([a-z_0-9]+)\}")
 _NEEDED = {
     "pairwise": (("question",), ("answer_1", "answer_a"), ("answer_2", "answer_b")),
@@ -88,85 +90,75 @@ def make_marker(*texts: str) -> str:
     return hashlib.sha256("\0".join(texts).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-# --- reading -------------------------------------------------------------------------------------------------------
-
-
 def load_prompt(default: str, given: PromptFile | None = None) -> JudgePrompt:
     """The prompt that is named, or the only one of its type; without a file the project's own, such as "pair".
 
     Raises InputError for a file that cannot be read, or that has none or several prompts of this type.
     """
-    place, found = _choose(default, given)
-    if len(found) > 1:
-        names = ", ".join(prompt.name for prompt in found)
-        raise InputError(f"{place}: several prompts of type '{found[0].type}': choose one by 'name' ({names})")
-    return _usable(place, found[0])
+    return load_prompts(default, given, is_only=True)[0]
 
 
-def load_prompts(default: str, given: PromptFile | None = None) -> list[JudgePrompt]:
-    """All prompts of a file that do what the project's own called `default` do, or the one that is named."""
-    place, found = _choose(default, given)
-    return [_usable(place, prompt) for prompt in found]
+def load_prompts(default: str, given: PromptFile | None = None, is_only: bool = False) -> list[JudgePrompt]:
+    """All prompts of a file that do what the project's own called `default` do, or the one that is named.
 
-
-def _choose(default: str, given: PromptFile | None) -> tuple[str, list[JudgePrompt]]:
+    Raises InputError as `load_prompt`, and for one whose reply cannot be read, or that lacks a text.
+    """
     given, kind = given or PromptFile(file=str(FOLDER / f"{default}.toml")), DEFAULTS[default]
-    place = str(given.file or given.source or given.url)
-    found = [prompt for prompt in _read(_find(given)) if given.name in (None, prompt.name) and prompt.type == kind]
+    place, path = str(given.file or given.source or given.url), _find(given)
+    prompts = _read(path, sha256_file(path))
+    found = [prompt for prompt in prompts if given.name in (None, prompt.name) and prompt.type == kind]
     if not found:
         named = f" called '{given.name}'" if given.name else ""
         raise InputError(f"{place}: no prompt of type '{kind}'{named}")
-    return place, found
-
-
-def _usable(place: str, prompt: JudgePrompt) -> JudgePrompt:
-    """The prompt itself. Raises InputError for one whose reply cannot be read, or that lacks a text."""
-    if prompt.output_format not in _FORMATS[prompt.type]:
-        known = ", ".join(_FORMATS[prompt.type])
-        raise InputError(f"{place}: prompt '{prompt.name}': output_format '{prompt.output_format}' is none of {known}")
-    for names in _NEEDED[prompt.type]:
-        if not prompt.places & set(names):
-            raise InputError(f"{place}: prompt '{prompt.name}': the template lacks {{{names[0]}}}")
-    return prompt
-
-
-def _find(given: PromptFile) -> Path:
-    if given.source:
-        return data.obtain(given.source)[0]
-    if given.url:
-        return _fetch(given.url, str(given.sha256))
-    path = Path(str(given.file)).expanduser()
-    found = next((place for place in (path, ROOT / path) if place.is_file()), None)
-    if found is None:
-        raise InputError(f"{path}: no such prompt file")
+    if is_only and len(found) > 1:
+        names = ", ".join(prompt.name for prompt in found)
+        raise InputError(f"{place}: several prompts of type '{kind}': choose one by 'name' ({names})")
+    for prompt in found:
+        if prompt.output_format not in _FORMATS[kind]:
+            problem = f"output_format '{prompt.output_format}' is none of {', '.join(_FORMATS[kind])}"
+            raise InputError(f"{place}: prompt '{prompt.name}': {problem}")
+        for either in _NEEDED[kind]:
+            if not prompt.places & set(either):
+                raise InputError(f"{place}: prompt '{prompt.name}': the template lacks {{{either[0]}}}")
     return found
 
 
-def _fetch(url: str, sha256: str) -> Path:
-    """A pinned file from the network, kept in the cache; refused with other bytes than those that are pinned."""
-    licence = "as its publisher says"
-    entry = data.Source(
-        name=f"prompt-{sha256[:12]}", title=url, kind="text", form="text", licence=licence, rows=1, url=url,
-        sha256=sha256,
-    )  # fmt: skip
-    folder = data.cache_folder() / entry.name
-    path = folder / next(iter(entry.downloads()))
-    if not path.is_file():
-        if is_offline():
-            raise InputError(f"{url}: cannot be fetched: LIM_OFFLINE forbids asking the network, unset it")
-        catalogue.download_all(entry, folder)
-    catalogue.verify(entry, path)
-    return path
-
-
-def _read(path: Path) -> list[JudgePrompt]:
-    return _parse(path, sha256_file(path))
+def _find(given: PromptFile) -> Path:
+    """The file itself. One from the network is pinned, and kept in the cache; other bytes are refused."""
+    if given.source:
+        return data.obtain(given.source)[0]
+    if given.url:
+        facts: Any = {"kind": "text", "form": "text", "licence": "as its publisher says", "rows": 1}
+        name, sha256 = f"prompt-{str(given.sha256)[:12]}", str(given.sha256)
+        entry = data.Source(name=name, title=given.url, url=given.url, sha256=sha256, **facts)
+        folder = data.cache_folder() / name
+        path = folder / next(iter(entry.downloads()))
+        if not path.is_file():
+            if is_offline():
+                raise InputError(f"{given.url}: cannot be fetched: LIM_OFFLINE forbids asking the network, unset it")
+            catalogue.download_all(entry, folder)
+        catalogue.verify(entry, path)
+        return path
+    own = Path(str(given.file)).expanduser()
+    found = next((place for place in (own, ROOT / own) if place.is_file()), None)
+    if found is None:
+        raise InputError(f"{own}: no such prompt file")
+    return found
 
 
 @functools.cache
-def _parse(path: Path, sha256: str) -> list[JudgePrompt]:  # noqa: ARG001 (content with this hash is read once)
+def _read(path: Path, sha256: str) -> list[JudgePrompt]:  # noqa: ARG001 (content with this hash is read once)
+    records: Sequence[Mapping[str, Any]]
+    if path.suffix == ".toml":
+        try:
+            table = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise InputError(f"{path}: not valid TOML: {error}") from None
+        records = table.get("prompt", []) if set(table) == {"prompt"} else [table]
+    else:
+        records = list(read_records(path))
     prompts = []
-    for number, record in enumerate(_records(path)):
+    for number, record in enumerate(records):
         try:
             prompts.append(JudgePrompt.model_validate(record))
         except ValidationError as error:
@@ -174,13 +166,3 @@ def _parse(path: Path, sha256: str) -> list[JudgePrompt]:  # noqa: ARG001 (conte
             key = ".".join(map(str, problem["loc"]))
             raise InputError(f"{path}: prompt {number}: key '{key}': {problem['msg']}") from None
     return prompts
-
-
-def _records(path: Path) -> Sequence[Mapping[str, Any]]:
-    if path.suffix != ".toml":
-        return list(read_records(path))
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not valid TOML: {error}") from None
-    return table.get("prompt", []) if set(table) == {"prompt"} else [table]

@@ -72,13 +72,14 @@ def main(arguments: list[str] | None = None) -> None:
     if not rows:
         raise InputError(f"{given.rows}: no rows")
     items = {str(row.id): disk.sha256_json(row) for row in rows}
-    held = command.describe_held(f"the ratings of {given.rows.name}", judging, prompt.fingerprint, items)
-    command.refuse_other(given.out, RATINGS, held)
-    if command.settle_cost([request_rating(row, judging, prompt) for row in rows], judging, given):
-        with command.judging_into(given.out, held) as ledger:
-            ratings = rate_rows(rows, judging, ledger, prompt)
-        disk.write_jsonl(given.out / RATINGS, ratings)
-        print(f"{given.out}: {describe(ratings)}")
+    held = {"what": f"the ratings of {given.rows.name}", "prompt": prompt.fingerprint, "items": items}
+    requests = [request_rating(row, judging, prompt) for row in rows]
+    with command.judging_into(given, judging, RATINGS, held, requests) as ledger:
+        if not ledger:
+            return
+        ratings = rate_rows(rows, judging, ledger, prompt)
+    disk.write_jsonl(given.out / RATINGS, ratings)
+    print(f"{given.out}: {describe(ratings)}")
 
 
 if __name__ == "__main__":

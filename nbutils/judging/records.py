@@ -37,21 +37,15 @@ def write_judgments(folder: Path, judgments: Sequence[dict[str, Any]]) -> dict[s
     return {"outputs": [JUDGMENTS, "summary.csv"], **verdicts.facts_of(frame)}
 
 
-# --- reading -------------------------------------------------------------------------------------------------------
-
-
 def read_judgments(path: Path) -> list[dict[str, Any]]:
-    """Read judgment rows of anybody's making, or a log that `expand` knows.
-
-    Raises InputError naming the row and the missing or faulty key.
-    """
+    """Judgment rows of anybody's making, or a log that `expand` knows. Raises InputError naming the row and the key."""
     rows = []
     for number, record in number_records(open_records(path)):
         try:
             expanded = list(expand(record, number))
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
-        rows += [_checked_judgment(path, number, row) for row in expanded]
+        rows += [_checked_judgment(f"{path}: row {number}", row) for row in expanded]
     if not rows:
         raise InputError(f"{path}: no judgments")
     return rows
@@ -60,35 +54,29 @@ def read_judgments(path: Path) -> list[dict[str, Any]]:
 _OPTIONAL = {"test_set": "", "arm": "arm", "baseline": "baseline", "judge": "judge", "order": "arm_first"}
 
 
-def _checked_judgment(path: Path, number: int, record: Mapping[str, Any]) -> dict[str, Any]:
-    row: dict[str, Any] = _OPTIONAL | {
-        key: value for key, value in record.items() if key not in _OPTIONAL or value is not None
-    }
+def _checked_judgment(place: str, record: Mapping[str, Any]) -> dict[str, Any]:
+    given = {key: value for key, value in record.items() if key not in _OPTIONAL or value is not None}
+    row: dict[str, Any] = _OPTIONAL | given
     for key in ("id", "preference", "len_arm", "len_baseline"):
         if key not in row:
-            raise InputError(f"{path}: row {number}: no '{key}': id, preference, len_arm and len_baseline are needed")
+            raise InputError(f"{place}: no '{key}': id, preference, len_arm and len_baseline are needed")
     for key in ("id", *_OPTIONAL):
         if not isinstance(row[key], str | int | float):
-            raise InputError(f"{path}: row {number}: '{key}' is {_shown(row[key])}, neither text nor a number")
-    is_judged = row.get("status") not in ("unparsed", "failed")
-    row["preference"] = _checked_preference(row["preference"], f"{path}: row {number}: ") if is_judged else None
+            raise InputError(f"{place}: '{key}' is {_shown(row[key])}, neither text nor a number")
+    weight = row["preference"]
+    if row.get("status") in ("unparsed", "failed") or (isinstance(weight, float) and math.isnan(weight)):
+        weight = None  # tables write what is missing as NaN
+    if weight is not None and not _is_number(weight):
+        raise InputError(f"{place}: 'preference' is {_shown(weight)}, not a number")
+    if weight is not None and not 0 <= weight <= 1:
+        raise InputError(f"{place}: preference {weight} is outside 0..1")
     for key in ("len_arm", "len_baseline"):
         if not _is_number(row[key]) or row[key] < 0:
-            raise InputError(f"{path}: row {number}: '{key}' is {_shown(row[key])}, not a length")
+            raise InputError(f"{place}: '{key}' is {_shown(row[key])}, not a length")
     difficulty = row.get("difficulty")
     if difficulty is not None and not _is_number(difficulty):
-        raise InputError(f"{path}: row {number}: 'difficulty' is {_shown(difficulty)}, not a number")
-    return row
-
-
-def _checked_preference(value: Any, place: str) -> float | None:
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return None  # tables write what is missing as NaN
-    if not _is_number(value):
-        raise InputError(f"{place}'preference' is {_shown(value)}, not a number")
-    if not 0 <= value <= 1:
-        raise InputError(f"{place}preference {value} is outside 0..1")
-    return float(value)
+        raise InputError(f"{place}: 'difficulty' is {_shown(difficulty)}, not a number")
+    return row | {"preference": None if weight is None else float(weight)}
 
 
 def _shown(value: Any) -> str:
@@ -101,22 +89,17 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
 
 
-# --- published judgments -------------------------------------------------------------------------------------------
-
-
 def cherry_judgments() -> list[dict[str, Any]]:
     """The published Cherry LLM reviews as judgment rows: cherry-5% against alpaca-7b, two judges, five test sets."""
     records = data.load_table("cherry-reviews").to_dict("records")
     return [row for record in records for row in reviews_of(record, 0, "cherry-5%", "alpaca-7b")]
 
 
-Record = Mapping[str, Any]
-
 _ANNOTATION = ("generator_1", "generator_2", "output_1", "output_2", "preference")
 _REVIEWS = ("Answer1", "Answer2", "review", "review_reverse")
 
 
-def expand(record: Record, number: int) -> Iterator[Record]:
+def expand(record: Mapping[str, Any], number: int) -> Iterator[Mapping[str, Any]]:
     """The judgment rows that a record of a log stands for; a record of no known log stands for itself.
 
     number: the record's place in its file, which is its id where it has none. Raises InputError naming a faulty key.
@@ -134,7 +117,7 @@ def expand(record: Record, number: int) -> Iterator[Record]:
         yield record
 
 
-def _annotation(record: Record, number: int) -> Record:
+def _annotation(record: Mapping[str, Any], number: int) -> dict[str, Any]:
     """AlpacaEval draws the order at random and does not say which; its preferences lie between 1 and 2."""
     weight = record["preference"]
     if isinstance(weight, int | float) and (weight < 1 or weight > 2):  # NaN is neither: nothing was judged
@@ -153,7 +136,9 @@ def _annotation(record: Record, number: int) -> Record:
     }
 
 
-def reviews_of(record: Record, number: int, arm: str = "answer 1", baseline: str = "answer 2") -> list[dict[str, Any]]:
+def reviews_of(
+    record: Mapping[str, Any], number: int, arm: str = "answer 1", baseline: str = "answer 2"
+) -> list[dict[str, Any]]:
     """Both orders of a pair from its two reviews: the first answer is the arm's."""
     head = {"id": str(record.get("index", number)), "test_set": record.get("test_set", "")}
     sides = {"judge": record.get("judge", "judge"), "arm": arm, "baseline": baseline, "measure": MEASURE}
@@ -162,21 +147,14 @@ def reviews_of(record: Record, number: int, arm: str = "answer 1", baseline: str
     return [{**head, **sides, **sizes, "order": order, **score_review(text, order)} for order, text in orders]
 
 
-def _size(record: Record, key: str, number: int) -> int:
+def _size(record: Mapping[str, Any], key: str, number: int) -> int:
     if not isinstance(record[key], str):
         raise InputError(f"row {number}: '{key}' is {type(record[key]).__name__}, not text")
     return len(record[key])
 
 
-# --- the pairs of a report's page ----------------------------------------------------------------------------------
-
 LONGEST_TEXT = 20_000
 """Characters that are shown of one text."""
-
-MAXIMUM_BYTES = 7_000_000
-"""Most that the pairs may take up, so that a whole report stays below 8 MB."""
-
-Answers = Mapping[tuple[str, str], Mapping[str, Any]]
 
 
 class Shown(NamedTuple):
@@ -189,7 +167,7 @@ class Shown(NamedTuple):
 
 
 def collect_pairs(
-    judgments: Sequence[dict[str, Any]], answers: Mapping[str, Answers], rule: str
+    judgments: Sequence[dict[str, Any]], answers: Mapping[str, Mapping[tuple[str, str], Mapping[str, Any]]], rule: str
 ) -> list[dict[str, Any]]:
     """One record per baseline and prompt: both answers, and per judge the verdict and the reviews of its orders.
 
@@ -202,23 +180,17 @@ def collect_pairs(
     pairs: dict[tuple[str, str, str], dict[str, Any]] = {}
     for row in judgments:
         place = (row["test_set"], row["id"])
-        pair = pairs.setdefault((row["baseline"], *place), _start(row, answers, place))
+        key = (row["baseline"], *place)
+        if key not in pairs:
+            mine, theirs = (answers[row[side]][place] for side in verdicts.SIDES)
+            prompt = tables.shorten(mine["prompt"], LONGEST_TEXT)
+            sides = {"arm": row["arm"], "baseline": row["baseline"], "mine": _answer(mine), "theirs": _answer(theirs)}
+            pairs[key] = {"set": row["test_set"], "id": row["id"], "prompt": prompt, "judges": {}, **sides}
         unseen = {"verdict": found[row["judge"], row["baseline"]][place], "reviews": []}
         text = tables.shorten(row.get("review") or "", LONGEST_TEXT)
         review = [row["order"], row["status"], row["score_arm"], row["score_baseline"], text]
-        pair["judges"].setdefault(row["judge"], unseen)["reviews"].append(review)
+        pairs[key]["judges"].setdefault(row["judge"], unseen)["reviews"].append(review)
     return list(pairs.values())
-
-
-def _start(row: dict[str, Any], answers: Mapping[str, Answers], place: tuple[str, str]) -> dict[str, Any]:
-    mine, theirs = (answers[row[side]][place] for side in ("arm", "baseline"))
-    head = {
-        "set": row["test_set"],
-        "id": row["id"],
-        "prompt": tables.shorten(mine["prompt"], LONGEST_TEXT),
-        "judges": {},
-    }
-    return {**head, "arm": row["arm"], "baseline": row["baseline"], "mine": _answer(mine), "theirs": _answer(theirs)}
 
 
 def _answer(answer: Mapping[str, Any]) -> dict[str, Any]:
@@ -226,8 +198,8 @@ def _answer(answer: Mapping[str, Any]) -> dict[str, Any]:
     return {**shown, "tokens": answer.get("n_tokens"), "finish": answer.get("finish_reason")}
 
 
-def pack_pairs(pairs: Sequence[dict[str, Any]], most: int = MAXIMUM_BYTES) -> Shown:
-    """The pairs as a data block of at most `most` bytes; where they do not fit, as many as do, evenly spread."""
+def pack_pairs(pairs: Sequence[dict[str, Any]], most: int = 7_000_000) -> Shown:
+    """The pairs as a data block of at most `most` bytes (a report stays below 8 MB), else as many as fit, evenly."""
     kept = list(pairs)
     text = to_json(kept)
     while len(text) > most and kept:

@@ -38,46 +38,23 @@ def parse_scores(text: str) -> tuple[float, float] | None:
     lines are never looked at, and quotation marks are no dressing, so a verdict that is quoted does not count. A line
     of markup alone (the fence of a code block) counts as empty.
     """
-    line = _first_line(text)
-    if len(line) > LONGEST_LINE:
-        return None
-    bare = _DRESSING.sub(" ", _HIDDEN.sub("", line)).strip().lower()
-    plain = _PLAIN.fullmatch(_without_words(bare))
-    found = _read_labelled(bare) or ((float(plain[1]), float(plain[2])) if plain else None)
+    line, found = _first_line(text), None
+    if plain := _PLAIN.fullmatch(line):
+        found = float(plain[1]), float(plain[2])
+    elif labelled := _LABELLED.fullmatch(line):
+        labels, scores = (labelled[1] + labelled[3]), (float(labelled[2]), float(labelled[4]))
+        found = {"12": scores, "21": scores[::-1]}.get(labels.translate(str.maketrans("ab", "12")))
     return found if found and all(1 <= score <= 10 for score in found) else None
 
 
 def _first_line(text: str) -> str:
+    """The first line that is not empty, without dressing and words around the verdict; "" for one that is too long."""
     # A reply may be a megabyte long, so no more of it is split into lines than a verdict can take.
-    start = _BEFORE.sub("", text, count=1)[: LONGEST_LINE + 1]
-    return (start.splitlines() or [""])[0]
-
-
-def _read_labelled(line: str) -> ScorePair | None:
-    found = _LABELLED.fullmatch(_without_words(line))
-    if found is None:
-        return None
-    labels = found[1].translate(str.maketrans("ab", "12")), found[3].translate(str.maketrans("ab", "12"))
-    scores = float(found[2]), float(found[4])
-    return {("1", "2"): scores, ("2", "1"): scores[::-1]}.get(labels)
-
-
-def _without_words(line: str) -> str:
-    return re.sub(r"\s+", " ", _WORDS.sub(" ", line)).strip(" :=,;")
-
-
-def parse_score(text: str, low: float = 1, high: float = 10) -> float | None:
-    """The one score from `low` to `high` that the reply's first non-empty line gives, dressed as in `parse_scores`."""
-    line = _first_line(text)
+    line = next(iter(_BEFORE.sub("", text, count=1)[: LONGEST_LINE + 1].splitlines()), "")
     if len(line) > LONGEST_LINE:
-        return None
-    bare = _without_words(_DRESSING.sub(" ", _HIDDEN.sub("", line)).strip().lower())
-    found = re.fullmatch(rf"([0-9]{{1,2}}(?:\.[0-9]{{1,4}})?)(?:\s*(?:/|out of)\s*{high:g}(?:\.0+)?)?\.?", bare)
-    score = float(found[1]) if found else math.nan
-    return score if low <= score <= high else None
-
-
-# --- other forms of replies ----------------------------------------------------------------------------------------
+        return ""
+    bare = _DRESSING.sub(" ", _HIDDEN.sub("", line)).strip().lower()
+    return re.sub(r"\s+", " ", _WORDS.sub(" ", bare)).strip(" :=,;")
 
 
 class Reading(NamedTuple):
@@ -104,10 +81,13 @@ def read_pair(text: str, form: str = "scores") -> Reading | None:
 
 
 def read_single(text: str, form: str, low: float = 1, high: float = 10) -> float | None:
-    """Read the one score of a reply of the form `score` (its first line) or `[[rating]]`."""
+    """The one score of a reply of the form `score` (its first line, dressed as in `parse_scores`) or `[[rating]]`."""
+    number = r"[0-9]{1,2}(?:\.[0-9]{1,4})?"
     if form == "score":
-        return parse_score(text, low, high)
-    found = _only_verdict(text, r"[0-9]{1,2}(?:\.[0-9]{1,4})?")
+        scored = re.fullmatch(rf"({number})(?:\s*(?:/|out of)\s*{high:g}(?:\.0+)?)?\.?", _first_line(text))
+        found = scored and scored[1]
+    else:
+        found = _only_verdict(text, number)
     return float(found) if found is not None and low <= float(found) <= high else None
 
 
@@ -121,12 +101,13 @@ def grade(
 
 
 def parse_structured(text: str) -> ScorePair | None:
-    """The two grades of a JSON reply by our schema (nbutils/judge.py), or None for anything else.
+    """The two grades of a JSON reply by our schema (nbutils/judging/pairs.py), or None for anything else.
 
-    It may stand in a code block. A reply that was cut off within its explanation, at the limit of tokens, has its
-    grades all the same.
+    It may stand in a code block, and be cut off within its explanation, at the limit of tokens.
     """
-    bare = _without_fence(text)
+    bare = re.sub(r"^```(?:json)?[ \t]*\n", "", text.strip(), count=1, flags=re.IGNORECASE)
+    if bare != text.strip():  # the closing fence is missing where a reply was cut off
+        bare = bare.removesuffix("```").strip()
     fields = _read_json(bare) or _read_json(bare.rstrip("\\") + '"}')
     grades = [fields.get(name) for name in ("grade_1", "grade_2")]
     numbers = [grade for grade in grades if isinstance(grade, int | float) and not isinstance(grade, bool)]
@@ -134,12 +115,6 @@ def parse_structured(text: str) -> ScorePair | None:
     if len(known) < len(grades) or set(fields) - {"grade_1", "grade_2", "explanation"}:
         return None
     return known[0], known[1]
-
-
-def _without_fence(text: str) -> str:
-    """The text without the fence of a code block, of which only the opening one is there where a reply was cut off."""
-    bare = re.sub(r"^```(?:json)?[ \t]*\n", "", text.strip(), count=1, flags=re.IGNORECASE)
-    return bare.removesuffix("```").strip() if bare != text.strip() else bare
 
 
 def parse_weighted(text: str) -> float | None:
@@ -196,12 +171,10 @@ def score_review(review: str | None, order: str, form: str = "scores") -> dict[s
     """
     read = read_pair(review, form) if review is not None else None
     is_swapped = order != ORDERS[0]
-    arm_score, baseline_score = (read.scores if read else None) or (None, None)
-    if is_swapped:
-        arm_score, baseline_score = baseline_score, arm_score
+    scores = (read.scores if read else None) or (None, None)
     return {
-        "score_arm": arm_score,
-        "score_baseline": baseline_score,
+        "score_arm": scores[is_swapped],
+        "score_baseline": scores[not is_swapped],
         "preference": None if read is None else 1 - read.preference if is_swapped else read.preference,
         "status": "failed" if review is None else "judged" if read else "unparsed",
     }
@@ -209,8 +182,5 @@ def score_review(review: str | None, order: str, form: str = "scores") -> dict[s
 
 def rescore(judgments: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """Stored judgment rows, read anew from their reviews; a call that failed stays one."""
-    return [
-        row
-        | score_review(None if row["status"] == "failed" else row["review"], row["order"], row.get("form", "scores"))
-        for row in judgments
-    ]
+    reviews = ((row, None if row["status"] == "failed" else row["review"]) for row in judgments)
+    return [row | score_review(review, row["order"], row.get("form", "scores")) for row, review in reviews]

@@ -23,7 +23,7 @@ def annotations_of(model):
             "output_1": "x" * int(theirs),
             "output_2": "x" * int(mine),
             "preference": 1 + float(weight),
-            "annotator": leaderboards.JUDGE,
+            "annotator": "weighted_alpaca_eval_gpt4_turbo",
         }
         for weight, mine, theirs in zip(*items[:3], strict=True)
     ]
