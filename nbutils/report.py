@@ -112,7 +112,7 @@ def _write(profile: Profile, planned: Plan, folder: Path) -> dict[str, Any]:
             what = f"{part.stage} {part.arm}"
             raise InputError(f"no report: the result of '{what}' changed while the report was being built")
         found[label] = made
-    found = found | find(profile, planned.seed) | found
+    found |= {label: made for label, made in find(profile, planned.seed).items() if label not in found}
     html = render(profile, planned.seed, Found(found, planned.arm, find_votes(profile, planned.seed)))
     disk.write_text(folder / "report.html", html)
     return {"outputs": ["report.html"], "bytes": len(html.encode())}

@@ -171,11 +171,10 @@ def _tabulate_by_stage(results: Results) -> dict[str, tuple[pd.DataFrame, str, f
 
     Each a table of `label`, `judge`, `arm`, `baseline`, and the number with its interval: `value`, `low`, `high`.
     """
-    pooled = results.pooled(LLM_JUDGES)
-    pooled["label"] = pooled.judge + ", " + pooled.arm + " against " + pooled.baseline
+    rows, pair, controlled = results.pooled(LLM_JUDGES), ["judge", "arm", "baseline"], "length_controlled"
+    pooled = rows.assign(label=rows.judge + ", " + rows.arm + " against " + rows.baseline)
     nets = _in_percent(pooled, "net_win", "low", "high")
     nets["label"] += ", " + nets.prompts.astype("str") + " prompts"
-    pair, controlled = ["judge", "arm", "baseline"], "length_controlled"
     biases = results.length_bias.merge(pooled[[*pair, "label"]].drop_duplicates(pair), on=pair)
     rates = _in_percent(biases.dropna(subset=controlled), controlled, f"{controlled}_low", f"{controlled}_high")
     return {

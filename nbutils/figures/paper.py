@@ -134,7 +134,7 @@ def draw_pairwise(pairwise: "DataFrame", note: str = "", ours: "DataFrame | None
         heads.append(f"{style.plain(style.name_of(row.arm))}, {row.run}, {style.plain(row.judge)}")
         labels.append(f"against {style.plain(style.name_of(row.against))}")
     rows = pd.concat([pairwise, ours], ignore_index=True).assign(head=heads)
-    # There is room for that line.
+    # There is room for that line above each group.
     rows["place"] = rows.index + 1.1 * (~rows["head"].duplicated()).cumsum() - 1.1
     page, axes = style.make_page(0.3 * (rows.place.max() + 1) + 0.15, title, caption, note, 3.3, 1.35, 0.4)
     style.draw_shares(axes, list(rows.place), [list(rows[name]) for name in style.VERDICT_COLOURS])
@@ -165,12 +165,9 @@ def draw_length_against_wins(
         "of the longest 1,000 over it by GPT-4 (circles) and PaLM-2 (squares), with 95% interval (ours). If length "
         "decided, LIMA would win. The win rates of Figures 6a, 6b and 7 (answers forced or asked to be long; epochs) "
         "are not published as numbers and not drawn. "
-        + (
-            f"Diamonds: {rivals[0].run}, net win of {style.plain(style.name_of(rivals[0].arm))}."
-            if rivals
-            else NOTHING_HERE
-        )
     )
+    arm = style.plain(style.name_of(rivals[0].arm)) if rivals else ""
+    caption += f"Diamonds: {rivals[0].run}, net win of {arm}." if rivals else NOTHING_HERE
     title = f"Published: LIMA's training responses are {sizes['lima-1k'] / mine:.1f} times as long, and lose"
     page, axes = style.make_page(3.1, title, caption, note, 0.75, 0.4, 0.45)
     axes.axhline(0, color=FAINT, lw=1)
