@@ -8,8 +8,6 @@ from nbutils.core.errors import ArgumentParser, InputError, exits_cleanly
 from nbutils.data import catalogue
 from nbutils.data.catalogue import UNVERIFIED, Source
 
-# --- the command ---------------------------------------------------------------------------------------------------
-
 
 def _state(entry: Source) -> str:
     if entry.path:

@@ -13,10 +13,6 @@ from nbutils.data.json_records import read_bytes
 from nbutils.data.records import read_records
 from nbutils.data.rows import EvalPrompt, Row
 
-# --- the paper's released files ------------------------------------------------------------------------------------
-
-_INSTRUCTION, _INPUT = "### Instruction: ", " ### Input: "
-
 
 def split_alpaca_prompt(prompt: str) -> tuple[str, str, str]:
     """Cut a flattened Alpaca prompt into preamble, instruction and input ("" where it has none).
@@ -24,11 +20,11 @@ def split_alpaca_prompt(prompt: str) -> tuple[str, str, str]:
     The released files write prompt and input on one line (paper's repository, data/alpaca). Only the longer preamble,
     which speaks of an input, is followed by one.
     """
-    preamble, found, rest = prompt.partition(_INSTRUCTION)
+    preamble, found, rest = prompt.partition("### Instruction: ")
     if not found:
-        raise InputError(f"no '{_INSTRUCTION.strip()}' in a released prompt: {prompt[:60]!r}")
+        raise InputError(f"no '### Instruction:' in a released prompt: {prompt[:60]!r}")
     if " input " in preamble:
-        instruction, _, given = rest.partition(_INPUT)
+        instruction, _, given = rest.partition(" ### Input: ")
         return preamble, instruction, given
     return preamble, rest, ""
 
@@ -44,8 +40,7 @@ def released_row(record: Mapping[str, Any], number: int, source: str) -> Row:
 def lima_row(record: Mapping[str, Any], number: int, source: str) -> Row:
     """Read a row of GAIR/lima: `conversations` is a flat list of turns, user first."""
     turns = record["conversations"]
-    pairs = list(zip(turns[0::2], turns[1::2], strict=False))
-    *history, (question, answer) = pairs
+    *history, (question, answer) = zip(turns[0::2], turns[1::2], strict=False)
     stratum = str(record.get("source") or "")
     return Row(number, source, question, "", answer, history=tuple(history), stratum=stratum)
 
@@ -56,19 +51,6 @@ ROW_FORMS: dict[str, Callable[[Mapping[str, Any], int, str], Row]] = {
     "alpaca": lambda record, number, source: rows.to_row(record, number, source, "alpaca"),
     "sharegpt": lambda record, number, source: rows.to_row(record, number, source, "sharegpt"),
 }
-
-
-# --- test sets -----------------------------------------------------------------------------------------------------
-
-
-def _self_instruct(record: Mapping[str, Any], number: int) -> EvalPrompt:
-    instance = record["instances"][0]
-    return EvalPrompt(record["id"], "", record["instruction"], instance["input"], instance.get("output", ""))
-
-
-def _mt_bench(record: Mapping[str, Any], number: int) -> EvalPrompt:
-    first, *more = record["turns"]
-    return EvalPrompt(f"mt_bench_{record['question_id']}", "", first, "", "", record["category"], tuple(more))
 
 
 def _own_prompt(record: Mapping[str, Any], number: int) -> EvalPrompt:
@@ -84,14 +66,26 @@ PROMPT_FORMS: dict[str, Callable[[Mapping[str, Any], int], EvalPrompt]] = {
     "koala": lambda record, number: EvalPrompt(record["id"], "", record["prompt"]),
     # A one-element list; the official scripts format the list itself, which puts its brackets into the prompt.
     "lima": lambda record, number: EvalPrompt(f"lima_{number}", "", record["conversations"][0]),
-    "sinstruct": _self_instruct,
+    "sinstruct": lambda record, number: EvalPrompt(
+        record["id"],
+        "",
+        record["instruction"],
+        record["instances"][0]["input"],
+        record["instances"][0].get("output", ""),
+    ),
     "vicuna": lambda record, number: EvalPrompt(
         f"vicuna_{record['question_id']}", "", record["text"], category=record["category"]
     ),
     "wizardlm": lambda record, number: EvalPrompt(
         f"wizardlm_{record['idx']}", "", record["Instruction"], category=record["Skill"]
     ),
-    "mt-bench": _mt_bench,
+    "mt-bench": lambda record, number: EvalPrompt(
+        f"mt_bench_{record['question_id']}",
+        "",
+        record["turns"][0],
+        category=record["category"],
+        turns=tuple(record["turns"][1:]),
+    ),
     "alpaca-eval": lambda record, number: EvalPrompt(
         f"alpaca_eval_{number}", "", record["instruction"], category=record["dataset"]
     ),
@@ -113,13 +107,9 @@ def to_prompts(
     return prompts
 
 
-Records = Iterator[dict[str, Any]]
-Converter = Callable[[str, Path], Records]
-
-_CHERRY_PROMPT_KEYS = ("prompt", "conversations", "instruction", "text", "Instruction")
-
-
-def converter(form: str, alpaca_eval_instructions: Callable[[], list[str]]) -> Converter:
+def converter(
+    form: str, alpaca_eval_instructions: Callable[[], list[str]]
+) -> Callable[[str, Path], Iterator[dict[str, Any]]]:
     """The function (member, path) -> records that reads the raw files of one form."""
     if form == "cherry-reviews":
         return _cherry_reviews
@@ -127,7 +117,20 @@ def converter(form: str, alpaca_eval_instructions: Callable[[], list[str]]) -> C
         return lambda member, path: ({"file": member, **record} for record in read_records(path))
     # Some models lack answers, so an item's number is the place of its instruction and not of its record.
     numbers = {instruction: number for number, instruction in enumerate(alpaca_eval_instructions())}
-    return lambda member, path: _of_alpaca_eval(form, member, path, numbers)
+
+    def of_alpaca_eval(model: str, path: Path) -> Iterator[dict[str, Any]]:
+        for record in read_records(path):
+            instruction = record["instruction"]
+            if instruction not in numbers:
+                raise InputError(f"{path}: not one of AlpacaEval's instructions: {instruction[:60]!r}")
+            known = {"model": model, "idx": numbers[instruction]}
+            if form == "preferences":
+                yield {"annotator": record.get("annotator", ""), **known, "preference": record["preference"]}
+            else:
+                text = {"output": record["output"]} if form == "outputs" else {}
+                yield {**known, **text, "n_chars": len(record["output"])}
+
+    return of_alpaca_eval
 
 
 def in_one_form(form: str, records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -135,28 +138,15 @@ def in_one_form(form: str, records: Iterable[Mapping[str, Any]]) -> list[dict[st
     return [_with_prompt(record) if form == "cherry-reviews" else dict(record) for record in records]
 
 
-def _of_alpaca_eval(form: str, model: str, path: Path, numbers: Mapping[str, int]) -> Records:
-    for record in read_records(path):
-        instruction = record["instruction"]
-        if instruction not in numbers:
-            raise InputError(f"{path}: not one of AlpacaEval's instructions: {instruction[:60]!r}")
-        known = {"model": model, "idx": numbers[instruction]}
-        if form == "preferences":
-            yield {"annotator": record.get("annotator", ""), **known, "preference": record["preference"]}
-        else:
-            text = {"output": record["output"]} if form == "outputs" else {}
-            yield {**known, **text, "n_chars": len(record["output"])}
-
-
-def _cherry_reviews(member: str, path: Path) -> Records:
+def _cherry_reviews(member: str, path: Path) -> Iterator[dict[str, Any]]:
     test_set, _, judge = member.partition("_wrap_reviews_")
     for number, record in enumerate(json.loads(read_bytes(path))["data"]):
         yield _with_prompt({"test_set": test_set, "judge": judge, "index": number, **record})
 
 
 def _with_prompt(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Each test set calls its prompt otherwise."""
-    prompt = next(record[key] for key in _CHERRY_PROMPT_KEYS if record.get(key) is not None)
+    names = ("prompt", "conversations", "instruction", "text", "Instruction")  # each test set has its own
+    prompt = next(record[name] for name in names if record.get(name) is not None)
     kept = {key: record[key] for key in ("test_set", "judge", "index")}
     reviews = ("Answer1", "Answer2", "review", "scores", "review_reverse", "scores_reverse")
     return {**kept, "prompt": prompt, **{key: record[key] for key in reviews}}

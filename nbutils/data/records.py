@@ -108,17 +108,22 @@ def refuse_other_form(out: Path, suffixes: Sequence[str], source: Path) -> None:
         raise InputError(f"{out}: the output keeps the form of {source}: let its name end in {' or '.join(suffixes)}")
 
 
-# --- Parquet -------------------------------------------------------------------------------------------------------
-
-
 class ParquetFiles:
     """Parquet, one file or a partitioned dataset larger than memory; parts count in the order of their names."""
 
     suffixes = (".parquet",)
 
     def __init__(self, path: Path, parts: Sequence[Path]) -> None:
+        import pyarrow.parquet as pq
+
         self.path, self.parts = path, parts
-        self._schema = self._common_schema()
+        self._schema: Any = None
+        for part in parts:
+            with _readable(part):
+                schema = pq.read_schema(part)
+            self._schema = self._schema or schema
+            if not schema.equals(self._schema):
+                raise InputError(f"{part}: its columns differ from those of {parts[0].name}: give one at a time")
         self.columns: list[str] = self._schema.names
 
     def batches(self) -> Iterator[Batch]:
@@ -163,18 +168,6 @@ class ParquetFiles:
                 if len(here):
                     writer.write_table(pa.Table.from_batches([batch]).take(here))
                 first += batch.num_rows
-
-    def _common_schema(self) -> Any:
-        import pyarrow.parquet as pq
-
-        first = None
-        for part in self.parts:
-            with _readable(part):
-                schema = pq.read_schema(part)
-            first = first or schema
-            if not schema.equals(first):
-                raise InputError(f"{part}: its columns differ from those of {self.parts[0].name}: give one at a time")
-        return first
 
     def _arrow_batches(self, columns: list[str] | None = None) -> Iterator[Any]:
         import pyarrow.parquet as pq

@@ -62,9 +62,6 @@ def row_from_json(record: Mapping[str, Any]) -> Row:
     return Row(**{**record, "history": history})
 
 
-# --- forms of training rows ----------------------------------------------------------------------------------------
-
-
 def detect_form(record: Mapping[str, Any]) -> str:
     """The form of a record, by its keys. Raises InputError naming the keys that were looked for."""
     if isinstance(record.get("conversations"), list):
