@@ -8,7 +8,7 @@ import re
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 from nbutils.core.disk import atomic_path
 from nbutils.core.errors import InputError
@@ -18,13 +18,6 @@ BATCH_BYTES = 32_000_000
 LINE_SUFFIXES = (".jsonl", ".ndjson")
 
 
-class Batch(NamedTuple):
-    """Consecutive records, and the number of the first one."""
-
-    first: int
-    records: list[Any]
-
-
 class JsonLines:
     """JSON lines in one file or several parts; a selection copies the chosen lines byte for byte."""
 
@@ -32,25 +25,25 @@ class JsonLines:
         self.path, self.parts = path, parts
         self.suffixes = tuple({form_suffix(path): None, **dict.fromkeys(LINE_SUFFIXES)})
 
-    def batches(self) -> Iterator[Batch]:
-        """Stream the records in order."""
+    def batches(self) -> Iterator[tuple[int, list[Any]]]:
+        """Stream the records in order, each an object: number of a batch's first record, and its records."""
         first, size = 0, 0
         records: list[Any] = []
         for place, line in self._lines():
             records.append(_parse_line(place, line, first + len(records)))
             size += len(line)
             if len(records) == BATCH_ROWS or size > BATCH_BYTES:
-                yield Batch(first, records)
+                yield first, records
                 first, records, size = first + len(records), [], 0
         if records:
-            yield Batch(first, records)
+            yield first, records
 
     def first_record(self) -> Any:
         """The first record, or None where there is none."""
         return next((_parse_line(place, line, 0) for place, line in self._lines()), None)
 
     def write_selected(self, ids: Sequence[int], out: Path) -> None:
-        """Write the chosen records."""
+        """Write the records with these numbers, in ascending order, atomically, in this file's own form."""
         wanted = set(ids)
         with atomic_binary(out) as file:
             for row, (_, line) in enumerate(self._lines()):
@@ -97,14 +90,14 @@ class JsonArray:
         self.path = path
         self.suffixes = tuple({form_suffix(path): None, ".json": None})
 
-    def batches(self) -> Iterator[Batch]:
+    def batches(self) -> Iterator[tuple[int, list[Any]]]:
         """Stream the records in order."""
         elements = (record for _, _, record in self._elements(self._text()))
         for first in itertools.count(0, BATCH_ROWS):
             records = list(itertools.islice(elements, BATCH_ROWS))
             if not records:
                 return
-            yield Batch(first, records)
+            yield first, records
 
     def write_selected(self, ids: Sequence[int], out: Path) -> None:
         """Write the chosen records."""

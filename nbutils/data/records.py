@@ -5,12 +5,11 @@ keeps the file's own form, order and every field.
 """
 
 import contextlib
-import itertools
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +20,6 @@ from nbutils.data.json_records import (
     BATCH_BYTES,
     BATCH_ROWS,
     LINE_SUFFIXES,
-    Batch,
     JsonArray,
     JsonLines,
     atomic_binary,
@@ -30,82 +28,6 @@ from nbutils.data.json_records import (
 )
 
 KNOWN_SUFFIXES = (".json", *LINE_SUFFIXES, ".parquet", ".csv", ".tsv", ".arrow", ".feather", ".xlsx")
-
-
-class RecordFile(Protocol):
-    """What every kind of file offers."""
-
-    path: Path
-
-    @property
-    def suffixes(self) -> tuple[str, ...]:
-        """Names of this form end in one of these, and perhaps in .gz."""
-        ...
-
-    def batches(self) -> Iterator[Batch]:
-        """Stream the records in order; each must be an object."""
-        ...
-
-    def write_selected(self, ids: Sequence[int], out: Path) -> None:
-        """Write the records with these numbers, in ascending order, atomically, in this file's own form."""
-        ...
-
-
-def open_records(path: Path, split: str = "train", may_be_empty: bool = False) -> RecordFile:
-    """Open a file (or a folder of Parquet or JSON-lines parts) by what it holds.
-
-    Where the names of a folder's parts tell its splits (train-00000-of-00002.parquet), only those of `split` count.
-    may_be_empty: an empty file called .jsonl or .ndjson counts as JSON lines, as it does in a folder.
-    Raises InputError when there is nothing to read or the kind is unknown.
-    """
-    if path.is_dir():
-        return _open_folder(path, split)
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    if path.suffix in (".csv", ".tsv", ".xlsx"):
-        raise InputError(f"{path}: {path.suffix} is not read: convert it to JSON lines or Parquet")
-    start = beginning(path)
-    if start.startswith(b"PAR1") and path.suffix == ".gz":
-        raise InputError(f"{path}: Parquet packed once more by gzip: unpack it first")
-    if start.startswith(b"PAR1") or path.suffix == ".parquet":
-        return ParquetFiles(path, [path])
-    text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
-    if not text and not (may_be_empty and form_suffix(path) in LINE_SUFFIXES):
-        raise InputError(f"{path}: the file is empty")
-    return JsonArray(path) if text.startswith(b"[") else JsonLines(path, [path])
-
-
-def _open_folder(path: Path, split: str) -> RecordFile:
-    kinds: dict[Callable[[Path, list[Path]], RecordFile], tuple[str, ...]] = {
-        ParquetFiles: (".parquet",),
-        JsonLines: (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz"),
-    }
-    files = (file.relative_to(path) for file in path.rglob("*") if file.is_file())
-    visible = sorted(file for file in files if not any(name.startswith((".", "_")) for name in file.parts))
-    for kind, suffixes in kinds.items():
-        if parts := [part for part in visible if part.name.endswith(suffixes)]:
-            of_split = [part for part in parts if split in (*part.parts[:-1], re.split(r"[-.]", part.name)[0])]
-            return kind(path, [path / part for part in of_split or parts])
-    raise InputError(f"{path}: the folder holds neither .parquet nor .jsonl files")
-
-
-def read_records(path: Path) -> list[dict[str, Any]]:
-    """All records of a file, in order."""
-    return list(itertools.chain.from_iterable(batch.records for batch in open_records(path).batches()))
-
-
-def number_records(file: RecordFile) -> Iterator[tuple[int, Any]]:
-    """Every record of a file with its number, counted from 0; one batch of them in memory at a time."""
-    for first, records in file.batches():
-        yield from enumerate(records, start=first)
-
-
-def refuse_other_form(out: Path, suffixes: Sequence[str], source: Path) -> None:
-    """Refuse an output whose name promises another form than its input has."""
-    suffix = form_suffix(out)
-    promises_other = suffix in KNOWN_SUFFIXES and suffix not in suffixes
-    if promises_other or (".parquet" in suffixes and out.suffix == ".gz" and suffix not in LINE_SUFFIXES):
-        raise InputError(f"{out}: the output keeps the form of {source}: let its name end in {' or '.join(suffixes)}")
 
 
 class ParquetFiles:
@@ -126,11 +48,11 @@ class ParquetFiles:
                 raise InputError(f"{part}: its columns differ from those of {parts[0].name}: give one at a time")
         self.columns: list[str] = self._schema.names
 
-    def batches(self) -> Iterator[Batch]:
+    def batches(self) -> Iterator[tuple[int, list[Any]]]:
         """Stream the records in order."""
         first = 0
         for batch in self._arrow_batches():
-            yield Batch(first, batch.to_pylist())
+            yield first, batch.to_pylist()
             first += batch.num_rows
 
     def type_of(self, column: str) -> str:
@@ -206,15 +128,14 @@ class HubDataset:
         try:
             self._data: Any = datasets.load_dataset(name, split=split)
         except Exception as error:
-            raise InputError(
-                f"{name}: neither a file nor a dataset that the Hub gives ({_first_line(error)})"
-            ) from None
+            why = _first_line(error)
+            raise InputError(f"{name}: neither a file nor a dataset that the Hub gives ({why})") from None
 
-    def batches(self) -> Iterator[Batch]:
+    def batches(self) -> Iterator[tuple[int, list[Any]]]:
         """Stream the records in order."""
         for first in range(0, len(self._data), BATCH_ROWS):
             rows = range(first, min(first + BATCH_ROWS, len(self._data)))
-            yield Batch(first, self._data.select(rows).to_list())
+            yield first, self._data.select(rows).to_list()
 
     def write_selected(self, ids: Sequence[int], out: Path) -> None:
         """Write the chosen records."""
@@ -229,3 +150,64 @@ class HubDataset:
 
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+RecordFile = JsonLines | JsonArray | ParquetFiles | HubDataset
+"""What every kind of file offers: `path`, `suffixes`, `batches` and `write_selected`, as of JSON lines."""
+
+
+def open_records(path: Path, split: str = "train", may_be_empty: bool = False) -> RecordFile:
+    """Open a file (or a folder of Parquet or JSON-lines parts) by what it holds.
+
+    Where the names of a folder's parts tell its splits (train-00000-of-00002.parquet), only those of `split` count.
+    may_be_empty: an empty file called .jsonl or .ndjson counts as JSON lines, as it does in a folder.
+    Raises InputError when there is nothing to read or the kind is unknown.
+    """
+    if path.is_dir():
+        return _open_folder(path, split)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    if path.suffix in (".csv", ".tsv", ".xlsx"):
+        raise InputError(f"{path}: {path.suffix} is not read: convert it to JSON lines or Parquet")
+    start = beginning(path)
+    if start.startswith(b"PAR1") and path.suffix == ".gz":
+        raise InputError(f"{path}: Parquet packed once more by gzip: unpack it first")
+    if start.startswith(b"PAR1") or path.suffix == ".parquet":
+        return ParquetFiles(path, [path])
+    text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if not text and not (may_be_empty and form_suffix(path) in LINE_SUFFIXES):
+        raise InputError(f"{path}: the file is empty")
+    return JsonArray(path) if text.startswith(b"[") else JsonLines(path, [path])
+
+
+def _open_folder(path: Path, split: str) -> RecordFile:
+    kinds: dict[Callable[[Path, list[Path]], RecordFile], tuple[str, ...]] = {
+        ParquetFiles: (".parquet",),
+        JsonLines: (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz"),
+    }
+    files = (file.relative_to(path) for file in path.rglob("*") if file.is_file())
+    visible = sorted(file for file in files if not any(name.startswith((".", "_")) for name in file.parts))
+    for kind, suffixes in kinds.items():
+        if parts := [part for part in visible if part.name.endswith(suffixes)]:
+            of_split = [part for part in parts if split in (*part.parts[:-1], re.split(r"[-.]", part.name)[0])]
+            return kind(path, [path / part for part in of_split or parts])
+    raise InputError(f"{path}: the folder holds neither .parquet nor .jsonl files")
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """All records of a file, in order."""
+    return [record for _, record in number_records(open_records(path))]
+
+
+def number_records(file: RecordFile) -> Iterator[tuple[int, Any]]:
+    """Every record of a file with its number, counted from 0; one batch of them in memory at a time."""
+    for first, records in file.batches():
+        yield from enumerate(records, start=first)
+
+
+def refuse_other_form(out: Path, suffixes: Sequence[str], source: Path) -> None:
+    """Refuse an output whose name promises another form than its input has."""
+    suffix = form_suffix(out)
+    promises_other = suffix in KNOWN_SUFFIXES and suffix not in suffixes
+    if promises_other or (".parquet" in suffixes and out.suffix == ".gz" and suffix not in LINE_SUFFIXES):
+        raise InputError(f"{out}: the output keeps the form of {source}: let its name end in {' or '.join(suffixes)}")

@@ -27,8 +27,6 @@ from nbutils.selection.topk import Count, Longest, Numbers, add_texts, per_row
 TURNS = ("sum", "mean", "first", "last")
 FILE_SUFFIXES = (".json", ".jsonl", ".ndjson", ".parquet", ".gz")
 MANIFEST_SUFFIX = ".manifest.json"
-FEW = 64
-"""Texts that are not worth handing to other processes."""
 
 
 class SelectionRequest(NamedTuple):
@@ -40,9 +38,6 @@ class SelectionRequest(NamedTuple):
     field: str | None = None
     tokenizer: str | None = None
     split: str = "train"
-
-
-# --- what is read --------------------------------------------------------------------------------------------------
 
 
 class Inputs(NamedTuple):
@@ -124,8 +119,16 @@ def read_longest(inputs: Inputs, request: SelectionRequest, processes: int = 1) 
     before = 0
     with _counting(request, tokenizer, processes) as count:
         for file in inputs.files:
-            for first, turns in track(_read_responses(file, request), "rows read, in batches"):
-                _add_batch(kept, before + first, turns, request, tokenizer, count)
+            for within, batch in track(_read_responses(file, request), "rows read, in batches"):
+                first = before + within
+                try:
+                    if len(batch) and isinstance(batch[0], str):
+                        add_texts(kept, batch, first, request.measure, tokenizer, count)
+                        continue
+                    counted = batch if isinstance(batch, np.ndarray) else per_row(batch, request.turns, count)
+                except InputError as error:
+                    raise InputError(f"in the batch from row {first}: {error}") from None
+                kept.add(counted, np.arange(first, first + len(batch)))
             before = kept.n
     return kept
 
@@ -175,21 +178,15 @@ def _load_tokenizer(given: str | None) -> Any:
         raise InputError(f"{given}: no tokenizer there ({error}): give a tokenizer.json or a Hub name") from None
 
 
-def _read_responses(
-    file: RecordFile, request: SelectionRequest
-) -> Iterator[tuple[int, list[str] | list[list[str]] | Numbers]]:
+def _read_responses(file: RecordFile, request: SelectionRequest) -> Iterator[tuple[int, Any]]:
     """Batches of responses: texts (one turn each), lists of turns, or lengths that Arrow has counted."""
-    if isinstance(file, ParquetFiles) and (column := _text_column(file, request)):
-        return _column_batches(file, column, request.measure)
+    if isinstance(file, ParquetFiles):
+        if request.field and request.field not in file.columns:
+            raise InputError(f"{file.path}: no column '{request.field}': it has {', '.join(file.columns)}")
+        if request.field or not {"conversations", "messages"} & set(file.columns):
+            column = request.field or rows.response_field(dict.fromkeys(file.columns))
+            return _column_batches(file, column, request.measure)
     return _record_batches(file, request)
-
-
-def _text_column(file: ParquetFiles, request: SelectionRequest) -> str | None:
-    if request.field and request.field not in file.columns:
-        raise InputError(f"{file.path}: no column '{request.field}': it has {', '.join(file.columns)}")
-    if not request.field and {"conversations", "messages"} & set(file.columns):
-        return None
-    return request.field or rows.response_field(dict.fromkeys(file.columns))
 
 
 def _column_batches(file: ParquetFiles, column: str, measure: str) -> Iterator[tuple[int, list[str] | Numbers]]:
@@ -223,20 +220,6 @@ def _record_batches(file: RecordFile, request: SelectionRequest) -> Iterator[tup
         yield first, [texts[0] for texts in turns] if is_single else turns
 
 
-def _add_batch(kept: Longest, first: int, batch: Any, request: SelectionRequest, tokenizer: Any, count: Count) -> None:
-    if isinstance(batch, np.ndarray):
-        return kept.add(batch, np.arange(first, first + len(batch)))
-    try:
-        if isinstance(batch[0], str):
-            return add_texts(kept, batch, first, request.measure, tokenizer, count)
-        lengths_of_rows = per_row(batch, request.turns, count)
-    except InputError as error:
-        raise InputError(f"in the batch from row {first}: {error}") from None
-    kept.add(lengths_of_rows, np.arange(first, first + len(batch)))
-
-
-# --- counting in several processes ---------------------------------------------------------------------------------
-
 _in_worker: dict[str, Count] = {}
 
 
@@ -269,7 +252,7 @@ def _count_in_worker(texts: list[str]) -> Numbers:
 
 
 def _count_in(pool: ProcessPoolExecutor, processes: int, alone: Count, texts: list[str]) -> Numbers:
-    if len(texts) < FEW:
+    if len(texts) < 64:  # not worth handing to other processes
         return alone(texts)
     counts, n = np.empty(len(texts), dtype=np.int64), 4 * processes
     try:
@@ -281,9 +264,6 @@ def _count_in(pool: ProcessPoolExecutor, processes: int, alone: Count, texts: li
     except BrokenProcessPool:
         raise InputError("a counting process was ended from outside: give fewer --processes or more memory") from None
     return counts
-
-
-# --- the command line ----------------------------------------------------------------------------------------------
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

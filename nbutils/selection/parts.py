@@ -16,6 +16,8 @@ import numpy as np
 from nbutils import data, lengths
 from nbutils.core import disk
 from nbutils.core.errors import InputError, check_k
+from nbutils.data.json_records import JsonLines
+from nbutils.data.records import ParquetFiles
 from nbutils.selection.files import (
     MANIFEST_SUFFIX,
     Inputs,
@@ -65,7 +67,12 @@ def select_files(
         else:
             inputs.whole().write_selected([int(i) for i in found.positions], out)
         if is_part:
-            made["part"] = _part_facts(found, request, out)
+            made["part"] = {
+                "form": found.form,
+                "lengths": [plain_number(length) for length in found.kept.lengths],
+                "out_sha256": disk.sha256_file(out),
+                "tokenizer_sha256": _hash_tokenizer(request),
+            }
         disk.write_json(manifest_path(out), made)
     except OSError as error:
         raise InputError(f"{out}: cannot be written ({error.strerror or error})") from None
@@ -87,9 +94,6 @@ def _read(inputs: Inputs, request: SelectionRequest, processes: int, is_part: bo
     form = form_of(inputs, request) if is_part or len(inputs.files) > 1 else None
     kept = read_longest(inputs, request, processes)
     return _Found(kept, kept.ids, *hash_inputs(inputs), form)
-
-
-# --- the manifest --------------------------------------------------------------------------------------------------
 
 
 def manifest_path(out: Path) -> Path:
@@ -133,15 +137,6 @@ def _counted_by(request: SelectionRequest) -> dict[str, Any]:
     return {"library": lengths.library_version(request.measure), "exact": is_exact}
 
 
-def _part_facts(found: _Found, request: SelectionRequest, out: Path) -> dict[str, Any]:
-    return {
-        "form": found.form,
-        "lengths": [plain_number(length) for length in found.kept.lengths],
-        "out_sha256": disk.sha256_file(out),
-        "tokenizer_sha256": _hash_tokenizer(request),
-    }
-
-
 def _hash_tokenizer(request: SelectionRequest) -> str | None:
     """Hash of the file that a tokenizer is read from; None for one that its name determines."""
     if request.measure != "tokens" or request.tokenizer is None:
@@ -158,9 +153,6 @@ def plain_number(value: float) -> int | float:
 def ids_sha256(ids: Iterable[int]) -> str:
     """sha256 of the ids in ascending order, joined by commas."""
     return hashlib.sha256(",".join(str(int(i)) for i in sorted(ids)).encode()).hexdigest()
-
-
-# --- parts that were selected from before --------------------------------------------------------------------------
 
 
 def _manifests_of(inputs: Inputs) -> list[Manifest]:
@@ -191,7 +183,7 @@ def _join(inputs: Inputs, manifests: Sequence[Manifest], request: SelectionReque
     hashes: list[str | None] = []
     for path, made in zip(inputs.parts, manifests, strict=True):
         _check_part(path, made, request)
-        opened = Inputs([path], [type(inputs.files[0])(path, [path])])  # type: ignore[call-arg]
+        opened = Inputs([path], [ParquetFiles(path, [path]) if inputs.is_parquet else JsonLines(path, [path])])
         counts, form = _lengths_and_form(opened, made, request, processes)
         if form:
             forms.setdefault(form, path)
@@ -257,9 +249,6 @@ def _write_groups(paths: Sequence[Path], positions: Ids, out: Path) -> None:
                     if len(here):
                         writer.write_table(file.read_row_group(group).take(here))
                     first = end
-
-
-# --- parts as jobs -------------------------------------------------------------------------------------------------
 
 
 def is_fresh(source: Path, out: Path, request: SelectionRequest) -> bool:
