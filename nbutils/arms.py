@@ -19,8 +19,6 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from nbutils import data
 from nbutils.core import settings
 from nbutils.core.errors import InputError
@@ -39,8 +37,6 @@ _SUFFIXES = re.compile(
     r"(?P<training>(?:\+neftune)?(?:\+epochs(?P<epochs>[1-9]\d*))?)"
     r"(?P<variant>(?:\+min(?P<min_tokens>[1-9]\d*))?(?P<asks_for_length>\+asklong)?(?:\+max(?P<max_tokens>[1-9]\d*))?)"
 )
-
-Ids = np.ndarray[Any, np.dtype[np.int64]]
 
 
 class Arm(NamedTuple):
