@@ -45,9 +45,6 @@ SELECTED_FROM = {
 SMALL = 30_000_000
 
 
-# --- what is at hand -----------------------------------------------------------------------------------------------
-
-
 def pools(profile: Profile) -> dict[str, int]:
     """Datasets to select from, each with the k of its selections: the profile's own, and the paper's at hand."""
     at_hand = [name for name in SELECTED_FROM if data.is_at_hand(name)]
@@ -66,9 +63,6 @@ def fetch_small(profile: Profile) -> None:
     for name in (*DATASETS, "llama2-tokenizer", "punkt"):
         if (data.source(name).bytes or 0) <= SMALL:
             data.can_obtain(name)
-
-
-# --- the stage -----------------------------------------------------------------------------------------------------
 
 
 def plan(profile: str | Profile, arm: str = "all", seed: int = 42) -> Plan:
@@ -136,9 +130,6 @@ def _ids_by_length(pool: Pool) -> dict[str, list[int]]:
     return ordered
 
 
-# --- looking at rows -----------------------------------------------------------------------------------------------
-
-
 def load_examples(made: Manifest) -> dict[str, list[Row]]:
     """Rows of every selection that the stage drew, the longest response first, by the selection's name."""
     examples: dict[str, list[Row]] = {}
@@ -163,9 +154,6 @@ def show_examples(rows: Sequence[Row], first: int = 1, count: int = 3, character
         for place, (row, length) in enumerate(zip(shown, words, strict=True), start=first)
     ]
     return core_tables.Table(records)
-
-
-# --- the command ---------------------------------------------------------------------------------------------------
 
 
 @exits_cleanly

@@ -82,9 +82,6 @@ def response_text(row: Row, style: str) -> str:
     return " " + row.response if style == "paper" else row.response
 
 
-# --- the official formats ------------------------------------------------------------------------------------------
-
-
 def _flattened(row: Row | EvalPrompt) -> str:
     given = f" ### Input: {row.input}" if row.input else ""
     return f"{_preamble(bool(row.input))} ### Instruction: {row.instruction}{given}"
@@ -125,9 +122,6 @@ def _vicuna_sentence() -> str:
     if found is None:
         raise InputError("paper-conversation: no template named vicuna_v1.1: fetch it again")
     return "".join(re.findall(r'"([^"]*)"', found.group(1)))
-
-
-# --- tokens --------------------------------------------------------------------------------------------------------
 
 
 def encode(row: Row, tokenizer: Any, style: str, max_length: int) -> Example:

@@ -143,8 +143,6 @@ def _record(row: Row, reply: str | None, settings: Refining, prompt: JudgePrompt
     }
 
 
-# --- what comes back -----------------------------------------------------------------------------------------------
-
 FLAGS = ("critique", "markers", "unclosed", "longer", "shorter")
 REFUSED = ("critique", "markers")
 """Flags with which the original response is kept."""
@@ -211,31 +209,22 @@ def is_critique(text: str) -> bool:
     return bool(_CRITIQUE.search(text[:_BEGINNING]))
 
 
-def has_list(text: str) -> bool:
-    """Whether a text has at least two lines that begin with a bullet or a number."""
-    return len(_LIST.findall(text)) > 1
-
-
-def is_refusal(text: str) -> bool:
-    """Whether a text begins with an apology or a refusal."""
-    return bool(_REFUSAL.search(text[:_BEGINNING]))
-
-
 def count_changes(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """What became of the rows, how many are flagged, and mean NLTK words, lists and refusals before and after.
 
     Rows are rewritten, kept (no usable rewriting) or failed (no reply); the last two have the original response.
     """
+    sides = {"before": [record["original"] for record in records], "after": [record["refined"] for record in records]}
     counts: dict[str, Any] = {"rows": len(records)}
     for name in ("rewritten", "kept", "failed"):
         counts[name] = sum(record["status"] == name for record in records)
-    before = lengths.count([record["original"] for record in records], "nltk_words")
-    after = lengths.count([record["refined"] for record in records], "nltk_words")
+    before, after = (lengths.count(texts, "nltk_words") for texts in sides.values())
     counts |= {"mean_before": round(float(before.mean()), 2), "mean_after": round(float(after.mean()), 2)}
     counts["shorter"] = int((after < before).sum())
     for flag in FLAGS:
         counts[f"flag_{flag}"] = sum(flag in record.get("flags", ()) for record in records)
-    for name, holds in (("lists", has_list), ("refusals", is_refusal)):
-        for side, when in (("original", "before"), ("refined", "after")):
-            counts[f"{name}_{when}"] = sum(holds(record[side]) for record in records)
+    for when, texts in sides.items():
+        counts[f"lists_{when}"] = sum(len(_LIST.findall(text)) > 1 for text in texts)
+    for when, texts in sides.items():
+        counts[f"refusals_{when}"] = sum(bool(_REFUSAL.search(text[:_BEGINNING])) for text in texts)
     return counts

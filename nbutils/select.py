@@ -26,19 +26,10 @@ from nbutils.core.settings import Profile
 from nbutils.data import rows
 from nbutils.selection import draw
 from nbutils.selection.files import add_options, check_output, open_inputs, request_of
-from nbutils.selection.parts import (
-    hash_inputs,
-    ids_sha256,
-    manifest_path,
-    name_sources,
-    plain_number,
-    select_files,
-)
+from nbutils.selection.parts import hash_inputs, ids_sha256, manifest_path, name_sources, plain_number, select_files
 from nbutils.selection.topk import Numbers, per_row, top_k
 
 __all__ = ["top_k"]
-
-# --- the stage -----------------------------------------------------------------------------------------------------
 
 
 def plan(profile: str | Profile, arm: str, seed: int) -> Plan:
@@ -112,9 +103,6 @@ def _published_overlap(arm: arms.Arm, ids: list[int]) -> dict[str, Any]:
     if name is None or not data.is_at_hand(name):
         return {}
     return {"ids_in_published_selection": len({row.id for row in data.load_rows(name)} & set(ids))}
-
-
-# --- the command ---------------------------------------------------------------------------------------------------
 
 
 def _parser() -> ArgumentParser:
