@@ -65,7 +65,12 @@ def render(row: Row | EvalPrompt, style: str = "plain", use: str = "train") -> P
         return Prompt(f"{_vicuna_sentence()} USER: {_flattened(row)} ASSISTANT:", style, use)
     if isinstance(row, EvalPrompt) and row.test_set == "mt-bench":
         return Prompt("</s>".join(_vicuna_turns(row)), style, use)
-    return Prompt(_alpaca_crlf(row), style, use)
+    # The official LIMA prompts are one-element lists put through an f-string, brackets and all.
+    from_lima = isinstance(row, EvalPrompt) and row.test_set == "lima"
+    instruction = str([row.instruction]) if from_lima else row.instruction
+    given = f"### Input:\n{row.input}\r\n\r\n" if row.input else ""
+    opening = f"{_preamble(bool(row.input))}\r\n\r\n### Instruction:\r\n{instruction}\r\n\r\n"
+    return Prompt(f"{opening}{given}### Response:", style, use)
 
 
 def _plain(row: Row | EvalPrompt) -> str:
@@ -85,14 +90,6 @@ def response_text(row: Row, style: str) -> str:
 def _flattened(row: Row | EvalPrompt) -> str:
     given = f" ### Input: {row.input}" if row.input else ""
     return f"{_preamble(bool(row.input))} ### Instruction: {row.instruction}{given}"
-
-
-def _alpaca_crlf(row: Row | EvalPrompt) -> str:
-    # The official LIMA prompts are one-element lists put through an f-string, brackets and all.
-    from_lima = isinstance(row, EvalPrompt) and row.test_set == "lima"
-    instruction = str([row.instruction]) if from_lima else row.instruction
-    given = f"### Input:\n{row.input}\r\n\r\n" if row.input else ""
-    return f"{_preamble(bool(row.input))}\r\n\r\n### Instruction:\r\n{instruction}\r\n\r\n{given}### Response:"
 
 
 def _vicuna_turns(prompt: EvalPrompt) -> list[str]:
@@ -132,7 +129,13 @@ def encode(row: Row, tokenizer: Any, style: str, max_length: int) -> Example:
     response that speaks of "</s>", so special tokens in the data are tokenised as the text that they are.
     """
     prompt = render(row, style).text
-    before, after = _ids(tokenizer, prompt), _response_ids(row, prompt, tokenizer, style)
+    response = response_text(row, style)
+    before, after = _ids(tokenizer, prompt), _ids(tokenizer, response)
+    # Llama's tokenizer begins every text with a space: alone, " Yes" would become one token more than it is behind the
+    # colon of "ASSISTANT:". So the colon goes along and is taken off again.
+    border, both = _ids(tokenizer, prompt[-1]), _ids(tokenizer, prompt[-1] + response)
+    if style == "paper" and both[: len(border)] == border:
+        after = both[len(border) :]
     start = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
     ids = [*start, *before, *after, tokenizer.eos_token_id]
     labels = [*[IGNORED] * (len(start) + len(before)), *after, tokenizer.eos_token_id]
@@ -141,15 +144,6 @@ def encode(row: Row, tokenizer: Any, style: str, max_length: int) -> Example:
 
 def _ids(tokenizer: Any, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
-
-
-def _response_ids(row: Row, prompt: str, tokenizer: Any, style: str) -> list[int]:
-    # Llama's tokenizer begins every text with a space: alone, " Yes" would become one token more than it is behind the
-    # colon of "ASSISTANT:". So the colon goes along and is taken off again.
-    response = response_text(row, style)
-    border, both = _ids(tokenizer, prompt[-1]), _ids(tokenizer, prompt[-1] + response)
-    is_apart = style == "paper" and both[: len(border)] == border
-    return both[len(border) :] if is_apart else _ids(tokenizer, response)
 
 
 def encode_prompt(prompt: EvalPrompt, tokenizer: Any, style: str) -> list[int]:

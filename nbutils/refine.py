@@ -91,12 +91,8 @@ def _refine(profile: Profile, selected: Manifest, folder: Path) -> dict[str, Any
         replies = client.ask_all(requests, backend, ledger, "rewriting")
     records = [_record(row, reply.text, settings, prompt) for row, reply in zip(rows, replies, strict=True)]
     disk.write_jsonl(folder / "refined.jsonl", records)
-    facts = {"refiner": _name(settings), "asked": len(requests), **count_changes(records)}
-    return {"outputs": ["refined.jsonl"], **facts}
-
-
-def _name(settings: Refining) -> str:
-    return settings.refiner.model if settings.refiner else STAND_IN
+    refiner = settings.refiner.model if settings.refiner else STAND_IN
+    return {"outputs": ["refined.jsonl"], "refiner": refiner, "asked": len(requests), **count_changes(records)}
 
 
 def load_prompt(settings: Refining) -> JudgePrompt:
@@ -111,12 +107,11 @@ def _texts(row: Row) -> dict[str, str]:
 
 def build_request(row: Row, settings: Refining, prompt: JudgePrompt | None = None) -> Request:
     """The call that rewrites one response."""
-    facts = {} if settings.refiner else {"response": row.response}
-    service, temperature = "default", 0.0
-    if settings.refiner:
-        service, temperature = judges.service_of(settings.refiner), settings.refiner.temperature
     messages = (prompt or load_prompt(settings)).messages(_texts(row))
-    return Request(service, _name(settings), messages, settings.max_tokens, temperature, facts)
+    if model := settings.refiner:
+        service = judges.service_of(model)
+        return Request(service, model.model, messages, settings.max_tokens, model.temperature, {})
+    return Request("default", STAND_IN, messages, settings.max_tokens, 0.0, {"response": row.response})
 
 
 def rewrite_by_script(request: Request) -> str:
@@ -180,10 +175,8 @@ def extract_rewrite(reply: str, tags: tuple[str, str] = (OPEN, CLOSE)) -> str | 
 
     Only the whole closing tag ends the text; the word "End" in an answer cuts nothing.
     """
-    _, *found = reply.split(tags[0])
-    if len(found) != 1:
-        return None
-    return found[0].partition(tags[1])[0].strip() or None
+    parts = reply.split(tags[0])
+    return (parts[1].partition(tags[1])[0].strip() or None) if len(parts) == 2 else None
 
 
 def find_flags(original: str, rewritten: str, factor: float, marker: str = "", is_closed: bool = True) -> list[str]:

@@ -89,20 +89,15 @@ def _facts(arm: arms.Arm, chosen: list[rows.Row], profile: Profile, pool: list[r
         everything = row_lengths(pool, measure, turns)
         facts["ties_at_threshold"] = int((everything == counts.min()).sum())
         facts["ties_taken"] = int((counts == counts.min()).sum())
-    return facts | _published_overlap(arm, ids)
+    published = f"{arm.selection}-published"
+    if published in data.sources() and data.is_at_hand(published):
+        facts["ids_in_published_selection"] = len({row.id for row in data.load_rows(published)} & set(ids))
+    return facts
 
 
 def row_lengths(pool: Sequence[rows.Row], measure: str, turns: str) -> Numbers:
     """Length of every row's response, several turns by the rule `turns`."""
     return per_row([row.responses for row in pool], turns, functools.partial(lengths.count_again, measure=measure))
-
-
-def _published_overlap(arm: arms.Arm, ids: list[int]) -> dict[str, Any]:
-    published = {"alpaca-1k-longest": "alpaca-1k-longest-published", "evol-1k-longest": "evol-1k-longest-published"}
-    name = published.get(arm.selection)
-    if name is None or not data.is_at_hand(name):
-        return {}
-    return {"ids_in_published_selection": len({row.id for row in data.load_rows(name)} & set(ids))}
 
 
 def _parser() -> ArgumentParser:
