@@ -29,8 +29,8 @@ RULES = ("longest", "shortest", "longest-instruction", "longest-stratified", "ra
 DEFAULT_K = 1000
 
 _NAME = re.compile(
-    r"(?P<pool>[a-z]+)(?:-(?P<k>\d+)(?P<thousand>k?))?-(?P<rule>longest-instruction|longest-stratified|longest|shortest"
-    r"|random-token-matched|random|rated)(?:-(?P<number>\d+))?(?P<rewritten>-rewritten)?"
+    rf"(?P<pool>[a-z]+)(?:-(?P<k>\d+)(?P<thousand>k?))?-(?P<rule>{'|'.join(RULES)})"
+    r"(?:-(?P<number>\d+))?(?P<rewritten>-rewritten)?"
 )
 
 _SUFFIXES = re.compile(

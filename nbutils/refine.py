@@ -127,7 +127,7 @@ def _record(row: Row, reply: str | None, settings: Refining, prompt: JudgePrompt
         marker = judge_prompts.make_marker(*_texts(row).values())
         is_closed = prompt.tags[1] in str(reply).partition(prompt.tags[0])[2]
         flags = find_flags(row.response, rewritten, settings.length_factor, marker, is_closed)
-    usable = rewritten if not set(flags) & set(REFUSED) else None
+    usable = None if {"critique", "markers"} & set(flags) else rewritten  # with these flags the original is kept
     return {
         "id": row.id,
         "instruction": row.instruction,
@@ -139,12 +139,7 @@ def _record(row: Row, reply: str | None, settings: Refining, prompt: JudgePrompt
 
 
 FLAGS = ("critique", "markers", "unclosed", "longer", "shorter")
-REFUSED = ("critique", "markers")
-"""Flags with which the original response is kept."""
-
-_BEGINNING = 300
-"""Characters in which a critique shows itself; further on, an answer may speak of answers."""
-
+_BEGINNING = 300  # characters in which a critique shows itself; further on, an answer may speak of answers
 _TEXT = r"(?:answer|response|output|reply)"
 _CRITIQUES = (
     rf"\bto (?:further )?(?:improve|enhance|increase) (?:the |this |its )?(?:[a-z]+(?:,| and| or)? ){{0,6}}"
