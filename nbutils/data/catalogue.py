@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from filelock import FileLock
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from nbutils import ROOT
 from nbutils.core.disk import atomic_path, sha256_file, sha256_json, write_json
@@ -44,7 +44,7 @@ class Source(BaseModel):
     git_blob: str | None = None
     bytes: int | None = None
     gated: str | None = None
-    members: tuple[str, ...] = Field((), min_length=0)
+    members: tuple[str, ...] = ()
     mirror: str | None = None
     mirror_sha256: str | None = None
 

@@ -55,23 +55,17 @@ class ParquetFiles:
             yield first, batch.to_pylist()
             first += batch.num_rows
 
-    def type_of(self, column: str) -> str:
-        """Name of a column's Arrow type."""
-        return str(self._schema.field(column).type)
-
-    def is_text(self, column: str) -> bool:
-        """Whether a column holds text, dictionary-encoded or not."""
-        import pyarrow as pa
-
-        kind = self._schema.field(column).type
-        if pa.types.is_dictionary(kind):
-            kind = kind.value_type
-        return str(kind) in ("string", "large_string", "string_view")
-
     def column(self, name: str) -> Iterator[Any]:
-        """Stream a text column as Arrow arrays, in the order of the rows."""
+        """Stream a text column, dictionary-encoded or not, as Arrow arrays in the order of the rows.
+
+        Raises InputError where the responses that it should hold are no text.
+        """
         import pyarrow as pa
 
+        kind = self._schema.field(name).type
+        plain = kind.value_type if pa.types.is_dictionary(kind) else kind
+        if str(plain) not in ("string", "large_string", "string_view"):
+            raise InputError(f"{self.path}: the response field '{name}' is not text but {kind}")
         for batch in self._arrow_batches([name]):
             texts = batch.column(0)
             with _readable(self.path):

@@ -25,7 +25,6 @@ from nbutils.data.records import HubDataset, ParquetFiles, RecordFile, open_reco
 from nbutils.selection.topk import Count, Longest, Numbers, add_texts, per_row
 
 TURNS = ("sum", "mean", "first", "last")
-FILE_SUFFIXES = (".json", ".jsonl", ".ndjson", ".parquet", ".gz")
 MANIFEST_SUFFIX = ".manifest.json"
 
 
@@ -71,9 +70,18 @@ class Inputs(NamedTuple):
 def open_inputs(sources: Sequence[str], split: str, may_be_empty: bool = False) -> Inputs:
     """Open a file, a folder of parts or a Hub dataset; or several files and folders of one kind, globs expanded.
 
-    may_be_empty: a single file may be one without rows, as any of several may.
+    A glob stands for its paths in the order of their names, manifests left out. may_be_empty: a single file may be one
+    without rows, as any of several may.
     """
-    found = [path for source in sources for path in _expand(source)]
+    found: list[str] = []
+    for source in sources:
+        if not glob.has_magic(source) or Path(source).exists():
+            found.append(source)
+            continue
+        matches = sorted(glob.glob(source, recursive=True))  # noqa: PTH207 (Path.glob wants a relative pattern)
+        if not (meant := [path for path in matches if not path.endswith(MANIFEST_SUFFIX)]):
+            raise InputError(f"{source}: no such file")
+        found += meant
     if len(found) == 1:
         return Inputs([Path(found[0])], [open_source(found[0], split, may_be_empty)])
     paths = [Path(path) for path in found]
@@ -82,21 +90,9 @@ def open_inputs(sources: Sequence[str], split: str, may_be_empty: bool = False) 
     files = [open_records(path, split, may_be_empty=True) for path in paths]
     for path, file in zip(paths, files, strict=True):
         if not isinstance(file, JsonLines | ParquetFiles) or type(file) is not type(files[0]):
-            raise InputError(
-                f"{path}: several inputs must all be JSON lines, or all Parquet: convert it, or leave it out"
-            )
+            mend = "convert it, or leave it out"
+            raise InputError(f"{path}: several inputs must all be JSON lines, or all Parquet: {mend}")
     return Inputs(paths, files)
-
-
-def _expand(source: str) -> list[str]:
-    """The paths that a glob stands for, in the order of their names (manifests are not meant); else the source."""
-    if not glob.has_magic(source) or Path(source).exists():
-        return [source]
-    matches = sorted(glob.glob(source, recursive=True))  # noqa: PTH207 (Path.glob wants a folder and a relative pattern)
-    found = [path for path in matches if not path.endswith(MANIFEST_SUFFIX)]
-    if not found:
-        raise InputError(f"{source}: no such file")
-    return found
 
 
 def check_output(inputs: Inputs, out: Path) -> None:
@@ -159,7 +155,8 @@ def refuse_other_forms(found: Mapping[str, Path]) -> None:
 def open_source(source: str, split: str, may_be_empty: bool = False) -> RecordFile:
     """A file, a folder of parts, or a dataset of the Hub."""
     path = Path(source)
-    is_file_name = path.suffix in FILE_SUFFIXES or source.startswith((".", "/", "~"))
+    suffixes = (".json", ".jsonl", ".ndjson", ".parquet", ".gz")
+    is_file_name = path.suffix in suffixes or source.startswith((".", "/", "~"))
     looks_like_hub = source.count("/") == 1 and not is_file_name and not path.parent.exists()
     return HubDataset(source, split) if looks_like_hub else open_records(path, split, may_be_empty)
 
@@ -194,8 +191,6 @@ def _column_batches(file: ParquetFiles, column: str, measure: str) -> Iterator[t
 
     if column not in file.columns:
         rows.detect_form(dict.fromkeys(file.columns))
-    if not file.is_text(column):
-        raise InputError(f"{file.path}: the response field '{column}' is not text but {file.type_of(column)}")
     counted = {"chars": "utf8_length", "bytes": "binary_length"}.get(measure)
     first = 0
     for values in file.column(column):

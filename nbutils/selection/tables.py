@@ -44,11 +44,6 @@ class Counted(NamedTuple):
         tokens = self.lengths["tokens" if "tokens" in self.lengths else "nltk_words"]
         return tokens + np.array([len(row.responses) for row in self.rows])
 
-    def take(self, name: str, positions: Lengths) -> "Counted":
-        """The rows at some positions, with their lengths, under another name."""
-        kept = {measure: values[positions] for measure, values in self.lengths.items()}
-        return Counted(name, [self.rows[i] for i in positions], kept)
-
 
 class Pool(NamedTuple):
     """A dataset to select from, its k, the selections drawn here, and those of it that were published."""
@@ -95,7 +90,8 @@ def make_pool(counted: Counted, k: int, published: list[Counted]) -> Pool:
     drawn = {}
     for name in (arm_name(counted.name, k, rule) for rule in RULES):
         positions = draw.draw(arms.parse_arm(name), counted.rows, count, lengths.trained_tokens)
-        drawn[name] = counted.take(name, positions)
+        kept = {measure: values[positions] for measure, values in counted.lengths.items()}
+        drawn[name] = Counted(name, [counted.rows[i] for i in positions], kept)
     return Pool(counted, k, drawn, published)
 
 
@@ -207,11 +203,9 @@ def tabulate_content(pools: Iterable[Pool]) -> "DataFrame":
     return make("content", records)
 
 
-def _count_content(rows: Iterable[Row]) -> Counter[tuple[str, str]]:
-    counts: Counter[tuple[str, str]] = Counter()
-    for row in rows:
-        counts.update(("trait", trait) for trait in find_traits(row))
-        counts["first verb", first_verb(row.instruction)] += 1
+def _count_content(rows: Sequence[Row]) -> Counter[tuple[str, str]]:
+    counts = Counter(("trait", trait) for row in rows for trait in find_traits(row))
+    counts.update(("first verb", first_verb(row.instruction)) for row in rows)
     return counts
 
 
