@@ -58,7 +58,12 @@ def render(row: Row | EvalPrompt, style: str = "plain", use: str = "train") -> P
     ends; MT-Bench the Vicuna wrapper around the raw question). Raises InputError for an unknown style.
     """
     if style == "plain":
-        return Prompt(_plain(row), style, use)
+        parts = [row.system] if isinstance(row, Row) and row.system else []
+        for question, answer in row.history:
+            parts += [f"### Task\n{question}", f"### Answer\n{answer}"]
+        parts.append(f"### Task\n{row.instruction}")
+        parts += [f"### Input\n{row.input}"] if row.input else []
+        return Prompt("\n\n".join([*parts, "### Answer\n"]), style, use)
     if style != "paper":
         raise InputError(f"unknown prompt style '{style}': choose one of {', '.join(STYLES)}")
     if use == "train":
@@ -71,15 +76,6 @@ def render(row: Row | EvalPrompt, style: str = "plain", use: str = "train") -> P
     given = f"### Input:\n{row.input}\r\n\r\n" if row.input else ""
     opening = f"{_preamble(bool(row.input))}\r\n\r\n### Instruction:\r\n{instruction}\r\n\r\n"
     return Prompt(f"{opening}{given}### Response:", style, use)
-
-
-def _plain(row: Row | EvalPrompt) -> str:
-    parts = [row.system] if isinstance(row, Row) and row.system else []
-    for question, answer in row.history:
-        parts += [f"### Task\n{question}", f"### Answer\n{answer}"]
-    parts.append(f"### Task\n{row.instruction}")
-    parts += [f"### Input\n{row.input}"] if row.input else []
-    return "\n\n".join([*parts, "### Answer\n"])
 
 
 def response_text(row: Row, style: str) -> str:

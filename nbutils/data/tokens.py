@@ -81,7 +81,10 @@ class TokenCounter:
         vocabulary = whole.get_vocab(with_added_tokens=False)
         self._whole = whole
         self._words: Any = _word_tokenizer(whole, vocabulary)
-        self._border = _word_border(vocabulary)
+        # Words are cut between an ASCII letter and a sign that never follows one in any entry: no merge crosses that.
+        joined = set(re.findall("[A-Za-z]([^A-Za-z\0])", "\0".join(vocabulary)))
+        signs = "".join(sign for sign in string.punctuation + "\n" if sign not in joined)
+        self._border = f"([A-Za-z])([{re.escape(signs)}])" if signs else ""
         added = (token.content for token in whole.get_added_tokens_decoder().values())
         self._irregular = "|".join(map(re.escape, [self.SPACE, *added]))
         self._counts: dict[str, int] = {}
@@ -208,13 +211,3 @@ def _word_tokenizer(tokenizer: Any, vocabulary: Iterable[str]) -> Any:
     singles = {f"<0x{byte:02X}>" for byte in range(256)} | {space}
     crosses = re.compile(f"[^{space}]{space}|<0x[0-9A-F]{{2}}>.|.<0x[0-9A-F]{{2}}>|\0", re.S)
     return Tokenizer(model) if singles <= entries and not any(map(crosses.search, entries)) else None
-
-
-def _word_border(vocabulary: Iterable[str]) -> str:
-    """Regular expression of the borders inside a word that no merge crosses; "" where there are none.
-
-    They lie between an ASCII letter and a sign that never follows an ASCII letter in any entry.
-    """
-    joined = set(re.findall("[A-Za-z]([^A-Za-z\0])", "\0".join(vocabulary)))
-    signs = "".join(sign for sign in string.punctuation + "\n" if sign not in joined)
-    return f"([A-Za-z])([{re.escape(signs)}])" if signs else ""

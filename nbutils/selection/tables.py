@@ -194,7 +194,11 @@ def tabulate_content(pools: Iterable[Pool]) -> "DataFrame":
     records = []
     for pool in pools:
         chosen, whole = _count_content(pool.longest.rows), _count_content(pool.counted.rows)
-        for kind, value in _frequent(chosen, whole):
+        found = [("trait", trait) for trait in TRAITS]
+        for counts in (chosen, whole):
+            verbs = sorted((-rows, key) for key, rows in counts.items() if key[0] == "first verb" and key[1])
+            found += [key for _, key in verbs[:12]]
+        for kind, value in dict.fromkeys(found):
             here, there = chosen[kind, value], whole[kind, value]
             about = {"pool": pool.counted.name, "selection": pool.longest.name, "kind": kind, "value": value}
             shares = {"share_selection": _round(here / len(pool.longest.rows))}
@@ -207,14 +211,6 @@ def _count_content(rows: Sequence[Row]) -> Counter[tuple[str, str]]:
     counts = Counter(("trait", trait) for row in rows for trait in find_traits(row))
     counts.update(("first verb", first_verb(row.instruction)) for row in rows)
     return counts
-
-
-def _frequent(chosen: Counter[tuple[str, str]], whole: Counter[tuple[str, str]]) -> list[tuple[str, str]]:
-    found = [("trait", trait) for trait in TRAITS]
-    for counts in (chosen, whole):
-        verbs = [key for key in counts if key[0] == "first verb" and key[1]]
-        found += sorted(verbs, key=lambda key: (-counts[key], key))[:12]
-    return list(dict.fromkeys(found))
 
 
 # Terminal punctuation, or a sign that closes a quotation, a bracket, a line of code or a tag.
