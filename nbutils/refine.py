@@ -204,13 +204,11 @@ def count_changes(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """
     sides = {"before": [record["original"] for record in records], "after": [record["refined"] for record in records]}
     counts: dict[str, Any] = {"rows": len(records)}
-    for name in ("rewritten", "kept", "failed"):
-        counts[name] = sum(record["status"] == name for record in records)
+    counts |= {name: sum(record["status"] == name for record in records) for name in ("rewritten", "kept", "failed")}
     before, after = (lengths.count(texts, "nltk_words") for texts in sides.values())
     counts |= {"mean_before": round(float(before.mean()), 2), "mean_after": round(float(after.mean()), 2)}
     counts["shorter"] = int((after < before).sum())
-    for flag in FLAGS:
-        counts[f"flag_{flag}"] = sum(flag in record.get("flags", ()) for record in records)
+    counts |= {f"flag_{flag}": sum(flag in record.get("flags", ()) for record in records) for flag in FLAGS}
     for when, texts in sides.items():
         counts[f"lists_{when}"] = sum(len(_LIST.findall(text)) > 1 for text in texts)
     for when, texts in sides.items():

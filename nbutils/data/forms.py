@@ -66,12 +66,12 @@ PROMPT_FORMS: dict[str, Callable[[Mapping[str, Any], int], EvalPrompt]] = {
     "koala": lambda record, number: EvalPrompt(record["id"], "", record["prompt"]),
     # A one-element list; the official scripts format the list itself, which puts its brackets into the prompt.
     "lima": lambda record, number: EvalPrompt(f"lima_{number}", "", record["conversations"][0]),
-    "sinstruct": lambda record, number: EvalPrompt(
-        record["id"],
+    "sinstruct": lambda item, number: EvalPrompt(
+        item["id"],
         "",
-        record["instruction"],
-        record["instances"][0]["input"],
-        record["instances"][0].get("output", ""),
+        item["instruction"],
+        item["instances"][0]["input"],
+        item["instances"][0].get("output", ""),
     ),
     "vicuna": lambda record, number: EvalPrompt(
         f"vicuna_{record['question_id']}", "", record["text"], category=record["category"]
@@ -79,12 +79,14 @@ PROMPT_FORMS: dict[str, Callable[[Mapping[str, Any], int], EvalPrompt]] = {
     "wizardlm": lambda record, number: EvalPrompt(
         f"wizardlm_{record['idx']}", "", record["Instruction"], category=record["Skill"]
     ),
-    "mt-bench": lambda record, number: EvalPrompt(
-        f"mt_bench_{record['question_id']}",
+    "mt-bench": lambda item, number: EvalPrompt(
+        f"mt_bench_{item['question_id']}",
         "",
-        record["turns"][0],
-        category=record["category"],
-        turns=tuple(record["turns"][1:]),
+        item["turns"][0],
+        "",
+        "",
+        item["category"],
+        tuple(item["turns"][1:]),
     ),
     "alpaca-eval": lambda record, number: EvalPrompt(
         f"alpaca_eval_{number}", "", record["instruction"], category=record["dataset"]
@@ -93,9 +95,7 @@ PROMPT_FORMS: dict[str, Callable[[Mapping[str, Any], int], EvalPrompt]] = {
 }
 
 
-def to_prompts(
-    records: Iterable[Mapping[str, Any]], form: str, test_set: str, file: str | None = None
-) -> list[EvalPrompt]:
+def to_prompts(records: Iterable[Mapping[str, Any]], form: str, test_set: str, file: str = "") -> list[EvalPrompt]:
     """Read the records of a test set. Raises InputError with file (or test set) and row for one of another form."""
     prompts = []
     for number, record in enumerate(records):
@@ -107,16 +107,14 @@ def to_prompts(
     return prompts
 
 
-def converter(
-    form: str, alpaca_eval_instructions: Callable[[], list[str]]
-) -> Callable[[str, Path], Iterator[dict[str, Any]]]:
-    """The function (member, path) -> records that reads the raw files of one form."""
+def converter(form: str, instructions: Callable[[], list[str]]) -> Callable[[str, Path], Iterator[dict[str, Any]]]:
+    """The function (member, path) -> records that reads the raw files of one form; instructions: AlpacaEval's."""
     if form == "cherry-reviews":
         return _cherry_reviews
     if form == "mt-bench-answers":
         return lambda member, path: ({"file": member, **record} for record in read_records(path))
     # Some models lack answers, so an item's number is the place of its instruction and not of its record.
-    numbers = {instruction: number for number, instruction in enumerate(alpaca_eval_instructions())}
+    numbers = {instruction: number for number, instruction in enumerate(instructions())}
 
     def of_alpaca_eval(model: str, path: Path) -> Iterator[dict[str, Any]]:
         for record in read_records(path):
