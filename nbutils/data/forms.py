@@ -63,33 +63,23 @@ def _own_prompt(record: Mapping[str, Any], number: int) -> EvalPrompt:
 
 
 PROMPT_FORMS: dict[str, Callable[[Mapping[str, Any], int], EvalPrompt]] = {
-    "koala": lambda record, number: EvalPrompt(record["id"], "", record["prompt"]),
+    "koala": lambda item, number: EvalPrompt(item["id"], "", item["prompt"]),
     # A one-element list; the official scripts format the list itself, which puts its brackets into the prompt.
-    "lima": lambda record, number: EvalPrompt(f"lima_{number}", "", record["conversations"][0]),
+    "lima": lambda item, number: EvalPrompt(f"lima_{number}", "", item["conversations"][0]),
     "sinstruct": lambda item, number: EvalPrompt(
-        item["id"],
-        "",
-        item["instruction"],
-        item["instances"][0]["input"],
-        item["instances"][0].get("output", ""),
+        item["id"], "", item["instruction"], item["instances"][0]["input"], item["instances"][0].get("output", "")
     ),
-    "vicuna": lambda record, number: EvalPrompt(
-        f"vicuna_{record['question_id']}", "", record["text"], category=record["category"]
+    "vicuna": lambda item, number: EvalPrompt(
+        f"vicuna_{item['question_id']}", "", item["text"], category=item["category"]
     ),
-    "wizardlm": lambda record, number: EvalPrompt(
-        f"wizardlm_{record['idx']}", "", record["Instruction"], category=record["Skill"]
+    "wizardlm": lambda item, number: EvalPrompt(
+        f"wizardlm_{item['idx']}", "", item["Instruction"], category=item["Skill"]
     ),
     "mt-bench": lambda item, number: EvalPrompt(
-        f"mt_bench_{item['question_id']}",
-        "",
-        item["turns"][0],
-        "",
-        "",
-        item["category"],
-        tuple(item["turns"][1:]),
+        f"mt_bench_{item['question_id']}", "", item["turns"][0], "", "", item["category"], tuple(item["turns"][1:])
     ),
-    "alpaca-eval": lambda record, number: EvalPrompt(
-        f"alpaca_eval_{number}", "", record["instruction"], category=record["dataset"]
+    "alpaca-eval": lambda item, number: EvalPrompt(
+        f"alpaca_eval_{number}", "", item["instruction"], category=item["dataset"]
     ),
     "own": _own_prompt,
 }

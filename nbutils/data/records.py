@@ -197,11 +197,3 @@ def number_records(file: RecordFile) -> Iterator[tuple[int, Any]]:
     """Every record of a file with its number, counted from 0; one batch of them in memory at a time."""
     for first, records in file.batches():
         yield from enumerate(records, start=first)
-
-
-def refuse_other_form(out: Path, suffixes: Sequence[str], source: Path) -> None:
-    """Refuse an output whose name promises another form than its input has."""
-    suffix = form_suffix(out)
-    promises_other = suffix in KNOWN_SUFFIXES and suffix not in suffixes
-    if promises_other or (".parquet" in suffixes and out.suffix == ".gz" and suffix not in LINE_SUFFIXES):
-        raise InputError(f"{out}: the output keeps the form of {source}: let its name end in {' or '.join(suffixes)}")

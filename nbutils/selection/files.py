@@ -20,8 +20,8 @@ from nbutils.core import settings
 from nbutils.core.errors import InputError
 from nbutils.core.progress import track
 from nbutils.data import rows
-from nbutils.data.json_records import JsonLines
-from nbutils.data.records import HubDataset, ParquetFiles, RecordFile, open_records, refuse_other_form
+from nbutils.data.json_records import LINE_SUFFIXES, JsonLines, form_suffix
+from nbutils.data.records import KNOWN_SUFFIXES, HubDataset, ParquetFiles, RecordFile, open_records
 from nbutils.selection.topk import Count, Longest, Numbers, add_texts, per_row
 
 TURNS = ("sum", "mean", "first", "last")
@@ -105,7 +105,11 @@ def check_output(inputs: Inputs, out: Path) -> None:
             raise InputError(f"{out}: the output would become a part of the input folder: give another place")
     if out.is_dir():
         raise InputError(f"{out}: is a folder: give the name of a file")
-    refuse_other_form(out, inputs.files[0].suffixes, inputs.paths[0])
+    suffix, kept = form_suffix(out), inputs.files[0].suffixes
+    promises_other = suffix in KNOWN_SUFFIXES and suffix not in kept
+    if promises_other or (".parquet" in kept and out.suffix == ".gz" and suffix not in LINE_SUFFIXES):
+        meant = f"the output keeps the form of {inputs.paths[0]}"
+        raise InputError(f"{out}: {meant}: let its name end in {' or '.join(kept)}")
 
 
 def read_longest(inputs: Inputs, request: SelectionRequest, processes: int = 1) -> Longest:
