@@ -5,6 +5,7 @@ then, when asked, on the network. A download is resumed where it broke off, veri
 file with the wrong bytes is refused by name and never cached.
 """
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -191,31 +192,24 @@ def download_all(entry: Source, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):
         for file_name, url in entry.downloads().items():
-            path = folder / file_name
+            path, part = folder / file_name, folder / f"{file_name}.part"
+            with contextlib.suppress(InputError):
+                if path.is_file() and verify(entry, path):
+                    continue
+            print(f"fetching {url} (licence: {entry.licence})", flush=True)
             try:
-                is_intact = path.is_file() and verify(entry, path)
+                _stream(entry, url, part)
+            finally:
+                if part.is_file() and not part.stat().st_size:
+                    part.unlink()
+            try:
+                verify(entry, part)
             except InputError:
-                is_intact = False
-            if not is_intact:
-                _download(entry, url, path)
-
-
-def _download(entry: Source, url: str, target: Path) -> None:
-    part = target.with_name(target.name + ".part")
-    print(f"fetching {url} (licence: {entry.licence})", flush=True)
-    try:
-        _stream(entry, url, part)
-    finally:
-        if part.is_file() and not part.stat().st_size:
-            part.unlink()
-    try:
-        verify(entry, part)
-    except InputError:
-        part.unlink()
-        raise
-    record = {"sha256": sha256_file(part), "bytes": part.stat().st_size, "url": url}
-    write_json(target.parent / RECORD, {**_read_record(target.parent), target.name: record})
-    part.replace(target)
+                part.unlink()
+                raise
+            record = {"sha256": sha256_file(part), "bytes": part.stat().st_size, "url": url}
+            write_json(folder / RECORD, {**_read_record(folder), file_name: record})
+            part.replace(path)
 
 
 def _stream(entry: Source, url: str, part: Path) -> None:
