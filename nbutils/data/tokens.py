@@ -126,7 +126,10 @@ class TokenCounter:
         of_pieces[frequent] = self._count_pieces(pieces.words.take(frequent).to_pylist())
         bounds = table.sum(pieces.sum(of_pieces))
         spaced, irregular = self._exceptions(table)
-        bounds[spaced] = [sum(map(self._bound, split_words(texts[row]))) for row in spaced]
+        for row in spaced:
+            # The stand-in for a space has three bytes and is one token at most.
+            words = split_words(texts[row])
+            bounds[row] = sum(self._counts.get(w) or len(w.encode()) - 2 * w.count(self.SPACE) for w in words)
         bounds[irregular] = count_bytes([texts[row] for row in irregular]) + 1
         return bounds
 
@@ -136,10 +139,6 @@ class TokenCounter:
 
         spaced = table.rows_with(pc.equal(table.words, ""))
         return spaced, table.rows_with(pc.match_substring_regex(table.words, self._irregular))
-
-    def _bound(self, word: str) -> int:
-        # The stand-in for a space has three bytes and is one token at most.
-        return self._counts.get(word) or len(word.encode()) - 2 * word.count(self.SPACE)
 
     def _count_whole(self, texts: Sequence[str]) -> Lengths:
         encodings = self._whole.encode_batch_fast(list(texts), add_special_tokens=False)
