@@ -19,8 +19,6 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from nbutils import data
 from nbutils.core import settings
 from nbutils.core.errors import InputError
@@ -31,16 +29,14 @@ RULES = ("longest", "shortest", "longest-instruction", "longest-stratified", "ra
 DEFAULT_K = 1000
 
 _NAME = re.compile(
-    r"(?P<pool>[a-z]+)(?:-(?P<k>\d+)(?P<thousand>k?))?-(?P<rule>longest-instruction|longest-stratified|longest|shortest"
-    r"|random-token-matched|random|rated)(?:-(?P<number>\d+))?(?P<rewritten>-rewritten)?"
+    rf"(?P<pool>[a-z]+)(?:-(?P<k>\d+)(?P<thousand>k?))?-(?P<rule>{'|'.join(RULES)})"
+    r"(?:-(?P<number>\d+))?(?P<rewritten>-rewritten)?"
 )
 
 _SUFFIXES = re.compile(
     r"(?P<training>(?:\+neftune)?(?:\+epochs(?P<epochs>[1-9]\d*))?)"
     r"(?P<variant>(?:\+min(?P<min_tokens>[1-9]\d*))?(?P<asks_for_length>\+asklong)?(?:\+max(?P<max_tokens>[1-9]\d*))?)"
 )
-
-Ids = np.ndarray[Any, np.dtype[np.int64]]
 
 
 class Arm(NamedTuple):
@@ -88,32 +84,25 @@ class Suffixes(NamedTuple):
 
 def parse_arm(name: str) -> Arm:
     """Read an arm's name. Raises InputError saying what a name looks like."""
+    examples = "alpaca-1k-longest, alpaca-1k-random-7, alpaca-random-token-matched-7, lima-1k"
     base, plus, rest = name.partition("+")
-    suffixes = _parse_suffixes(name, plus + rest)
+    behind = _SUFFIXES.fullmatch(plus + rest)
+    if behind is None:
+        known = "+neftune, +epochs3, +min150, +asklong, +max2048"
+        raise InputError(f"unknown arm '{name}': expected {examples}, then any of {known} in this order")
+    numbers = {key: int(behind[key]) if behind[key] else None for key in ("epochs", "min_tokens", "max_tokens")}
+    asks = bool(behind["asks_for_length"])
+    suffixes = Suffixes(training=behind["training"], variant=behind["variant"], asks_for_length=asks, **numbers)
     if base in data.sources_of("rows"):
         return Arm(name, base, 0, "all", None, False, suffixes)
     found = _NAME.fullmatch(base)
     if found is None or found["pool"] not in (*POOLS, "own"):
-        raise InputError(f"unknown arm '{name}': expected a source or a name such as {_examples()}")
+        raise InputError(f"unknown arm '{name}': expected a source or a name such as {examples}")
     if found["rule"] != "rated" and (found["number"] is not None) != found["rule"].startswith("random"):
         raise InputError(f"arm '{name}': a random arm ends in its sampling seed (alpaca-1k-random-7), others do not")
     k = int(found["k"]) * (1000 if found["thousand"] else 1) if found["k"] else DEFAULT_K
     number = int(found["number"]) if found["number"] else None
     return Arm(name, found["pool"], k, found["rule"], number, bool(found["rewritten"]), suffixes)
-
-
-def _parse_suffixes(name: str, text: str) -> Suffixes:
-    found = _SUFFIXES.fullmatch(text)
-    if found is None:
-        known = "+neftune, +epochs3, +min150, +asklong, +max2048"
-        raise InputError(f"unknown arm '{name}': expected {_examples()}, then any of {known} in this order")
-    numbers = {key: int(found[key]) if found[key] else None for key in ("epochs", "min_tokens", "max_tokens")}
-    asks = bool(found["asks_for_length"])
-    return Suffixes(training=found["training"], variant=found["variant"], asks_for_length=asks, **numbers)
-
-
-def _examples() -> str:
-    return "alpaca-1k-longest, alpaca-1k-random-7, alpaca-random-token-matched-7, lima-1k"
 
 
 def pool_source(arm: Arm, profile: Profile) -> str:
@@ -139,12 +128,8 @@ def with_data_at_hand(profile: Profile) -> Profile:
 
 @functools.cache
 def _draw_from_sample(profile: Profile, sample: str) -> Profile:
-    judging = profile.judging.model_copy(
-        update={
-            "target": stand_in(profile.judging.target, profile),
-            "baselines": tuple(stand_in(arm, profile) for arm in profile.judging.baselines),
-        }
-    )
+    target, *baselines = (stand_in(arm, profile) for arm in (profile.judging.target, *profile.judging.baselines))
+    judging = profile.judging.model_copy(update={"target": target, "baselines": tuple(baselines)})
     changes: dict[str, Any] = {"judging": judging, "dataset": sample}
     changes["arms"] = tuple(dict.fromkeys(stand_in(arm, profile) for arm in profile.arms))
     if profile.refining:
@@ -157,9 +142,8 @@ def stand_in(name: str, profile: Profile) -> str:
     """The arm of the fallback that stands in for an arm: the same rule, over fewer rows of the sample."""
     arm, fallback = parse_arm(name), profile.fallback
     if fallback is None or arm.rule in ("all", "rated"):
-        raise InputError(
-            f"arm '{name}' needs its source: run `python -m nbutils.data fetch {pool_source(arm, profile)}`"
-        )
+        fetching = f"python -m nbutils.data fetch {pool_source(arm, profile)}"
+        raise InputError(f"arm '{name}' needs its source: run `{fetching}`")
     tail = f"-{arm.number}" if arm.number is not None else ""
     suffix = ("-rewritten" if arm.rewritten else "") + arm.suffixes.training + arm.suffixes.variant
     return f"{fallback.dataset}-{fallback.k}-{arm.rule}{tail}{suffix}"

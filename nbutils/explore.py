@@ -10,7 +10,7 @@ import functools
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nbutils import arms, data, lengths
 from nbutils.core import disk, manifests, settings
@@ -20,10 +20,7 @@ from nbutils.core.manifests import Manifest, Plan
 from nbutils.core.settings import Profile
 from nbutils.data.rows import Row
 from nbutils.selection import tables
-from nbutils.selection.tables import PUBLISHED, Counted, Pool, count_dataset, make_pool
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
+from nbutils.selection.tables import PUBLISHED, Pool, count_dataset, make_pool
 
 DATASETS = (
     "alpaca-52k",
@@ -42,41 +39,19 @@ SELECTED_FROM = {
 }
 """The published selections of a pool, whose rows carry the pool's numbers."""
 
-SMALL = 30_000_000
-
-
-# --- what is at hand -----------------------------------------------------------------------------------------------
-
-
-def pools(profile: Profile) -> dict[str, int]:
-    """Datasets to select from, each with the k of its selections: the profile's own, and the paper's at hand."""
-    at_hand = [name for name in SELECTED_FROM if data.is_at_hand(name)]
-    drawn = [arm for arm in map(arms.parse_arm, reversed(profile.arms)) if arm.rule != "all"]
-    sizes = {arms.pool_source(arm, profile): arm.k for arm in drawn}  # of a pool's first arm
-    return {name: sizes.get(name, arms.DEFAULT_K) for name in (profile.dataset, *at_hand)}
-
-
-def fetch_small(profile: Profile) -> None:
-    """Fetch the small open datasets and tokenizers that are missing, if the profile's own dataset could be had.
-
-    What cannot be fetched is left out: every table holds what is at hand.
-    """
-    if settings.is_offline() or profile.dataset == "sample":
-        return
-    for name in (*DATASETS, "llama2-tokenizer", "punkt"):
-        if (data.source(name).bytes or 0) <= SMALL:
-            data.can_obtain(name)
-
-
-# --- the stage -----------------------------------------------------------------------------------------------------
-
 
 def plan(profile: str | Profile, arm: str = "all", seed: int = 42) -> Plan:
-    """What stage 01 would write. Its only arm is `all`, since it looks at every dataset at hand."""
+    """What stage 01 would write. Its only arm is `all`, since it looks at every dataset at hand.
+
+    Rows are selected from the profile's own dataset and from those of the paper that are at hand.
+    """
     if arm != "all":
         raise InputError(f"explore looks at all datasets together: its only arm is 'all', not '{arm}'")
     chosen = arms.with_data_at_hand(settings.as_profile(profile))
-    selected = pools(chosen)
+    drawn = [parsed for parsed in map(arms.parse_arm, reversed(chosen.arms)) if parsed.rule != "all"]
+    sizes = {arms.pool_source(parsed, chosen): parsed.k for parsed in drawn}  # of a pool's first arm
+    at_hand = [name for name in SELECTED_FROM if data.is_at_hand(name)]
+    selected = {name: sizes.get(name, arms.DEFAULT_K) for name in (chosen.dataset, *at_hand)}
     known = data.sources()
     there = [name for name in (*selected, *DATASETS) if name not in known or data.is_at_hand(name)]
     inputs = {name: data.fingerprint_pool(name) for name in there}
@@ -88,55 +63,47 @@ def plan(profile: str | Profile, arm: str = "all", seed: int = 42) -> Plan:
 def run(profile: str | Profile, arm: str = "all", seed: int = 42) -> Manifest:
     """Write the tables of stage 01: `lengths`, `histograms`, `measures`, `content`, `scores`, `overlaps`, `budget`.
 
-    Takes half a minute to a minute with Alpaca-52k, a second with the sample.
+    The small open datasets and tokenizers that are missing are fetched first, if the profile's own dataset could be
+    had; every table holds what is at hand. Takes half a minute to a minute with Alpaca-52k, a second with the sample.
     """
     chosen = arms.with_data_at_hand(settings.as_profile(profile))
-    fetch_small(chosen)
+    if not settings.is_offline() and chosen.dataset != "sample":
+        for name in (*DATASETS, "llama2-tokenizer", "punkt"):
+            if (data.source(name).bytes or 0) <= 30_000_000:
+                data.can_obtain(name)
     planned = plan(chosen, arm, seed)
     return manifests.complete(planned, functools.partial(_explore, planned))
 
 
 def _explore(planned: Plan, folder: Path) -> dict[str, Any]:
     counted = {name: count_dataset(name) for name in planned.inputs}
-    pools = []
+    pools: list[Pool] = []
+    selections: dict[str, dict[str, list[int]]] = {}  # ids, the longest response first
     for name, k in planned.settings["pools"].items():
         published = [counted[other] for other in SELECTED_FROM.get(name, ()) if other in counted]
         pools.append(make_pool(counted[name], k, published))
-    made = {f"{name}.csv": frame for name, frame in _tabulate(counted, pools).items()}
+        for arm, selection in pools[-1].drawn.items():
+            order = (-selection.lengths["nltk_words"]).argsort(kind="stable")
+            selections.setdefault(name, {})[arm] = [selection.rows[i].id for i in order]
+    drawn = [selection for pool in pools for selection in pool.drawn.values()]
+    unpublished = [pool.longest for pool in pools if PUBLISHED.get(pool.counted.name) not in counted]
+    others = [dataset for dataset in counted.values() if dataset.name not in PUBLISHED.values()]
+    made = {
+        "lengths.csv": tables.tabulate_lengths([*counted.values(), *unpublished]),
+        "histograms.csv": tables.tabulate_histograms([*counted.values(), *unpublished]),
+        "measures.csv": tables.tabulate_measures(pools),
+        "content.csv": tables.tabulate_content(pools),
+        "scores.csv": tables.tabulate_scores(counted.values()),
+        "overlaps.csv": tables.tabulate_overlaps(pools),
+        "budget.csv": tables.tabulate_budget([*drawn, *others]),
+    }
     for name, frame in made.items():
         # No table is better than an empty one: only the published selections carry scores.
         (folder / name).unlink(missing_ok=True) if frame.empty else core_tables.write(folder / name, frame)
-    disk.write_json(folder / "selections.json", {pool.counted.name: _ids_by_length(pool) for pool in pools})
+    disk.write_json(folder / "selections.json", selections)
     missing = [name for name in DATASETS if name not in counted]
     outputs = [*(name for name, frame in made.items() if not frame.empty), "selections.json"]
     return {"outputs": outputs, "datasets": list(counted), "not_at_hand": missing}
-
-
-def _tabulate(counted: dict[str, Counted], pools: list[Pool]) -> "dict[str, DataFrame]":
-    unpublished = [pool.longest for pool in pools if PUBLISHED.get(pool.counted.name) not in counted]
-    drawn = [selection for pool in pools for selection in pool.drawn.values()]
-    others = [dataset for dataset in counted.values() if dataset.name not in PUBLISHED.values()]
-    return {
-        "lengths": tables.tabulate_lengths([*counted.values(), *unpublished]),
-        "histograms": tables.tabulate_histograms([*counted.values(), *unpublished]),
-        "measures": tables.tabulate_measures(pools),
-        "content": tables.tabulate_content(pools),
-        "scores": tables.tabulate_scores(counted.values()),
-        "overlaps": tables.tabulate_overlaps(pools),
-        "budget": tables.tabulate_budget([*drawn, *others]),
-    }
-
-
-def _ids_by_length(pool: Pool) -> dict[str, list[int]]:
-    """Ids of every selection, the longest response first."""
-    ordered = {}
-    for name, selection in pool.drawn.items():
-        order = (-selection.lengths["nltk_words"]).argsort(kind="stable")
-        ordered[name] = [selection.rows[i].id for i in order]
-    return ordered
-
-
-# --- looking at rows -----------------------------------------------------------------------------------------------
 
 
 def load_examples(made: Manifest) -> dict[str, list[Row]]:
@@ -163,9 +130,6 @@ def show_examples(rows: Sequence[Row], first: int = 1, count: int = 3, character
         for place, (row, length) in enumerate(zip(shown, words, strict=True), start=first)
     ]
     return core_tables.Table(records)
-
-
-# --- the command ---------------------------------------------------------------------------------------------------
 
 
 @exits_cleanly

@@ -38,21 +38,26 @@ def count(texts: Sequence[str], measure: str, tokenizer: Any = None) -> Lengths:
     (UTF-8), `tokens` (of `tokenizer`, special tokens not added; Llama-2's when none is given).
     Raises InputError for an unknown measure.
     """
-    return _counter(measure, tokenizer)(texts)
+    check_measure(measure)
+    if measure == "tokens":
+        return token_counter(tokenizer).count(texts)
+    if measure == "bytes":
+        return count_bytes(texts)
+    if measure == "nltk_words":
+        split_sentences, split_words = nltk_tokenizers()
+        words = (sum(len(split_words(part)) for part in split_sentences(text)) for text in texts)
+        return from_iterable(words, len(texts))
+    return from_iterable((len(text) if measure == "chars" else len(text.split()) for text in texts), len(texts))
 
 
 def count_again(texts: Sequence[str], measure: str) -> Lengths:
     """`count`, remembered on disk by the texts' content: every stage and every arm asks for the same pools."""
-    made_by = (measure, library_version(measure), _punkt_folder() is None, _hash_texts(texts))
-    return disk.remembered_array("lengths", made_by, functools.partial(count, texts, measure))
-
-
-def _hash_texts(texts: Sequence[str]) -> str:
     digest = hashlib.sha256()
     for text in texts:
         content = text.encode("utf-8", "surrogatepass")
         digest.update(b"%d:" % len(content) + content)  # a text may hold any separator itself
-    return digest.hexdigest()
+    made_by = (measure, library_version(measure), _punkt_folder() is None, digest.hexdigest())
+    return disk.remembered_array("lengths", made_by, functools.partial(count, texts, measure))
 
 
 def check_measure(measure: str) -> str:
@@ -81,25 +86,6 @@ def library_version(measure: str) -> str:
     return f"{library} {metadata.version(library)}" if library else "python"
 
 
-def _counter(measure: str, tokenizer: Any) -> Callable[[Sequence[str]], Lengths]:
-    check_measure(measure)
-    if measure == "tokens":
-        return token_counter(tokenizer).count
-    by_text = {"words": lambda text: len(text.split()), "chars": len}
-    if measure in by_text:
-        return lambda texts: from_iterable(map(by_text[measure], texts), len(texts))
-    return _count_nltk if measure == "nltk_words" else count_bytes
-
-
-# --- the paper's measure -------------------------------------------------------------------------------------------
-
-
-def _count_nltk(texts: Sequence[str]) -> Lengths:
-    split_sentences, split_words = nltk_tokenizers()
-    words = (sum(len(split_words(part)) for part in split_sentences(text)) for text in texts)
-    return from_iterable(words, len(texts))
-
-
 def has_punkt() -> bool:
     """Whether punkt's English parameters are at hand, so that `nltk_words` is the paper's measure exactly."""
     return _punkt_folder() is not None
@@ -112,10 +98,16 @@ def nltk_tokenizers() -> tuple[Callable[[str], list[str]], Callable[[str], list[
     Warns once when punkt's parameters are missing (the untrained splitter is then used) or when nltk is not the
     version with which the published selection was reproduced.
     """
+    import nltk
     from nltk.tokenize import NLTKWordTokenizer
     from nltk.tokenize.punkt import PunktSentenceTokenizer, load_punkt_params
 
-    _warn_of_other_nltk()
+    if nltk.__version__ not in EXACT_NLTK:
+        warnings.warn(
+            f"nltk {nltk.__version__}: the published selection is exact with {EXACT_NLTK[-1]}; newer versions differ "
+            "in 1 id of 1,000 because dashes became tokens",
+            stacklevel=2,
+        )
     punkt = PunktSentenceTokenizer()
     if not has_punkt():
         data.can_obtain("punkt")
@@ -124,17 +116,6 @@ def nltk_tokenizers() -> tuple[Callable[[str], list[str]], Callable[[str], list[
     else:
         warnings.warn(NLTK_WITHOUT_PUNKT.format(**UNTRAINED_PUNKT_COST), stacklevel=2)
     return punkt.tokenize, NLTKWordTokenizer().tokenize
-
-
-def _warn_of_other_nltk() -> None:
-    import nltk
-
-    if nltk.__version__ not in EXACT_NLTK:
-        warnings.warn(
-            f"nltk {nltk.__version__}: the published selection is exact with {EXACT_NLTK[-1]}; newer versions differ "
-            "in 1 id of 1,000 because dashes became tokens",
-            stacklevel=3,
-        )
 
 
 def _punkt_folder() -> str | None:

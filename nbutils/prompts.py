@@ -58,23 +58,24 @@ def render(row: Row | EvalPrompt, style: str = "plain", use: str = "train") -> P
     ends; MT-Bench the Vicuna wrapper around the raw question). Raises InputError for an unknown style.
     """
     if style == "plain":
-        return Prompt(_plain(row), style, use)
+        parts = [row.system] if isinstance(row, Row) and row.system else []
+        for question, answer in row.history:
+            parts += [f"### Task\n{question}", f"### Answer\n{answer}"]
+        parts.append(f"### Task\n{row.instruction}")
+        parts += [f"### Input\n{row.input}"] if row.input else []
+        return Prompt("\n\n".join([*parts, "### Answer\n"]), style, use)
     if style != "paper":
         raise InputError(f"unknown prompt style '{style}': choose one of {', '.join(STYLES)}")
     if use == "train":
         return Prompt(f"{_vicuna_sentence()} USER: {_flattened(row)} ASSISTANT:", style, use)
     if isinstance(row, EvalPrompt) and row.test_set == "mt-bench":
         return Prompt("</s>".join(_vicuna_turns(row)), style, use)
-    return Prompt(_alpaca_crlf(row), style, use)
-
-
-def _plain(row: Row | EvalPrompt) -> str:
-    parts = [row.system] if isinstance(row, Row) and row.system else []
-    for question, answer in row.history:
-        parts += [f"### Task\n{question}", f"### Answer\n{answer}"]
-    parts.append(f"### Task\n{row.instruction}")
-    parts += [f"### Input\n{row.input}"] if row.input else []
-    return "\n\n".join([*parts, "### Answer\n"])
+    # The official LIMA prompts are one-element lists put through an f-string, brackets and all.
+    from_lima = isinstance(row, EvalPrompt) and row.test_set == "lima"
+    instruction = str([row.instruction]) if from_lima else row.instruction
+    given = f"### Input:\n{row.input}\r\n\r\n" if row.input else ""
+    opening = f"{_preamble(bool(row.input))}\r\n\r\n### Instruction:\r\n{instruction}\r\n\r\n"
+    return Prompt(f"{opening}{given}### Response:", style, use)
 
 
 def response_text(row: Row, style: str) -> str:
@@ -82,20 +83,9 @@ def response_text(row: Row, style: str) -> str:
     return " " + row.response if style == "paper" else row.response
 
 
-# --- the official formats ------------------------------------------------------------------------------------------
-
-
 def _flattened(row: Row | EvalPrompt) -> str:
     given = f" ### Input: {row.input}" if row.input else ""
     return f"{_preamble(bool(row.input))} ### Instruction: {row.instruction}{given}"
-
-
-def _alpaca_crlf(row: Row | EvalPrompt) -> str:
-    # The official LIMA prompts are one-element lists put through an f-string, brackets and all.
-    from_lima = isinstance(row, EvalPrompt) and row.test_set == "lima"
-    instruction = str([row.instruction]) if from_lima else row.instruction
-    given = f"### Input:\n{row.input}\r\n\r\n" if row.input else ""
-    return f"{_preamble(bool(row.input))}\r\n\r\n### Instruction:\r\n{instruction}\r\n\r\n{given}### Response:"
 
 
 def _vicuna_turns(prompt: EvalPrompt) -> list[str]:
@@ -127,9 +117,6 @@ def _vicuna_sentence() -> str:
     return "".join(re.findall(r'"([^"]*)"', found.group(1)))
 
 
-# --- tokens --------------------------------------------------------------------------------------------------------
-
-
 def encode(row: Row, tokenizer: Any, style: str, max_length: int) -> Example:
     """Tokenise a training example: prompt masked, response and end-of-sequence trained, cut at `max_length` tokens.
 
@@ -138,7 +125,13 @@ def encode(row: Row, tokenizer: Any, style: str, max_length: int) -> Example:
     response that speaks of "</s>", so special tokens in the data are tokenised as the text that they are.
     """
     prompt = render(row, style).text
-    before, after = _ids(tokenizer, prompt), _response_ids(row, prompt, tokenizer, style)
+    response = response_text(row, style)
+    before, after = _ids(tokenizer, prompt), _ids(tokenizer, response)
+    # Llama's tokenizer begins every text with a space: alone, " Yes" would become one token more than it is behind the
+    # colon of "ASSISTANT:". So the colon goes along and is taken off again.
+    border, both = _ids(tokenizer, prompt[-1]), _ids(tokenizer, prompt[-1] + response)
+    if style == "paper" and both[: len(border)] == border:
+        after = both[len(border) :]
     start = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
     ids = [*start, *before, *after, tokenizer.eos_token_id]
     labels = [*[IGNORED] * (len(start) + len(before)), *after, tokenizer.eos_token_id]
@@ -147,15 +140,6 @@ def encode(row: Row, tokenizer: Any, style: str, max_length: int) -> Example:
 
 def _ids(tokenizer: Any, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
-
-
-def _response_ids(row: Row, prompt: str, tokenizer: Any, style: str) -> list[int]:
-    # Llama's tokenizer begins every text with a space: alone, " Yes" would become one token more than it is behind the
-    # colon of "ASSISTANT:". So the colon goes along and is taken off again.
-    response = response_text(row, style)
-    border, both = _ids(tokenizer, prompt[-1]), _ids(tokenizer, prompt[-1] + response)
-    is_apart = style == "paper" and both[: len(border)] == border
-    return both[len(border) :] if is_apart else _ids(tokenizer, response)
 
 
 def encode_prompt(prompt: EvalPrompt, tokenizer: Any, style: str) -> list[int]:

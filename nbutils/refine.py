@@ -91,12 +91,8 @@ def _refine(profile: Profile, selected: Manifest, folder: Path) -> dict[str, Any
         replies = client.ask_all(requests, backend, ledger, "rewriting")
     records = [_record(row, reply.text, settings, prompt) for row, reply in zip(rows, replies, strict=True)]
     disk.write_jsonl(folder / "refined.jsonl", records)
-    facts = {"refiner": _name(settings), "asked": len(requests), **count_changes(records)}
-    return {"outputs": ["refined.jsonl"], **facts}
-
-
-def _name(settings: Refining) -> str:
-    return settings.refiner.model if settings.refiner else STAND_IN
+    refiner = settings.refiner.model if settings.refiner else STAND_IN
+    return {"outputs": ["refined.jsonl"], "refiner": refiner, "asked": len(requests), **count_changes(records)}
 
 
 def load_prompt(settings: Refining) -> JudgePrompt:
@@ -111,12 +107,11 @@ def _texts(row: Row) -> dict[str, str]:
 
 def build_request(row: Row, settings: Refining, prompt: JudgePrompt | None = None) -> Request:
     """The call that rewrites one response."""
-    facts = {} if settings.refiner else {"response": row.response}
-    service, temperature = "default", 0.0
-    if settings.refiner:
-        service, temperature = judges.service_of(settings.refiner), settings.refiner.temperature
     messages = (prompt or load_prompt(settings)).messages(_texts(row))
-    return Request(service, _name(settings), messages, settings.max_tokens, temperature, facts)
+    if model := settings.refiner:
+        service = judges.service_of(model)
+        return Request(service, model.model, messages, settings.max_tokens, model.temperature, {})
+    return Request("default", STAND_IN, messages, settings.max_tokens, 0.0, {"response": row.response})
 
 
 def rewrite_by_script(request: Request) -> str:
@@ -132,7 +127,7 @@ def _record(row: Row, reply: str | None, settings: Refining, prompt: JudgePrompt
         marker = judge_prompts.make_marker(*_texts(row).values())
         is_closed = prompt.tags[1] in str(reply).partition(prompt.tags[0])[2]
         flags = find_flags(row.response, rewritten, settings.length_factor, marker, is_closed)
-    usable = rewritten if not set(flags) & set(REFUSED) else None
+    usable = None if {"critique", "markers"} & set(flags) else rewritten  # with these flags the original is kept
     return {
         "id": row.id,
         "instruction": row.instruction,
@@ -143,15 +138,8 @@ def _record(row: Row, reply: str | None, settings: Refining, prompt: JudgePrompt
     }
 
 
-# --- what comes back -----------------------------------------------------------------------------------------------
-
 FLAGS = ("critique", "markers", "unclosed", "longer", "shorter")
-REFUSED = ("critique", "markers")
-"""Flags with which the original response is kept."""
-
-_BEGINNING = 300
-"""Characters in which a critique shows itself; further on, an answer may speak of answers."""
-
+_BEGINNING = 300  # characters in which a critique shows itself; further on, an answer may speak of answers
 _TEXT = r"(?:answer|response|output|reply)"
 _CRITIQUES = (
     rf"\bto (?:further )?(?:improve|enhance|increase) (?:the |this |its )?(?:[a-z]+(?:,| and| or)? ){{0,6}}"
@@ -182,10 +170,8 @@ def extract_rewrite(reply: str, tags: tuple[str, str] = (OPEN, CLOSE)) -> str | 
 
     Only the whole closing tag ends the text; the word "End" in an answer cuts nothing.
     """
-    _, *found = reply.split(tags[0])
-    if len(found) != 1:
-        return None
-    return found[0].partition(tags[1])[0].strip() or None
+    parts = reply.split(tags[0])
+    return (parts[1].partition(tags[1])[0].strip() or None) if len(parts) == 2 else None
 
 
 def find_flags(original: str, rewritten: str, factor: float, marker: str = "", is_closed: bool = True) -> list[str]:
@@ -211,31 +197,20 @@ def is_critique(text: str) -> bool:
     return bool(_CRITIQUE.search(text[:_BEGINNING]))
 
 
-def has_list(text: str) -> bool:
-    """Whether a text has at least two lines that begin with a bullet or a number."""
-    return len(_LIST.findall(text)) > 1
-
-
-def is_refusal(text: str) -> bool:
-    """Whether a text begins with an apology or a refusal."""
-    return bool(_REFUSAL.search(text[:_BEGINNING]))
-
-
 def count_changes(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """What became of the rows, how many are flagged, and mean NLTK words, lists and refusals before and after.
 
     Rows are rewritten, kept (no usable rewriting) or failed (no reply); the last two have the original response.
     """
+    sides = {"before": [record["original"] for record in records], "after": [record["refined"] for record in records]}
     counts: dict[str, Any] = {"rows": len(records)}
-    for name in ("rewritten", "kept", "failed"):
-        counts[name] = sum(record["status"] == name for record in records)
-    before = lengths.count([record["original"] for record in records], "nltk_words")
-    after = lengths.count([record["refined"] for record in records], "nltk_words")
+    counts |= {name: sum(record["status"] == name for record in records) for name in ("rewritten", "kept", "failed")}
+    before, after = (lengths.count(texts, "nltk_words") for texts in sides.values())
     counts |= {"mean_before": round(float(before.mean()), 2), "mean_after": round(float(after.mean()), 2)}
     counts["shorter"] = int((after < before).sum())
-    for flag in FLAGS:
-        counts[f"flag_{flag}"] = sum(flag in record.get("flags", ()) for record in records)
-    for name, holds in (("lists", has_list), ("refusals", is_refusal)):
-        for side, when in (("original", "before"), ("refined", "after")):
-            counts[f"{name}_{when}"] = sum(holds(record[side]) for record in records)
+    counts |= {f"flag_{flag}": sum(flag in record.get("flags", ()) for record in records) for flag in FLAGS}
+    for when, texts in sides.items():
+        counts[f"lists_{when}"] = sum(len(_LIST.findall(text)) > 1 for text in texts)
+    for when, texts in sides.items():
+        counts[f"refusals_{when}"] = sum(bool(_REFUSAL.search(text[:_BEGINNING])) for text in texts)
     return counts

@@ -26,19 +26,10 @@ from nbutils.core.settings import Profile
 from nbutils.data import rows
 from nbutils.selection import draw
 from nbutils.selection.files import add_options, check_output, open_inputs, request_of
-from nbutils.selection.parts import (
-    hash_inputs,
-    ids_sha256,
-    manifest_path,
-    name_sources,
-    plain_number,
-    select_files,
-)
+from nbutils.selection.parts import hash_inputs, ids_sha256, manifest_path, name_sources, plain_number, select_files
 from nbutils.selection.topk import Numbers, per_row, top_k
 
 __all__ = ["top_k"]
-
-# --- the stage -----------------------------------------------------------------------------------------------------
 
 
 def plan(profile: str | Profile, arm: str, seed: int) -> Plan:
@@ -69,21 +60,15 @@ def load_arm(manifest: Manifest) -> list[rows.Row]:
 
 def _select(profile: Profile, planned: Plan, folder: Path) -> dict[str, Any]:
     arm = arms.parse_arm(planned.arm)
-    name = arms.pool_source(arm, profile)
-    pool = data.load_pool(name)
-    measured = functools.partial(lengths.count_again, measure=profile.selection.measure)
-    ratings = arms.ratings_of(arm, profile) if arm.rule == "rated" else None
-    ids = draw.draw(arm, pool, measured, lengths.trained_tokens, profile.selection.turns, ratings)
-    chosen = [pool[i] for i in ids]
-    disk.write_jsonl(folder / "rows.jsonl", (row._asdict() for row in chosen))
-    return {"outputs": ["rows.jsonl"], **_facts(arm, chosen, profile, pool)}
-
-
-def _facts(arm: arms.Arm, chosen: list[rows.Row], profile: Profile, pool: list[rows.Row]) -> dict[str, Any]:
     measure, turns = profile.selection.measure, profile.selection.turns
-    counts = row_lengths(chosen, measure, turns)
-    ids = [row.id for row in chosen]
+    pool = data.load_pool(arms.pool_source(arm, profile))
+    measured = functools.partial(lengths.count_again, measure=measure)
+    ratings = arms.ratings_of(arm, profile) if arm.rule == "rated" else None
+    chosen = [pool[i] for i in draw.draw(arm, pool, measured, lengths.trained_tokens, turns, ratings)]
+    disk.write_jsonl(folder / "rows.jsonl", (row._asdict() for row in chosen))
+    counts, ids = row_lengths(chosen, measure, turns), [row.id for row in chosen]
     facts: dict[str, Any] = {
+        "outputs": ["rows.jsonl"],
         "rows": len(chosen),
         "pool_rows": len(pool),
         "measure": measure,
@@ -95,26 +80,17 @@ def _facts(arm: arms.Arm, chosen: list[rows.Row], profile: Profile, pool: list[r
         "ids_sha256": ids_sha256(ids),
     }
     if arm.rule == "longest":
-        everything = row_lengths(pool, measure, turns)
-        facts["ties_at_threshold"] = int((everything == counts.min()).sum())
+        facts["ties_at_threshold"] = int((row_lengths(pool, measure, turns) == counts.min()).sum())
         facts["ties_taken"] = int((counts == counts.min()).sum())
-    return facts | _published_overlap(arm, ids)
+    published = f"{arm.selection}-published"
+    if published in data.sources() and data.is_at_hand(published):
+        facts["ids_in_published_selection"] = len({row.id for row in data.load_rows(published)} & set(ids))
+    return facts
 
 
 def row_lengths(pool: Sequence[rows.Row], measure: str, turns: str) -> Numbers:
     """Length of every row's response, several turns by the rule `turns`."""
     return per_row([row.responses for row in pool], turns, functools.partial(lengths.count_again, measure=measure))
-
-
-def _published_overlap(arm: arms.Arm, ids: list[int]) -> dict[str, Any]:
-    published = {"alpaca-1k-longest": "alpaca-1k-longest-published", "evol-1k-longest": "evol-1k-longest-published"}
-    name = published.get(arm.selection)
-    if name is None or not data.is_at_hand(name):
-        return {}
-    return {"ids_in_published_selection": len({row.id for row in data.load_rows(name)} & set(ids))}
-
-
-# --- the command ---------------------------------------------------------------------------------------------------
 
 
 def _parser() -> ArgumentParser:
@@ -176,13 +152,14 @@ def _select_rated(given: argparse.Namespace) -> None:
     asked: dict[str, Any] = {"rule": "top-k", "k": given.k if given.top_k is None else given.top_k}
     if given.threshold is not None:
         asked = {"rule": "threshold", "threshold": given.threshold}
-        ids = draw.draw_threshold(grades, given.threshold)
+        chosen = draw.draw_threshold(grades, given.threshold)
     elif given.tiers is not None:
         asked = {"rule": "tiers", "k": given.tiers, "seed": given.seed}
-        ids = draw.draw_tiers(grades, given.tiers, given.seed)
+        chosen = draw.draw_tiers(grades, given.tiers, given.seed)
     else:
-        ids = draw.draw_top_k(grades, asked["k"])
-    file.write_selected([int(i) for i in ids], given.out)
+        chosen = draw.draw_top_k(grades, asked["k"])
+    ids, lowest = chosen.tolist(), grades[chosen].min()
+    file.write_selected(ids, given.out)
     made = {
         **name_sources(*hash_inputs(inputs)),
         "rows": len(grades),
@@ -190,12 +167,12 @@ def _select_rated(given: argparse.Namespace) -> None:
         "ratings": given.ratings.name,
         "ratings_sha256": disk.sha256_file(given.ratings),
         **asked,
-        "lowest_grade": plain_number(grades[ids].min()),
+        "lowest_grade": plain_number(lowest),
         "ids_sha256": ids_sha256(ids),
-        "ids": [int(i) for i in ids],
+        "ids": ids,
     }
     disk.write_json(manifest_path(given.out), made)
-    print(f"{given.out}: {len(ids):,} rows, the lowest grade {grades[ids].min():g}")
+    print(f"{given.out}: {len(ids):,} rows, the lowest grade {lowest:g}")
 
 
 if __name__ == "__main__":

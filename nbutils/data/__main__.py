@@ -6,21 +6,7 @@ python -m nbutils.data fetch NAME...   download, verify and keep them in the cac
 
 from nbutils.core.errors import ArgumentParser, InputError, exits_cleanly
 from nbutils.data import catalogue
-from nbutils.data.catalogue import UNVERIFIED, Source
-
-# --- the command ---------------------------------------------------------------------------------------------------
-
-
-def _state(entry: Source) -> str:
-    if entry.path:
-        return "in the repository"
-    try:
-        found = catalogue.locate(entry.name)
-    except InputError as error:
-        return f"refused: {error}"
-    if not found:
-        return "gated" if entry.gated else "no"
-    return "cache" if catalogue.cache_folder() in found[0].parents else "mirror"
+from nbutils.data.catalogue import UNVERIFIED
 
 
 def print_sources() -> None:
@@ -28,9 +14,18 @@ def print_sources() -> None:
     line = "{:27} {:9} {:>9} {:>9}  {:10} {:17} {}"
     print(line.format("name", "kind", "rows", "size", "hash", "at hand", "licence"))
     for entry in catalogue.sources().values():
+        try:
+            found = catalogue.locate(entry.name) or []
+            state = "gated" if entry.gated and not found else "no"
+        except InputError as error:
+            found, state = [], f"refused: {error}"
+        if found:
+            state = "cache" if catalogue.cache_folder() in found[0].parents else "mirror"
+        if entry.path:
+            state = "in the repository"
         known = UNVERIFIED if entry.sha256 == UNVERIFIED and not entry.path and not entry.git_blob else "known"
         size = f"{entry.bytes / 1e6:.1f} MB" if entry.bytes else "?"
-        print(line.format(entry.name, entry.kind, f"{entry.rows:,}", size, known, _state(entry), entry.licence))
+        print(line.format(entry.name, entry.kind, f"{entry.rows:,}", size, known, state, entry.licence))
 
 
 @exits_cleanly

@@ -5,6 +5,7 @@ then, when asked, on the network. A download is resumed where it broke off, veri
 file with the wrong bytes is refused by name and never cached.
 """
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from filelock import FileLock
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from nbutils import ROOT
 from nbutils.core.disk import atomic_path, sha256_file, sha256_json, write_json
@@ -44,7 +45,7 @@ class Source(BaseModel):
     git_blob: str | None = None
     bytes: int | None = None
     gated: str | None = None
-    members: tuple[str, ...] = Field((), min_length=0)
+    members: tuple[str, ...] = ()
     mirror: str | None = None
     mirror_sha256: str | None = None
 
@@ -80,9 +81,6 @@ def sources_of(kind: str) -> list[str]:
     return [entry.name for entry in sources().values() if entry.kind == kind]
 
 
-# --- where it is ---------------------------------------------------------------------------------------------------
-
-
 def cache_folder() -> Path:
     """Where downloads are kept: `LIM_DATA_CACHE`, else `data/cache/` in the repository."""
     return Path(os.environ.get("LIM_DATA_CACHE") or ROOT / "data" / "cache")
@@ -102,7 +100,7 @@ def locate(name: str) -> list[Path] | None:
     path = Path(folder) / entry.mirror if folder and entry.mirror else None
     if path is None or not path.exists():
         return None
-    if hash_of(path) != entry.mirror_sha256:
+    if hash_source(path) != entry.mirror_sha256:
         raise InputError(f"{path}: not the bytes of source '{entry.name}' (sha256 differs): replace the mirror's copy")
     return [path]
 
@@ -159,7 +157,17 @@ def _in_cache(entry: Source) -> list[Path] | None:
         return None
     for path in paths:
         verify(entry, path)
-    return [_unpack_punkt(paths[0])] if entry.form == "punkt" else paths
+    if entry.form != "punkt":
+        return paths
+    unpacked = folder / "tokenizers" / "punkt_tab" / "english"
+    with zipfile.ZipFile(paths[0]) as packed:
+        for name in packed.namelist():
+            if name.startswith("punkt_tab/english/") and not name.endswith("/"):
+                path, content = unpacked / Path(name).name, packed.read(name)
+                if not path.is_file() or path.read_bytes() != content:
+                    with atomic_path(path) as temporary:
+                        temporary.write_bytes(content)
+    return [unpacked]
 
 
 def fetch(name: str) -> list[Path]:
@@ -176,18 +184,6 @@ def fetch(name: str) -> list[Path]:
     return _in_cache(entry) or []
 
 
-def _unpack_punkt(archive: Path) -> Path:
-    folder = archive.parent / "tokenizers" / "punkt_tab" / "english"
-    with zipfile.ZipFile(archive) as packed:
-        english = (name for name in packed.namelist() if name.startswith("punkt_tab/english/"))
-        for name in (name for name in english if not name.endswith("/")):
-            path, content = folder / Path(name).name, packed.read(name)
-            if not path.is_file() or path.read_bytes() != content:
-                with atomic_path(path) as temporary:
-                    temporary.write_bytes(content)
-    return folder
-
-
 def download_all(entry: Source, folder: Path) -> None:
     """Download the files of a source that the folder lacks, or has with the wrong bytes.
 
@@ -196,31 +192,24 @@ def download_all(entry: Source, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):
         for file_name, url in entry.downloads().items():
-            path = folder / file_name
+            path, part = folder / file_name, folder / f"{file_name}.part"
+            with contextlib.suppress(InputError):
+                if path.is_file() and verify(entry, path):
+                    continue
+            print(f"fetching {url} (licence: {entry.licence})", flush=True)
             try:
-                is_intact = path.is_file() and verify(entry, path)
+                _stream(entry, url, part)
+            finally:
+                if part.is_file() and not part.stat().st_size:
+                    part.unlink()
+            try:
+                verify(entry, part)
             except InputError:
-                is_intact = False
-            if not is_intact:
-                _download(entry, url, path)
-
-
-def _download(entry: Source, url: str, target: Path) -> None:
-    part = target.with_name(target.name + ".part")
-    print(f"fetching {url} (licence: {entry.licence})", flush=True)
-    try:
-        _stream(entry, url, part)
-    finally:
-        if part.is_file() and not part.stat().st_size:
-            part.unlink()
-    try:
-        verify(entry, part, _recorded(target))
-    except InputError:
-        part.unlink()
-        raise
-    record = {"sha256": sha256_file(part), "bytes": part.stat().st_size, "url": url}
-    write_json(target.parent / RECORD, {**_read_record(target.parent), target.name: record})
-    part.replace(target)
+                part.unlink()
+                raise
+            record = {"sha256": sha256_file(part), "bytes": part.stat().st_size, "url": url}
+            write_json(folder / RECORD, {**_read_record(folder), file_name: record})
+            part.replace(path)
 
 
 def _stream(entry: Source, url: str, part: Path) -> None:
@@ -240,12 +229,15 @@ def _stream(entry: Source, url: str, part: Path) -> None:
     except GatedRepoError:
         raise InputError(f"source '{entry.name}' is gated: {entry.gated or 'ask its owner for access'}") from None
     except HfHubHTTPError as error:
-        status = getattr(getattr(error, "response", None), "status_code", None)
-        if status != 416 or not part.stat().st_size:
-            raise InputError(_refusal(entry, url, status)) from None
-        # What an earlier call left reaches to the end of the file, or past it: start again.
-        part.unlink()
-        _stream(entry, url, part)
+        status = getattr(getattr(error, "response", None), "status_code", None) or 0
+        if status == 416 and part.stat().st_size:
+            # What an earlier call left reaches to the end of the file, or past it: start again.
+            part.unlink()
+            return _stream(entry, url, part)
+        if entry.gated and status in (401, 403):
+            raise InputError(f"source '{entry.name}' is gated: {entry.gated}") from None
+        mend = "run the same command later to continue" if status >= 500 else "check the address in data/sources.toml"
+        raise InputError(f"{url}: the server answered {status or 'nothing'}: {mend}") from None
     except Exception as error:
         # Whatever broke the transfer (the HTTP library differs between versions): what came is kept in the .part
         # file, so that the next call resumes there.
@@ -253,42 +245,28 @@ def _stream(entry: Source, url: str, part: Path) -> None:
         raise InputError(f"{url}: {type(error).__name__}: {why}; run the same command to continue") from None
 
 
-def _refusal(entry: Source, url: str, status: int | None) -> str:
-    if entry.gated and status in (401, 403):
-        return f"source '{entry.name}' is gated: {entry.gated}"
-    if status is not None and status >= 500:
-        return f"{url}: the server answered {status}: run the same command later to continue"
-    return f"{url}: the server answered {status or 'nothing'}: check the address in data/sources.toml"
-
-
-# --- is it the right file? -----------------------------------------------------------------------------------------
-
-
-def verify(entry: Source, path: Path, recorded: str | None = None) -> Literal[True]:
+def verify(entry: Source, path: Path) -> Literal[True]:
     """Refuse wrong bytes by every check that is known: size, sha256, git blob id, or the first download's record.
 
-    True where all of them hold, InputError where one does not.
-    recorded: sha256 of the first download; by default what the file's folder has on record for it.
+    True where all of them hold, InputError where one does not. A download in a .part file counts as the whole file.
     """
-    recorded = recorded or _recorded(path)
-    if entry.bytes is not None and path.stat().st_size != entry.bytes:
-        raise InputError(_wrong(entry, path, f"{path.stat().st_size} bytes instead of {entry.bytes}"))
-    expected = entry.sha256 if entry.sha256 != UNVERIFIED else recorded
-    if expected and hash_of(path) != expected:
-        raise InputError(_wrong(entry, path, "its sha256 differs"))
-    if entry.git_blob and not recorded and git_blob_id(path) != entry.git_blob:
-        raise InputError(_wrong(entry, path, "its git blob id differs"))
+    whole = path.with_name(path.name.removesuffix(".part"))
+    recorded = _read_record(path.parent).get(whole.name, {}).get("sha256")
+    expected = recorded if entry.sha256 == UNVERIFIED else entry.sha256
     with open(path, "rb") as file:
         is_web_page = file.read(256).lstrip().lower().startswith((b"<!doctype html", b"<html"))
-    if not expected and is_web_page:
-        raise InputError(_wrong(entry, path, "it is a web page"))
-    return True
-
-
-def _wrong(entry: Source, path: Path, what: str) -> str:
-    refused = path.parent / path.name.removesuffix(".part")
+    if entry.bytes is not None and path.stat().st_size != entry.bytes:
+        wrong = f"{path.stat().st_size} bytes instead of {entry.bytes}"
+    elif expected and hash_source(path) != expected:
+        wrong = "its sha256 differs"
+    elif entry.git_blob and not recorded and git_blob_id(path) != entry.git_blob:
+        wrong = "its git blob id differs"
+    elif not expected and is_web_page:
+        wrong = "it is a web page"
+    else:
+        return True
     again = f"run `python -m nbutils.data fetch {entry.name}`"
-    return f"{refused}: refused, not the file that source '{entry.name}' names ({what}): {again}"
+    raise InputError(f"{whole}: refused, not the file that source '{entry.name}' names ({wrong}): {again}")
 
 
 def git_blob_id(path: Path) -> str:
@@ -297,16 +275,12 @@ def git_blob_id(path: Path) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
-def hash_of(path: Path) -> str:
-    """sha256 of a file, or of the names and hashes of a folder's files."""
+def hash_source(path: Path) -> str | None:
+    """sha256 of a file, or of the names and hashes of a folder's files; None for what is neither."""
     if path.is_dir():
-        return sha256_json({part.name: sha256_file(part) for part in path.iterdir()})
-    return sha256_file(path)
-
-
-def _recorded(path: Path) -> str | None:
-    found = _read_record(path.parent).get(path.name, {}).get("sha256")
-    return str(found) if found else None
+        parts = sorted(part for part in path.rglob("*") if part.is_file())
+        return sha256_json({part.relative_to(path).as_posix(): sha256_file(part) for part in parts})
+    return sha256_file(path) if path.is_file() else None
 
 
 def _read_record(folder: Path) -> dict[str, Any]:

@@ -13,10 +13,6 @@ from nbutils.data.json_records import read_bytes
 from nbutils.data.records import read_records
 from nbutils.data.rows import EvalPrompt, Row
 
-# --- the paper's released files ------------------------------------------------------------------------------------
-
-_INSTRUCTION, _INPUT = "### Instruction: ", " ### Input: "
-
 
 def split_alpaca_prompt(prompt: str) -> tuple[str, str, str]:
     """Cut a flattened Alpaca prompt into preamble, instruction and input ("" where it has none).
@@ -24,11 +20,11 @@ def split_alpaca_prompt(prompt: str) -> tuple[str, str, str]:
     The released files write prompt and input on one line (paper's repository, data/alpaca). Only the longer preamble,
     which speaks of an input, is followed by one.
     """
-    preamble, found, rest = prompt.partition(_INSTRUCTION)
+    preamble, found, rest = prompt.partition("### Instruction: ")
     if not found:
-        raise InputError(f"no '{_INSTRUCTION.strip()}' in a released prompt: {prompt[:60]!r}")
+        raise InputError(f"no '### Instruction:' in a released prompt: {prompt[:60]!r}")
     if " input " in preamble:
-        instruction, _, given = rest.partition(_INPUT)
+        instruction, _, given = rest.partition(" ### Input: ")
         return preamble, instruction, given
     return preamble, rest, ""
 
@@ -44,8 +40,7 @@ def released_row(record: Mapping[str, Any], number: int, source: str) -> Row:
 def lima_row(record: Mapping[str, Any], number: int, source: str) -> Row:
     """Read a row of GAIR/lima: `conversations` is a flat list of turns, user first."""
     turns = record["conversations"]
-    pairs = list(zip(turns[0::2], turns[1::2], strict=False))
-    *history, (question, answer) = pairs
+    *history, (question, answer) = zip(turns[0::2], turns[1::2], strict=False)
     stratum = str(record.get("source") or "")
     return Row(number, source, question, "", answer, history=tuple(history), stratum=stratum)
 
@@ -58,19 +53,6 @@ ROW_FORMS: dict[str, Callable[[Mapping[str, Any], int, str], Row]] = {
 }
 
 
-# --- test sets -----------------------------------------------------------------------------------------------------
-
-
-def _self_instruct(record: Mapping[str, Any], number: int) -> EvalPrompt:
-    instance = record["instances"][0]
-    return EvalPrompt(record["id"], "", record["instruction"], instance["input"], instance.get("output", ""))
-
-
-def _mt_bench(record: Mapping[str, Any], number: int) -> EvalPrompt:
-    first, *more = record["turns"]
-    return EvalPrompt(f"mt_bench_{record['question_id']}", "", first, "", "", record["category"], tuple(more))
-
-
 def _own_prompt(record: Mapping[str, Any], number: int) -> EvalPrompt:
     known = {key: record[key] for key in ("input", "reference", "category") if record.get(key)}
     instruction = record.get("instruction") or record.get("prompt")
@@ -81,27 +63,29 @@ def _own_prompt(record: Mapping[str, Any], number: int) -> EvalPrompt:
 
 
 PROMPT_FORMS: dict[str, Callable[[Mapping[str, Any], int], EvalPrompt]] = {
-    "koala": lambda record, number: EvalPrompt(record["id"], "", record["prompt"]),
+    "koala": lambda item, number: EvalPrompt(item["id"], "", item["prompt"]),
     # A one-element list; the official scripts format the list itself, which puts its brackets into the prompt.
-    "lima": lambda record, number: EvalPrompt(f"lima_{number}", "", record["conversations"][0]),
-    "sinstruct": _self_instruct,
-    "vicuna": lambda record, number: EvalPrompt(
-        f"vicuna_{record['question_id']}", "", record["text"], category=record["category"]
+    "lima": lambda item, number: EvalPrompt(f"lima_{number}", "", item["conversations"][0]),
+    "sinstruct": lambda item, number: EvalPrompt(
+        item["id"], "", item["instruction"], item["instances"][0]["input"], item["instances"][0].get("output", "")
     ),
-    "wizardlm": lambda record, number: EvalPrompt(
-        f"wizardlm_{record['idx']}", "", record["Instruction"], category=record["Skill"]
+    "vicuna": lambda item, number: EvalPrompt(
+        f"vicuna_{item['question_id']}", "", item["text"], category=item["category"]
     ),
-    "mt-bench": _mt_bench,
-    "alpaca-eval": lambda record, number: EvalPrompt(
-        f"alpaca_eval_{number}", "", record["instruction"], category=record["dataset"]
+    "wizardlm": lambda item, number: EvalPrompt(
+        f"wizardlm_{item['idx']}", "", item["Instruction"], category=item["Skill"]
+    ),
+    "mt-bench": lambda item, number: EvalPrompt(
+        f"mt_bench_{item['question_id']}", "", item["turns"][0], "", "", item["category"], tuple(item["turns"][1:])
+    ),
+    "alpaca-eval": lambda item, number: EvalPrompt(
+        f"alpaca_eval_{number}", "", item["instruction"], category=item["dataset"]
     ),
     "own": _own_prompt,
 }
 
 
-def to_prompts(
-    records: Iterable[Mapping[str, Any]], form: str, test_set: str, file: str | None = None
-) -> list[EvalPrompt]:
+def to_prompts(records: Iterable[Mapping[str, Any]], form: str, test_set: str, file: str = "") -> list[EvalPrompt]:
     """Read the records of a test set. Raises InputError with file (or test set) and row for one of another form."""
     prompts = []
     for number, record in enumerate(records):
@@ -113,21 +97,28 @@ def to_prompts(
     return prompts
 
 
-Records = Iterator[dict[str, Any]]
-Converter = Callable[[str, Path], Records]
-
-_CHERRY_PROMPT_KEYS = ("prompt", "conversations", "instruction", "text", "Instruction")
-
-
-def converter(form: str, alpaca_eval_instructions: Callable[[], list[str]]) -> Converter:
-    """The function (member, path) -> records that reads the raw files of one form."""
+def converter(form: str, instructions: Callable[[], list[str]]) -> Callable[[str, Path], Iterator[dict[str, Any]]]:
+    """The function (member, path) -> records that reads the raw files of one form; instructions: AlpacaEval's."""
     if form == "cherry-reviews":
         return _cherry_reviews
     if form == "mt-bench-answers":
         return lambda member, path: ({"file": member, **record} for record in read_records(path))
     # Some models lack answers, so an item's number is the place of its instruction and not of its record.
-    numbers = {instruction: number for number, instruction in enumerate(alpaca_eval_instructions())}
-    return lambda member, path: _of_alpaca_eval(form, member, path, numbers)
+    numbers = {instruction: number for number, instruction in enumerate(instructions())}
+
+    def of_alpaca_eval(model: str, path: Path) -> Iterator[dict[str, Any]]:
+        for record in read_records(path):
+            instruction = record["instruction"]
+            if instruction not in numbers:
+                raise InputError(f"{path}: not one of AlpacaEval's instructions: {instruction[:60]!r}")
+            known = {"model": model, "idx": numbers[instruction]}
+            if form == "preferences":
+                yield {"annotator": record.get("annotator", ""), **known, "preference": record["preference"]}
+            else:
+                text = {"output": record["output"]} if form == "outputs" else {}
+                yield {**known, **text, "n_chars": len(record["output"])}
+
+    return of_alpaca_eval
 
 
 def in_one_form(form: str, records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -135,28 +126,15 @@ def in_one_form(form: str, records: Iterable[Mapping[str, Any]]) -> list[dict[st
     return [_with_prompt(record) if form == "cherry-reviews" else dict(record) for record in records]
 
 
-def _of_alpaca_eval(form: str, model: str, path: Path, numbers: Mapping[str, int]) -> Records:
-    for record in read_records(path):
-        instruction = record["instruction"]
-        if instruction not in numbers:
-            raise InputError(f"{path}: not one of AlpacaEval's instructions: {instruction[:60]!r}")
-        known = {"model": model, "idx": numbers[instruction]}
-        if form == "preferences":
-            yield {"annotator": record.get("annotator", ""), **known, "preference": record["preference"]}
-        else:
-            text = {"output": record["output"]} if form == "outputs" else {}
-            yield {**known, **text, "n_chars": len(record["output"])}
-
-
-def _cherry_reviews(member: str, path: Path) -> Records:
+def _cherry_reviews(member: str, path: Path) -> Iterator[dict[str, Any]]:
     test_set, _, judge = member.partition("_wrap_reviews_")
     for number, record in enumerate(json.loads(read_bytes(path))["data"]):
         yield _with_prompt({"test_set": test_set, "judge": judge, "index": number, **record})
 
 
 def _with_prompt(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Each test set calls its prompt otherwise."""
-    prompt = next(record[key] for key in _CHERRY_PROMPT_KEYS if record.get(key) is not None)
+    names = ("prompt", "conversations", "instruction", "text", "Instruction")  # each test set has its own
+    prompt = next(record[name] for name in names if record.get(name) is not None)
     kept = {key: record[key] for key in ("test_set", "judge", "index")}
     reviews = ("Answer1", "Answer2", "review", "scores", "review_reverse", "scores_reverse")
     return {**kept, "prompt": prompt, **{key: record[key] for key in reviews}}

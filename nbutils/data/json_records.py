@@ -8,7 +8,7 @@ import re
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 from nbutils.core.disk import atomic_path
 from nbutils.core.errors import InputError
@@ -18,16 +18,6 @@ BATCH_BYTES = 32_000_000
 LINE_SUFFIXES = (".jsonl", ".ndjson")
 
 
-class Batch(NamedTuple):
-    """Consecutive records, and the number of the first one."""
-
-    first: int
-    records: list[Any]
-
-
-# --- JSON lines ----------------------------------------------------------------------------------------------------
-
-
 class JsonLines:
     """JSON lines in one file or several parts; a selection copies the chosen lines byte for byte."""
 
@@ -35,19 +25,25 @@ class JsonLines:
         self.path, self.parts = path, parts
         self.suffixes = tuple({form_suffix(path): None, **dict.fromkeys(LINE_SUFFIXES)})
 
-    def batches(self) -> Iterator[Batch]:
-        """Stream the records in order."""
-        first = 0
-        for numbered in _chunks(self._lines()):
-            yield Batch(first, [_parse_line(place, line, first + i) for i, (place, line) in enumerate(numbered)])
-            first += len(numbered)
+    def batches(self) -> Iterator[tuple[int, list[Any]]]:
+        """Stream the records in order, each an object: number of a batch's first record, and its records."""
+        first, size = 0, 0
+        records: list[Any] = []
+        for place, line in self._lines():
+            records.append(_parse_line(place, line, first + len(records)))
+            size += len(line)
+            if len(records) == BATCH_ROWS or size > BATCH_BYTES:
+                yield first, records
+                first, records, size = first + len(records), [], 0
+        if records:
+            yield first, records
 
     def first_record(self) -> Any:
         """The first record, or None where there is none."""
         return next((_parse_line(place, line, 0) for place, line in self._lines()), None)
 
     def write_selected(self, ids: Sequence[int], out: Path) -> None:
-        """Write the chosen records."""
+        """Write the records with these numbers, in ascending order, atomically, in this file's own form."""
         wanted = set(ids)
         with atomic_binary(out) as file:
             for row, (_, line) in enumerate(self._lines()):
@@ -70,18 +66,6 @@ def _guarded(path: Path, file: BinaryIO) -> Iterator[bytes]:
         raise InputError(f"{path}: cannot be read to its end ({error}): fetch or copy it again") from None
 
 
-def _chunks(lines: Iterator[tuple[str, bytes]]) -> Iterator[list[tuple[str, bytes]]]:
-    chunk, size = [], 0
-    for place, line in lines:
-        chunk.append((place, line))
-        size += len(line)
-        if len(chunk) == BATCH_ROWS or size > BATCH_BYTES:
-            yield chunk
-            chunk, size = [], 0
-    if chunk:
-        yield chunk
-
-
 def _parse_line(place: str, line: bytes, row: int) -> Any:
     try:
         record = json.loads(line.decode("utf-8"))
@@ -99,9 +83,6 @@ def _checked_object(path: object, record: Any, row: int) -> Any:
     return record
 
 
-# --- a JSON array --------------------------------------------------------------------------------------------------
-
-
 class JsonArray:
     """A JSON file that is one list of objects; a selection copies the chosen ones, layout and escaping included."""
 
@@ -109,19 +90,19 @@ class JsonArray:
         self.path = path
         self.suffixes = tuple({form_suffix(path): None, ".json": None})
 
-    def batches(self) -> Iterator[Batch]:
+    def batches(self) -> Iterator[tuple[int, list[Any]]]:
         """Stream the records in order."""
-        elements = (element.record for element in self._elements(self._text()))
+        elements = (record for _, _, record in self._elements(self._text()))
         for first in itertools.count(0, BATCH_ROWS):
             records = list(itertools.islice(elements, BATCH_ROWS))
             if not records:
                 return
-            yield Batch(first, records)
+            yield first, records
 
     def write_selected(self, ids: Sequence[int], out: Path) -> None:
         """Write the chosen records."""
         text, wanted = self._text(), set(ids)
-        spans = [(element.start, element.end) for element in self._elements(text)]
+        spans = [(start, end) for start, end, _ in self._elements(text)]
         between = text[spans[0][1] : spans[1][0]] if len(spans) > 1 else ","
         chosen = [text[start:end] for row, (start, end) in enumerate(spans) if row in wanted]
         with atomic_binary(out) as file:
@@ -134,50 +115,32 @@ class JsonArray:
         except UnicodeDecodeError as error:
             raise InputError(f"{self.path}: not UTF-8 (byte {error.start}): convert the file to UTF-8") from None
 
-    def _elements(self, text: str) -> Iterator["_Element"]:
+    def _elements(self, text: str) -> Iterator[tuple[int, int, Any]]:
+        """Start, end and value of every element of the array."""
+        decode = json.JSONDecoder().raw_decode
+        row, position = 0, _skip_blank(text, text.index("[") + 1)
         try:
-            for row, element in enumerate(_scan_array(text)):
-                _checked_object(self.path, element.record, row)
-                yield element
+            is_over = text.startswith("]", position)
+            while not is_over:
+                record, end = decode(text, position)
+                yield position, end, _checked_object(self.path, record, row)
+                row, position = row + 1, _skip_blank(text, end)
+                is_over = text.startswith("]", position)
+                if not is_over:
+                    if not text.startswith(",", position):
+                        raise json.JSONDecodeError("Expecting ',' or ']'", text, position)
+                    position = _skip_blank(text, position + 1)
+            if _skip_blank(text, position + 1) != len(text):
+                raise json.JSONDecodeError("Extra data", text, position + 1)
         except InputError:
             raise
         except (ValueError, RecursionError) as error:
             raise InputError(f"{self.path}: not valid JSON ({error}): the file may be cut short") from None
 
 
-class _Element(NamedTuple):
-    start: int
-    end: int
-    record: Any
-
-
-_BLANK = re.compile(r"[ \t\n\r]*")
-
-
-def _scan_array(text: str) -> Iterator[_Element]:
-    """Elements of a JSON array, each with its place in the text. Raises ValueError where it is not valid JSON."""
-    decode = json.JSONDecoder().raw_decode
-    position = _skip_blank(text, text.index("[") + 1)
-    is_over = text.startswith("]", position)
-    while not is_over:
-        record, end = decode(text, position)
-        yield _Element(position, end, record)
-        position = _skip_blank(text, end)
-        is_over = text.startswith("]", position)
-        if not is_over:
-            if not text.startswith(",", position):
-                raise json.JSONDecodeError("Expecting ',' or ']'", text, position)
-            position = _skip_blank(text, position + 1)
-    if _skip_blank(text, position + 1) != len(text):
-        raise json.JSONDecodeError("Extra data", text, position + 1)
-
-
 def _skip_blank(text: str, position: int) -> int:
-    found = _BLANK.match(text, position)
+    found = re.compile(r"[ \t\n\r]*").match(text, position)
     return found.end() if found else position
-
-
-# --- bytes ---------------------------------------------------------------------------------------------------------
 
 
 def read_bytes(path: Path) -> bytes:

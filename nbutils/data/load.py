@@ -7,15 +7,13 @@ from typing import TYPE_CHECKING, Any
 from nbutils.core import disk
 from nbutils.core.errors import InputError
 from nbutils.data import catalogue, forms, rows
-from nbutils.data.catalogue import UNVERIFIED, Source
+from nbutils.data.catalogue import UNVERIFIED, Source, hash_source
 from nbutils.data.json_records import read_bytes
 from nbutils.data.records import RecordFile, number_records, open_records, read_records
 from nbutils.data.rows import EvalPrompt, Row
 
 if TYPE_CHECKING:
     import pandas
-
-# --- what it says --------------------------------------------------------------------------------------------------
 
 
 def load_rows(name: str) -> list[Row]:
@@ -67,7 +65,7 @@ def fingerprint(name: str) -> str:
     entry = catalogue.source(name)
     if entry.sha256 != UNVERIFIED:
         return entry.sha256
-    return disk.sha256_json([catalogue.hash_of(path) for path in catalogue.obtain(name)])
+    return disk.sha256_json([hash_source(path) for path in catalogue.obtain(name)])
 
 
 def _of_kind(name: str, kind: str) -> Source:
@@ -111,11 +109,3 @@ def fingerprint_test_set(name: str) -> str:
     if Path(name).suffix in (".json", ".jsonl"):
         return disk.sha256_file(Path(name))
     return disk.sha256_json([prompt._asdict() for prompt in load_prompts(name)])
-
-
-def hash_source(path: Path) -> str | None:
-    """Hash of a file, or of the names and hashes of a folder's files; None for what is neither."""
-    if path.is_dir():
-        parts = sorted(part for part in path.rglob("*") if part.is_file())
-        return disk.sha256_json({part.relative_to(path).as_posix(): disk.sha256_file(part) for part in parts})
-    return disk.sha256_file(path) if path.is_file() else None

@@ -5,12 +5,11 @@ keeps the file's own form, order and every field.
 """
 
 import contextlib
-import itertools
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +20,6 @@ from nbutils.data.json_records import (
     BATCH_BYTES,
     BATCH_ROWS,
     LINE_SUFFIXES,
-    Batch,
     JsonArray,
     JsonLines,
     atomic_binary,
@@ -32,23 +30,124 @@ from nbutils.data.json_records import (
 KNOWN_SUFFIXES = (".json", *LINE_SUFFIXES, ".parquet", ".csv", ".tsv", ".arrow", ".feather", ".xlsx")
 
 
-class RecordFile(Protocol):
-    """What every kind of file offers."""
+class ParquetFiles:
+    """Parquet, one file or a partitioned dataset larger than memory; parts count in the order of their names."""
 
-    path: Path
+    suffixes = (".parquet",)
 
-    @property
-    def suffixes(self) -> tuple[str, ...]:
-        """Names of this form end in one of these, and perhaps in .gz."""
-        ...
+    def __init__(self, path: Path, parts: Sequence[Path]) -> None:
+        import pyarrow.parquet as pq
 
-    def batches(self) -> Iterator[Batch]:
-        """Stream the records in order; each must be an object."""
-        ...
+        self.path, self.parts = path, parts
+        self._schema: Any = None
+        for part in parts:
+            with _readable(part):
+                schema = pq.read_schema(part)
+            self._schema = self._schema or schema
+            if not schema.equals(self._schema):
+                raise InputError(f"{part}: its columns differ from those of {parts[0].name}: give one at a time")
+        self.columns: list[str] = self._schema.names
+
+    def batches(self) -> Iterator[tuple[int, list[Any]]]:
+        """Stream the records in order."""
+        first = 0
+        for batch in self._arrow_batches():
+            yield first, batch.to_pylist()
+            first += batch.num_rows
+
+    def column(self, name: str) -> Iterator[Any]:
+        """Stream a text column, dictionary-encoded or not, as Arrow arrays in the order of the rows.
+
+        Raises InputError where the responses that it should hold are no text.
+        """
+        import pyarrow as pa
+
+        kind = self._schema.field(name).type
+        plain = kind.value_type if pa.types.is_dictionary(kind) else kind
+        if str(plain) not in ("string", "large_string", "string_view"):
+            raise InputError(f"{self.path}: the response field '{name}' is not text but {kind}")
+        for batch in self._arrow_batches([name]):
+            texts = batch.column(0)
+            with _readable(self.path):
+                texts.validate(full=True)
+            yield texts if pa.types.is_string(texts.type) else texts.cast(pa.large_string())
 
     def write_selected(self, ids: Sequence[int], out: Path) -> None:
-        """Write the records with these numbers, in ascending order, atomically, in this file's own form."""
-        ...
+        """Write the chosen records."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        wanted, first = np.sort(np.asarray(ids)), 0
+        with atomic_path(out) as temporary, pq.ParquetWriter(temporary, self._schema) as writer:
+            for batch in self._arrow_batches():
+                here = wanted[(wanted >= first) & (wanted < first + batch.num_rows)] - first
+                if len(here):
+                    writer.write_table(pa.Table.from_batches([batch]).take(here))
+                first += batch.num_rows
+
+    def _arrow_batches(self, columns: list[str] | None = None) -> Iterator[Any]:
+        import pyarrow.parquet as pq
+
+        for part in self.parts:
+            with _readable(part), pq.ParquetFile(part) as file:
+                # Fewer rows where they are long, so that a batch stays small.
+                groups = map(file.metadata.row_group, range(file.num_row_groups))
+                size = sum(group.total_byte_size for group in groups)
+                rows = max(1, min(BATCH_ROWS, BATCH_BYTES * file.metadata.num_rows // max(size, 1)))
+                yield from file.iter_batches(rows, columns=columns, use_threads=False)
+
+
+@contextlib.contextmanager
+def _readable(part: Path) -> Iterator[None]:
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        why = _first_line(error)
+        raise InputError(f"{part}: not readable as Parquet ({why}): fetch or copy it again") from None
+
+
+class HubDataset:
+    """A dataset of the Hugging Face Hub (or a local folder in the same layout), read by the datasets library."""
+
+    suffixes = (".parquet", ".jsonl")
+
+    def __init__(self, name: str, split: str = "train") -> None:
+        import datasets
+
+        if settings.is_offline() and not Path(name).exists():
+            raise InputError(f"{name}: no such file, and LIM_OFFLINE forbids asking the Hub")
+        self.path = Path(name)
+        try:
+            self._data: Any = datasets.load_dataset(name, split=split)
+        except Exception as error:
+            why = _first_line(error)
+            raise InputError(f"{name}: neither a file nor a dataset that the Hub gives ({why})") from None
+
+    def batches(self) -> Iterator[tuple[int, list[Any]]]:
+        """Stream the records in order."""
+        for first in range(0, len(self._data), BATCH_ROWS):
+            rows = range(first, min(first + BATCH_ROWS, len(self._data)))
+            yield first, self._data.select(rows).to_list()
+
+    def write_selected(self, ids: Sequence[int], out: Path) -> None:
+        """Write the chosen records."""
+        chosen = self._data.select(sorted(ids))
+        if out.suffix == ".parquet":
+            with atomic_path(out) as temporary:
+                chosen.to_parquet(temporary)
+            return
+        with atomic_binary(out) as file:
+            file.writelines(json.dumps(row, ensure_ascii=False, default=str).encode() + b"\n" for row in chosen)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+RecordFile = JsonLines | JsonArray | ParquetFiles | HubDataset
+"""What every kind of file offers: `path`, `suffixes`, `batches` and `write_selected`, as of JSON lines."""
 
 
 def open_records(path: Path, split: str = "train", may_be_empty: bool = False) -> RecordFile:
@@ -91,148 +190,10 @@ def _open_folder(path: Path, split: str) -> RecordFile:
 
 def read_records(path: Path) -> list[dict[str, Any]]:
     """All records of a file, in order."""
-    return list(itertools.chain.from_iterable(batch.records for batch in open_records(path).batches()))
+    return [record for _, record in number_records(open_records(path))]
 
 
 def number_records(file: RecordFile) -> Iterator[tuple[int, Any]]:
     """Every record of a file with its number, counted from 0; one batch of them in memory at a time."""
     for first, records in file.batches():
         yield from enumerate(records, start=first)
-
-
-def refuse_other_form(out: Path, suffixes: Sequence[str], source: Path) -> None:
-    """Refuse an output whose name promises another form than its input has."""
-    suffix = form_suffix(out)
-    promises_other = suffix in KNOWN_SUFFIXES and suffix not in suffixes
-    if promises_other or (".parquet" in suffixes and out.suffix == ".gz" and suffix not in LINE_SUFFIXES):
-        raise InputError(f"{out}: the output keeps the form of {source}: let its name end in {' or '.join(suffixes)}")
-
-
-# --- Parquet -------------------------------------------------------------------------------------------------------
-
-
-class ParquetFiles:
-    """Parquet, one file or a partitioned dataset larger than memory; parts count in the order of their names."""
-
-    suffixes = (".parquet",)
-
-    def __init__(self, path: Path, parts: Sequence[Path]) -> None:
-        self.path, self.parts = path, parts
-        self._schema = self._common_schema()
-        self.columns: list[str] = self._schema.names
-
-    def batches(self) -> Iterator[Batch]:
-        """Stream the records in order."""
-        first = 0
-        for batch in self._arrow_batches():
-            yield Batch(first, batch.to_pylist())
-            first += batch.num_rows
-
-    def type_of(self, column: str) -> str:
-        """Name of a column's Arrow type."""
-        return str(self._schema.field(column).type)
-
-    def is_text(self, column: str) -> bool:
-        """Whether a column holds text, dictionary-encoded or not."""
-        import pyarrow as pa
-
-        kind = self._schema.field(column).type
-        if pa.types.is_dictionary(kind):
-            kind = kind.value_type
-        return str(kind) in ("string", "large_string", "string_view")
-
-    def column(self, name: str) -> Iterator[Any]:
-        """Stream a text column as Arrow arrays, in the order of the rows."""
-        import pyarrow as pa
-
-        for batch in self._arrow_batches([name]):
-            texts = batch.column(0)
-            with _readable(self.path):
-                texts.validate(full=True)
-            yield texts if pa.types.is_string(texts.type) else texts.cast(pa.large_string())
-
-    def write_selected(self, ids: Sequence[int], out: Path) -> None:
-        """Write the chosen records."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        wanted, first = np.sort(np.asarray(ids)), 0
-        with atomic_path(out) as temporary, pq.ParquetWriter(temporary, self._schema) as writer:
-            for batch in self._arrow_batches():
-                here = wanted[(wanted >= first) & (wanted < first + batch.num_rows)] - first
-                if len(here):
-                    writer.write_table(pa.Table.from_batches([batch]).take(here))
-                first += batch.num_rows
-
-    def _common_schema(self) -> Any:
-        import pyarrow.parquet as pq
-
-        first = None
-        for part in self.parts:
-            with _readable(part):
-                schema = pq.read_schema(part)
-            first = first or schema
-            if not schema.equals(first):
-                raise InputError(f"{part}: its columns differ from those of {self.parts[0].name}: give one at a time")
-        return first
-
-    def _arrow_batches(self, columns: list[str] | None = None) -> Iterator[Any]:
-        import pyarrow.parquet as pq
-
-        for part in self.parts:
-            with _readable(part), pq.ParquetFile(part) as file:
-                # Fewer rows where they are long, so that a batch stays small.
-                groups = map(file.metadata.row_group, range(file.num_row_groups))
-                size = sum(group.total_byte_size for group in groups)
-                rows = max(1, min(BATCH_ROWS, BATCH_BYTES * file.metadata.num_rows // max(size, 1)))
-                yield from file.iter_batches(rows, columns=columns, use_threads=False)
-
-
-@contextlib.contextmanager
-def _readable(part: Path) -> Iterator[None]:
-    import pyarrow as pa
-
-    try:
-        yield
-    except (pa.ArrowException, OSError) as error:
-        why = _first_line(error)
-        raise InputError(f"{part}: not readable as Parquet ({why}): fetch or copy it again") from None
-
-
-class HubDataset:
-    """A dataset of the Hugging Face Hub (or a local folder in the same layout), read by the datasets library."""
-
-    suffixes = (".parquet", ".jsonl")
-
-    def __init__(self, name: str, split: str = "train") -> None:
-        import datasets
-
-        if settings.is_offline() and not Path(name).exists():
-            raise InputError(f"{name}: no such file, and LIM_OFFLINE forbids asking the Hub")
-        self.path = Path(name)
-        try:
-            self._data: Any = datasets.load_dataset(name, split=split)
-        except Exception as error:
-            raise InputError(
-                f"{name}: neither a file nor a dataset that the Hub gives ({_first_line(error)})"
-            ) from None
-
-    def batches(self) -> Iterator[Batch]:
-        """Stream the records in order."""
-        for first in range(0, len(self._data), BATCH_ROWS):
-            rows = range(first, min(first + BATCH_ROWS, len(self._data)))
-            yield Batch(first, self._data.select(rows).to_list())
-
-    def write_selected(self, ids: Sequence[int], out: Path) -> None:
-        """Write the chosen records."""
-        chosen = self._data.select(sorted(ids))
-        if out.suffix == ".parquet":
-            with atomic_path(out) as temporary:
-                chosen.to_parquet(temporary)
-            return
-        with atomic_binary(out) as file:
-            file.writelines(json.dumps(row, ensure_ascii=False, default=str).encode() + b"\n" for row in chosen)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

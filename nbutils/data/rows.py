@@ -13,6 +13,7 @@ from nbutils.core.errors import InputError
 
 RESPONSE_FIELDS = ("output", "response", "completion", "answer")
 INSTRUCTION_FIELDS = ("instruction", "prompt", "question")
+TURN_KEYS = {"sharegpt": "conversations", "messages": "messages"}
 ASSISTANTS = ("gpt", "assistant", "model", "bot", "chatgpt")
 
 
@@ -62,15 +63,11 @@ def row_from_json(record: Mapping[str, Any]) -> Row:
     return Row(**{**record, "history": history})
 
 
-# --- forms of training rows ----------------------------------------------------------------------------------------
-
-
 def detect_form(record: Mapping[str, Any]) -> str:
     """The form of a record, by its keys. Raises InputError naming the keys that were looked for."""
-    if isinstance(record.get("conversations"), list):
-        return "sharegpt"
-    if isinstance(record.get("messages"), list):
-        return "messages"
+    for form, key in TURN_KEYS.items():
+        if isinstance(record.get(key), list):
+            return form
     if any(field in record for field in RESPONSE_FIELDS):
         return "alpaca"
     found = ", ".join(map(repr, list(record)[:8])) or "none"
@@ -86,7 +83,7 @@ def responses_of(record: Mapping[str, Any], form: str, field: str | None = None)
         return [_text(record, field or response_field(record))]
     turns = [text for role, text in turns_of(record, form) if role in ASSISTANTS]
     if not turns:
-        raise InputError(f"no assistant turn in '{_turns_key(form)}'")
+        raise InputError(f"no assistant turn in '{TURN_KEYS[form]}'")
     return turns
 
 
@@ -118,7 +115,7 @@ def to_row(record: Mapping[str, Any], number: int, source: str, form: str | None
 
 def turns_of(record: Mapping[str, Any], form: str) -> list[tuple[str, str]]:
     """Speaker and text of every turn of a record in ShareGPT or messages form."""
-    key = _turns_key(form)
+    key = TURN_KEYS[form]
     turns = record.get(key)
     if not isinstance(turns, list):
         raise InputError(f"no list '{key}' of turns")
@@ -131,10 +128,6 @@ def turns_of(record: Mapping[str, Any], form: str) -> list[tuple[str, str]]:
             raise InputError(f"a turn in '{key}' lacks its role or its text")
         found.append((role.lower(), text))
     return found
-
-
-def _turns_key(form: str) -> str:
-    return "conversations" if form == "sharegpt" else "messages"
 
 
 def response_field(record: Mapping[str, Any]) -> str:

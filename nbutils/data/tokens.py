@@ -71,11 +71,21 @@ class TokenCounter:
     REMEMBERED = 200_000
 
     def __init__(self, tokenizer: Any) -> None:
-        self._whole = _uncut(getattr(tokenizer, "backend_tokenizer", tokenizer))
-        vocabulary = self._whole.get_vocab(with_added_tokens=False)
-        self._words: Any = _word_tokenizer(self._whole, vocabulary)
-        self._border = _word_border(vocabulary)
-        added = (token.content for token in self._whole.get_added_tokens_decoder().values())
+        from tokenizers import Tokenizer
+
+        whole = getattr(tokenizer, "backend_tokenizer", tokenizer)
+        if whole.truncation or whole.padding:  # a transformers call leaves both switched on
+            whole = Tokenizer.from_str(whole.to_str())
+            whole.no_truncation()
+            whole.no_padding()
+        vocabulary = whole.get_vocab(with_added_tokens=False)
+        self._whole = whole
+        self._words: Any = _word_tokenizer(whole, vocabulary)
+        # Words are cut between an ASCII letter and a sign that never follows one in any entry: no merge crosses that.
+        joined = set(re.findall("[A-Za-z]([^A-Za-z\0])", "\0".join(vocabulary)))
+        signs = "".join(sign for sign in string.punctuation + "\n" if sign not in joined)
+        self._border = f"([A-Za-z])([{re.escape(signs)}])" if signs else ""
+        added = (token.content for token in whole.get_added_tokens_decoder().values())
         self._irregular = "|".join(map(re.escape, [self.SPACE, *added]))
         self._counts: dict[str, int] = {}
 
@@ -93,20 +103,33 @@ class TokenCounter:
         pieces = self._cut(table.words)
         lengths = table.sum(pieces.sum(self._count_pieces(pieces.words.to_pylist())))
         spaced, irregular = self._exceptions(table)
-        lengths[spaced] = self._count_spaced([texts[row] for row in spaced])
+        split = [split_words(texts[row]) for row in spaced]
+        self._count_pieces(list(itertools.chain.from_iterable(split)))
+        lengths[spaced] = [sum(map(self._counts.__getitem__, words)) for words in split]
         # After the others: a text can be irregular as well as spaced.
         lengths[irregular] = self._count_whole([texts[row] for row in irregular])
         return lengths
 
     def upper_bound(self, texts: Sequence[str]) -> Lengths | None:
         """Bound per text: exact counts for frequent pieces, bytes for the others; None where unsound."""
+        import pyarrow.compute as pc
+
         if not self.is_exact_by_words:
             return None
         _refuse_surrogates(texts)
         table = word_table(texts)
-        bounds = table.sum(self._bound_words(table))
+        pieces = self._cut(table.words)
+        starts_word = pc.starts_with(pieces.words, self.SPACE).to_numpy(zero_copy_only=False)
+        of_pieces = pc.binary_length(pieces.words).to_numpy().astype(np.int64) - 2 * starts_word
+        times = np.repeat(np.bincount(table.codes, minlength=len(table.words)), np.diff(pieces.offsets))
+        frequent = np.argsort(-np.bincount(pieces.codes, weights=times), kind="stable")[: self.FREQUENT]
+        of_pieces[frequent] = self._count_pieces(pieces.words.take(frequent).to_pylist())
+        bounds = table.sum(pieces.sum(of_pieces))
         spaced, irregular = self._exceptions(table)
-        bounds[spaced] = self._bound_spaced([texts[row] for row in spaced])
+        for row in spaced:
+            # The stand-in for a space has three bytes and is one token at most.
+            words = split_words(texts[row])
+            bounds[row] = sum(self._counts.get(w) or len(w.encode()) - 2 * w.count(self.SPACE) for w in words)
         bounds[irregular] = count_bytes([texts[row] for row in irregular]) + 1
         return bounds
 
@@ -121,30 +144,6 @@ class TokenCounter:
         encodings = self._whole.encode_batch_fast(list(texts), add_special_tokens=False)
         return from_iterable(map(len, encodings), len(texts))
 
-    def _count_spaced(self, texts: Sequence[str]) -> Lengths:
-        split = [split_words(text) for text in texts]
-        self._count_pieces(list(itertools.chain.from_iterable(split)))
-        return from_iterable((sum(map(self._counts.__getitem__, words)) for words in split), len(texts))
-
-    def _bound_spaced(self, texts: Sequence[str]) -> Lengths:
-        def bound(word: str) -> int:
-            # The stand-in for a space has three bytes and is one token at most.
-            return self._counts.get(word) or len(word.encode()) - 2 * word.count(self.SPACE)
-
-        return from_iterable((sum(map(bound, split_words(text))) for text in texts), len(texts))
-
-    def _bound_words(self, table: WordTable) -> Lengths:
-        import pyarrow.compute as pc
-
-        pieces = self._cut(table.words)
-        starts_word = pc.starts_with(pieces.words, self.SPACE).to_numpy(zero_copy_only=False)
-        bounds = pc.binary_length(pieces.words).to_numpy().astype(np.int64) - 2 * starts_word
-        of_words = np.bincount(table.codes, minlength=len(table.words))
-        of_pieces = np.bincount(pieces.codes, weights=np.repeat(of_words, np.diff(pieces.offsets)))
-        frequent = np.argsort(-of_pieces, kind="stable")[: self.FREQUENT]  # those that the texts hold most often
-        bounds[frequent] = self._count_pieces(pieces.words.take(frequent).to_pylist())
-        return pieces.sum(bounds)
-
     def _cut(self, words: Any) -> WordTable:
         """Each word, with the stand-in for its space before it, cut at the borders inside it."""
         import pyarrow as pa
@@ -158,9 +157,8 @@ class TokenCounter:
         if len(self._counts) > self.REMEMBERED:  # a long stream of rare words must not fill the memory
             self._counts.clear()
         new = list(set(pieces).difference(self._counts))
-        self._counts.update(
-            zip(new, map(len, self._words.encode_batch_fast(new, add_special_tokens=False)), strict=True)
-        )
+        encodings = self._words.encode_batch_fast(new, add_special_tokens=False)
+        self._counts.update(zip(new, map(len, encodings), strict=True))
         return from_iterable(map(self._counts.__getitem__, pieces), len(pieces))
 
 
@@ -186,63 +184,29 @@ _counters: dict[int, tuple[TokenCounter, Any]] = {}
 
 
 def _refuse_surrogates(texts: Sequence[str]) -> None:
+    surrogate = re.compile("[\ud800-\udfff]")
     for index, text in enumerate(texts):
-        if not text.isascii() and _SURROGATE.search(text):
+        if not text.isascii() and surrogate.search(text):
             raise InputError(f"text {index} holds a lone surrogate, which is not valid Unicode: repair or remove it")
-
-
-_SURROGATE = re.compile("[\ud800-\udfff]")
-
-
-def _uncut(tokenizer: Any) -> Any:
-    """The tokenizer, or a copy of it that neither pads nor truncates (a transformers call leaves both switched on)."""
-    from tokenizers import Tokenizer
-
-    if not (tokenizer.truncation or tokenizer.padding):
-        return tokenizer
-    copy = Tokenizer.from_str(tokenizer.to_str())
-    copy.no_truncation()
-    copy.no_padding()
-    return copy
 
 
 def _word_tokenizer(tokenizer: Any, vocabulary: Iterable[str]) -> Any:
     """The same model without normaliser and special tokens, or None where counting by words is not exact."""
     from tokenizers import Tokenizer
 
-    added = (token.content for token in tokenizer.get_added_tokens_decoder().values())
-    has_space = any(" " in text for text in added)
-    is_exact = _is_llama_bpe(tokenizer) and _keeps_words_apart(set(vocabulary)) and not has_space
-    return Tokenizer(tokenizer.model) if is_exact else None
-
-
-def _is_llama_bpe(tokenizer: Any) -> bool:
     model, space = tokenizer.model, TokenCounter.SPACE
-    normalizer = {
-        "type": "Sequence",
-        "normalizers": [
-            {"type": "Prepend", "prepend": space},
-            {"type": "Replace", "pattern": {"String": " "}, "content": space},
-        ],
-    }
     if type(model).__name__ != "BPE" or not model.byte_fallback or tokenizer.pre_tokenizer:
-        return False
-    by_place = model.dropout or model.ignore_merges or model.continuing_subword_prefix or model.end_of_word_suffix
-    given = tokenizer.normalizer and json.loads(tokenizer.normalizer.__getstate__())
-    return bool(not by_place and given == normalizer)
-
-
-def _keeps_words_apart(entries: set[str]) -> bool:
-    singles = {f"<0x{byte:02X}>" for byte in range(256)} | {TokenCounter.SPACE}
-    crosses = re.compile(f"[^{TokenCounter.SPACE}]{TokenCounter.SPACE}|<0x[0-9A-F]{{2}}>.|.<0x[0-9A-F]{{2}}>|\0", re.S)
-    return singles <= entries and not any(map(crosses.search, entries))
-
-
-def _word_border(vocabulary: Iterable[str]) -> str:
-    """Regular expression of the borders inside a word that no merge crosses; "" where there are none.
-
-    They lie between an ASCII letter and a sign that never follows an ASCII letter in any entry.
-    """
-    joined = set(re.findall("[A-Za-z]([^A-Za-z\0])", "\0".join(vocabulary)))
-    signs = "".join(sign for sign in string.punctuation + "\n" if sign not in joined)
-    return f"([A-Za-z])([{re.escape(signs)}])" if signs else ""
+        return None
+    if model.dropout or model.ignore_merges or model.continuing_subword_prefix or model.end_of_word_suffix:
+        return None
+    prepend = {"type": "Prepend", "prepend": space}
+    replace = {"type": "Replace", "pattern": {"String": " "}, "content": space}
+    normalizer = tokenizer.normalizer and json.loads(tokenizer.normalizer.__getstate__())
+    if normalizer != {"type": "Sequence", "normalizers": [prepend, replace]}:
+        return None
+    if any(" " in token.content for token in tokenizer.get_added_tokens_decoder().values()):
+        return None
+    entries = set(vocabulary)
+    singles = {f"<0x{byte:02X}>" for byte in range(256)} | {space}
+    crosses = re.compile(f"[^{space}]{space}|<0x[0-9A-F]{{2}}>.|.<0x[0-9A-F]{{2}}>|\0", re.S)
+    return Tokenizer(model) if singles <= entries and not any(map(crosses.search, entries)) else None

@@ -20,15 +20,12 @@ from nbutils.core import settings
 from nbutils.core.errors import InputError
 from nbutils.core.progress import track
 from nbutils.data import rows
-from nbutils.data.json_records import JsonLines
-from nbutils.data.records import HubDataset, ParquetFiles, RecordFile, open_records, refuse_other_form
+from nbutils.data.json_records import LINE_SUFFIXES, JsonLines, form_suffix
+from nbutils.data.records import KNOWN_SUFFIXES, HubDataset, ParquetFiles, RecordFile, open_records
 from nbutils.selection.topk import Count, Longest, Numbers, add_texts, per_row
 
 TURNS = ("sum", "mean", "first", "last")
-FILE_SUFFIXES = (".json", ".jsonl", ".ndjson", ".parquet", ".gz")
 MANIFEST_SUFFIX = ".manifest.json"
-FEW = 64
-"""Texts that are not worth handing to other processes."""
 
 
 class SelectionRequest(NamedTuple):
@@ -40,9 +37,6 @@ class SelectionRequest(NamedTuple):
     field: str | None = None
     tokenizer: str | None = None
     split: str = "train"
-
-
-# --- what is read --------------------------------------------------------------------------------------------------
 
 
 class Inputs(NamedTuple):
@@ -76,9 +70,18 @@ class Inputs(NamedTuple):
 def open_inputs(sources: Sequence[str], split: str, may_be_empty: bool = False) -> Inputs:
     """Open a file, a folder of parts or a Hub dataset; or several files and folders of one kind, globs expanded.
 
-    may_be_empty: a single file may be one without rows, as any of several may.
+    A glob stands for its paths in the order of their names, manifests left out. may_be_empty: a single file may be one
+    without rows, as any of several may.
     """
-    found = [path for source in sources for path in _expand(source)]
+    found: list[str] = []
+    for source in sources:
+        if not glob.has_magic(source) or Path(source).exists():
+            found.append(source)
+            continue
+        matches = sorted(glob.glob(source, recursive=True))  # noqa: PTH207 (Path.glob wants a relative pattern)
+        if not (meant := [path for path in matches if not path.endswith(MANIFEST_SUFFIX)]):
+            raise InputError(f"{source}: no such file")
+        found += meant
     if len(found) == 1:
         return Inputs([Path(found[0])], [open_source(found[0], split, may_be_empty)])
     paths = [Path(path) for path in found]
@@ -87,21 +90,9 @@ def open_inputs(sources: Sequence[str], split: str, may_be_empty: bool = False) 
     files = [open_records(path, split, may_be_empty=True) for path in paths]
     for path, file in zip(paths, files, strict=True):
         if not isinstance(file, JsonLines | ParquetFiles) or type(file) is not type(files[0]):
-            raise InputError(
-                f"{path}: several inputs must all be JSON lines, or all Parquet: convert it, or leave it out"
-            )
+            mend = "convert it, or leave it out"
+            raise InputError(f"{path}: several inputs must all be JSON lines, or all Parquet: {mend}")
     return Inputs(paths, files)
-
-
-def _expand(source: str) -> list[str]:
-    """The paths that a glob stands for, in the order of their names (manifests are not meant); else the source."""
-    if not glob.has_magic(source) or Path(source).exists():
-        return [source]
-    matches = sorted(glob.glob(source, recursive=True))  # noqa: PTH207 (Path.glob wants a folder and a relative pattern)
-    found = [path for path in matches if not path.endswith(MANIFEST_SUFFIX)]
-    if not found:
-        raise InputError(f"{source}: no such file")
-    return found
 
 
 def check_output(inputs: Inputs, out: Path) -> None:
@@ -114,7 +105,11 @@ def check_output(inputs: Inputs, out: Path) -> None:
             raise InputError(f"{out}: the output would become a part of the input folder: give another place")
     if out.is_dir():
         raise InputError(f"{out}: is a folder: give the name of a file")
-    refuse_other_form(out, inputs.files[0].suffixes, inputs.paths[0])
+    suffix, kept = form_suffix(out), inputs.files[0].suffixes
+    promises_other = suffix in KNOWN_SUFFIXES and suffix not in kept
+    if promises_other or (".parquet" in kept and out.suffix == ".gz" and suffix not in LINE_SUFFIXES):
+        meant = f"the output keeps the form of {inputs.paths[0]}"
+        raise InputError(f"{out}: {meant}: let its name end in {' or '.join(kept)}")
 
 
 def read_longest(inputs: Inputs, request: SelectionRequest, processes: int = 1) -> Longest:
@@ -124,8 +119,16 @@ def read_longest(inputs: Inputs, request: SelectionRequest, processes: int = 1) 
     before = 0
     with _counting(request, tokenizer, processes) as count:
         for file in inputs.files:
-            for first, turns in track(_read_responses(file, request), "rows read, in batches"):
-                _add_batch(kept, before + first, turns, request, tokenizer, count)
+            for within, batch in track(_read_responses(file, request), "rows read, in batches"):
+                first = before + within
+                try:
+                    if len(batch) and isinstance(batch[0], str):
+                        add_texts(kept, batch, first, request.measure, tokenizer, count)
+                        continue
+                    counted = batch if isinstance(batch, np.ndarray) else per_row(batch, request.turns, count)
+                except InputError as error:
+                    raise InputError(f"in the batch from row {first}: {error}") from None
+                kept.add(counted, np.arange(first, first + len(batch)))
             before = kept.n
     return kept
 
@@ -156,7 +159,8 @@ def refuse_other_forms(found: Mapping[str, Path]) -> None:
 def open_source(source: str, split: str, may_be_empty: bool = False) -> RecordFile:
     """A file, a folder of parts, or a dataset of the Hub."""
     path = Path(source)
-    is_file_name = path.suffix in FILE_SUFFIXES or source.startswith((".", "/", "~"))
+    suffixes = (".json", ".jsonl", ".ndjson", ".parquet", ".gz")
+    is_file_name = path.suffix in suffixes or source.startswith((".", "/", "~"))
     looks_like_hub = source.count("/") == 1 and not is_file_name and not path.parent.exists()
     return HubDataset(source, split) if looks_like_hub else open_records(path, split, may_be_empty)
 
@@ -175,21 +179,15 @@ def _load_tokenizer(given: str | None) -> Any:
         raise InputError(f"{given}: no tokenizer there ({error}): give a tokenizer.json or a Hub name") from None
 
 
-def _read_responses(
-    file: RecordFile, request: SelectionRequest
-) -> Iterator[tuple[int, list[str] | list[list[str]] | Numbers]]:
+def _read_responses(file: RecordFile, request: SelectionRequest) -> Iterator[tuple[int, Any]]:
     """Batches of responses: texts (one turn each), lists of turns, or lengths that Arrow has counted."""
-    if isinstance(file, ParquetFiles) and (column := _text_column(file, request)):
-        return _column_batches(file, column, request.measure)
+    if isinstance(file, ParquetFiles):
+        if request.field and request.field not in file.columns:
+            raise InputError(f"{file.path}: no column '{request.field}': it has {', '.join(file.columns)}")
+        if request.field or not {"conversations", "messages"} & set(file.columns):
+            column = request.field or rows.response_field(dict.fromkeys(file.columns))
+            return _column_batches(file, column, request.measure)
     return _record_batches(file, request)
-
-
-def _text_column(file: ParquetFiles, request: SelectionRequest) -> str | None:
-    if request.field and request.field not in file.columns:
-        raise InputError(f"{file.path}: no column '{request.field}': it has {', '.join(file.columns)}")
-    if not request.field and {"conversations", "messages"} & set(file.columns):
-        return None
-    return request.field or rows.response_field(dict.fromkeys(file.columns))
 
 
 def _column_batches(file: ParquetFiles, column: str, measure: str) -> Iterator[tuple[int, list[str] | Numbers]]:
@@ -197,8 +195,6 @@ def _column_batches(file: ParquetFiles, column: str, measure: str) -> Iterator[t
 
     if column not in file.columns:
         rows.detect_form(dict.fromkeys(file.columns))
-    if not file.is_text(column):
-        raise InputError(f"{file.path}: the response field '{column}' is not text but {file.type_of(column)}")
     counted = {"chars": "utf8_length", "bytes": "binary_length"}.get(measure)
     first = 0
     for values in file.column(column):
@@ -222,20 +218,6 @@ def _record_batches(file: RecordFile, request: SelectionRequest) -> Iterator[tup
         is_single = max(map(len, turns), default=0) == 1
         yield first, [texts[0] for texts in turns] if is_single else turns
 
-
-def _add_batch(kept: Longest, first: int, batch: Any, request: SelectionRequest, tokenizer: Any, count: Count) -> None:
-    if isinstance(batch, np.ndarray):
-        return kept.add(batch, np.arange(first, first + len(batch)))
-    try:
-        if isinstance(batch[0], str):
-            return add_texts(kept, batch, first, request.measure, tokenizer, count)
-        lengths_of_rows = per_row(batch, request.turns, count)
-    except InputError as error:
-        raise InputError(f"in the batch from row {first}: {error}") from None
-    kept.add(lengths_of_rows, np.arange(first, first + len(batch)))
-
-
-# --- counting in several processes ---------------------------------------------------------------------------------
 
 _in_worker: dict[str, Count] = {}
 
@@ -269,7 +251,7 @@ def _count_in_worker(texts: list[str]) -> Numbers:
 
 
 def _count_in(pool: ProcessPoolExecutor, processes: int, alone: Count, texts: list[str]) -> Numbers:
-    if len(texts) < FEW:
+    if len(texts) < 64:  # not worth handing to other processes
         return alone(texts)
     counts, n = np.empty(len(texts), dtype=np.int64), 4 * processes
     try:
@@ -281,9 +263,6 @@ def _count_in(pool: ProcessPoolExecutor, processes: int, alone: Count, texts: li
     except BrokenProcessPool:
         raise InputError("a counting process was ended from outside: give fewer --processes or more memory") from None
     return counts
-
-
-# --- the command line ----------------------------------------------------------------------------------------------
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -16,6 +16,8 @@ import numpy as np
 from nbutils import data, lengths
 from nbutils.core import disk
 from nbutils.core.errors import InputError, check_k
+from nbutils.data.json_records import JsonLines
+from nbutils.data.records import ParquetFiles
 from nbutils.selection.files import (
     MANIFEST_SUFFIX,
     Inputs,
@@ -52,8 +54,12 @@ def select_files(
     inputs = open_checked(sources, request, out, is_part)
     if processes < 1:
         raise InputError(f"--processes {processes}: at least one must count")
-    manifests = _manifests_of(inputs)
-    found = _join(inputs, manifests, request, processes) if manifests else _read(inputs, request, processes, is_part)
+    if manifests := _manifests_of(inputs):
+        found = _join(inputs, manifests, request, processes)
+    else:
+        form = form_of(inputs, request) if is_part or len(inputs.files) > 1 else None
+        kept = read_longest(inputs, request, processes)
+        found = _Found(kept, kept.ids, *hash_inputs(inputs), form)
     if not is_part:
         if found.kept.n == 0:
             raise InputError(f"{inputs}: no rows")
@@ -65,7 +71,12 @@ def select_files(
         else:
             inputs.whole().write_selected([int(i) for i in found.positions], out)
         if is_part:
-            made["part"] = _part_facts(found, request, out)
+            made["part"] = {
+                "form": found.form,
+                "lengths": [plain_number(length) for length in found.kept.lengths],
+                "out_sha256": disk.sha256_file(out),
+                "tokenizer_sha256": _hash_tokenizer(request),
+            }
         disk.write_json(manifest_path(out), made)
     except OSError as error:
         raise InputError(f"{out}: cannot be written ({error.strerror or error})") from None
@@ -81,15 +92,6 @@ def open_checked(sources: Sequence[str], request: SelectionRequest, out: Path, i
     check_output(inputs, out)
     check_k(request.k, sys.maxsize, str(inputs))
     return inputs
-
-
-def _read(inputs: Inputs, request: SelectionRequest, processes: int, is_part: bool) -> _Found:
-    form = form_of(inputs, request) if is_part or len(inputs.files) > 1 else None
-    kept = read_longest(inputs, request, processes)
-    return _Found(kept, kept.ids, *hash_inputs(inputs), form)
-
-
-# --- the manifest --------------------------------------------------------------------------------------------------
 
 
 def manifest_path(out: Path) -> Path:
@@ -133,15 +135,6 @@ def _counted_by(request: SelectionRequest) -> dict[str, Any]:
     return {"library": lengths.library_version(request.measure), "exact": is_exact}
 
 
-def _part_facts(found: _Found, request: SelectionRequest, out: Path) -> dict[str, Any]:
-    return {
-        "form": found.form,
-        "lengths": [plain_number(length) for length in found.kept.lengths],
-        "out_sha256": disk.sha256_file(out),
-        "tokenizer_sha256": _hash_tokenizer(request),
-    }
-
-
 def _hash_tokenizer(request: SelectionRequest) -> str | None:
     """Hash of the file that a tokenizer is read from; None for one that its name determines."""
     if request.measure != "tokens" or request.tokenizer is None:
@@ -158,9 +151,6 @@ def plain_number(value: float) -> int | float:
 def ids_sha256(ids: Iterable[int]) -> str:
     """sha256 of the ids in ascending order, joined by commas."""
     return hashlib.sha256(",".join(str(int(i)) for i in sorted(ids)).encode()).hexdigest()
-
-
-# --- parts that were selected from before --------------------------------------------------------------------------
 
 
 def _manifests_of(inputs: Inputs) -> list[Manifest]:
@@ -190,9 +180,8 @@ def _join(inputs: Inputs, manifests: Sequence[Manifest], request: SelectionReque
     names: list[str] = []
     hashes: list[str | None] = []
     for path, made in zip(inputs.parts, manifests, strict=True):
-        _check_part(path, made, request)
-        opened = Inputs([path], [type(inputs.files[0])(path, [path])])  # type: ignore[call-arg]
-        counts, form = _lengths_and_form(opened, made, request, processes)
+        opened = Inputs([path], [ParquetFiles(path, [path]) if inputs.is_parquet else JsonLines(path, [path])])
+        counts, form = _read_part(opened, made, request, processes)
         if form:
             forms.setdefault(form, path)
         all_ids.append(np.array(made["ids"], dtype=np.int64) + kept.n)
@@ -206,23 +195,6 @@ def _join(inputs: Inputs, manifests: Sequence[Manifest], request: SelectionReque
     return _Found(kept, positions, names, hashes, next(iter(forms), None))
 
 
-def _check_part(path: Path, made: Manifest, request: SelectionRequest) -> None:
-    """Raise InputError for a part that was selected by another request, or whose rows are others by now."""
-    again = _mend(made)
-    if other := _difference(made, request):
-        raise InputError(f"{path}: its manifest has another {other} than is asked for: {again}, or move it away")
-    if "part" in made and disk.sha256_file(path) != made["part"]["out_sha256"]:
-        raise InputError(f"{path}: not the rows that its manifest was written with: {again}")
-    if made["k"] < request.k and len(made["ids"]) < made["rows"]:
-        few = f"only the {made['k']:,} longest of its {made['rows']:,} rows"
-        raise InputError(f"{path}: {few}: {again}, with -k {request.k}")
-
-
-def _mend(made: Manifest) -> str:
-    sources = made["source"] if isinstance(made["source"], list) else [made["source"]]
-    return f"run select on {', '.join(sources)} again"
-
-
 def _difference(made: Manifest, request: SelectionRequest) -> str | None:
     """What of a request, besides k, a manifest says otherwise; None where lengths were counted as is asked here."""
     asked = {**request._asdict(), **_counted_by(request), "k": made["k"]}
@@ -231,15 +203,25 @@ def _difference(made: Manifest, request: SelectionRequest) -> str | None:
     return next((name.removesuffix("_sha256") for name, value in asked.items() if made.get(name) != value), None)
 
 
-def _lengths_and_form(
-    part: Inputs, made: Manifest, request: SelectionRequest, processes: int
-) -> tuple[Any, str | None]:
-    """Lengths and form of a part's rows; counted again where it was not selected as a part."""
+def _read_part(part: Inputs, made: Manifest, request: SelectionRequest, processes: int) -> tuple[Any, str | None]:
+    """Lengths and form of a part's rows; counted again where it was not selected as a part.
+
+    Raises InputError for a part that was selected by another request, or whose rows are others by now.
+    """
+    sources = made["source"] if isinstance(made["source"], list) else [made["source"]]
+    again = f"run select on {', '.join(sources)} again"
+    if other := _difference(made, request):
+        raise InputError(f"{part}: its manifest has another {other} than is asked for: {again}, or move it away")
+    if "part" in made and disk.sha256_file(part.paths[0]) != made["part"]["out_sha256"]:
+        raise InputError(f"{part}: not the rows that its manifest was written with: {again}")
+    if made["k"] < request.k and len(made["ids"]) < made["rows"]:
+        few = f"only the {made['k']:,} longest of its {made['rows']:,} rows"
+        raise InputError(f"{part}: {few}: {again}, with -k {request.k}")
     if "part" in made:
         return np.array(made["part"]["lengths"], dtype=float), made["part"]["form"]
     kept = read_longest(part, request._replace(k=max(1, len(made["ids"]))), processes)
     if (kept.n, kept.threshold, kept.ties[1]) != (len(made["ids"]), made["threshold"], made["ties_taken"]):
-        raise InputError(f"{part}: not the rows that its manifest was written with: {_mend(made)}")
+        raise InputError(f"{part}: not the rows that its manifest was written with: {again}")
     return kept.lengths, form_of(part, request)
 
 
@@ -257,9 +239,6 @@ def _write_groups(paths: Sequence[Path], positions: Ids, out: Path) -> None:
                     if len(here):
                         writer.write_table(file.read_row_group(group).take(here))
                     first = end
-
-
-# --- parts as jobs -------------------------------------------------------------------------------------------------
 
 
 def is_fresh(source: Path, out: Path, request: SelectionRequest) -> bool:

@@ -1,26 +1,11 @@
 """One's own dataset and test sets, read to their ends before anything runs, not after hours of training."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from nbutils import arms, data
 from nbutils.core.errors import InputError, check_k
 from nbutils.core.settings import Profile
-from nbutils.data.rows import EvalPrompt, Row
-
-
-def check_rows(profile: Profile, rows: Sequence[Row]) -> str:
-    """A line on what a profile's own dataset holds. Raises InputError for an arm of more rows than there are."""
-    for arm in map(arms.parse_arm, profile.arms):
-        if arm.pool == "own":
-            check_k(arm.k, len(rows), f"arm '{arm.name}' of {profile.dataset}")
-    empty = {
-        "instruction": sum(not (row.instruction + row.input).strip() for row in rows),
-        "response": sum(not row.response.strip() for row in rows),
-    }
-    notes = [f", {count:,} of them with an empty {what}" for what, count in empty.items() if count]
-    return f"{profile.dataset}: {len(rows):,} rows" + "".join(notes)
 
 
 def check_prompts(profile: Profile, name: str) -> str:
@@ -39,29 +24,16 @@ def check_prompts(profile: Profile, name: str) -> str:
         raise InputError(f"{name}: {times} prompts have the id '{twice}': give each its own, or leave the ids out")
     needs_reference = any(judge.kind == "reference" for judge in profile.judging.judges)
     for row, prompt in enumerate(prompts):
-        _check_prompt(f"{name}: row {row}", prompt, needs_reference)
+        where = f"{name}: row {row}"
+        for field in ("input", "reference", "category"):
+            if not isinstance(getattr(prompt, field), str):
+                raise InputError(f"{where}: '{field}' is {type(getattr(prompt, field)).__name__}, not text")
+        if not (prompt.instruction + prompt.input).strip():
+            raise InputError(f"{where}: the prompt is empty: write one, or take the row out")
+        if needs_reference and not prompt.reference:
+            needed = "no 'reference', which the reference judge needs"
+            raise InputError(f"{where}: {needed}: add it, or choose other judges")
     return f"{name}: {len(prompts):,} prompts, {sum(bool(prompt.reference) for prompt in prompts):,} with a reference"
-
-
-def find_leaks(profile: Profile, rows: Sequence[Row]) -> Iterator[str]:
-    """A line for each own test set with prompts that stand in the own dataset: a model has seen those."""
-    taught = {(row.instruction.strip(), row.input.strip()) for row in rows}
-    for name in (name for name in profile.generation.test_sets if name not in data.sources()):
-        asked = data.load_prompts(name)
-        ids = [prompt.id for prompt in asked if (prompt.instruction.strip(), prompt.input.strip()) in taught]
-        if ids:
-            where = f"{len(ids)} (first: id '{ids[0]}')"
-            yield f"note: {name}: prompts that stand in the training rows as well: {where}: take them out"
-
-
-def _check_prompt(where: str, prompt: EvalPrompt, needs_reference: bool) -> None:
-    for field in ("input", "reference", "category"):
-        if not isinstance(getattr(prompt, field), str):
-            raise InputError(f"{where}: '{field}' is {type(getattr(prompt, field)).__name__}, not text")
-    if not (prompt.instruction + prompt.input).strip():
-        raise InputError(f"{where}: the prompt is empty: write one, or take the row out")
-    if needs_reference and not prompt.reference:
-        raise InputError(f"{where}: no 'reference', which the reference judge needs: add it, or choose other judges")
 
 
 def refuse_missing(profile: Profile) -> None:
@@ -83,13 +55,32 @@ def refuse_missing(profile: Profile) -> None:
             raise InputError(f"profile '{profile.name}': unknown test set '{name}': {wanted}")
 
 
-# --- the whole run -------------------------------------------------------------------------------------------------
-
-
 def check_inputs(profile: Profile) -> list[str]:
-    """Refuse what does not exist or cannot be read before anything runs; a line on every own file and test set."""
+    """Refuse what does not exist or cannot be read before anything runs; a line on every own file and test set.
+
+    A line more for each own test set with prompts that stand in the own dataset: a model has seen those. Raises
+    InputError for an arm of more rows than the own dataset has, too.
+    """
     refuse_missing(profile)
-    own = None if profile.dataset in data.sources() else data.load_pool(profile.dataset)
-    lines = [] if own is None else [check_rows(profile, own)]
-    lines += [check_prompts(profile, name) for name in profile.generation.test_sets]
-    return lines if own is None else [*lines, *find_leaks(profile, own)]
+    test_sets = profile.generation.test_sets
+    if profile.dataset in data.sources():
+        return [check_prompts(profile, name) for name in test_sets]
+    rows = data.load_pool(profile.dataset)
+    for arm in map(arms.parse_arm, profile.arms):
+        if arm.pool == "own":
+            check_k(arm.k, len(rows), f"arm '{arm.name}' of {profile.dataset}")
+    empty = {
+        "instruction": sum(not (row.instruction + row.input).strip() for row in rows),
+        "response": sum(not row.response.strip() for row in rows),
+    }
+    notes = [f", {count:,} of them with an empty {what}" for what, count in empty.items() if count]
+    lines = [f"{profile.dataset}: {len(rows):,} rows" + "".join(notes)]
+    lines += [check_prompts(profile, name) for name in test_sets]
+    taught = {(row.instruction.strip(), row.input.strip()) for row in rows}
+    for name in (name for name in test_sets if name not in data.sources()):
+        asked = data.load_prompts(name)
+        ids = [prompt.id for prompt in asked if (prompt.instruction.strip(), prompt.input.strip()) in taught]
+        if ids:
+            where = f"{len(ids)} (first: id '{ids[0]}')"
+            lines.append(f"note: {name}: prompts that stand in the training rows as well: {where}: take them out")
+    return lines

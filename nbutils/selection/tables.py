@@ -8,12 +8,13 @@ import functools
 import itertools
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from nbutils import arms, data, lengths
+from nbutils.core.tables import make
 from nbutils.data.rows import Row, first_verb
 from nbutils.data.tokens import Lengths
 from nbutils.selection import draw, topk
@@ -23,14 +24,6 @@ if TYPE_CHECKING:
 
 PUBLISHED = {"alpaca-52k": "alpaca-1k-longest-published", "evol-70k": "evol-1k-longest-published"}
 RULES = ("longest", "longest-stratified", "longest-instruction", "shortest", "random-7", "random-token-matched-7")
-BINS_PER_OCTAVE = 4
-VERBS = 12
-REPEATED = 0.2
-
-Record = dict[str, Any]
-
-
-# --- counted once --------------------------------------------------------------------------------------------------
 
 
 class Counted(NamedTuple):
@@ -50,11 +43,6 @@ class Counted(NamedTuple):
         """Tokens that every row adds to the loss: its responses', and an end of sequence each (shape (rows,))."""
         tokens = self.lengths["tokens" if "tokens" in self.lengths else "nltk_words"]
         return tokens + np.array([len(row.responses) for row in self.rows])
-
-    def take(self, name: str, positions: Lengths) -> "Counted":
-        """The rows at some positions, with their lengths, under another name."""
-        kept = {measure: values[positions] for measure, values in self.lengths.items()}
-        return Counted(name, [self.rows[i] for i in positions], kept)
 
 
 class Pool(NamedTuple):
@@ -102,7 +90,8 @@ def make_pool(counted: Counted, k: int, published: list[Counted]) -> Pool:
     drawn = {}
     for name in (arm_name(counted.name, k, rule) for rule in RULES):
         positions = draw.draw(arms.parse_arm(name), counted.rows, count, lengths.trained_tokens)
-        drawn[name] = counted.take(name, positions)
+        kept = {measure: values[positions] for measure, values in counted.lengths.items()}
+        drawn[name] = Counted(name, [counted.rows[i] for i in positions], kept)
     return Pool(counted, k, drawn, published)
 
 
@@ -114,19 +103,17 @@ def arm_name(pool: str, k: int, rule: str) -> str:
     return f"{prefix}-{k // 1000}k-{rule}" if k % 1000 == 0 else f"{prefix}-{k}-{rule}"
 
 
-# --- lengths -------------------------------------------------------------------------------------------------------
-
-
 def tabulate_lengths(datasets: Iterable[Counted]) -> "DataFrame":
     """Per dataset: rows; mean, median, least and most NLTK words of a response; mean under the other measures."""
-    records: list[Record] = []
+    records = []
     for dataset in datasets:
         words = dataset.lengths["nltk_words"]
-        record: Record = {"dataset": dataset.name, "rows": len(words), "mean": _round(words.mean())}
+        record = {"dataset": dataset.name, "rows": len(words), "mean": _round(words.mean())}
         record |= {"median": float(np.median(words)), "min": int(words.min()), "max": int(words.max())}
-        others = [measure for measure in dataset.lengths if measure != "nltk_words"]
-        records.append(record | {f"mean_{measure}": _round(dataset.lengths[measure].mean()) for measure in others})
-    return _frame(records)
+        others = {f"mean_{measure}": _round(values.mean()) for measure, values in dataset.lengths.items()}
+        others.pop("mean_nltk_words")
+        records.append(record | others)
+    return make("lengths", records)
 
 
 def tabulate_histograms(datasets: Sequence[Counted]) -> "DataFrame":
@@ -144,13 +131,12 @@ def bin_edges(longest: int) -> list[int]:
 
     The bins grow by a quarter of an octave, so that they are equally wide on a logarithmic axis.
     """
-    edges = [0, 1]
-    for step in itertools.count(1):
-        if edges[-1] > longest:
-            return edges
-        edge = round(2 ** (step / BINS_PER_OCTAVE))
+    edges, step = [0, 1], 1
+    while edges[-1] <= longest:
+        edge = round(2 ** (step / 4))
         edges += [edge] if edge > edges[-1] else []
-    raise AssertionError("the grid has no end")
+        step += 1
+    return edges
 
 
 def tabulate_budget(datasets: Iterable[Counted]) -> "DataFrame":
@@ -161,10 +147,7 @@ def tabulate_budget(datasets: Iterable[Counted]) -> "DataFrame":
         unit = "Llama-2 tokens" if "tokens" in dataset.lengths else "NLTK words"
         per_row = _round(total / rows)
         records.append({"arm": dataset.name, "rows": rows, "trained": total, "per_row": per_row, "unit": unit})
-    return _frame(records)
-
-
-# --- selections ----------------------------------------------------------------------------------------------------
+    return make("budget", records)
 
 
 def tabulate_measures(pools: Iterable[Pool]) -> "DataFrame":
@@ -172,21 +155,16 @@ def tabulate_measures(pools: Iterable[Pool]) -> "DataFrame":
     records = []
     for pool in pools:
         reference, k, rows = pool.reference, pool.k, pool.counted.rows
+        found = {(measure, "response"): topk.top_k(values, k) for measure, values in pool.counted.lengths.items()}
+        whole = [row.instruction + row.input + text for row, text in zip(rows, texts_of(rows), strict=True)]
+        found["chars", "whole example"] = topk.longest(whole, k, "chars")
+        found["chars", "instruction"] = topk.longest([row.instruction for row in rows], k, "chars")
         about = {"pool": pool.counted.name, "k": k, "reference": reference.name}
-        for measure, text, positions in _rivals(pool):
+        for (measure, text), positions in found.items():
             shared = len({rows[i].id for i in positions} & reference.ids)
             chance = _round(k * k / len(rows))
             records.append({**about, "measure": measure, "text": text, "shared": shared, "by_chance": chance})
-    return _frame(records)
-
-
-def _rivals(pool: Pool) -> Iterator[tuple[str, str, Lengths]]:
-    rows, k = pool.counted.rows, pool.k
-    for measure, values in pool.counted.lengths.items():
-        yield measure, "response", topk.top_k(values, k)
-    whole = [row.instruction + row.input + text for row, text in zip(rows, texts_of(rows), strict=True)]
-    yield "chars", "whole example", topk.longest(whole, k, "chars")
-    yield "chars", "instruction", topk.longest([row.instruction for row in rows], k, "chars")
+    return make("measures", records)
 
 
 def tabulate_overlaps(pools: Iterable[Pool]) -> "DataFrame":
@@ -195,10 +173,10 @@ def tabulate_overlaps(pools: Iterable[Pool]) -> "DataFrame":
     for pool in pools:
         for left, right in itertools.combinations_with_replacement([*pool.drawn.values(), *pool.published], 2):
             sizes = len(left.rows), len(right.rows)
-            record: Record = {"pool": pool.counted.name, "left": left.name, "right": right.name}
-            record |= {"shared": len(left.ids & right.ids), "of": min(sizes)}
-            records.append(record | {"by_chance": _round(sizes[0] * sizes[1] / len(pool.counted.rows))})
-    return _frame(records)
+            chance = _round(sizes[0] * sizes[1] / len(pool.counted.rows))
+            record = {"pool": pool.counted.name, "left": left.name, "right": right.name}
+            records.append(record | {"shared": len(left.ids & right.ids), "of": min(sizes), "by_chance": chance})
+    return make("overlaps", records)
 
 
 def tabulate_scores(datasets: Iterable[Counted]) -> "DataFrame":
@@ -208,10 +186,7 @@ def tabulate_scores(datasets: Iterable[Counted]) -> "DataFrame":
         scores = Counter(row.score for row in dataset.rows if row.score is not None)
         if set(scores) != {0.0}:  # LIMA's rows carry a 0 that nobody gave
             records += [{"dataset": dataset.name, "score": score, "rows": scores[score]} for score in sorted(scores)]
-    return _frame(records)
-
-
-# --- content -------------------------------------------------------------------------------------------------------
+    return make("scores", records)
 
 
 def tabulate_content(pools: Iterable[Pool]) -> "DataFrame":
@@ -219,29 +194,23 @@ def tabulate_content(pools: Iterable[Pool]) -> "DataFrame":
     records = []
     for pool in pools:
         chosen, whole = _count_content(pool.longest.rows), _count_content(pool.counted.rows)
-        for kind, value in _frequent(chosen, whole):
-            record: Record = {"pool": pool.counted.name, "selection": pool.longest.name, "kind": kind, "value": value}
-            record |= {"in_selection": chosen[kind, value], "in_pool": whole[kind, value]}
-            record["share_selection"] = _round(record["in_selection"] / len(pool.longest.rows))
-            record["share_pool"] = _round(record["in_pool"] / len(pool.counted.rows))
-            records.append(record)
-    return _frame(records)
+        found = [("trait", trait) for trait in TRAITS]
+        for counts in (chosen, whole):
+            verbs = sorted((-rows, key) for key, rows in counts.items() if key[0] == "first verb" and key[1])
+            found += [key for _, key in verbs[:12]]
+        for kind, value in dict.fromkeys(found):
+            here, there = chosen[kind, value], whole[kind, value]
+            about = {"pool": pool.counted.name, "selection": pool.longest.name, "kind": kind, "value": value}
+            shares = {"share_selection": _round(here / len(pool.longest.rows))}
+            shares["share_pool"] = _round(there / len(pool.counted.rows))
+            records.append({**about, "in_selection": here, "in_pool": there, **shares})
+    return make("content", records)
 
 
-def _count_content(rows: Iterable[Row]) -> Counter[tuple[str, str]]:
-    counts: Counter[tuple[str, str]] = Counter()
-    for row in rows:
-        counts.update(("trait", trait) for trait in find_traits(row))
-        counts["first verb", first_verb(row.instruction)] += 1
+def _count_content(rows: Sequence[Row]) -> Counter[tuple[str, str]]:
+    counts = Counter(("trait", trait) for row in rows for trait in find_traits(row))
+    counts.update(("first verb", first_verb(row.instruction)) for row in rows)
     return counts
-
-
-def _frequent(chosen: Counter[tuple[str, str]], whole: Counter[tuple[str, str]]) -> list[tuple[str, str]]:
-    found = [("trait", trait) for trait in TRAITS]
-    for counts in (chosen, whole):
-        verbs = [key for key in counts if key[0] == "first verb" and key[1]]
-        found += sorted(verbs, key=lambda key: (-counts[key], key))[:VERBS]
-    return list(dict.fromkeys(found))
 
 
 # Terminal punctuation, or a sign that closes a quotation, a bracket, a line of code or a tag.
@@ -252,7 +221,7 @@ TRAITS = {
     "has an input": lambda row: bool(row.input),
     "unfinished end": lambda row: not _FINISHED.search(row.response),
     "holds a list": lambda row: len(_LIST_ITEM.findall(row.response)) >= 2,
-    "repeats itself": lambda row: repeated_share(row.response) > REPEATED,
+    "repeats itself": lambda row: repeated_share(row.response) > 0.2,
 }
 """What is looked for in a row. Unfinished: the response ends without terminal punctuation or a closing sign."""
 
@@ -271,9 +240,3 @@ def repeated_share(text: str, size: int = 8) -> float:
 
 def _round(value: float) -> float:
     return round(float(value), 4)
-
-
-def _frame(records: Iterable[Record]) -> "DataFrame":
-    import pandas as pd
-
-    return pd.DataFrame(list(records))

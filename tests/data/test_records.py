@@ -47,8 +47,8 @@ def test_batches_are_numbered(tmp_path, monkeypatch, suffix):
     else:
         path.write_text(json.dumps(records) if suffix == "json" else "\n".join(map(json.dumps, records)))
     batches = list(data_records.open_records(path).batches())
-    assert [batch.first for batch in batches] == [0, 3, 6]
-    assert [record for batch in batches for record in batch.records] == records
+    assert [first for first, _ in batches] == [0, 3, 6]
+    assert [record for _, read in batches for record in read] == records
 
 
 def test_batches_of_long_rows_are_smaller(tmp_path, monkeypatch):
@@ -59,8 +59,8 @@ def test_batches_of_long_rows_are_smaller(tmp_path, monkeypatch):
     pq.write_table(pa.Table.from_pylist(records), tmp_path / "rows.parquet")
     for name in ("rows.jsonl", "rows.parquet"):
         batches = list(data_records.open_records(tmp_path / name).batches())
-        assert max(len(batch.records) for batch in batches) <= 4
-        assert [record for batch in batches for record in batch.records] == records
+        assert max(len(read) for _, read in batches) <= 4
+        assert [record for _, read in batches for record in read] == records
 
 
 def test_what_is_valid_json_and_what_is_not(tmp_path):
