@@ -127,7 +127,9 @@ def _train(profile: Profile, selected: Manifest, planned: Plan, folder: Path) ->
     if not made.is_world_process_zero():
         return {}
     own = _measure_rewritten(profile, rows, planned.arm)
-    models.check_saved(weights, profile, made.model, tokenizer)
+    models.check_saved_tokenizer(weights, tokenizer)
+    if settings.method != "full":
+        models.check_saved_adapter(weights, made.model)
     described = dataclasses.replace(selected, facts=selected.facts | own)
     release.describe(weights, profile, described, planned.arm, len(encoded.examples))
     epochs = callbacks.epochs_after(steps, len(encoded.examples))

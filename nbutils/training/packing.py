@@ -38,8 +38,7 @@ def encode_rows(rows: Sequence[Row], tokenizer: Any, settings: Training, arm: st
     if not usable:
         raise InputError(f"{arm}: no row has a trained token within {settings.max_length}: raise max_length")
     prompts.check_examples(usable, tokenizer.eos_token_id)
-    empty = sum(not row.response.strip() for row in rows)
-    if empty:
+    if empty := sum(not row.response.strip() for row in rows):
         print(f"{arm}: {empty:,} rows have an empty response: they train the end of sequence alone")
     return Encoded(usable, len(examples) - len(usable), empty)
 
@@ -65,20 +64,16 @@ def plan_steps(rows: int, examples_per_step: int, epochs: float, epoch_end: str,
     steps. 1,000 rows in steps of 128 over 15 epochs are 105 steps, which is 13.44 epochs. `short` ends every epoch
     with a smaller step: 120 steps, 15 whole epochs.
     """
-    if epoch_end == "short":
-        per_epoch = math.ceil(rows / examples_per_step)
-        orders = [_permutation(rows, seed, epoch) for epoch in range(math.ceil(epochs))]
-        starts = range(0, rows, examples_per_step)
-        short = [order[start : start + examples_per_step] for order in orders for start in starts]
-        return short[: max(1, math.ceil(epochs * per_epoch))]
     size = min(rows, examples_per_step)
-    steps = max(1, math.ceil(epochs * (rows // size)))
-    stream = np.concatenate([_permutation(rows, seed, epoch) for epoch in range(math.ceil(steps * size / rows))])
-    return [stream[step * size : (step + 1) * size] for step in range(steps)]
-
-
-def _permutation(rows: int, seed: int, epoch: int) -> np.ndarray:
-    return np.random.default_rng([seed, epoch]).permutation(rows)
+    if epoch_end == "short":
+        steps, whole_epochs = max(1, math.ceil(epochs * math.ceil(rows / size))), math.ceil(epochs)
+    else:
+        steps = max(1, math.ceil(epochs * (rows // size)))
+        whole_epochs = math.ceil(steps * size / rows)
+    orders = [np.random.default_rng([seed, epoch]).permutation(rows) for epoch in range(whole_epochs)]
+    stretches = orders if epoch_end == "short" else [np.concatenate(orders)]
+    planned = [stretch[start : start + size] for stretch in stretches for start in range(0, len(stretch), size)]
+    return planned[:steps]
 
 
 def pack_rows(lengths: Sequence[int], capacity: int, processes: int = 1) -> list[list[int]]:
