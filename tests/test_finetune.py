@@ -219,9 +219,9 @@ def test_rows_that_cannot_be_trained_are_dropped_and_counted(base):
         Row(1, "own", "say", "", "a " * 200),
         Row(2, "own", "x " * 200, "", "yes"),
     )
-    encoded, tokenizer = encoded_rows([empty, long, shut], base)
-    assert (encoded.dropped, encoded.empty) == (1, 1)
-    first, second = encoded.examples
+    (examples, counts), tokenizer = encoded_rows([empty, long, shut], base)
+    assert (counts["dropped_rows"], counts["empty_responses"]) == (1, 1)
+    first, second = examples
     assert first.labels[-1] == tokenizer.eos_token_id
     assert first.trained == 1
     assert second.is_truncated

@@ -7,7 +7,7 @@ step keeps its number of examples. What a token adds to the loss is fixed before
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -20,36 +20,24 @@ from nbutils.prompts import Example
 WEIGHTINGS = ("token", "example", "paper")
 
 
-class Encoded(NamedTuple):
-    """An arm's tokenised rows; how many were dropped because nothing of their response fits, and how many are empty."""
-
-    examples: list[Example]
-    dropped: int
-    empty: int = 0
-
-
-def encode_rows(rows: Sequence[Row], tokenizer: Any, settings: Training, arm: str) -> Encoded:
-    """Tokenise an arm's rows and assert that each of them is trained on.
+def encode_rows(
+    rows: Sequence[Row], tokenizer: Any, settings: Training, arm: str
+) -> tuple[list[Example], dict[str, int]]:
+    """Tokenise an arm's rows and assert that each of them is trained on; the counts are for the manifest.
 
     A row whose prompt alone fills `max_length` has nothing left to train on: it is dropped and counted.
     """
-    examples = [prompts.encode(row, tokenizer, settings.prompt_style, settings.max_length) for row in rows]
-    usable = [example for example in examples if example.trained]
-    if not usable:
+    encoded = [prompts.encode(row, tokenizer, settings.prompt_style, settings.max_length) for row in rows]
+    examples = [example for example in encoded if example.trained]
+    if not examples:
         raise InputError(f"{arm}: no row has a trained token within {settings.max_length}: raise max_length")
-    prompts.check_examples(usable, tokenizer.eos_token_id)
+    prompts.check_examples(examples, tokenizer.eos_token_id)
     if empty := sum(not row.response.strip() for row in rows):
         print(f"{arm}: {empty:,} rows have an empty response: they train the end of sequence alone")
-    return Encoded(usable, len(examples) - len(usable), empty)
-
-
-def count(encoded: Encoded) -> dict[str, int]:
-    """What a manifest says of the rows that an arm trains on."""
-    examples = encoded.examples
-    return {
+    return examples, {
         "rows": len(examples),
-        "dropped_rows": encoded.dropped,
-        "empty_responses": encoded.empty,
+        "dropped_rows": len(encoded) - len(examples),
+        "empty_responses": empty,
         "truncated_rows": sum(example.is_truncated for example in examples),
         "tokens_per_epoch": sum(len(example.input_ids) for example in examples),
         "trained_tokens_per_epoch": sum(example.trained for example in examples),
