@@ -7,7 +7,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from nbutils.core.devices import Precision, choose_precision
 from nbutils.core.errors import InputError
@@ -46,18 +46,6 @@ class Completion(NamedTuple):
     finish_reason: str
 
 
-class AnswerBackend(Protocol):
-    """Something that answers questions."""
-
-    def answer(self, questions: Sequence[Question]) -> Iterator[Completion]:
-        """Answer every question; each completion comes as soon as it is there."""
-        ...
-
-    def facts(self) -> dict[str, Any]:
-        """What is worth recording of how the answers were made."""
-        ...
-
-
 class Job(NamedTuple):
     """What a backend needs to know: `settings` are the variant's, `context` is in tokens, `load` gives the model."""
 
@@ -67,20 +55,6 @@ class Job(NamedTuple):
     context: int
     seed: int
     load: Callable[[Precision], Any]
-
-    def complete(self, question: Question, ids: Sequence[int]) -> Completion:
-        """The completion that the ids of an answer say."""
-        text = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        ended = bool(ids) and ids[-1] == self.tokenizer.eos_token_id
-        return Completion(question, text, len(ids), "stop" if ended else "length")
-
-
-def open_backend(job: Job) -> AnswerBackend:
-    """The backend that the settings name, ready to answer."""
-    return ServerBackend(job) if job.settings.backend == "openai" else ModelBackend(job)
-
-
-# --- transformers --------------------------------------------------------------------------------------------------
 
 
 class ModelBackend:
@@ -99,14 +73,13 @@ class ModelBackend:
         rules = Rules(tokenizer.eos_token_id, tokenizer.pad_token_id, settings.min_new_tokens, settings.temperature)
         room = Room(settings.batch_size, settings.batch_tokens)
         for draft in decode(self._model, drafts, rules, room, self._tally):
-            yield self._job.complete(asked[id(draft)], draft.new)
+            text = tokenizer.decode(draft.new, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+            reason = "stop" if draft.new[-1:] == [tokenizer.eos_token_id] else "length"
+            yield Completion(asked[id(draft)], text, len(draft.new), reason)
 
     def facts(self) -> dict[str, Any]:
         """Slots, and the precision."""
         return {**self._tally.facts(), "precision": self._precision._asdict()}
-
-
-# --- an OpenAI-compatible server -----------------------------------------------------------------------------------
 
 
 class ServerBackend:
@@ -190,3 +163,8 @@ class ServerBackend:
 
     def _where(self) -> str:
         return f"{self._server.base_url or 'the default endpoint'} ({self._model})"
+
+
+def open_backend(job: Job) -> ServerBackend | ModelBackend:
+    """The backend that the settings name, ready to answer."""
+    return ServerBackend(job) if job.settings.backend == "openai" else ModelBackend(job)

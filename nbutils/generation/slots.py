@@ -104,9 +104,9 @@ def refuse_other_attention(model: Any) -> None:
     """Raise InputError for a model whose layers keep more than keys and values of every token (Mamba and the like)."""
     kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or [])
     if others := sorted(kinds - {"full_attention", "sliding_attention"}):
-        mend = "set generation.backend = 'openai' and serve it by `vllm serve`"
         raise InputError(
-            f"the slots engine knows attention layers only, and this model has {', '.join(others)}: {mend}"
+            f"the slots engine knows attention layers only, and this model has {', '.join(others)}: "
+            "set generation.backend = 'openai' and serve it by `vllm serve`"
         )
 
 
@@ -270,19 +270,13 @@ def decode(model: Any, drafts: Sequence[Draft], rules: Rules, room: Room, tally:
             if not should_reduce_batch_size(error):
                 raise
         waiting = [draft for draft in waiting if not draft.is_finished(rules.eos)]
+        if waiting and tally.in_flight == 1:
+            raise InputError(
+                f"prompt '{waiting[0].name}' ({len(waiting[0].prompt)} tokens) does not fit into memory, even alone: "
+                "lower max_new_tokens, or use a smaller model or a larger device"
+            )
         if waiting:
-            room = _halve(room, waiting, tally)
+            tally.halvings += 1
+            room = room._replace(slots=tally.in_flight // 2)
+            print(f"out of memory with {tally.in_flight} rows at once: going on with {room.slots}", flush=True)
             clear_device_cache(garbage_collection=True)
-
-
-def _halve(room: Room, waiting: Sequence[Draft], tally: SlotCounts) -> Room:
-    in_flight = tally.in_flight
-    if in_flight == 1:
-        longest = waiting[0]
-        raise InputError(
-            f"prompt '{longest.name}' ({len(longest.prompt)} tokens) does not fit into memory, even alone: lower "
-            "max_new_tokens, or use a smaller model or a larger device"
-        )
-    tally.halvings += 1
-    print(f"out of memory with {in_flight} rows at once: going on with {in_flight // 2}", flush=True)
-    return room._replace(slots=in_flight // 2)
