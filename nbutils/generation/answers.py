@@ -158,13 +158,13 @@ def _to_answer(completion: Completion, arm: str) -> Answer:
 
 def summarise(answers: Sequence[Answer]) -> dict[str, Any]:
     """Counts of a set of answers: how many, mean tokens, the share that ended by itself and the share that was cut."""
-    stopped = sum(answer["finish_reason"] == "stop" for answer in answers)
+    n, stopped = len(answers), sum(answer["finish_reason"] == "stop" for answer in answers)
     return {
-        "answers": len(answers),
-        "mean_tokens": round(sum(answer["n_tokens"] for answer in answers) / len(answers), 2),
-        "mean_chars": round(sum(len(answer["response"]) for answer in answers) / len(answers), 2),
-        "eos_rate": round(stopped / len(answers), 4),
-        "cut_rate": round(1 - stopped / len(answers), 4),
+        "answers": n,
+        "mean_tokens": round(sum(answer["n_tokens"] for answer in answers) / n, 2),
+        "mean_chars": round(sum(len(answer["response"]) for answer in answers) / n, 2),
+        "eos_rate": round(stopped / n, 4),
+        "cut_rate": round(1 - stopped / n, 4),
     }
 
 
