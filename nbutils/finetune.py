@@ -30,11 +30,11 @@ def plan(profile: str | Profile, arm: str, seed: int) -> Plan:
         "select": manifests.upstream(select.plan(chosen, name, seed)),
         "base": models.base_fingerprint(chosen, seed),
     }
-    is_rewritten = arms.parse_arm(name).rewritten
-    if is_rewritten:
-        inputs["refine"] = manifests.upstream(refine.plan(chosen, arms.parse_arm(name).drawn, seed))
+    version, parsed = 3, arms.parse_arm(name)
+    if parsed.rewritten:
+        inputs["refine"] = manifests.upstream(refine.plan(chosen, parsed.drawn, seed))
+        version = 4
     folder = manifests.stage_folder(chosen.name, "finetune", name, seed)
-    version = 4 if is_rewritten else 3
     return Plan("finetune", chosen.name, name, seed, folder, chosen.training.model_dump(), inputs, version)
 
 

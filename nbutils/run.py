@@ -148,8 +148,7 @@ def execute_notebook(source: Path, output: Path, parameters: Mapping[str, Any]) 
     import papermill
     from nbclient.exceptions import DeadKernelError
 
-    refuse_keys(source, parameters)
-    refuse_unknown(source, parameters)
+    refuse_parameters(source, parameters)
     output.parent.mkdir(parents=True, exist_ok=True)
     failed = output.with_suffix(".failed.ipynb")
     part = output.with_name(f".{output.stem}.part.ipynb")
@@ -167,13 +166,19 @@ def execute_notebook(source: Path, output: Path, parameters: Mapping[str, Any]) 
         failed.unlink(missing_ok=True)
 
 
-def refuse_unknown(source: Path, parameters: Mapping[str, Any]) -> None:
-    """Raise InputError for a parameter that the notebook does not declare (papermill only warns), or of another kind.
+def refuse_parameters(source: Path, parameters: Mapping[str, Any]) -> None:
+    """Raise InputError, before papermill writes it anywhere, for a parameter that looks like a key.
 
-    Values are not repeated: one that was meant for the environment might be among them.
+    And for one that the notebook does not declare (papermill only warns), or of another kind. Values are not repeated:
+    one that was meant for the environment might be among them.
     """
     import papermill
 
+    if any(judge_settings.is_like_a_key(name, value) for name, value in parameters.items()):
+        raise InputError(
+            f"{source.name}: a parameter looks like a key, and parameters are written into notebooks: "
+            "set it as an environment variable, and name that variable in the profile ('key_variable')"
+        )
     known = papermill.inspect_notebook(source)
     for name, value in parameters.items():
         if name not in known:
@@ -182,16 +187,6 @@ def refuse_unknown(source: Path, parameters: Mapping[str, Any]) -> None:
         if type(value) is not wanted:
             kinds = f"{wanted.__name__}, not {type(value).__name__}"
             raise InputError(f"{source.name}: parameter '{name}' must be of type {kinds}")
-
-
-def refuse_keys(source: Path, parameters: Mapping[str, Any]) -> None:
-    """Raise InputError, before papermill writes it anywhere, for a parameter that looks like a key."""
-    for name, value in parameters.items():
-        if judge_settings.is_like_a_key(name, value):
-            raise InputError(
-                f"{source.name}: a parameter looks like a key, and parameters are written into notebooks: "
-                "set it as an environment variable, and name that variable in the profile ('key_variable')"
-            )
 
 
 def run_profile(name: str, optional: bool = False) -> Path:
@@ -229,10 +224,8 @@ def run_alone(name: str, stem: str, parameters: Mapping[str, Any]) -> Path:
         raise InputError(f"the profile is '{name}' already: leave -p profile out")
     if not source.is_file():
         raise InputError(f"no notebook '{stem}': choose one of 00_start_here, {', '.join(STAGES)}")
-    refuse_keys(source, parameters)
-    refuse_unknown(source, parameters)
-    looks_at_all = stem in ("00_start_here", "01_explore")
-    arm = "" if looks_at_all else parameters.get("arm", given.judging.target)
+    refuse_parameters(source, parameters)
+    arm = "" if stem in ("00_start_here", "01_explore") else parameters.get("arm", given.judging.target)
     step = Step(stem, name, arm, parameters.get("seed", given.seeds[0]))
     print(f"  {step.notebook} {step.arm} running ...", flush=True)
     execute(step)

@@ -66,7 +66,7 @@ def test_parameters_are_literals(path):
 
 def test_a_misspelt_parameter_is_refused():
     with pytest.raises(errors.InputError, match=r"02_select\.ipynb: unknown parameter 'arms'"):
-        run.refuse_unknown(ROOT / "notebooks" / "02_select.ipynb", {"profile": "tiny", "arms": "x"})
+        run.refuse_parameters(ROOT / "notebooks" / "02_select.ipynb", {"profile": "tiny", "arms": "x"})
 
 
 @pytest.mark.parametrize(
