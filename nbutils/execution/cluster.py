@@ -123,6 +123,8 @@ def start(
         raise InputError("Snakemake is not installed: pip install -r requirements-batch.txt, or use `make batch`")
     from snakemake.cli import main
 
+    # One model at a time: jobs on one machine would otherwise share its first GPU.
+    where = [] if "SNAKEMAKE_PROFILE" in os.environ else ["--cores", "all", "--resources", "gpu=1"]
     if options.on is not None:
         shipped = ROOT / "profiles" / options.on
         profile = shipped if shipped.is_dir() else Path(options.on).resolve()
@@ -131,9 +133,6 @@ def start(
             mend = f"choose one of {known}, or give a folder that has Snakemake's config.yaml"
             raise InputError(f"--on {options.on}: {mend}")
         where = ["--profile", str(profile)]
-    else:
-        # One model at a time: jobs on one machine would otherwise share its first GPU.
-        where = [] if "SNAKEMAKE_PROFILE" in os.environ else ["--cores", "all", "--resources", "gpu=1"]
     everything = {"folder": str(Path.cwd()), "python": sys.executable, **config}
     values = [f"{key}={json.dumps(value)}" for key, value in everything.items()]
     arguments = ["--snakefile", str(snakefile), "--directory", str(folder), "--slurm-jobname-prefix", job_name]
