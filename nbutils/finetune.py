@@ -10,7 +10,6 @@ import dataclasses
 import functools
 import math
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +30,11 @@ def plan(profile: str | Profile, arm: str, seed: int) -> Plan:
         "select": manifests.upstream(select.plan(chosen, name, seed)),
         "base": models.base_fingerprint(chosen, seed),
     }
-    is_rewritten = arms.parse_arm(name).rewritten
-    if is_rewritten:
-        inputs["refine"] = manifests.upstream(refine.plan(chosen, arms.parse_arm(name).drawn, seed))
+    version, parsed = 3, arms.parse_arm(name)
+    if parsed.rewritten:
+        inputs["refine"] = manifests.upstream(refine.plan(chosen, parsed.drawn, seed))
+        version = 4
     folder = manifests.stage_folder(chosen.name, "finetune", name, seed)
-    version = 4 if is_rewritten else 3
     return Plan("finetune", chosen.name, name, seed, folder, chosen.training.model_dump(), inputs, version)
 
 
@@ -58,10 +57,7 @@ def run(profile: str | Profile, arm: str, seed: int = 42) -> Manifest:
     if processes() > 1:
         return _run_together(chosen, name, seed)
     selected = _bring_inputs(chosen, name, seed)
-    planned = plan(chosen, name, seed)
-    manifest = manifests.complete(planned, functools.partial(_train, chosen, selected, planned))
-    _drop_checkpoints(planned)
-    return manifest
+    return _complete(chosen, selected, plan(chosen, name, seed))
 
 
 def _bring_inputs(profile: Profile, arm: str, seed: int) -> Manifest:
@@ -90,8 +86,7 @@ def _run_together(profile: Profile, arm: str, seed: int) -> Manifest:
     is_fresh = manifests.fresh_manifest(planned) is not None
     state.wait_for_everyone()
     if state.is_main_process:
-        manifests.complete(planned, functools.partial(_train, profile, selected, planned))
-        _drop_checkpoints(planned)
+        _complete(profile, selected, planned)
     elif not is_fresh:
         _train(profile, selected, planned, planned.folder)
     state.wait_for_everyone()
@@ -101,10 +96,12 @@ def _run_together(profile: Profile, arm: str, seed: int) -> Manifest:
     return manifest
 
 
-def _drop_checkpoints(planned: Plan) -> None:
-    # Only behind a written manifest: until then they are all there is of a run.
+def _complete(profile: Profile, selected: Manifest, planned: Plan) -> Manifest:
+    manifest = manifests.complete(planned, functools.partial(_train, profile, selected, planned))
+    # Only behind a written manifest: until then the checkpoints are all there is of a run.
     for folder in planned.folder.glob(".checkpoints-*"):
         shutil.rmtree(folder)
+    return manifest
 
 
 def _train(profile: Profile, selected: Manifest, planned: Plan, folder: Path) -> dict[str, Any]:
@@ -114,30 +111,37 @@ def _train(profile: Profile, selected: Manifest, planned: Plan, folder: Path) ->
     print(f"{planned.arm}: {settings.method} in {precision.dtype}: {precision.reason}", flush=True)
     tokenizer = models.load_tokenizer(profile, planned.seed)
     rows = load_rows(profile, selected, planned.arm, planned.seed)[: settings.max_rows]
-    encoded = packing.encode_rows(rows, tokenizer, settings, planned.arm)
+    examples, counts = packing.encode_rows(rows, tokenizer, settings, planned.arm)
     recipe = settings.examples_per_step, settings.epochs, settings.epoch_end
-    steps = packing.plan_steps(len(encoded.examples), *recipe, planned.seed)
-    expected = memory.check_fit(profile, planned.seed, precision, steps, encoded.examples)
+    steps = packing.plan_steps(len(examples), *recipe, planned.seed)
+    expected = memory.check_fit(profile, planned.seed, precision, steps, examples)
     base = models.load_base(profile, planned.seed, precision, settings.method == "qlora", trains=True)
-    made = trainer.make_trainer(base, planned, settings, precision, tokenizer, encoded.examples, steps, folder)
+    made = trainer.make_trainer(base, planned, settings, precision, tokenizer, examples, steps, folder)
     seconds = trainer.fit(made, planned.arm)
     weights = folder / models.weights_name(profile)
     prompts.add_chat_template(tokenizer, settings.prompt_style)
     trainer.save(made, weights)
     if not made.is_world_process_zero():
         return {}
-    own = _measure_rewritten(profile, rows, planned.arm)
-    models.check_saved(weights, profile, made.model, tokenizer)
+    own: dict[str, Any] = {}
+    if arms.parse_arm(planned.arm).rewritten:
+        # The responses of others have been counted by their selection.
+        measure = profile.selection.measure
+        lengths = select.row_lengths(rows, measure, profile.selection.turns)
+        own = {"measure": measure, "mean_length": round(float(lengths.mean()), 4)}
+    models.check_saved_tokenizer(weights, tokenizer)
+    if settings.method != "full":
+        models.check_saved_adapter(weights, made.model)
     described = dataclasses.replace(selected, facts=selected.facts | own)
-    release.describe(weights, profile, described, planned.arm, len(encoded.examples))
-    epochs = callbacks.epochs_after(steps, len(encoded.examples))
+    release.describe(weights, profile, described, planned.arm, len(examples))
+    epochs = callbacks.epochs_after(steps, len(examples))
     tables.write(folder / "loss.csv", callbacks.loss_table(made.state.log_history, epochs))
     outputs = ["loss.csv", *(f"{weights.name}/{path.name}" for path in sorted(weights.iterdir()))]
     outputs += ["samples.jsonl"] * (folder / "samples.jsonl").is_file()
     return {
         "outputs": outputs,
         "method": settings.method,
-        **packing.count(encoded),
+        **counts,
         "optimizer_steps": made.state.global_step,
         **callbacks.summarise_loss(made.state.log_history),
         **own,
@@ -150,17 +154,6 @@ def _train(profile: Profile, selected: Manifest, planned: Plan, folder: Path) ->
         "precision": precision._asdict(),
         "processes": processes(),
     }
-
-
-def _measure_rewritten(profile: Profile, rows: Sequence[Row], arm: str) -> dict[str, Any]:
-    """How long the responses of rewritten rows are; nothing for others, whose selection has counted them."""
-    if not arms.parse_arm(arm).rewritten:
-        return {}
-    measure, turns = profile.selection.measure, profile.selection.turns
-    return {"measure": measure, "mean_length": round(float(select.row_lengths(rows, measure, turns).mean()), 4)}
-
-
-# --- merging -------------------------------------------------------------------------------------------------------
 
 
 def plan_merge(profile: str | Profile, arm: str, seed: int) -> Plan:
@@ -179,9 +172,6 @@ def merge(profile: str | Profile, arm: str, seed: int = 42) -> Manifest:
     tuned = run(chosen, name, seed)
     planned = plan_merge(chosen, name, seed)
     return manifests.complete(planned, functools.partial(release.merge_adapter, chosen, tuned, planned))
-
-
-# --- the command ---------------------------------------------------------------------------------------------------
 
 
 @exits_cleanly

@@ -16,7 +16,7 @@ from nbutils.core import disk, manifests
 from nbutils.core.errors import InputError, exits_cleanly
 from nbutils.core.judge_settings import Benchmark
 from nbutils.core.manifests import Manifest, Plan
-from nbutils.core.settings import Generation, Profile, seed_of, stage_parser
+from nbutils.core.settings import Profile, seed_of, stage_parser
 from nbutils.generation import answers
 from nbutils.generation.answers import TWO_TURNS
 from nbutils.generation.backends import Job
@@ -46,41 +46,10 @@ def run(profile: str | Profile, arm: str, seed: int = 42) -> Manifest:
     chosen, name = arms.prepare(profile, arm)
     tuned = finetune.run(chosen, name, seed)
     planned = plan(chosen, name, seed)
-    made = manifests.complete(planned, functools.partial(_answer_all, chosen, tuned, planned))
+    made = manifests.complete(planned, functools.partial(_answer, chosen, tuned, planned, None))
     for benchmark in chosen.judging.benchmarks:
         run_benchmark(chosen, name, seed, benchmark)
     return made
-
-
-def context_of(profile: Profile, settings: Generation, seed: int) -> int:
-    """How many tokens prompt and answer may have together: the settings' number, at most the model's own."""
-    own = models.load_config(profile, seed).get_text_config().max_position_embeddings
-    if settings.context and settings.context > own:
-        raise InputError(f"generation.context = {settings.context}, and the model reads {own} tokens: lower it")
-    return int(settings.context or own)
-
-
-def make_job(profile: Profile, tuned: Manifest, planned: Plan) -> Job:
-    """What the backends need to know to answer with an arm's model."""
-    settings, seed = answers.vary(profile.generation, planned.arm), planned.seed
-    tokenizer, context = models.load_tokenizer(profile, seed), context_of(profile, settings, seed)
-    load = functools.partial(models.load_tuned, profile, seed, folder=tuned.folder / models.weights_name(profile))
-    return Job(settings, planned.arm, tokenizer, context, seed, load)
-
-
-def _answer_all(profile: Profile, tuned: Manifest, planned: Plan, folder: Path) -> dict[str, Any]:
-    job = make_job(profile, tuned, planned)
-    written, facts = answers.answer_prompts(job, planned, answers.load_test_prompts(job.settings))
-    return _conclude(planned, folder, written, facts)
-
-
-def _conclude(planned: Plan, folder: Path, written: list[answers.Answer], facts: dict[str, Any]) -> dict[str, Any]:
-    disk.write_jsonl(folder / "answers.jsonl", written)
-    answers.forget_parts(planned)
-    return {"outputs": ["answers.jsonl"], **facts}
-
-
-# --- benchmarks ----------------------------------------------------------------------------------------------------
 
 
 def plan_benchmark(profile: str | Profile, arm: str, seed: int, benchmark: Benchmark) -> Plan:
@@ -102,17 +71,37 @@ def run_benchmark(profile: str | Profile, arm: str, seed: int, benchmark: Benchm
     planned = plan_benchmark(chosen, name, seed, benchmark)
     if planned.stage == "generate":
         return run(chosen, name, seed)
-    return manifests.complete(planned, functools.partial(_answer_benchmark, chosen, tuned, planned, benchmark))
+    return manifests.complete(planned, functools.partial(_answer, chosen, tuned, planned, benchmark))
 
 
-def _answer_benchmark(profile: Profile, tuned: Manifest, planned: Plan, benchmark: str, folder: Path) -> dict[str, Any]:
-    job, asked = make_job(profile, tuned, planned), data.load_prompts(benchmark)[: profile.generation.max_prompts]
-    written, facts = answers.answer_prompts(job, planned, asked, "first")
-    if benchmark == TWO_TURNS:
-        later_turns = answers.second_turns(asked, written, job.settings)
-        second, later = answers.answer_prompts(job, planned, later_turns, "second")
-        written, facts = answers.join_turns(written, second), {"first": facts, "second": later}
-    return _conclude(planned, folder, written, facts)
+def make_job(profile: Profile, tuned: Manifest, planned: Plan) -> Job:
+    """What the backends need to know to answer with an arm's model; prompt and answer share the model's context."""
+    settings, seed = answers.vary(profile.generation, planned.arm), planned.seed
+    own = models.load_config(profile, seed).get_text_config().max_position_embeddings
+    if settings.context and settings.context > own:
+        raise InputError(f"generation.context = {settings.context}, and the model reads {own} tokens: lower it")
+    load = functools.partial(models.load_tuned, profile, seed, folder=tuned.folder / models.weights_name(profile))
+    tokenizer = models.load_tokenizer(profile, seed)
+    return Job(settings, planned.arm, tokenizer, int(settings.context or own), seed, load)
+
+
+def _answer(
+    profile: Profile, tuned: Manifest, planned: Plan, benchmark: Benchmark | None, folder: Path
+) -> dict[str, Any]:
+    """Answer a benchmark, or the test sets; MT-Bench's second turns behind the first."""
+    job = make_job(profile, tuned, planned)
+    if benchmark is None:
+        written, facts = answers.answer_prompts(job, planned, answers.load_test_prompts(job.settings))
+    else:
+        asked = data.load_prompts(benchmark)[: profile.generation.max_prompts]
+        written, facts = answers.answer_prompts(job, planned, asked, "first")
+        if benchmark == TWO_TURNS:
+            later_turns = answers.second_turns(asked, written, job.settings)
+            second, later = answers.answer_prompts(job, planned, later_turns, "second")
+            written, facts = answers.join_turns(written, second), {"first": facts, "second": later}
+    disk.write_jsonl(folder / "answers.jsonl", written)
+    answers.forget_parts(planned)
+    return {"outputs": ["answers.jsonl"], **facts}
 
 
 @exits_cleanly

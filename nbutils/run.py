@@ -82,12 +82,14 @@ class Step(NamedTuple):
 
 def steps(name: str, profile: Profile, optional: bool = False) -> Iterator[Step]:
     """The notebooks of a profile in the order of their execution."""
+    trained = list(dict.fromkeys(arms.parse_arm(arm).trained for arm in profile.arms))
+    selected = dict.fromkeys(arms.parse_arm(arm).drawn for arm in trained)
+    rewritten = any(arms.parse_arm(arm).rewritten for arm in profile.arms)
     for seed in profile.seeds:
         yield Step("01_explore", name, "", seed)
-        trained = list(dict.fromkeys(arms.parse_arm(arm).trained for arm in profile.arms))
-        selected = dict.fromkeys(arms.parse_arm(arm).drawn for arm in trained)
         yield from (Step("02_select", name, arm, seed) for arm in selected)
-        if profile.refining and _rewrites(profile):
+        # Where an arm needs it, or the stand-in does it for nothing: calls are never made idly.
+        if profile.refining and (rewritten or profile.refining.refiner is None):
             yield Step("03_refine", name, profile.refining.arm, seed)
         for arm in trained:
             yield Step("04_finetune", name, arm, seed)
@@ -100,19 +102,10 @@ def steps(name: str, profile: Profile, optional: bool = False) -> Iterator[Step]
         yield Step("09_report", name, profile.judging.target, seed)
 
 
-def _rewrites(profile: Profile) -> bool:
-    """Whether 03 belongs to a run: an arm needs it, or the stand-in does it for nothing. Calls are never made idly."""
-    wanted = any(arms.parse_arm(arm).rewritten for arm in profile.arms)
-    return wanted or (profile.refining is not None and profile.refining.refiner is None)
-
-
 def is_done(step: Step) -> bool:
     """Whether a step's results are fresh, none lacks calls, and its executed notebook is there to be read."""
     made = map(manifests.fresh_manifest, step.plans())
     return step.output.is_file() and all(each is not None and not manifests.is_lacking(each) for each in made)
-
-
-# --- one notebook --------------------------------------------------------------------------------------------------
 
 
 class ProgressLog:
@@ -152,42 +145,40 @@ def execute_notebook(source: Path, output: Path, parameters: Mapping[str, Any]) 
     A failed notebook is kept, traceback included, as <output>.failed.ipynb. Two runs of one notebook wait for each
     other. Raises InputError for a failure, a parameter that the notebook does not declare, and a value like a key.
     """
-    refuse_keys(source, parameters)
-    refuse_unknown(source, parameters)
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+
+    refuse_parameters(source, parameters)
     output.parent.mkdir(parents=True, exist_ok=True)
     failed = output.with_suffix(".failed.ipynb")
+    part = output.with_name(f".{output.stem}.part.ipynb")
+    log: Any = ProgressLog(sys.stderr)
     with FileLock(lock_path(output)):
-        part = output.with_name(f".{output.stem}.part.ipynb")
-        complaint = _run_kernel(source, part, parameters)
-        if complaint:
+        try:
+            papermill.execute_notebook(source, part, dict(parameters), stdout_file=log, stderr_file=log, **PAPERMILL)
+        except (papermill.PapermillExecutionError, DeadKernelError) as error:
             part.replace(failed)
-            raise InputError(f"{source.stem}: {complaint}; the whole traceback is in {failed}")
+            complaint = "its Python process was killed (mostly: out of memory); run the same command to continue"
+            if isinstance(error, papermill.PapermillExecutionError):
+                complaint = f"{error.ename}: {error.evalue}"
+            raise InputError(f"{source.stem}: {complaint}; the whole traceback is in {failed}") from None
         part.replace(output)
         failed.unlink(missing_ok=True)
 
 
-def _run_kernel(source: Path, part: Path, parameters: Mapping[str, Any]) -> str:
-    """Execute a notebook and save it after every cell; what went wrong in one line, "" where nothing did."""
-    import papermill
-    from nbclient.exceptions import DeadKernelError
+def refuse_parameters(source: Path, parameters: Mapping[str, Any]) -> None:
+    """Raise InputError, before papermill writes it anywhere, for a parameter that looks like a key.
 
-    try:
-        log: Any = ProgressLog(sys.stderr)
-        papermill.execute_notebook(source, part, dict(parameters), stdout_file=log, stderr_file=log, **PAPERMILL)
-    except papermill.PapermillExecutionError as error:
-        return f"{error.ename}: {error.evalue}"
-    except DeadKernelError:
-        return "its Python process was killed (mostly: out of memory); run the same command to continue"
-    return ""
-
-
-def refuse_unknown(source: Path, parameters: Mapping[str, Any]) -> None:
-    """Raise InputError for a parameter that the notebook does not declare (papermill only warns), or of another kind.
-
-    Values are not repeated: one that was meant for the environment might be among them.
+    And for one that the notebook does not declare (papermill only warns), or of another kind. Values are not repeated:
+    one that was meant for the environment might be among them.
     """
     import papermill
 
+    if any(judge_settings.is_like_a_key(name, value) for name, value in parameters.items()):
+        raise InputError(
+            f"{source.name}: a parameter looks like a key, and parameters are written into notebooks: "
+            "set it as an environment variable, and name that variable in the profile ('key_variable')"
+        )
     known = papermill.inspect_notebook(source)
     for name, value in parameters.items():
         if name not in known:
@@ -196,30 +187,6 @@ def refuse_unknown(source: Path, parameters: Mapping[str, Any]) -> None:
         if type(value) is not wanted:
             kinds = f"{wanted.__name__}, not {type(value).__name__}"
             raise InputError(f"{source.name}: parameter '{name}' must be of type {kinds}")
-
-
-def refuse_keys(source: Path, parameters: Mapping[str, Any]) -> None:
-    """Raise InputError, before papermill writes it anywhere, for a parameter that looks like a key."""
-    for name, value in parameters.items():
-        if judge_settings.is_like_a_key(name, value):
-            raise InputError(
-                f"{source.name}: a parameter looks like a key, and parameters are written into notebooks: "
-                "set it as an environment variable, and name that variable in the profile ('key_variable')"
-            )
-
-
-def one_step(name: str, profile: Profile, stem: str, parameters: Mapping[str, Any]) -> Step:
-    """The step that executes one notebook alone; the arm is the judging's target unless one is given."""
-    source = ROOT / "notebooks" / f"{stem}.ipynb"
-    if "profile" in parameters:
-        raise InputError(f"the profile is '{name}' already: leave -p profile out")
-    if not source.is_file():
-        raise InputError(f"no notebook '{stem}': choose one of 00_start_here, {', '.join(STAGES)}")
-    refuse_keys(source, parameters)
-    refuse_unknown(source, parameters)
-    looks_at_all = stem in ("00_start_here", "01_explore")
-    arm = "" if looks_at_all else parameters.get("arm", profile.judging.target)
-    return Step(stem, name, arm, parameters.get("seed", profile.seeds[0]))
 
 
 def run_profile(name: str, optional: bool = False) -> Path:
@@ -234,31 +201,35 @@ def run_profile(name: str, optional: bool = False) -> Path:
     print(arms.data_line(given, profile), flush=True)
     wanted = list(steps(name, profile, optional))
     for number, step in enumerate(wanted, start=1):
-        _run_step(step, f"{number:>2}/{len(wanted)} ")
+        label = f"{number:>2}/{len(wanted)} " + " ".join(part for part in (step.notebook, step.arm) if part)
+        if is_done(step):
+            print(f"  {label:50} fresh, skipped", flush=True)
+            continue
+        started = time.monotonic()
+        print(f"  {label:50} running ...", flush=True)
+        execute(step)
+        print(f"  {label:50} done in {time.monotonic() - started:.0f} s", flush=True)
     return report.plan(given, None, profile.seeds[-1]).folder / "report.html"
 
 
-def _run_step(step: Step, place: str = "") -> None:
-    label = place + " ".join(part for part in (step.notebook, step.arm) if part)
-    if is_done(step):
-        return print(f"  {label:50} fresh, skipped", flush=True)
-    started = time.monotonic()
-    print(f"  {label:50} running ...", flush=True)
-    execute(step)
-    print(f"  {label:50} done in {time.monotonic() - started:.0f} s", flush=True)
-
-
 def run_alone(name: str, stem: str, parameters: Mapping[str, Any]) -> Path:
-    """Execute one notebook of a profile, fresh or not, and return where it is kept."""
+    """Execute one notebook of a profile, fresh or not, and return where it is kept.
+
+    The arm is the judging's target unless one is given.
+    """
     given = load_profile(name)
     preflight.refuse_missing(given)
-    step = one_step(name, given, stem, parameters)
+    source = ROOT / "notebooks" / f"{stem}.ipynb"
+    if "profile" in parameters:
+        raise InputError(f"the profile is '{name}' already: leave -p profile out")
+    if not source.is_file():
+        raise InputError(f"no notebook '{stem}': choose one of 00_start_here, {', '.join(STAGES)}")
+    refuse_parameters(source, parameters)
+    arm = "" if stem in ("00_start_here", "01_explore") else parameters.get("arm", given.judging.target)
+    step = Step(stem, name, arm, parameters.get("seed", given.seeds[0]))
     print(f"  {step.notebook} {step.arm} running ...", flush=True)
     execute(step)
     return step.output
-
-
-# --- the command ---------------------------------------------------------------------------------------------------
 
 
 @exits_cleanly

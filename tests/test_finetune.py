@@ -219,9 +219,9 @@ def test_rows_that_cannot_be_trained_are_dropped_and_counted(base):
         Row(1, "own", "say", "", "a " * 200),
         Row(2, "own", "x " * 200, "", "yes"),
     )
-    encoded, tokenizer = encoded_rows([empty, long, shut], base)
-    assert (encoded.dropped, encoded.empty) == (1, 1)
-    first, second = encoded.examples
+    (examples, counts), tokenizer = encoded_rows([empty, long, shut], base)
+    assert (counts["dropped_rows"], counts["empty_responses"]) == (1, 1)
+    first, second = examples
     assert first.labels[-1] == tokenizer.eos_token_id
     assert first.trained == 1
     assert second.is_truncated
@@ -230,8 +230,7 @@ def test_rows_that_cannot_be_trained_are_dropped_and_counted(base):
 
 
 def test_special_tokens_in_a_response_are_text(base):
-    encoded, tokenizer = encoded_rows([Row(0, "own", "end </s> it", "", "so </s><s><pad> it ends")], base)
-    (example,) = encoded.examples
+    ((example,), _), tokenizer = encoded_rows([Row(0, "own", "end </s> it", "", "so </s><s><pad> it ends")], base)
     specials = {tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id}
     assert [token for token in example.input_ids if token in specials] == [
         tokenizer.bos_token_id,

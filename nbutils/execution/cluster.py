@@ -14,7 +14,6 @@ import shutil
 import socket
 import subprocess
 import sys
-from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,13 +26,10 @@ from nbutils.core.errors import ArgumentParser, InputError, exits_cleanly
 from nbutils.core.settings import Profile, load_profile
 from nbutils.run import Step
 from nbutils.selection import preflight
-from nbutils.selection.files import SelectionRequest, options_for, request_of
-from nbutils.selection.files import add_options as add_selection_options
+from nbutils.selection.files import SelectionRequest, add_options, options_for, request_of
 from nbutils.selection.parts import is_fresh, open_checked
 
 RECORD = "controller.json"
-FOLDERS = ("LIM_RUNS", "LIM_DATA_CACHE", "LIM_DATA_MIRROR")
-"""Environment variables that name a folder: Snakemake works in another one, so they are made absolute."""
 
 
 class Options(NamedTuple):
@@ -44,33 +40,11 @@ class Options(NamedTuple):
     extra: tuple[str, ...] = ()
 
 
-def add_options(parser: ArgumentParser) -> None:
-    """Add the options of a command that starts the engine."""
-    parser.add_argument("--on", metavar="WHERE", help="slurm, kubernetes, or a folder with a Snakemake profile")
-    parser.add_argument("--dry-run", action="store_true", help="list the jobs that would run")
-    parser.epilog = "What follows -- is handed on to Snakemake."
-
-
-def split_arguments(given: Sequence[str] | None) -> tuple[list[str], tuple[str, ...]]:
-    """A command's own arguments (None: the process's), and those behind `--`, which are for Snakemake."""
-    arguments = list(sys.argv[1:] if given is None else given)
-    end = arguments.index("--") if "--" in arguments else len(arguments)
-    return arguments[:end], tuple(arguments[end + 1 :])
-
-
-def options_of(parsed: Namespace, extra: tuple[str, ...]) -> Options:
-    """The options that a parser with `add_options` has read."""
-    return Options(parsed.on or None, parsed.dry_run, extra)
-
-
 def make_folders_absolute() -> None:
-    """Let the project's environment variables name the same folders wherever a process works."""
-    for name in FOLDERS:
+    """Let the project's environment variables name the same folders wherever a process works, as Snakemake's do."""
+    for name in ("LIM_RUNS", "LIM_DATA_CACHE", "LIM_DATA_MIRROR"):
         if os.environ.get(name):
             os.environ[name] = str(Path(os.environ[name]).resolve())
-
-
-# --- one controller a folder ---------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -89,9 +63,8 @@ def controller(folder: Path, name: str, dry_run: bool = False) -> Iterator[str]:
                 yield job_name
                 return
             if (folder / RECORD).is_file():
-                print(
-                    f"An earlier controller ({_who(folder)}) did not end: what it finished is kept, the rest continues."
-                )
+                whose = _read_owner(folder)
+                print(f"An earlier controller ({whose}) did not end: what it finished is kept, the rest continues.")
                 if jobs := _slurm_jobs(job_name):
                     print(f"Its Slurm jobs are cancelled and submitted anew: {', '.join(jobs)}", flush=True)
                     _cancel(jobs, job_name)
@@ -101,10 +74,10 @@ def controller(folder: Path, name: str, dry_run: bool = False) -> Iterator[str]:
             finally:
                 (folder / RECORD).unlink()
     except Timeout:
-        raise InputError(f"{folder}: {_who(folder)} works here already: wait for it, or stop it first") from None
+        raise InputError(f"{folder}: {_read_owner(folder)} works here already: wait for it, or stop it first") from None
 
 
-def _who(folder: Path) -> str:
+def _read_owner(folder: Path) -> str:
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         return f"process {record['process']} on {record['host']}"
@@ -115,8 +88,7 @@ def _who(folder: Path) -> str:
 def _cancel(jobs: Sequence[str], job_name: str) -> None:
     try:
         done = subprocess.run(["scancel", *jobs], capture_output=True, text=True)
-        said = "; ".join(done.stderr.splitlines()) or f"status {done.returncode}"
-        why = said if done.returncode else ""
+        why = ("; ".join(done.stderr.splitlines()) or f"status {done.returncode}") if done.returncode else ""
     except OSError as error:
         why = str(error)
     # A job that has ended meanwhile makes scancel fail as well.
@@ -134,21 +106,13 @@ def _slurm_jobs(job_name: str) -> list[str]:
     return [number for number, name in lines if name.startswith(f"{job_name}_")]
 
 
-# --- Snakemake -----------------------------------------------------------------------------------------------------
-
-
 def is_installed() -> bool:
     """Whether Snakemake and its executor for Slurm are there."""
     return all(importlib.util.find_spec(name) for name in ("snakemake", "snakemake_executor_plugin_slurm"))
 
 
 def start(
-    snakefile: Path,
-    folder: Path,
-    config: Mapping[str, str],
-    options: Options,
-    job_name: str,
-    also: tuple[str, ...] = (),
+    snakefile: Path, folder: Path, config: Mapping[str, str], options: Options, job_name: str, *also: str
 ) -> None:
     """Run Snakemake in this process, with `folder` as its working directory, until all jobs are done or one failed.
 
@@ -159,13 +123,23 @@ def start(
         raise InputError("Snakemake is not installed: pip install -r requirements-batch.txt, or use `make batch`")
     from snakemake.cli import main
 
+    # One model at a time: jobs on one machine would otherwise share its first GPU.
+    where = [] if "SNAKEMAKE_PROFILE" in os.environ else ["--cores", "all", "--resources", "gpu=1"]
+    if options.on is not None:
+        shipped = ROOT / "profiles" / options.on
+        profile = shipped if shipped.is_dir() else Path(options.on).resolve()
+        if not any(profile.glob("config*.yaml")):
+            known = ", ".join(path.parent.name for path in sorted((ROOT / "profiles").glob("*/config*.yaml")))
+            mend = f"choose one of {known}, or give a folder that has Snakemake's config.yaml"
+            raise InputError(f"--on {options.on}: {mend}")
+        where = ["--profile", str(profile)]
     everything = {"folder": str(Path.cwd()), "python": sys.executable, **config}
     values = [f"{key}={json.dumps(value)}" for key, value in everything.items()]
-    fixed = ["--snakefile", str(snakefile), "--directory", str(folder), "--slurm-jobname-prefix", job_name]
-    fixed += ["--nolock", "--ignore-incomplete", "--rerun-triggers", "mtime", "--keep-going", *_where(options)]
-    arguments = [*fixed, *(["--dry-run"] if options.dry_run else []), *also, *options.extra, "--config", *values]
+    arguments = ["--snakefile", str(snakefile), "--directory", str(folder), "--slurm-jobname-prefix", job_name]
+    arguments += ["--nolock", "--ignore-incomplete", "--rerun-triggers", "mtime", "--keep-going", *where]
+    arguments += ["--dry-run"] * options.dry_run
     try:
-        main(arguments)
+        main([*arguments, *also, *options.extra, "--config", *values])
     except SystemExit as ended:
         if ended.code:
             raise InputError(
@@ -174,28 +148,8 @@ def start(
             ) from None
 
 
-def _where(options: Options) -> list[str]:
-    if options.on is None and "SNAKEMAKE_PROFILE" in os.environ:
-        return []
-    if options.on is None:
-        # One model at a time: jobs on one machine would otherwise share its first GPU.
-        return ["--cores", "all", "--resources", "gpu=1"]
-    shipped = ROOT / "profiles" / options.on
-    folder = shipped if shipped.is_dir() else Path(options.on).resolve()
-    if not any(folder.glob("config*.yaml")):
-        known = ", ".join(path.parent.name for path in sorted((ROOT / "profiles").glob("*/config*.yaml")))
-        raise InputError(f"--on {options.on}: choose one of {known}, or give a folder that has Snakemake's config.yaml")
-    return ["--profile", str(folder)]
-
-
-ON_GPU = ("04_finetune", "05_generate", "08_capabilities")
-
-
 class Grid(NamedTuple):
-    """The steps of a profile in an order in which they could run one by one, and what each of them waits for.
-
-    `profile` is the given one with what is at hand.
-    """
+    """The steps of a profile in an order in which they could run one by one; `profile` has what is at hand."""
 
     given: Profile
     profile: Profile
@@ -213,7 +167,8 @@ class Grid(NamedTuple):
 
     def resources(self, notebook: str) -> dict[str, int]:
         """What a job takes besides a core: a GPU where a model runs, unless it is the one that `tiny` trains."""
-        return {"gpu": 1} if notebook in ON_GPU and self.profile.model.base != "tiny" else {}
+        on_gpu = notebook in ("04_finetune", "05_generate", "08_capabilities")
+        return {"gpu": 1} if on_gpu and self.profile.model.base != "tiny" else {}
 
 
 def load_grid(name: str, optional: bool = False) -> Grid:
@@ -238,12 +193,7 @@ def _needs(profile: Profile, step: Step, other: Step) -> bool:
             return bool(profile.judging.benchmarks) or other.arm in (profile.judging.target, *profile.judging.baselines)
         case "07_length_bias", "06_judge":
             return True
-        case "09_report", earlier:
-            return earlier != "09_report"
-    return False
-
-
-# --- what the Snakefile asks ---------------------------------------------------------------------------------------
+    return step.notebook == "09_report" and other.notebook != "09_report"
 
 
 def marker(step: Step) -> str:
@@ -260,9 +210,6 @@ def arguments(step: Step) -> str:
     """What follows `python -m nbutils.run` to execute a step's notebook, quoted for a shell; wildcards stay."""
     arm = f" -p arm {step.arm}" if step.arm else ""
     return f"{shlex.quote(step.profile)} --only {step.notebook}{arm} -p seed {step.seed}"
-
-
-# --- the run -------------------------------------------------------------------------------------------------------
 
 
 def run_grid(name: str, options: Options, optional: bool = False) -> Path:
@@ -284,27 +231,19 @@ def run_grid(name: str, options: Options, optional: bool = False) -> Path:
 
 
 def _mark_what_is_done(grid: Grid) -> None:
+    """Make the markers of what is fresh; a step that a process still executes from before is named."""
     done = [step for step in grid.steps if run.is_done(step)]
-    for step in grid.steps:
-        if step in done:
-            Path(marker(step)).touch()
-        else:
-            Path(marker(step)).unlink(missing_ok=True)
-            _tell_if_running(step)
+    for step in done:
+        Path(marker(step)).touch()
+    for step in (step for step in grid.steps if step not in done):
+        Path(marker(step)).unlink(missing_ok=True)
+        lock = run.lock_path(step.output)
+        try:
+            if lock.is_file():
+                FileLock(lock).acquire(timeout=0).lock.release()
+        except Timeout:
+            print(f"  {step.output.stem}: still being executed from before; its job will wait for that", flush=True)
     print(f"{len(grid.steps)} jobs, {len(done)} of them fresh already", flush=True)
-
-
-def _tell_if_running(step: Step) -> None:
-    """Print a line where a process that outlived its controller still executes a notebook; its job waits for it."""
-    lock = run.lock_path(step.output)
-    try:
-        if lock.is_file():
-            FileLock(lock).acquire(timeout=0).lock.release()
-    except Timeout:
-        print(f"  {step.output.stem}: still being executed from before; its job will wait for that", flush=True)
-
-
-# --- the selection from many parts ---------------------------------------------------------------------------------
 
 
 def select_parts(sources: Sequence[str], request: SelectionRequest, out: Path, options: Options) -> None:
@@ -323,33 +262,35 @@ def select_parts(sources: Sequence[str], request: SelectionRequest, out: Path, o
             old.unlink()
         disk.write_json(folder / "parts.json", {best.name: str(part) for best, part in bests.items()})
         config = {"bests": str(folder), "out": str(out.resolve()), "options": shlex.join(options_for(request))}
-        start(ROOT / "partition.smk", folder, config, options, job_name, ("--forcerun", "once_more"))
-
-
-def _select_parts(own: list[str], extra: tuple[str, ...]) -> None:
-    parser = ArgumentParser(prog="python -m nbutils.execution.cluster select", description="The k longest of parts.")
-    parser.add_argument("rows", metavar="PART", nargs="+", help="files, folders or quoted globs, in order")
-    parser.add_argument("-o", "--out", required=True, type=Path, help="the output, in the parts' own form")
-    add_selection_options(parser)
-    add_options(parser)
-    parsed = parser.parse_args(own)
-    select_parts(parsed.rows, request_of(parsed), parsed.out, options_of(parsed, extra))
+        start(ROOT / "partition.smk", folder, config, options, job_name, "--forcerun", "once_more")
 
 
 @exits_cleanly
 def main(given: list[str] | None = None) -> None:
     """Entry point of `python -m nbutils.execution.cluster`."""
-    own, extra = split_arguments(given)
-    if own[:1] == ["select"]:
-        return _select_parts(own[1:], extra)
-    parser = ArgumentParser(
-        prog="python -m nbutils.execution.cluster", description="Run a profile's notebooks as a grid of jobs."
-    )
-    parser.add_argument("profile", metavar="PROFILE", help="name of a profile, or a TOML file")
-    parser.add_argument("--all", action="store_true", help="also the optional stage 08")
-    add_options(parser)
-    parsed = parser.parse_args(own)
-    made = run_grid(parsed.profile, options_of(parsed, extra), parsed.all)
+    # What stands behind `--` is for Snakemake.
+    arguments = list(sys.argv[1:] if given is None else given)
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    own, extra = arguments[:end], tuple(arguments[end + 1 :])
+    name = "python -m nbutils.execution.cluster"
+    selects = own[:1] == ["select"]
+    if selects:
+        parser = ArgumentParser(prog=f"{name} select", description="The k longest of parts.")
+        parser.add_argument("rows", metavar="PART", nargs="+", help="files, folders or quoted globs, in order")
+        parser.add_argument("-o", "--out", required=True, type=Path, help="the output, in the parts' own form")
+        add_options(parser)
+    else:
+        parser = ArgumentParser(prog=name, description="Run a profile's notebooks as a grid of jobs.")
+        parser.add_argument("profile", metavar="PROFILE", help="name of a profile, or a TOML file")
+        parser.add_argument("--all", action="store_true", help="also the optional stage 08")
+    parser.add_argument("--on", metavar="WHERE", help="slurm, kubernetes, or a folder with a Snakemake profile")
+    parser.add_argument("--dry-run", action="store_true", help="list the jobs that would run")
+    parser.epilog = "What follows -- is handed on to Snakemake."
+    parsed = parser.parse_args(own[selects:])
+    options = Options(parsed.on or None, parsed.dry_run, extra)
+    if selects:
+        return select_parts(parsed.rows, request_of(parsed), parsed.out, options)
+    made = run_grid(parsed.profile, options, parsed.all)
     if not parsed.dry_run:
         print(f"\nThe report: {made}" if made.is_file() else "\nNo report yet.")
 

@@ -1,14 +1,10 @@
-"""Colab: the set-up cell and the badge of every notebook, and what the set-up cell does on a fresh machine.
+"""What the set-up cell of every notebook does on a fresh machine such as Colab.
 
-    python -m nbutils.execution.colab     write badges and set-up cells anew, after REPOSITORY in nbutils/__init__.py
-                                          has changed
-
-The set-up cell clones the repository and runs this file before anything of the project can be imported, so its first
-lines import Python's own modules alone. What Colab has stays as it is: torch with its CUDA libraries is gigabytes, and
-a library that is replaced under a running kernel breaks it.
+The cell clones the repository and runs this file before anything of the project can be imported, so its first lines
+import Python's own modules alone. What Colab has stays as it is: torch with its CUDA libraries is gigabytes, and a
+library that is replaced under a running kernel breaks it.
 """
 
-import argparse
 import contextlib
 import importlib.metadata
 import os
@@ -22,27 +18,6 @@ from typing import Any
 
 FOLDER = Path(__file__).resolve().parents[2]
 """The clone: this file is run by its path, before the package is known."""
-
-SETUP = """import importlib.util
-import os
-import runpy
-import subprocess
-from pathlib import Path
-
-if importlib.util.find_spec("nbutils") is None:  # a fresh machine such as Colab: fetch the project and what it needs
-    url, folder = os.environ.get("LIM_REPOSITORY", "https://github.com/{repository}"), Path("{name}")
-    clone = ["git", "clone", "--quiet", "--depth", "1", url, folder]
-    if not folder.is_dir() and (done := subprocess.run(clone, capture_output=True, text=True)).returncode:
-        raise SystemExit(f"{{url}} could not be cloned (is there a network?): {{done.stderr.strip()}}")
-    runpy.run_path(str(folder / "nbutils" / "execution" / "colab.py"))["set_up"]()"""
-
-BADGE = (
-    "[![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
-    "(https://colab.research.google.com/github/{repository}/blob/main/notebooks/{notebook})"
-)
-_ANY_BADGE = re.compile(
-    r"\[!\[Open In Colab\]\([^)]*\)\]\(https://colab\.research\.google\.com/github/[^)]*/(?P<notebook>[\w.-]+\.ipynb)\)"
-)
 
 KEPT = (
     "torch",
@@ -62,14 +37,13 @@ TORCHAO_NEEDED = "0.16.0"
 """With an older torchao, peft 0.19 to 0.21 refuse adapters on a base that is not quantised (peft/import_utils.py)."""
 
 
-# --- the set-up cell's work ----------------------------------------------------------------------------------------
-
-
 def set_up() -> None:
     """Put the project on the path and install what is missing; prints what was done, one plain line each.
 
     A second call finds everything there and changes nothing. Ends the cell with one line where pip fails.
     """
+    from packaging.version import Version
+
     # For this process, and for the commands that a notebook starts.
     sys.path.insert(0, str(FOLDER))
     others = os.environ.get("PYTHONPATH")
@@ -78,8 +52,15 @@ def set_up() -> None:
     before = installed()
     wanted = read_requirements(FOLDER / "requirements-colab.txt")
     if missing := unsatisfied(wanted, before):
-        _install(wanted, missing, before)
-    if _is_older(before.get("torchao"), TORCHAO_NEEDED):
+        if stuck := [name for name in missing if name in KEPT and name in before]:
+            first = stuck[0]
+            raise SystemExit(
+                f"this machine has {first} {before[first]}, the project needs {wanted[first]}: choose the newest "
+                "runtime version in Colab (Runtime, Change runtime type)"
+            )
+        print(f"installing {', '.join(missing)} (about a minute) ...", flush=True)
+        _pip_within(constraints(missing, before), [str(wanted[name]) for name in missing])
+    if "torchao" in before and Version(before["torchao"]) < Version(TORCHAO_NEEDED):
         _pip("uninstall", "--yes", "torchao")
     importlib.invalidate_caches()
     for line in describe_changes(before, installed()):
@@ -123,17 +104,6 @@ def constraints(missing: Iterable[str], present: Mapping[str, str]) -> list[str]
     return [f"{name}=={version}" for name, version in sorted(present.items()) if name not in free]
 
 
-def _install(wanted: Mapping[str, Any], missing: list[str], present: Mapping[str, str]) -> None:
-    if stuck := [name for name in missing if name in KEPT and name in present]:
-        first = stuck[0]
-        raise SystemExit(
-            f"this machine has {first} {present[first]}, the project needs {wanted[first]}: choose the newest runtime "
-            "version in Colab (Runtime, Change runtime type)"
-        )
-    print(f"installing {', '.join(missing)} (about a minute) ...", flush=True)
-    _pip_within(constraints(missing, present), [str(wanted[name]) for name in missing])
-
-
 def add(*requirements: str) -> None:
     """Install something more, such as "lm_eval==0.4.13" for stage 08, and change nothing that is there."""
     before = installed()
@@ -157,12 +127,6 @@ def _pip(*arguments: str) -> None:
         raise SystemExit(f"pip {arguments[0]} failed (is there a network?): {' '.join(said)}")
 
 
-def _is_older(version: str | None, needed: str) -> bool:
-    from packaging.version import Version
-
-    return version is not None and Version(version) < Version(needed)
-
-
 def describe_changes(before: Mapping[str, str], after: Mapping[str, str]) -> Iterator[str]:
     """Lines that say what was installed, replaced and removed, and that the rest is as it was."""
     added = [f"{name} {version}" for name, version in after.items() if name not in before]
@@ -178,9 +142,6 @@ def describe_changes(before: Mapping[str, str], after: Mapping[str, str]) -> Ite
     yield "as they were: " + ", ".join(f"{name} {after[name]}" for name in kept)
 
 
-# --- the profile ---------------------------------------------------------------------------------------------------
-
-
 def choose_profile(profile: str) -> str:
     """The profile of `00_start_here`: "auto" is `colab-t4` on Colab with a GPU and `tiny` everywhere else."""
     if profile != "auto":
@@ -194,62 +155,3 @@ def choose_profile(profile: str) -> str:
         if on_colab:
             print("No GPU here: `tiny` shows the machinery. For a model: Runtime, Change runtime type, T4 GPU.")
     return "tiny"
-
-
-# --- badges and set-up cells in the notebooks -----------------------------------------------------------------------
-
-
-def setup_cell(repository: str) -> str:
-    """The set-up cell's source for a repository, `OWNER/NAME` on GitHub."""
-    return SETUP.format(repository=repository, name=repository.partition("/")[2])
-
-
-def badge(repository: str, notebook: str) -> str:
-    """The badge, in Markdown, that opens a notebook of the repository in Colab."""
-    return BADGE.format(repository=repository, notebook=notebook)
-
-
-def rebadge(text: str, repository: str) -> str:
-    """A text with all its badges pointing into the repository."""
-    return _ANY_BADGE.sub(lambda found: badge(repository, found["notebook"]), text)
-
-
-def write_form(root: Path, repository: str) -> list[Path]:
-    """Write badges and set-up cells of all notebooks and of the README under `root`; returns the files that changed."""
-    from nbutils.core.disk import write_text
-
-    changed = []
-    for path in [root / "README.md", *sorted((root / "notebooks").glob("*.ipynb"))]:
-        old = path.read_text(encoding="utf-8")
-        new = rebadge(old, repository) if path.suffix == ".md" else _with_form(old, path.name, repository)
-        if new != old:
-            write_text(path, new)
-            changed.append(path)
-    return changed
-
-
-def _with_form(text: str, name: str, repository: str) -> str:
-    import nbformat
-
-    notebook = nbformat.reads(text, as_version=4)
-    first, cell = notebook.cells[:2]
-    first.source = rebadge(first.source, repository)
-    if badge(repository, name) not in first.source:
-        first.source += f"\n\n{badge(repository, name)}"
-    cell.source = setup_cell(repository)
-    return nbformat.writes(notebook) + "\n"
-
-
-def main() -> None:
-    """Entry point of `python -m nbutils.execution.colab`."""
-    from nbutils import REPOSITORY, ROOT
-
-    argparse.ArgumentParser(
-        prog="python -m nbutils.execution.colab", description="Write badges and set-up cells anew."
-    ).parse_args()
-    changed = write_form(ROOT, REPOSITORY)
-    print("\n".join(f"written: {path.relative_to(ROOT)}" for path in changed) or f"all badges point to {REPOSITORY}")
-
-
-if __name__ == "__main__":
-    main()

@@ -34,9 +34,6 @@ ASK_FOR_LENGTH = "Please answer at length: explain your points in detail and giv
 Answer = dict[str, Any]
 
 
-# --- what is asked ---------------------------------------------------------------------------------------------------
-
-
 def load_test_prompts(settings: Generation) -> list[EvalPrompt]:
     """The prompts of all test sets of a profile, the first `max_prompts` of each."""
     return [prompt for name in settings.test_sets for prompt in data.load_prompts(name)[: settings.max_prompts]]
@@ -59,22 +56,18 @@ def ask(
     """The questions of a generation, in the prompts' order. Raises InputError for an id that occurs twice."""
     made: dict[str, Question] = {}
     for prompt in test_prompts:
-        question = _ask(prompt, tokenizer, settings, context, seed)
+        asked = prompt._replace(instruction=word(prompt.instruction, settings))
+        text = prompts.render(asked, settings.prompt_style, "generate").text
+        whole = prompts.encode_prompt(asked, tokenizer, settings.prompt_style)
+        ids = fit_to_context(whole, settings.max_new_tokens, context)
+        room = min(settings.max_new_tokens, context - len(ids))
+        digest = hashlib.sha256(f"{seed} {prompt.test_set} {prompt.id}".encode("utf-8", "replace")).digest()
+        own_seed = int.from_bytes(digest[:4], "big") >> 1  # 31 bits: what every server takes
+        question = Question(prompt, text, ids, room, len(ids) < len(whole), own_seed)
         if question.name in made:
             raise InputError(f"{prompt.test_set}: two prompts have the id '{prompt.id}'")
         made[question.name] = question
     return list(made.values())
-
-
-def _ask(prompt: EvalPrompt, tokenizer: Any, settings: Generation, context: int, seed: int) -> Question:
-    asked = prompt._replace(instruction=word(prompt.instruction, settings))
-    text = prompts.render(asked, settings.prompt_style, "generate").text
-    whole = prompts.encode_prompt(asked, tokenizer, settings.prompt_style)
-    ids = fit_to_context(whole, settings.max_new_tokens, context)
-    room = min(settings.max_new_tokens, context - len(ids))
-    digest = hashlib.sha256(f"{seed} {prompt.test_set} {prompt.id}".encode("utf-8", "replace")).digest()
-    own_seed = int.from_bytes(digest[:4], "big") >> 1  # 31 bits: what every server takes
-    return Question(prompt, text, ids, room, len(ids) < len(whole), own_seed)
 
 
 def word(instruction: str, settings: Generation) -> str:
@@ -97,9 +90,6 @@ def fit_to_context(ids: list[int], max_new: int, context: int) -> list[int]:
     return ids[:head] + ids[len(ids) - (kept - head) :]
 
 
-# --- answering -------------------------------------------------------------------------------------------------------
-
-
 def load_answers(manifest: Manifest) -> list[Answer]:
     """The answers that a finished generation holds."""
     return disk.read_jsonl(manifest.path("answers.jsonl"))
@@ -111,13 +101,28 @@ def answer_prompts(
     """Answer prompts with an arm's model: the answers in the prompts' order, and the facts worth recording.
 
     `part` names the file in the plan's folder to which every answer is written at once; a run that was interrupted
-    goes on behind it. `forget_parts` removes it when the stage has written its outputs.
+    goes on behind it. `forget_parts` removes it when the stage has written its outputs. Speed and the backend's facts
+    are of this session alone.
     """
     wanted = ask(asked, job.tokenizer, job.settings, job.context, job.seed)
     path = planned.folder / f".{part}-{planned.key[:12]}.part.jsonl"
     answers = _read_part(path)
     missing = [question for question in wanted if question.name not in answers]
-    facts = _write_missing(job, missing, path, answers) if missing else {}
+    facts: dict[str, Any] = {}
+    if missing:
+        backend = backends.open_backend(job)
+        started, tokens = time.monotonic(), 0
+        progress = track([], f"answers of {job.arm}", total=len(missing) + len(answers), initial=len(answers))
+        with open(path, "a", encoding="utf-8") as file, progress:
+            for completion in backend.answer(missing):
+                answer = _to_answer(completion, job.arm)
+                file.write(disk.json_line(answer))
+                file.flush()
+                answers[completion.question.name] = answer
+                tokens += completion.n_tokens
+                progress.update()
+        speed = round(tokens / max(time.monotonic() - started, 1e-9), 1)
+        facts = {"answered_last": len(missing), "tokens_per_second": speed, **backend.facts()}
     ordered = [answers[question.name] for question in wanted]
     cuts = {
         "truncated_prompts": sum(question.is_cut for question in wanted),
@@ -138,23 +143,6 @@ def _read_part(path: Path) -> dict[str, Answer]:
     return {f"{answer['test_set']}/{answer['id']}": answer for answer in whole}
 
 
-def _write_missing(job: Job, missing: Sequence[Question], part: Path, answers: dict[str, Answer]) -> dict[str, Any]:
-    """Answer what is missing, each answer on disk as soon as it is there; the facts are of this session alone."""
-    backend = backends.open_backend(job)
-    started, tokens = time.monotonic(), 0
-    progress = track([], f"answers of {job.arm}", total=len(missing) + len(answers), initial=len(answers))
-    with open(part, "a", encoding="utf-8") as file, progress:
-        for completion in backend.answer(missing):
-            answer = _to_answer(completion, job.arm)
-            file.write(disk.json_line(answer))
-            file.flush()
-            answers[completion.question.name] = answer
-            tokens += completion.n_tokens
-            progress.update()
-    speed = round(tokens / max(time.monotonic() - started, 1e-9), 1)
-    return {"answered_last": len(missing), "tokens_per_second": speed, **backend.facts()}
-
-
 def _to_answer(completion: Completion, arm: str) -> Answer:
     prompt = completion.question.prompt
     return {
@@ -168,18 +156,15 @@ def _to_answer(completion: Completion, arm: str) -> Answer:
     }
 
 
-# --- counts --------------------------------------------------------------------------------------------------------
-
-
 def summarise(answers: Sequence[Answer]) -> dict[str, Any]:
     """Counts of a set of answers: how many, mean tokens, the share that ended by itself and the share that was cut."""
-    stopped = sum(answer["finish_reason"] == "stop" for answer in answers)
+    n, stopped = len(answers), sum(answer["finish_reason"] == "stop" for answer in answers)
     return {
-        "answers": len(answers),
-        "mean_tokens": round(sum(answer["n_tokens"] for answer in answers) / len(answers), 2),
-        "mean_chars": round(sum(len(answer["response"]) for answer in answers) / len(answers), 2),
-        "eos_rate": round(stopped / len(answers), 4),
-        "cut_rate": round(1 - stopped / len(answers), 4),
+        "answers": n,
+        "mean_tokens": round(sum(answer["n_tokens"] for answer in answers) / n, 2),
+        "mean_chars": round(sum(len(answer["response"]) for answer in answers) / n, 2),
+        "eos_rate": round(stopped / n, 4),
+        "cut_rate": round(1 - stopped / n, 4),
     }
 
 

@@ -7,7 +7,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from nbutils.core.devices import Precision, choose_precision
 from nbutils.core.errors import InputError
@@ -46,18 +46,6 @@ class Completion(NamedTuple):
     finish_reason: str
 
 
-class AnswerBackend(Protocol):
-    """Something that answers questions."""
-
-    def answer(self, questions: Sequence[Question]) -> Iterator[Completion]:
-        """Answer every question; each completion comes as soon as it is there."""
-        ...
-
-    def facts(self) -> dict[str, Any]:
-        """What is worth recording of how the answers were made."""
-        ...
-
-
 class Job(NamedTuple):
     """What a backend needs to know: `settings` are the variant's, `context` is in tokens, `load` gives the model."""
 
@@ -67,20 +55,6 @@ class Job(NamedTuple):
     context: int
     seed: int
     load: Callable[[Precision], Any]
-
-    def complete(self, question: Question, ids: Sequence[int]) -> Completion:
-        """The completion that the ids of an answer say."""
-        text = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        ended = bool(ids) and ids[-1] == self.tokenizer.eos_token_id
-        return Completion(question, text, len(ids), "stop" if ended else "length")
-
-
-def open_backend(job: Job) -> AnswerBackend:
-    """The backend that the settings name, ready to answer."""
-    return ServerBackend(job) if job.settings.backend == "openai" else ModelBackend(job)
-
-
-# --- transformers --------------------------------------------------------------------------------------------------
 
 
 class ModelBackend:
@@ -99,14 +73,13 @@ class ModelBackend:
         rules = Rules(tokenizer.eos_token_id, tokenizer.pad_token_id, settings.min_new_tokens, settings.temperature)
         room = Room(settings.batch_size, settings.batch_tokens)
         for draft in decode(self._model, drafts, rules, room, self._tally):
-            yield self._job.complete(asked[id(draft)], draft.new)
+            text = tokenizer.decode(draft.new, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+            reason = "stop" if draft.new[-1:] == [tokenizer.eos_token_id] else "length"
+            yield Completion(asked[id(draft)], text, len(draft.new), reason)
 
     def facts(self) -> dict[str, Any]:
         """Slots, and the precision."""
         return {**self._tally.facts(), "precision": self._precision._asdict()}
-
-
-# --- an OpenAI-compatible server -----------------------------------------------------------------------------------
 
 
 class ServerBackend:
@@ -126,6 +99,7 @@ class ServerBackend:
             raise InputError("generation.server is missing: name the server's base_url and model")
         self._job, self._server, self._key = job, server, read_key(server)
         self._model = server.model.replace("{arm}", job.arm)
+        self._where = f"{server.base_url or 'the default endpoint'} ({self._model})"
         self._client = OpenAI(api_key=self._key, base_url=server.base_url, max_retries=0, timeout=server.timeout)
         self._closing = threading.Event()
 
@@ -148,33 +122,31 @@ class ServerBackend:
         import tenacity
         from openai import OpenAIError
 
+        settings = self._job.settings
         rules = retry_rules(self._server.attempts, lambda error: is_passing(error) and not self._closing.is_set())
         sleep = tenacity.sleep_using_event(self._closing)
         try:
-            reply = tenacity.Retrying(sleep=sleep, **rules)(self._complete, question)
+            reply = tenacity.Retrying(sleep=sleep, **rules)(
+                self._client.completions.create,
+                model=self._model,
+                prompt=question.ids if settings.send == "tokens" else question.text,
+                max_tokens=question.max_new,
+                temperature=settings.temperature,
+                seed=question.seed,
+                extra_body={"min_tokens": settings.min_new_tokens} if settings.min_new_tokens else None,
+            )
         except OpenAIError as error:
             said = f"{type(error).__name__}: {error}".replace(self._key, f"[{self._server.key_variable}]")[:300]
             raise InputError(
-                f"{self._where()}: prompt '{question.name}' was not answered ({said}): what was answered is kept; "
+                f"{self._where}: prompt '{question.name}' was not answered ({said}): what was answered is kept; "
                 "check the server, its model's name and generation.send, and run again"
             ) from None
         return self._read(question, reply)
 
-    def _complete(self, question: Question) -> Any:
-        settings = self._job.settings
-        return self._client.completions.create(
-            model=self._model,
-            prompt=question.ids if settings.send == "tokens" else question.text,
-            max_tokens=question.max_new,
-            temperature=settings.temperature,
-            seed=question.seed,
-            extra_body={"min_tokens": settings.min_new_tokens} if settings.min_new_tokens else None,
-        )
-
     def _read(self, question: Question, reply: Any) -> Completion:
         choices = getattr(reply, "choices", None)
         if not choices or choices[0].text is None or choices[0].finish_reason not in ("stop", "length"):
-            raise InputError(f"{self._where()}: the reply to '{question.name}' holds no finished text")
+            raise InputError(f"{self._where}: the reply to '{question.name}' holds no finished text")
         text, reason = choices[0].text, choices[0].finish_reason
         written = getattr(reply.usage, "completion_tokens", None)
         if written is None:
@@ -183,10 +155,12 @@ class ServerBackend:
         least = min(self._job.settings.min_new_tokens, question.max_new)
         if not least <= written <= question.max_new:
             raise InputError(
-                f"{self._where()} wrote {written} tokens where {least} to {question.max_new} were asked: it does not "
+                f"{self._where} wrote {written} tokens where {least} to {question.max_new} were asked: it does not "
                 "heed min_tokens or max_tokens; use another server, or backend 'transformers'"
             )
         return Completion(question, text, written, reason)
 
-    def _where(self) -> str:
-        return f"{self._server.base_url or 'the default endpoint'} ({self._model})"
+
+def open_backend(job: Job) -> ServerBackend | ModelBackend:
+    """The backend that the settings name, ready to answer."""
+    return ServerBackend(job) if job.settings.backend == "openai" else ModelBackend(job)

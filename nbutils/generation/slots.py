@@ -83,13 +83,17 @@ class SlotCounts:
         return {name: round(value, 4) for name, value in shares.items()} | asdict(self)
 
 
-REFILL_SHARE = 8
-"""Free slots are refilled when an eighth of all is free: fewer prefills, at the price of a little idleness."""
-
-
 def run_slots(model: Any, drafts: Sequence[Draft], rules: Rules, room: Room, tally: SlotCounts) -> Iterator[Draft]:
-    """Write drafts, the longest first; each is yielded as soon as it is finished. See `decode`."""
-    refuse_other_attention(model)
+    """Write drafts, the longest first; each is yielded as soon as it is finished. See `decode`.
+
+    Raises InputError for a model whose layers keep more than keys and values of every token (Mamba and the like).
+    """
+    kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or [])
+    if others := sorted(kinds - {"full_attention", "sliding_attention"}):
+        raise InputError(
+            f"the slots engine knows attention layers only, and this model has {', '.join(others)}: "
+            "set generation.backend = 'openai' and serve it by `vllm serve`"
+        )
     waiting, slots = deque(drafts), _Slots(model, rules, tally)
     while waiting or slots.live:
         free = count_admissible(waiting, slots.live, room)
@@ -98,16 +102,6 @@ def run_slots(model: Any, drafts: Sequence[Draft], rules: Rules, room: Room, tal
         else:
             slots.step(idle=free)
         yield from slots.leave()
-
-
-def refuse_other_attention(model: Any) -> None:
-    """Raise InputError for a model whose layers keep more than keys and values of every token (Mamba and the like)."""
-    kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or [])
-    if others := sorted(kinds - {"full_attention", "sliding_attention"}):
-        mend = "set generation.backend = 'openai' and serve it by `vllm serve`"
-        raise InputError(
-            f"the slots engine knows attention layers only, and this model has {', '.join(others)}: {mend}"
-        )
 
 
 def count_admissible(waiting: Sequence[Draft], live: Sequence[Draft], room: Room) -> int:
@@ -126,8 +120,11 @@ def count_admissible(waiting: Sequence[Draft], live: Sequence[Draft], room: Room
 
 
 def is_worth_a_prefill(free: int, live: int, waiting: int) -> bool:
-    """Whether to fill the free slots now: an eighth of all is free, or all that wait can enter, or nothing runs."""
-    return free > 0 and (live == 0 or free >= min(math.ceil((live + free) / REFILL_SHARE), waiting))
+    """Whether to fill the free slots now: an eighth of all is free, or all that wait can enter, or nothing runs.
+
+    Waiting for an eighth saves prefills, at the price of a little idleness.
+    """
+    return free > 0 and (live == 0 or free >= min(math.ceil((live + free) / 8), waiting))
 
 
 def count_similar(waiting: Sequence[Draft], free: int) -> int:
@@ -175,11 +172,19 @@ class _Slots:
 
     def leave(self) -> list[Draft]:
         """Take out the finished rows, and the columns that only they needed."""
+        import torch
+
         done = [draft for draft in self.live if draft.is_finished(self._rules.eos)]
         if done:
             kept = [row for row, draft in enumerate(self.live) if not draft.is_finished(self._rules.eos)]
             self.live = [self.live[row] for row in kept]
-            self._cache = _keep(self._cache, kept, max((draft.length - 1 for draft in self.live), default=0))
+            if kept:
+                width = max(draft.length - 1 for draft in self.live)
+                self._cache.batch_select_indices(torch.tensor(kept, device=self._cache.layers[0].keys.device))
+                for layer in self._cache.layers:
+                    layer.keys, layer.values = _fit(layer.keys, width), _fit(layer.values, width)
+            else:
+                self._cache = None
         return done
 
     def _forward(self, ids: list[list[int]], lengths: list[int], width: int, cache: Any) -> Any:
@@ -243,17 +248,6 @@ def _fit(states: Any, width: int) -> Any:
     return torch.nn.functional.pad(states, (0, 0, missing, 0)) if missing > 0 else states[:, :, -missing:]
 
 
-def _keep(cache: Any, rows: list[int], width: int) -> Any:
-    import torch
-
-    if not rows:
-        return None
-    cache.batch_select_indices(torch.tensor(rows, device=cache.layers[0].keys.device))
-    for layer in cache.layers:
-        layer.keys, layer.values = _fit(layer.keys, width), _fit(layer.values, width)
-    return cache
-
-
 def decode(model: Any, drafts: Sequence[Draft], rules: Rules, room: Room, tally: SlotCounts) -> Iterator[Draft]:
     """Write every draft to its end; each is yielded as soon as it is finished, so not in the order given.
 
@@ -270,19 +264,13 @@ def decode(model: Any, drafts: Sequence[Draft], rules: Rules, room: Room, tally:
             if not should_reduce_batch_size(error):
                 raise
         waiting = [draft for draft in waiting if not draft.is_finished(rules.eos)]
+        if waiting and tally.in_flight == 1:
+            raise InputError(
+                f"prompt '{waiting[0].name}' ({len(waiting[0].prompt)} tokens) does not fit into memory, even alone: "
+                "lower max_new_tokens, or use a smaller model or a larger device"
+            )
         if waiting:
-            room = _halve(room, waiting, tally)
+            tally.halvings += 1
+            room = room._replace(slots=tally.in_flight // 2)
+            print(f"out of memory with {tally.in_flight} rows at once: going on with {room.slots}", flush=True)
             clear_device_cache(garbage_collection=True)
-
-
-def _halve(room: Room, waiting: Sequence[Draft], tally: SlotCounts) -> Room:
-    in_flight = tally.in_flight
-    if in_flight == 1:
-        longest = waiting[0]
-        raise InputError(
-            f"prompt '{longest.name}' ({len(longest.prompt)} tokens) does not fit into memory, even alone: lower "
-            "max_new_tokens, or use a smaller model or a larger device"
-        )
-    tally.halvings += 1
-    print(f"out of memory with {in_flight} rows at once: going on with {in_flight // 2}", flush=True)
-    return room._replace(slots=in_flight // 2)

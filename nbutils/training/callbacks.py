@@ -1,5 +1,6 @@
 """What happens while a model trains: sealed checkpoints, progress, the loss curve, sample answers."""
 
+import contextlib
 import json
 import math
 import time
@@ -39,17 +40,12 @@ def seal(checkpoint: Path) -> None:
 
 def last_complete_checkpoint(folder: Path) -> Path | None:
     """The newest sealed checkpoint whose files all have the sizes they were sealed with; None where there is none."""
-    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
-    return next((path for path in found if _is_whole(path)), None)
-
-
-def _is_whole(checkpoint: Path) -> bool:
-    try:
-        sealed = json.loads((checkpoint / MARKER).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    present = _sizes(checkpoint)
-    return all(present.get(name) == size for name, size in sealed.items())
+    for path in sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True):
+        with contextlib.suppress(OSError, ValueError):
+            sealed, present = json.loads((path / MARKER).read_text(encoding="utf-8")), _sizes(path)
+            if all(present.get(name) == size for name, size in sealed.items()):
+                return path
+    return None
 
 
 def _sizes(checkpoint: Path) -> dict[str, int]:
@@ -74,14 +70,15 @@ class Progress(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **named: Any) -> None:
         """Begin to count, behind the steps of an earlier run."""
         self.started = time.monotonic()
-        is_speaking = state.is_world_process_zero
-        self.bar = track([], self.label, total=state.max_steps, initial=state.global_step) if is_speaking else None
+        self.bar = None
+        if state.is_world_process_zero:
+            self.bar = track([], self.label, total=state.max_steps, initial=state.global_step)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **named: Any) -> None:
         """Show a step's loss."""
-        if "loss" not in (logs or {}):
+        if not logs or "loss" not in logs:
             return
-        loss = float((logs or {})["loss"])
+        loss = float(logs["loss"])
         if not math.isfinite(loss):
             raise InputError(f"{self.label}: loss is {loss} at step {state.global_step}: lower training.learning_rate")
         if self.bar is not None:
@@ -100,7 +97,8 @@ class SampleAnswers(TrainerCallback):
     """After every epoch, the model's greedy answers to the same few prompts, in `samples.jsonl`."""
 
     def __init__(self, path: Path, tokenizer: Any, settings: Training, epochs: np.ndarray):
-        self.path, self.tokenizer, self.settings, self.epochs = path, tokenizer, settings, epochs
+        self.path, self.tokenizer, self.settings = path, tokenizer, settings
+        self.epochs = [0.0, *map(float, epochs)]
         self.prompts = data.load_prompts("sample")[: settings.sample_prompts]
         self.records = disk.read_jsonl(path) if path.is_file() else []
 
@@ -112,43 +110,38 @@ class SampleAnswers(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **named: Any) -> None:
         """Ask when a step has ended an epoch, and after the last one."""
-        before, now = (self.epochs[state.global_step - 2] if state.global_step > 1 else 0.0), self._epoch(state)
+        before, now = self.epochs[state.global_step - 1 : state.global_step + 1]
         if int(now + 1e-9) > int(before + 1e-9) or state.global_step == state.max_steps:
             self._ask(state, named["model"])
-
-    def _epoch(self, state: Any) -> float:
-        return float(self.epochs[state.global_step - 1]) if state.global_step else 0.0
 
     def _ask(self, state: Any, model: Any) -> None:
         if not self.prompts or not state.is_world_process_zero:
             return
-        model.eval()
-        answers = [self._answer(model, prompt) for prompt in self.prompts]
-        model.train()
-        at = {"step": state.global_step, "epoch": round(self._epoch(state), 4)}
-        self.records = [record for record in self.records if record["step"] != state.global_step]
-        self.records += [{**at, **answer} for answer in answers]
-        disk.write_jsonl(self.path, self.records)
-
-    def _answer(self, model: Any, prompt: Any) -> dict[str, Any]:
         import torch
 
-        ids = prompts.encode_prompt(prompt, self.tokenizer, self.settings.prompt_style)
-        given = torch.tensor([ids], device=model.device)
-        with torch.no_grad():
-            made = model.generate(
-                input_ids=given,
-                attention_mask=torch.ones_like(given),
-                do_sample=False,
-                temperature=None,
-                top_p=None,
-                max_new_tokens=self.settings.sample_tokens,
-                eos_token_id=self.tokenizer.eos_token_id,
-                pad_token_id=self.tokenizer.pad_token_id,
-            )[0, len(ids) :].tolist()
-        stopped = made[-1] == self.tokenizer.eos_token_id
-        response = self.tokenizer.decode(made, skip_special_tokens=True)
-        return {"prompt": prompt.text, "response": response, "n_tokens": len(made), "stopped": stopped}
+        at = {"step": state.global_step, "epoch": round(self.epochs[state.global_step], 4)}
+        self.records = [record for record in self.records if record["step"] != state.global_step]
+        model.eval()
+        for prompt in self.prompts:
+            ids = prompts.encode_prompt(prompt, self.tokenizer, self.settings.prompt_style)
+            given = torch.tensor([ids], device=model.device)
+            with torch.no_grad():
+                made = model.generate(
+                    input_ids=given,
+                    attention_mask=torch.ones_like(given),
+                    do_sample=False,
+                    temperature=None,
+                    top_p=None,
+                    max_new_tokens=self.settings.sample_tokens,
+                    eos_token_id=self.tokenizer.eos_token_id,
+                    pad_token_id=self.tokenizer.pad_token_id,
+                )[0, len(ids) :].tolist()
+            response = self.tokenizer.decode(made, skip_special_tokens=True)
+            stopped = made[-1] == self.tokenizer.eos_token_id
+            answer = {"prompt": prompt.text, "response": response, "n_tokens": len(made), "stopped": stopped}
+            self.records.append({**at, **answer})
+        model.train()
+        disk.write_jsonl(self.path, self.records)
 
 
 def loss_table(history: Sequence[dict[str, Any]], epochs: np.ndarray) -> "DataFrame":

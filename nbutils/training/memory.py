@@ -19,20 +19,16 @@ from nbutils.training import models
 NF4_BYTES = (4 + 8 / 64 + 32 / (64 * 256)) / 8
 # Share of a plain matrix product's speed that training reaches; our assumption.
 ASSUMED_SHARE = 0.5
-GB = 1e9
 
 
 class Shape(NamedTuple):
-    """A decoder's sizes: parameters of its linear layers (output layer apart) and of everything else."""
+    """A decoder's configuration, and parameters of its linear layers (output layer apart) and of everything else."""
 
     linear: int
     other: int
     largest_linear: int
     lora_per_rank: int
-    layers: int
-    hidden: int
-    intermediate: int
-    vocabulary: int
+    config: Any
 
 
 class Footprint(NamedTuple):
@@ -49,13 +45,13 @@ class Footprint(NamedTuple):
 
     def __str__(self) -> str:
         parts = ", ".join(f"{name} {_size(size)}" for name, size in self.parts.items() if size)
-        hours, minutes = f"{self.seconds / 3600:.1f} h", f"{self.seconds / 60:.0f} min"
-        time = f"{self.seconds:.0f} s" if self.seconds < 90 else minutes if self.seconds < 5400 else hours
+        time = f"{self.seconds / 60:.0f} min" if self.seconds < 5400 else f"{self.seconds / 3600:.1f} h"
+        time = f"{self.seconds:.0f} s" if self.seconds < 90 else time
         return f"needs about {_size(self.bytes)} ({parts}) and {time} ({self.flops:.2e} FLOP)"
 
 
 def _size(size: float) -> str:
-    return f"{size / GB:.1f} GB" if size >= GB else f"{size / 1e6:.0f} MB"
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
 
 
 def check_fit(
@@ -67,17 +63,13 @@ def check_fit(
     available = available_bytes(precision) * (processes() if models.is_sharded() else 1)
     print(f"estimate: {made}; {precision.device} has {_size(available)} free", flush=True)
     if made.bytes - made.parts["activations"] > available:
-        raise InputError(f"{profile.name}: {made}, but {precision.device} has {_size(available)}: {_mend(profile)}")
+        mend = "lower training.tokens_per_row or max_length, or choose a smaller model (profile colab-t4)"
+        if profile.training.method != "qlora":
+            mend = "set training.method = 'qlora', or share the work among GPUs (docs/multi-gpu.md)"
+        elif not profile.training.gradient_checkpointing:
+            mend = "set training.gradient_checkpointing = true"
+        raise InputError(f"{profile.name}: {made}, but {precision.device} has {_size(available)}: {mend}")
     return made
-
-
-def _mend(profile: Profile) -> str:
-    settings = profile.training
-    if settings.method != "qlora":
-        return "set training.method = 'qlora', or share the work among GPUs (docs/multi-gpu.md)"
-    if not settings.gradient_checkpointing:
-        return "set training.gradient_checkpointing = true"
-    return "lower training.tokens_per_row or max_length, or choose a smaller model (profile colab-t4)"
 
 
 def read_shape(profile: Profile, seed: int) -> Shape:
@@ -99,10 +91,7 @@ def read_shape(profile: Profile, seed: int) -> Shape:
         other=sum(weight.numel() for weight in model.parameters()) - linear,
         largest_linear=max(module.weight.numel() for module in linears.values()),
         lora_per_rank=sum(module.in_features + module.out_features for module in linears.values()),
-        layers=config.num_hidden_layers,
-        hidden=config.hidden_size,
-        intermediate=config.intermediate_size,
-        vocabulary=config.vocab_size,
+        config=config,
     )
 
 
@@ -110,11 +99,23 @@ def estimate(
     shape: Shape, profile: Profile, precision: Precision, steps: Sequence[Any], examples: Sequence[Example]
 ) -> Footprint:
     """Memory at its peak, operations and time of a planned run."""
-    lengths = [len(examples[i].input_ids) for step in steps for i in step]
-    flops = count_flops(shape, profile, lengths)
-    return Footprint(
-        _memory(shape, profile, precision, examples), flops, flops / (measure_flops(precision) * ASSUMED_SHARE)
-    )
+    settings, width = profile.training, precision.torch_dtype.itemsize
+    trained = shape.linear + shape.other if settings.method == "full" else shape.lora_per_rank * settings.lora_rank
+    frozen = {
+        "full": 0.0,
+        "lora": (shape.linear + shape.other) * width,
+        "qlora": shape.linear * NF4_BYTES + shape.other * width,
+    }[settings.method]
+    row = min(settings.tokens_per_row or settings.max_length, sum(len(example.input_ids) for example in examples))
+    parts = {
+        "weights": frozen + 4.0 * trained,
+        "gradients": 4.0 * trained,
+        "optimizer": (2.0 if "8bit" in settings.optimizer else 8.0) * trained,
+        "activations": row * activation_bytes(shape, profile, width) + row * shape.config.vocab_size * 12.0,
+        "unpacked weights": float(shape.largest_linear * width) if settings.method == "qlora" else 0.0,
+    }
+    flops = count_flops(shape, profile, [len(examples[i].input_ids) for step in steps for i in step])
+    return Footprint(parts, flops, flops / (measure_flops(precision) * ASSUMED_SHARE))
 
 
 def count_flops(shape: Shape, profile: Profile, lengths: Sequence[int]) -> float:
@@ -124,32 +125,13 @@ def count_flops(shape: Shape, profile: Profile, lengths: Sequence[int]) -> float
     full, as a masked product executes it; kernels that skip what is masked do about half of it. All of a row's tokens
     are taken to go through the output layer, of which only the trained ones do.
     """
-    settings = profile.training
+    settings, config = profile.training, shape.config
     passes, recomputed = (3 if settings.method == "full" else 2), int(settings.gradient_checkpointing)
     adapters = 0 if settings.method == "full" else (3 + recomputed) * shape.lora_per_rank * settings.lora_rank
     tokens = float(sum(lengths))
-    head = passes * shape.vocabulary * shape.hidden
-    attention = 4 * shape.layers * shape.hidden * sum(float(length) ** 2 for length in lengths)
+    head = passes * config.vocab_size * config.hidden_size
+    attention = 4 * config.num_hidden_layers * config.hidden_size * sum(float(length) ** 2 for length in lengths)
     return 2 * tokens * ((passes + recomputed) * shape.linear + head + adapters) + attention * (3 + recomputed)
-
-
-def _memory(shape: Shape, profile: Profile, precision: Precision, examples: Sequence[Example]) -> dict[str, float]:
-    settings, width = profile.training, precision.torch_dtype.itemsize
-    trained = shape.linear + shape.other if settings.method == "full" else shape.lora_per_rank * settings.lora_rank
-    moments = 2 if "8bit" in settings.optimizer else 8
-    frozen = {
-        "full": 0.0,
-        "lora": (shape.linear + shape.other) * width,
-        "qlora": shape.linear * NF4_BYTES + shape.other * width,
-    }[settings.method]
-    row = min(settings.tokens_per_row or settings.max_length, sum(len(example.input_ids) for example in examples))
-    return {
-        "weights": frozen + 4.0 * trained,
-        "gradients": 4.0 * trained,
-        "optimizer": float(moments * trained),
-        "activations": row * activation_bytes(shape, profile, width) + row * shape.vocabulary * 12.0,
-        "unpacked weights": float(shape.largest_linear * width) if settings.method == "qlora" else 0.0,
-    }
 
 
 def activation_bytes(shape: Shape, profile: Profile, width: int) -> float:
@@ -161,17 +143,14 @@ def activation_bytes(shape: Shape, profile: Profile, width: int) -> float:
     mask. With recomputation one vector a layer remains, and one layer's worth at a time. The tests compare this with
     what autograd really keeps.
     """
-    settings, hidden, inner = profile.training, shape.hidden, shape.intermediate
+    settings, config = profile.training, shape.config
+    hidden, inner, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
     if settings.method == "full":
         layer = width * (10 * hidden + 4 * inner) + 4 * 4 * hidden
     else:
         per_input = width + (4 if settings.lora_dropout else 0)
         layer = width * (8 * hidden + 3 * inner) + 4 * 2 * hidden + per_input * (6 * hidden + inner)
-    kept = width * hidden
-    return shape.layers * kept + layer if settings.gradient_checkpointing else shape.layers * layer
-
-
-# --- the device ----------------------------------------------------------------------------------------------------
+    return layers * width * hidden + layer if settings.gradient_checkpointing else layers * layer
 
 
 def available_bytes(precision: Precision) -> float:
@@ -193,17 +172,15 @@ def measure_flops(precision: Precision, seconds: float = 0.2) -> float:
 
     size = 4096 if precision.device == "cuda" else 1024
     left = torch.ones(size, size, device=precision.device, dtype=precision.torch_dtype)
-    _multiply(left, precision)
+
+    def multiply() -> None:
+        left @ left
+        if precision.device == "cuda":
+            torch.cuda.synchronize()
+
+    multiply()
     started, products = time.perf_counter(), 0
     while time.perf_counter() - started < seconds:
-        _multiply(left, precision)
+        multiply()
         products += 1
     return products * 2 * size**3 / (time.perf_counter() - started)
-
-
-def _multiply(left: Any, precision: Precision) -> None:
-    import torch
-
-    left @ left
-    if precision.device == "cuda":
-        torch.cuda.synchronize()

@@ -18,7 +18,6 @@ from nbutils.core.errors import InputError
 from nbutils.core.manifests import Manifest, Plan
 from nbutils.core.progress import quiet_libraries
 from nbutils.core.settings import Profile, TinyBase, is_offline
-from nbutils.data.rows import Row
 
 SPECIAL = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
 
@@ -42,10 +41,7 @@ def load_tokenizer(profile: Profile, seed: int) -> Any:
     from transformers import AutoTokenizer
 
     quiet_libraries()
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(base_location(profile, seed), **_revision(profile))
-    except (OSError, ValueError) as error:
-        raise InputError(f"base model {profile.model.base}: {str(error).splitlines()[0]}") from None
+    tokenizer = _load_part(AutoTokenizer, profile, seed)
     if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
         # Padding with EOS would mask the EOS labels, and the model would never learn to stop. The paper pads with
         # <unk> as well.
@@ -59,8 +55,15 @@ def load_config(profile: Profile, seed: int) -> Any:
     """The base model's configuration, without its weights."""
     from transformers import AutoConfig
 
+    return _load_part(AutoConfig, profile, seed)
+
+
+def _load_part(kind: Any, profile: Profile, seed: int, **options: Any) -> Any:
+    """What one of the Auto classes of transformers makes of the base model, in the version that the profile names."""
+    if profile.model.base != "tiny" and not Path(profile.model.base).is_dir():
+        options |= {"revision": profile.model.revision, "local_files_only": is_offline()}
     try:
-        return AutoConfig.from_pretrained(base_location(profile, seed), **_revision(profile))
+        return kind.from_pretrained(base_location(profile, seed), **options)
     except (OSError, ValueError) as error:
         raise InputError(f"base model {profile.model.base}: {str(error).splitlines()[0]}") from None
 
@@ -73,37 +76,38 @@ def load_base(profile: Profile, seed: int, precision: Precision, quantised: bool
     """
     from transformers import AutoModelForCausalLM
 
-    model: Any
     # Weights that are trained themselves are kept in fp32, as in the paper's run under bf16 autocast.
     is_trained_itself = trains and profile.training.method == "full"
-    options: dict[str, Any] = {"dtype": "float32" if is_trained_itself else precision.torch_dtype, **_revision(profile)}
+    options: dict[str, Any] = {"dtype": "float32" if is_trained_itself else precision.torch_dtype}
     options["attn_implementation"] = profile.model.attention
     if trains and profile.model.attention == "sdpa":
         from nbutils.training import trainer
 
         options["attn_implementation"] = trainer.register()
     if quantised:
-        options["quantization_config"] = _nf4(precision)
+        from transformers import BitsAndBytesConfig
+
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=precision.torch_dtype,
+            # FSDP shards tensors of one floating dtype only; elsewhere the packed bytes are kept as bytes.
+            bnb_4bit_quant_storage=precision.torch_dtype if is_sharded() else None,
+        )
         # FSDP puts the weights where they belong by itself.
         options |= {} if is_sharded() else {"device_map": {"": precision.local_device}}
     try:
-        model = AutoModelForCausalLM.from_pretrained(base_location(profile, seed), **options)
+        model = _load_part(AutoModelForCausalLM, profile, seed, **options)
     except ImportError as error:
         raise InputError(f"model.attention = '{profile.model.attention}': {str(error).splitlines()[0]}") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"base model {profile.model.base}: {str(error).splitlines()[0]}") from None
     if quantised and trains:
-        keep_plain_layout(model)
+        import bitsandbytes
+
+        for module in model.modules():
+            if isinstance(module, bitsandbytes.nn.Linear4bit):
+                module.support_avx512bf16_for_cpu = False
     return model if quantised or is_sharded() else model.to(precision.local_device)
-
-
-def keep_plain_layout(model: Any) -> None:
-    """Forbid the in-place repacking of NF4 weights on AVX512-BF16 CPUs (see `load_base`)."""
-    import bitsandbytes
-
-    for module in model.modules():
-        if isinstance(module, bitsandbytes.nn.Linear4bit):
-            module.support_avx512bf16_for_cpu = False
 
 
 def load_tuned(profile: Profile, seed: int, precision: Precision, folder: Path) -> Any:
@@ -123,16 +127,6 @@ def load_tuned(profile: Profile, seed: int, precision: Precision, folder: Path) 
 def is_sharded() -> bool:
     """Whether the launcher has asked for FSDP."""
     return os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
-
-
-# --- checks --------------------------------------------------------------------------------------------------------
-
-
-def check_saved(folder: Path, profile: Profile, model: Any, tokenizer: Any) -> None:
-    """Assert that what was saved in a folder is what was trained. Raises InputError saying what differs."""
-    check_saved_tokenizer(folder, tokenizer)
-    if profile.training.method != "full":
-        check_saved_adapter(folder, model)
 
 
 def check_saved_tokenizer(folder: Path, tokenizer: Any) -> None:
@@ -160,32 +154,9 @@ def check_saved_adapter(folder: Path, model: Any) -> None:
         raise InputError(f"{folder}: the saved adapter differs from the trained one, first in {unlike[0]}: train again")
 
 
-def _nf4(precision: Precision) -> Any:
-    from transformers import BitsAndBytesConfig
-
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=precision.torch_dtype,
-        # FSDP shards tensors of one floating dtype only; elsewhere the packed bytes are kept as bytes.
-        bnb_4bit_quant_storage=precision.torch_dtype if is_sharded() else None,
-    )
-
-
-def _revision(profile: Profile) -> dict[str, Any]:
-    """Which version of a model of the Hub is meant, and whether the network may be asked for it."""
-    if profile.model.base == "tiny" or Path(profile.model.base).is_dir():
-        return {}
-    return {"revision": profile.model.revision, "local_files_only": is_offline()}
-
-
 def weights_name(profile: Profile) -> str:
     """Folder of what was trained: `adapter`, or `model` after full fine-tuning."""
     return "model" if profile.training.method == "full" else "adapter"
-
-
-# --- the tiny base model ---------------------------------------------------------------------------------------------
 
 
 def plan_tiny(profile: Profile, seed: int) -> Plan:
@@ -206,8 +177,9 @@ def _build_tiny(profile: Profile, seed: int, folder: Path) -> dict[str, Any]:
     shape = profile.tiny_base or TinyBase()
     pool = data.load_pool(profile.dataset)
     rows = [pool[i] for i in np.random.default_rng(seed).permutation(len(pool))[: shape.rows]]
-    tokenizer = _train_tokenizer(rows, shape)
-    model, losses = _train_model(rows, tokenizer, shape, seed, folder)
+    texts = [prompts.render(row, "plain").text + row.response for row in rows]
+    tokenizer = _train_tokenizer(texts, shape)
+    model, losses = _train_model(texts, tokenizer, shape, seed, folder)
     model.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
     outputs = [path.relative_to(folder).as_posix() for path in sorted((folder / "model").iterdir())]
@@ -215,7 +187,7 @@ def _build_tiny(profile: Profile, seed: int, folder: Path) -> dict[str, Any]:
     return {"outputs": outputs, "parameters": parameters, "loss": losses, "rows": len(rows)}
 
 
-def _train_tokenizer(rows: list[Row], shape: TinyBase) -> Any:
+def _train_tokenizer(texts: list[str], shape: TinyBase) -> Any:
     from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
     from tokenizers.models import BPE
     from transformers import PreTrainedTokenizerFast
@@ -229,22 +201,31 @@ def _train_tokenizer(rows: list[Row], shape: TinyBase) -> Any:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator((_text(row) for row in rows), trainer)
+    tokenizer.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **SPECIAL)
 
 
-def _text(row: Row) -> str:
-    return prompts.render(row, "plain").text + row.response
-
-
-def _train_model(rows: list[Row], tokenizer: Any, shape: TinyBase, seed: int, folder: Path) -> tuple[Any, Any]:
-    from transformers import LlamaForCausalLM, PrinterCallback, Trainer, TrainingArguments, set_seed
+def _train_model(texts: list[str], tokenizer: Any, shape: TinyBase, seed: int, folder: Path) -> tuple[Any, Any]:
+    from transformers import LlamaConfig, LlamaForCausalLM, PrinterCallback, Trainer, TrainingArguments, set_seed
 
     from nbutils.training.callbacks import Progress
 
     quiet_libraries()
     set_seed(seed)
-    model = LlamaForCausalLM(_config(shape, tokenizer))
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=shape.hidden,
+        intermediate_size=shape.hidden * 3,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.heads,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    model = LlamaForCausalLM(config)
     arguments = TrainingArguments(
         output_dir=str(folder / ".trainer"),
         max_steps=shape.steps,
@@ -261,7 +242,12 @@ def _train_model(rows: list[Row], tokenizer: Any, shape: TinyBase, seed: int, fo
         dataloader_pin_memory=False,
         disable_tqdm=True,
     )
-    blocks = _blocks(rows, tokenizer, shape.max_length)
+    # The running text of all rows is cut into blocks, as in ordinary pre-training.
+    encoded = tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    stream = [token for ids in encoded for token in (tokenizer.bos_token_id, *ids, tokenizer.eos_token_id)]
+    ends = range(shape.max_length, len(stream) + 1, shape.max_length)
+    cut = (stream[end - shape.max_length : end] for end in ends)
+    blocks = [{"input_ids": block, "labels": block} for block in cut]
     if not blocks:
         raise InputError(f"the rows hold fewer than {shape.max_length} tokens: too few to train the tiny base model on")
     trainer = Trainer(model=model, args=arguments, train_dataset=blocks)
@@ -269,30 +255,3 @@ def _train_model(rows: list[Row], tokenizer: Any, shape: TinyBase, seed: int, fo
     trainer.add_callback(Progress(trainer, "tiny base model"))
     trainer.train()
     return model, [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-
-
-def _config(shape: TinyBase, tokenizer: Any) -> Any:
-    from transformers import LlamaConfig
-
-    return LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=shape.hidden,
-        intermediate_size=shape.hidden * 3,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=shape.heads,
-        max_position_embeddings=2048,
-        tie_word_embeddings=True,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-
-
-def _blocks(rows: list[Row], tokenizer: Any, length: int) -> list[dict[str, list[int]]]:
-    """Cut the running text of all rows into blocks, as in ordinary pre-training."""
-    texts = [_text(row) for row in rows]
-    encoded = tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-    stream = [token for ids in encoded for token in (tokenizer.bos_token_id, *ids, tokenizer.eos_token_id)]
-    whole = len(stream) - len(stream) % length
-    return [{"input_ids": stream[i : i + length], "labels": stream[i : i + length]} for i in range(0, whole, length)]

@@ -7,7 +7,7 @@ step keeps its number of examples. What a token adds to the loss is fixed before
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -20,37 +20,24 @@ from nbutils.prompts import Example
 WEIGHTINGS = ("token", "example", "paper")
 
 
-class Encoded(NamedTuple):
-    """An arm's tokenised rows; how many were dropped because nothing of their response fits, and how many are empty."""
-
-    examples: list[Example]
-    dropped: int
-    empty: int = 0
-
-
-def encode_rows(rows: Sequence[Row], tokenizer: Any, settings: Training, arm: str) -> Encoded:
-    """Tokenise an arm's rows and assert that each of them is trained on.
+def encode_rows(
+    rows: Sequence[Row], tokenizer: Any, settings: Training, arm: str
+) -> tuple[list[Example], dict[str, int]]:
+    """Tokenise an arm's rows and assert that each of them is trained on; the counts are for the manifest.
 
     A row whose prompt alone fills `max_length` has nothing left to train on: it is dropped and counted.
     """
-    examples = [prompts.encode(row, tokenizer, settings.prompt_style, settings.max_length) for row in rows]
-    usable = [example for example in examples if example.trained]
-    if not usable:
+    encoded = [prompts.encode(row, tokenizer, settings.prompt_style, settings.max_length) for row in rows]
+    examples = [example for example in encoded if example.trained]
+    if not examples:
         raise InputError(f"{arm}: no row has a trained token within {settings.max_length}: raise max_length")
-    prompts.check_examples(usable, tokenizer.eos_token_id)
-    empty = sum(not row.response.strip() for row in rows)
-    if empty:
+    prompts.check_examples(examples, tokenizer.eos_token_id)
+    if empty := sum(not row.response.strip() for row in rows):
         print(f"{arm}: {empty:,} rows have an empty response: they train the end of sequence alone")
-    return Encoded(usable, len(examples) - len(usable), empty)
-
-
-def count(encoded: Encoded) -> dict[str, int]:
-    """What a manifest says of the rows that an arm trains on."""
-    examples = encoded.examples
-    return {
+    return examples, {
         "rows": len(examples),
-        "dropped_rows": encoded.dropped,
-        "empty_responses": encoded.empty,
+        "dropped_rows": len(encoded) - len(examples),
+        "empty_responses": empty,
         "truncated_rows": sum(example.is_truncated for example in examples),
         "tokens_per_epoch": sum(len(example.input_ids) for example in examples),
         "trained_tokens_per_epoch": sum(example.trained for example in examples),
@@ -65,20 +52,16 @@ def plan_steps(rows: int, examples_per_step: int, epochs: float, epoch_end: str,
     steps. 1,000 rows in steps of 128 over 15 epochs are 105 steps, which is 13.44 epochs. `short` ends every epoch
     with a smaller step: 120 steps, 15 whole epochs.
     """
-    if epoch_end == "short":
-        per_epoch = math.ceil(rows / examples_per_step)
-        orders = [_permutation(rows, seed, epoch) for epoch in range(math.ceil(epochs))]
-        starts = range(0, rows, examples_per_step)
-        short = [order[start : start + examples_per_step] for order in orders for start in starts]
-        return short[: max(1, math.ceil(epochs * per_epoch))]
     size = min(rows, examples_per_step)
-    steps = max(1, math.ceil(epochs * (rows // size)))
-    stream = np.concatenate([_permutation(rows, seed, epoch) for epoch in range(math.ceil(steps * size / rows))])
-    return [stream[step * size : (step + 1) * size] for step in range(steps)]
-
-
-def _permutation(rows: int, seed: int, epoch: int) -> np.ndarray:
-    return np.random.default_rng([seed, epoch]).permutation(rows)
+    if epoch_end == "short":
+        steps, whole_epochs = max(1, math.ceil(epochs * math.ceil(rows / size))), math.ceil(epochs)
+    else:
+        steps = max(1, math.ceil(epochs * (rows // size)))
+        whole_epochs = math.ceil(steps * size / rows)
+    orders = [np.random.default_rng([seed, epoch]).permutation(rows) for epoch in range(whole_epochs)]
+    stretches = orders if epoch_end == "short" else [np.concatenate(orders)]
+    planned = [stretch[start : start + size] for stretch in stretches for start in range(0, len(stretch), size)]
+    return planned[:steps]
 
 
 def pack_rows(lengths: Sequence[int], capacity: int, processes: int = 1) -> list[list[int]]:

@@ -11,7 +11,6 @@ from nbutils.core.devices import choose_precision
 from nbutils.core.errors import InputError
 from nbutils.core.manifests import Manifest, Plan
 from nbutils.core.settings import Profile
-from nbutils.data import load_prompts
 from nbutils.training import models
 
 
@@ -77,15 +76,17 @@ def merge_adapter(profile: Profile, tuned: Manifest, planned: Plan, folder: Path
 
     Adding it to the original 16-bit weights would make another model.
     """
-    precision = choose_precision()
+    from peft import PeftModel
+
+    precision, adapter = choose_precision(), tuned.folder / "adapter"
     tokenizer = models.load_tokenizer(profile, planned.seed)
     quantised = profile.training.method == "qlora"
     base = models.load_base(profile, planned.seed, precision, quantised, trains=True)
-    adapted = _with_adapter(base, tuned)
+    adapted = PeftModel.from_pretrained(base, adapter).eval()
     expected = _probabilities(adapted, tokenizer, profile)
     base = adapted.unload()
-    plain = base.dequantize() if quantised else base
-    merged = _with_adapter(plain.to(precision.torch_dtype), tuned).merge_and_unload(safe_merge=True)
+    plain = (base.dequantize() if quantised else base).to(precision.torch_dtype)
+    merged = PeftModel.from_pretrained(plain, adapter).eval().merge_and_unload(safe_merge=True)
     difference = float((_probabilities(merged, tokenizer, profile) - expected).abs().max())
     if difference > TOLERANCE:
         raise InputError(f"{planned.arm}: merged probabilities are {difference:.3f} off the adapter's: not saved")
@@ -102,17 +103,11 @@ def merge_adapter(profile: Profile, tuned: Manifest, planned: Plan, folder: Path
     return {"outputs": outputs, "largest_difference": round(difference, 6), "dtype": precision.dtype}
 
 
-def _with_adapter(base: Any, tuned: Manifest) -> Any:
-    from peft import PeftModel
-
-    return PeftModel.from_pretrained(base, tuned.folder / "adapter").eval()
-
-
 def _probabilities(model: Any, tokenizer: Any, profile: Profile) -> Any:
     """Next-token probabilities after every token of a short prompt."""
     import torch
 
-    ids = prompts.encode_prompt(load_prompts("sample")[0], tokenizer, profile.training.prompt_style)
+    ids = prompts.encode_prompt(data.load_prompts("sample")[0], tokenizer, profile.training.prompt_style)
     with torch.no_grad():
         return model(input_ids=torch.tensor([ids], device=model.device)).logits[0].float().softmax(-1).cpu()
 

@@ -129,7 +129,11 @@ class PackedTrainer(SFTTrainer):
         self.steps, self.settings = steps, settings
         self.noise: EmbeddingNoise | None = None
         self.tokens_seen = 0
-        use_fp32_weights(self.model)
+        # TRL casts the adapters of a quantised model to bf16, which has too few digits for AdamW's small steps and does
+        # not exist on a T4: there the fp16 gradient scaler fails on it.
+        for weight in self.model.parameters():
+            if weight.requires_grad:
+                weight.data = weight.data.float()
 
     def get_train_dataloader(self) -> DataLoader:
         """One batch a step. Every process reads every step and takes its own rows: there is nothing to shard."""
@@ -149,31 +153,17 @@ class PackedTrainer(SFTTrainer):
             # Gradients travel between processes once a step, with its last row.
             syncing = nullcontext() if number == len(rows) - 1 else self.accelerator.no_sync(model)
             with syncing, self.compute_loss_context_manager():
-                # DDP and FSDP average gradients over the processes; a step's loss is a sum over them.
-                loss = self._loss(model, row) * self.args.world_size
+                try:
+                    # DDP and FSDP average gradients over the processes; a step's loss is a sum over them.
+                    loss = weighted_loss(model, row) * self.args.world_size
+                except torch.OutOfMemoryError:
+                    tokens = row["input_ids"].numel()
+                    mend = "set gradient_checkpointing = true, or lower tokens_per_row or max_length"
+                    raise InputError(f"out of GPU memory in a row of {tokens} tokens: {mend}") from None
                 self.accelerator.backward(loss)
             total += loss.detach()
         self.tokens_seen += inputs["tokens"]
         return total
-
-    def _loss(self, model: Any, row: dict[str, Any]) -> torch.Tensor:
-        try:
-            return weighted_loss(model, row)
-        except torch.OutOfMemoryError:
-            tokens = row["input_ids"].numel()
-            mend = "set gradient_checkpointing = true, or lower tokens_per_row or max_length"
-            raise InputError(f"out of GPU memory in a row of {tokens} tokens: {mend}") from None
-
-
-def use_fp32_weights(model: Any) -> None:
-    """Keep what is trained in fp32, whatever TRL cast it to.
-
-    TRL casts the adapters of a quantised model to bf16, which has too few digits for AdamW's small steps and does not
-    exist on a T4: there the fp16 gradient scaler fails on it.
-    """
-    for weight in model.parameters():
-        if weight.requires_grad:
-            weight.data = weight.data.float()
 
 
 class EmbeddingNoise:
@@ -195,9 +185,6 @@ class EmbeddingNoise:
         size = self.alpha / (length * embedded.shape[-1]).float().sqrt()
         noise = torch.empty_like(embedded, dtype=torch.float32).uniform_(-1, 1) * size[..., None]
         return embedded + noise.to(embedded.dtype)
-
-
-# --- the trainer of a plan -------------------------------------------------------------------------------------------
 
 
 def make_trainer(

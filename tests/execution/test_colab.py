@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 
+import colab_form
 import nbformat
 import pytest
 from hypothesis import given
@@ -47,7 +48,7 @@ def wanted():
 
 
 def test_the_set_up_cell_is_short_and_names_the_repository_once():
-    cell = colab.setup_cell("someone/fork")
+    cell = colab_form.setup_cell("someone/fork")
     assert len(cell.splitlines()) <= 12
     assert max(map(len, cell.splitlines())) <= 120
     assert cell.count("https://github.com/someone/fork") == 1
@@ -58,26 +59,26 @@ def test_the_set_up_cell_is_short_and_names_the_repository_once():
 def test_badge_and_cell_are_those_of_the_repository(path):
     cells = nbformat.read(path, as_version=4).cells
     assert cells[0].source.count("colab.research.google.com/github") == 1
-    assert colab.badge(REPOSITORY, path.name) in cells[0].source
-    assert cells[1].source == colab.setup_cell(REPOSITORY)
+    assert colab_form.badge(REPOSITORY, path.name) in cells[0].source
+    assert cells[1].source == colab_form.setup_cell(REPOSITORY)
 
 
 def test_the_readme_leads_to_the_same_place():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert colab.rebadge(readme, REPOSITORY) == readme
-    assert colab.badge(REPOSITORY, "00_start_here.ipynb") in readme
+    assert colab_form.rebadge(readme, REPOSITORY) == readme
+    assert colab_form.badge(REPOSITORY, "00_start_here.ipynb") in readme
 
 
 def test_a_fork_changes_one_line(tmp_path):
     shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks", ignore=shutil.ignore_patterns(".*"))
     shutil.copy(ROOT / "README.md", tmp_path)
-    changed = colab.write_form(tmp_path, "someone/fork")
+    changed = colab_form.write_form(tmp_path, "someone/fork")
     assert len(changed) == len(NOTEBOOKS) + 1
-    assert colab.write_form(tmp_path, "someone/fork") == []
+    assert colab_form.write_form(tmp_path, "someone/fork") == []
     texts = [path.read_text(encoding="utf-8") for path in changed]
     assert not any(f"github/{REPOSITORY}" in text or f"github.com/{REPOSITORY}" in text for text in texts)
     assert sum(text.count("github/someone/fork/blob/main/notebooks/") for text in texts) == len(NOTEBOOKS) + 1
-    colab.write_form(tmp_path, REPOSITORY)
+    colab_form.write_form(tmp_path, REPOSITORY)
     for path in NOTEBOOKS:
         assert nbformat.read(tmp_path / "notebooks" / path.name, 4) == nbformat.read(path, 4)
 
@@ -87,10 +88,10 @@ def test_a_notebook_without_a_badge_gets_one(tmp_path):
     (tmp_path / "README.md").write_text("# x\n", encoding="utf-8")
     made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# 10 · New"), nbformat.v4.new_code_cell("")])
     nbformat.write(made, tmp_path / "notebooks" / "10_new.ipynb")
-    colab.write_form(tmp_path, "a/b")
+    colab_form.write_form(tmp_path, "a/b")
     cells = nbformat.read(tmp_path / "notebooks" / "10_new.ipynb", 4).cells
-    assert cells[0].source == f"# 10 · New\n\n{colab.badge('a/b', '10_new.ipynb')}"
-    assert cells[1].source == colab.setup_cell("a/b")
+    assert cells[0].source == f"# 10 · New\n\n{colab_form.badge('a/b', '10_new.ipynb')}"
+    assert cells[1].source == colab_form.setup_cell("a/b")
 
 
 # --- the cell, run ---------------------------------------------------------------------------------------------------
@@ -118,7 +119,7 @@ def git(folder, *arguments):
 
 def run_cell(folder, url, then=""):
     """Run the set-up cell in a fresh process that does not find nbutils."""
-    code = HIDE.format(root=str(ROOT)) + colab.setup_cell(REPOSITORY) + f"\n{then}"
+    code = HIDE.format(root=str(ROOT)) + colab_form.setup_cell(REPOSITORY) + f"\n{then}"
     environment = {**os.environ, "LIM_REPOSITORY": url, "PYTHONPATH": ""}
     return subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True)
 
@@ -136,7 +137,7 @@ def test_the_cell_clones_once_and_puts_the_project_on_the_path(repository, tmp_p
     assert lines[2].startswith(f"as they were: torch {version('torch')}, transformers {version('transformers')}, ")
     assert lines[3:] == [str(clone)] * 2
     (clone / "mine.txt").write_text("kept", encoding="utf-8")
-    again = run_cell(tmp_path, "file:///nowhere", f"exec({colab.setup_cell(REPOSITORY)!r})\n{where}")
+    again = run_cell(tmp_path, "file:///nowhere", f"exec({colab_form.setup_cell(REPOSITORY)!r})\n{where}")
     assert again.stdout == first.stdout, again.stderr
     assert (clone / "mine.txt").read_text(encoding="utf-8") == "kept"
 
@@ -154,7 +155,7 @@ def test_where_nbutils_is_at_hand_the_cell_does_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LIM_REPOSITORY", "file:///nowhere")
     path = list(sys.path)
-    exec(colab.setup_cell(REPOSITORY), {})  # noqa: S102
+    exec(colab_form.setup_cell(REPOSITORY), {})  # noqa: S102
     assert sys.path == path
     assert list(tmp_path.iterdir()) == []
 

@@ -9,12 +9,12 @@ import sys
 import time
 from pathlib import Path
 
+import colab_form
 import nbformat
 import pytest
 
 from nbutils import REPOSITORY, ROOT, arms, data, run
 from nbutils.core import disk, errors, manifests, settings, tables
-from nbutils.execution import colab
 from nbutils.selection import preflight
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -38,8 +38,8 @@ def test_there_is_a_notebook_for_every_stage():
 def test_starts_and_ends_like_the_others(path):
     cells = nbformat.read(path, as_version=4).cells
     assert cells[0].source.startswith(f"# {path.stem[:2]} · ")
-    assert colab.badge(REPOSITORY, path.name) in cells[0].source
-    assert cells[1].source == colab.setup_cell(REPOSITORY)
+    assert colab_form.badge(REPOSITORY, path.name) in cells[0].source
+    assert cells[1].source == colab_form.setup_cell(REPOSITORY)
     assert cells[2].metadata.get("tags") == ["parameters"]
     assert any("notebook.begin(profile)" in cell.source for cell in cells[3:5])
     assert cells[-1].cell_type == "markdown"
@@ -66,7 +66,7 @@ def test_parameters_are_literals(path):
 
 def test_a_misspelt_parameter_is_refused():
     with pytest.raises(errors.InputError, match=r"02_select\.ipynb: unknown parameter 'arms'"):
-        run.refuse_unknown(ROOT / "notebooks" / "02_select.ipynb", {"profile": "tiny", "arms": "x"})
+        run.refuse_parameters(ROOT / "notebooks" / "02_select.ipynb", {"profile": "tiny", "arms": "x"})
 
 
 @pytest.mark.parametrize(
