@@ -16,16 +16,17 @@ import pytest
 from chat_server import Answer, completion, refusal, serving
 from frames import records_of
 
-from nbutils import data, generate, judge
+from nbutils import data, generate, judge, refine
 from nbutils.analysis import verdicts
 from nbutils.analysis.verdicts import ORDERS, summarise
 from nbutils.core import disk, judge_settings, manifests, settings
 from nbutils.core.errors import InputError
-from nbutils.core.judge_settings import JudgeModel
+from nbutils.core.judge_settings import JudgeModel, Refining
+from nbutils.data.rows import Row
 from nbutils.judging import command as judging_command
-from nbutils.judging import records, replies
+from nbutils.judging import mt_bench, rate, records, replies
 from nbutils.judging.pairs import Pair, build_request, judge_pairs
-from nbutils.judging.prompts import load_prompt
+from nbutils.judging.prompts import load_prompt, load_prompts
 from nbutils.llm.client import Request, StopAskingError
 
 ENDPOINT = JudgeModel(name="fake", kind="openai", model="fake-1", base_url="http://127.0.0.1:1/v1")
@@ -81,6 +82,34 @@ def test_the_judge_is_told_the_form_of_its_reply_and_not_who_wrote_what():
     assert "target" not in said and "baseline" not in said
     assert text_of(request).index("Answer 2:") < text_of(request).index("Grade both answers"), "the task comes last"
     assert request.facts == {}, "an endpoint is asked with the messages and nothing else"
+
+
+def test_requests_keep_their_keys():
+    """A ledger finds its paid answers by these keys: where one of them changes, everything is asked and paid again.
+
+    They may change only with a prompt's wording in data/prompts.
+    """
+    judged = Pair("p1", "set", "Question 1?", "target", "baseline", "a long answer", "short", "ref")
+    talk = mt_bench.Conversation("mt_bench_1", "math", ("q1", "q2"), ("a1", "a2"), ("r1", "r2"), "arm")
+    row = Row(3, "own", "Say", "in", "out")
+    made = {
+        "structured": build_request(judged, "arm_first", ENDPOINT),
+        "in words": build_request(judged, "baseline_first", IN_WORDS),
+        "coin": build_request(judged, "arm_first", JudgeModel(name="coin", kind="coin")),
+        "AlpacaEval": build_request(judged, "arm_first", ENDPOINT, load_prompt("alpaca-eval")),
+        "MT-Bench": mt_bench.request_grade(talk, 2, ENDPOINT, load_prompts("mt-bench")),
+        "rating": rate.request_rating(row, ENDPOINT, load_prompt("rate")),
+        "refining": refine.build_request(row, Refining(arm="a", refiner=ENDPOINT)),
+    }
+    assert {name: request.key[:16] for name, request in made.items()} == {
+        "structured": "36bca695b4ee0729",
+        "in words": "34e72f7f9f231c1f",
+        "coin": "e4efb19d9047b658",
+        "AlpacaEval": "b4682ecbc612922f",
+        "MT-Bench": "41f2ff168f43443a",
+        "rating": "4b87be0c3b1ab1fc",
+        "refining": "3b344c09ef922652",
+    }
 
 
 def test_the_same_pair_is_the_same_request_in_every_run():

@@ -76,8 +76,9 @@ def build_request(pair: Pair, order: str, judge: JudgeModel, prompt: JudgePrompt
     answers = (pair.answer, pair.baseline_answer)
     first, second = answers if order == ORDERS[0] else answers[::-1]
     shown = {"answer_1": first, "answer_2": second}
-    references = {"reference_1": pair.reference, "ref_answer_1": pair.reference}
-    texts = {"question": pair.prompt, **shown, "answer_a": first, "answer_b": second, **references}
+    # The marker is a hash of the texts in this order: another order would ask, and pay, for everything anew.
+    texts = {"question": pair.prompt, **shown, "reference_1": pair.reference}
+    texts |= {"answer_a": first, "answer_b": second, "ref_answer_1": pair.reference}
     facts = {**shown, "reference": pair.reference, "id": f"{pair.test_set}/{pair.id}"}
     options: dict[str, Any] = {}
     is_structured = judge.structured is True or (judge.structured == "auto" and not judge.batch)
