@@ -13,8 +13,8 @@ from typing import Any
 from nbutils import ROOT, arms, finetune
 from nbutils.analysis.leaderboards import BASE, headlines, mean_of_four
 from nbutils.core import disk, manifests, tables
-from nbutils.core.devices import choose_precision
 from nbutils.core.errors import InputError
+from nbutils.core.machine import choose_precision
 from nbutils.core.manifests import Manifest, Plan
 from nbutils.core.settings import Capabilities, Profile
 from nbutils.training import models

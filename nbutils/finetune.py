@@ -15,8 +15,8 @@ from typing import Any
 
 from nbutils import arms, prompts, refine, select
 from nbutils.core import manifests, tables
-from nbutils.core.devices import choose_precision, peak_memory_gb, processes
 from nbutils.core.errors import InputError, exits_cleanly
+from nbutils.core.machine import choose_precision, peak_memory_gb, processes
 from nbutils.core.manifests import Manifest, Plan
 from nbutils.core.settings import Profile, seed_of, stage_parser
 from nbutils.data.rows import Row

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from nbutils import __version__, arms, data
-from nbutils.core import devices, judge_settings
+from nbutils.core import judge_settings, machine
 from nbutils.core.errors import InputError
-from nbutils.core.progress import running_shell
+from nbutils.core.machine import running_shell
 from nbutils.core.settings import Profile, load_profile
 from nbutils.core.tables import Table
 from nbutils.selection import preflight
@@ -38,7 +38,7 @@ def begin(profile: str) -> Profile:
     chosen = arms.with_data_at_hand(given)
     found = [f"{name} {importlib.metadata.version(name)}" for name in SHOWN if importlib.util.find_spec(name)]
     versions = " · ".join([f"long-is-more {__version__}", f"Python {sys.version.split()[0]}", *found])
-    print(f"{versions} · {devices.describe_device()}")
+    print(f"{versions} · {machine.describe_device()}")
     print(f"Profile {given.name}: {given.summary}")
     print(arms.data_line(given, chosen))
     return chosen

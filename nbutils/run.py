@@ -109,7 +109,7 @@ def is_done(step: Step) -> bool:
 
 
 class ProgressLog:
-    """A text stream that passes a kernel's lines of progress (nbutils/core/progress.py), indented, to a run's log.
+    """A text stream that passes a kernel's lines of progress (nbutils/core/machine.py), indented, to a run's log.
 
     What else its libraries say stays in the executed notebook.
     """

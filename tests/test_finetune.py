@@ -15,9 +15,9 @@ from trainable_models import make_tokenizer, profile_on, save_model
 
 from nbutils import finetune, refine, select
 from nbutils.core import disk, settings, tables
-from nbutils.core.devices import Precision
 from nbutils.core.errors import InputError
 from nbutils.core.judge_settings import Refining
+from nbutils.core.machine import Precision
 from nbutils.core.manifests import Manifest
 from nbutils.data.rows import Row
 from nbutils.training import callbacks, models, packing, release, trainer

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from small_models import EOS, save, tokenizer
 
 from nbutils import ROOT, data, finetune, generate, prompts
-from nbutils.core import disk, manifests, progress, settings
+from nbutils.core import disk, machine, manifests, settings
 from nbutils.core.errors import InputError
 from nbutils.core.manifests import Plan
 from nbutils.data.rows import EvalPrompt
@@ -127,7 +127,7 @@ class SlowBackend:
 
 
 def test_long_answering_says_how_much_time_is_left(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr(machine, "SECONDS_BETWEEN_LINES", 0.0)
     monkeypatch.setattr(backends, "open_backend", lambda job: SlowBackend())
     chosen = settings.Generation(test_sets=("own",), max_new_tokens=4)
     job = Job(chosen, "lima-1k", tokenizer(), 64, 1, lambda precision: None)

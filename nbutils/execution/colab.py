@@ -146,11 +146,11 @@ def choose_profile(profile: str) -> str:
     """The profile of `00_start_here`: "auto" is `colab-t4` on Colab with a GPU and `tiny` everywhere else."""
     if profile != "auto":
         return profile
-    from nbutils.core import devices
+    from nbutils.core import machine
 
     with contextlib.suppress(ModuleNotFoundError):
         on_colab = importlib.util.find_spec("google.colab") is not None
-        if on_colab and not devices.describe_device().startswith("CPU"):
+        if on_colab and not machine.describe_device().startswith("CPU"):
             return "colab-t4"
         if on_colab:
             print("No GPU here: `tiny` shows the machinery. For a model: Runtime, Change runtime type, T4 GPU.")

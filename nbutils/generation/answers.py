@@ -19,8 +19,8 @@ from nbutils.arms import parse_arm
 from nbutils.core import disk
 from nbutils.core.errors import InputError
 from nbutils.core.judge_settings import Benchmark
+from nbutils.core.machine import track
 from nbutils.core.manifests import Manifest, Plan
-from nbutils.core.progress import track
 from nbutils.core.settings import Generation
 from nbutils.data.rows import EvalPrompt
 from nbutils.generation import backends

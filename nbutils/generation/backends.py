@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, NamedTuple
 
-from nbutils.core.devices import Precision, choose_precision
 from nbutils.core.errors import InputError
 from nbutils.core.judge_settings import read_key
+from nbutils.core.machine import Precision, choose_precision
 from nbutils.core.settings import Generation
 from nbutils.data.rows import EvalPrompt
 from nbutils.generation.slots import Draft, Room, Rules, SlotCounts, decode

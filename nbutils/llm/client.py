@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from nbutils.core.disk import sha256_json, take_lock
 from nbutils.core.errors import InputError
-from nbutils.core.progress import track
+from nbutils.core.machine import track
 
 NO_FORMAT = "takes no response_format"  # what the ledger notes of an endpoint that has refused one
 LEAST_ROOM = 1_000_000  # free bytes on the disk without which nothing is asked: the answers could not be kept

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nbutils.core.devices import choose_precision
 from nbutils.core.disk import sha256_file, sha256_json
 from nbutils.core.errors import InputError
 from nbutils.core.judge_settings import JudgeModel
+from nbutils.core.machine import choose_precision
 from nbutils.llm.client import Record, Reply, Request
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from nbutils import data, lengths
 from nbutils.core import settings
 from nbutils.core.errors import InputError
-from nbutils.core.progress import track
+from nbutils.core.machine import track
 from nbutils.data import rows
 from nbutils.data.json_records import LINE_SUFFIXES, JsonLines, form_suffix
 from nbutils.data.records import KNOWN_SUFFIXES, HubDataset, ParquetFiles, RecordFile, open_records

@@ -13,9 +13,8 @@ from transformers import TrainerCallback
 
 from nbutils import data, prompts
 from nbutils.core import disk
-from nbutils.core.devices import peak_memory_gb
 from nbutils.core.errors import InputError
-from nbutils.core.progress import track
+from nbutils.core.machine import peak_memory_gb, track
 from nbutils.core.settings import Training
 
 if TYPE_CHECKING:

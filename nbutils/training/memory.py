@@ -8,8 +8,8 @@ import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from nbutils.core.devices import Precision, processes
 from nbutils.core.errors import InputError
+from nbutils.core.machine import Precision, processes
 from nbutils.core.settings import Profile
 from nbutils.prompts import Example
 from nbutils.training import models

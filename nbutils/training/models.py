@@ -13,10 +13,9 @@ import numpy as np
 
 from nbutils import data, prompts
 from nbutils.core import manifests
-from nbutils.core.devices import Precision
 from nbutils.core.errors import InputError
+from nbutils.core.machine import Precision, quiet_libraries
 from nbutils.core.manifests import Manifest, Plan
-from nbutils.core.progress import quiet_libraries
 from nbutils.core.settings import Profile, TinyBase, is_offline
 
 SPECIAL = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}

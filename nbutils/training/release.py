@@ -7,8 +7,8 @@ from typing import Any
 
 from nbutils import __version__, data, prompts
 from nbutils.core import disk, manifests
-from nbutils.core.devices import choose_precision
 from nbutils.core.errors import InputError
+from nbutils.core.machine import choose_precision
 from nbutils.core.manifests import Manifest, Plan
 from nbutils.core.settings import Profile
 from nbutils.training import models

@@ -17,8 +17,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 from trl import SFTConfig, SFTTrainer
 
-from nbutils.core.devices import Precision, processes
 from nbutils.core.errors import InputError
+from nbutils.core.machine import Precision, processes
 from nbutils.core.manifests import Plan
 from nbutils.core.settings import Training
 from nbutils.prompts import IGNORED, Example

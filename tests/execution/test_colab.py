@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nbutils import REPOSITORY, ROOT
-from nbutils.core import devices, settings
+from nbutils.core import machine, settings
 from nbutils.execution import colab
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -191,7 +191,7 @@ def test_constraints_hold_all_but_what_has_to_change(present, data):
 
 
 @pytest.fixture
-def machine(monkeypatch, tmp_path):
+def colab_machine(monkeypatch, tmp_path):
     """A machine with Colab's versions on which pip only writes down what it is asked."""
     present, asked = versions("2026.08"), []
 
@@ -210,10 +210,10 @@ def machine(monkeypatch, tmp_path):
     return SimpleNamespace(present=present, asked=asked)
 
 
-def test_on_colab_only_what_is_missing_is_installed(machine, capsys):
-    before = dict(machine.present)
+def test_on_colab_only_what_is_missing_is_installed(colab_machine, capsys):
+    before = dict(colab_machine.present)
     colab.set_up()
-    (install, (limits,)), (uninstall, _) = machine.asked
+    (install, (limits,)), (uninstall, _) = colab_machine.asked
     assert install[0] == "install"
     assert install[3:] == ("trl<1.17,>=0.29.1", "bitsandbytes==0.50.2", "papermill==2.7.0", "sacrebleu==2.6.0")
     assert limits == sorted(f"{name}=={number}" for name, number in before.items())
@@ -227,47 +227,47 @@ def test_on_colab_only_what_is_missing_is_installed(machine, capsys):
     ]
 
 
-def test_a_second_call_asks_nothing_of_pip(machine, capsys):
+def test_a_second_call_asks_nothing_of_pip(colab_machine, capsys):
     colab.set_up()
-    machine.asked.clear()
+    colab_machine.asked.clear()
     capsys.readouterr()
     colab.set_up()
-    assert machine.asked == []
+    assert colab_machine.asked == []
     assert capsys.readouterr().out.splitlines()[1] == "nothing was missing"
 
 
-def test_a_newer_torchao_stays(machine):
-    machine.present["torchao"] = "0.16.0"
+def test_a_newer_torchao_stays(colab_machine):
+    colab_machine.present["torchao"] = "0.16.0"
     colab.set_up()
-    assert [arguments[0] for arguments, _ in machine.asked] == ["install"]
+    assert [arguments[0] for arguments, _ in colab_machine.asked] == ["install"]
 
 
-def test_a_newer_nltk_is_replaced_and_told(machine, capsys):
-    machine.present["nltk"] = "3.10.1"
+def test_a_newer_nltk_is_replaced_and_told(colab_machine, capsys):
+    colab_machine.present["nltk"] = "3.10.1"
     colab.set_up()
-    (install, (limits,)), _ = machine.asked
+    (install, (limits,)), _ = colab_machine.asked
     assert "nltk<=3.9.2,>=3.9.1" in install
     assert not any(line.startswith("nltk==") for line in limits)
     lines = colab.describe_changes({"nltk": "3.10.1", "torch": "2"}, {"nltk": "3.9.2", "torch": "2"})
     assert list(lines) == ["replaced: nltk 3.10.1 by 3.9.2", "as they were: torch 2"]
 
 
-def test_something_more_is_added_under_the_same_constraints(machine, capsys):
+def test_something_more_is_added_under_the_same_constraints(colab_machine, capsys):
     colab.set_up()
-    machine.asked.clear()
+    colab_machine.asked.clear()
     colab.add("lm_eval==0.4.13")
-    ((arguments, (limits,)),) = machine.asked
+    ((arguments, (limits,)),) = colab_machine.asked
     assert arguments[3:] == ("lm_eval==0.4.13",)
-    assert limits == sorted(f"{name}=={number}" for name, number in machine.present.items())
+    assert limits == sorted(f"{name}=={number}" for name, number in colab_machine.present.items())
 
 
-def test_an_old_runtime_is_refused_with_the_mend(machine):
-    machine.present["transformers"] = "4.57.6"
+def test_an_old_runtime_is_refused_with_the_mend(colab_machine):
+    colab_machine.present["transformers"] = "4.57.6"
     with pytest.raises(
         SystemExit, match=r"has transformers 4\.57\.6, the project needs transformers<6,>=5\.13\.1: choose"
     ):
         colab.set_up()
-    assert machine.asked == []
+    assert colab_machine.asked == []
 
 
 def test_a_pip_that_fails_is_one_line():
@@ -299,7 +299,7 @@ def test_what_is_installed_is_found_by_normalised_names():
     ],
 )
 def test_the_profile_that_is_chosen(given, gpu, on_colab, chosen, monkeypatch):
-    monkeypatch.setattr(devices, "describe_device", lambda: gpu)
+    monkeypatch.setattr(machine, "describe_device", lambda: gpu)
     monkeypatch.delitem(sys.modules, "google.colab", raising=False)
     monkeypatch.setitem(sys.modules, "google", SimpleNamespace(__path__=[]))  # as protobuf brings it
     if on_colab:

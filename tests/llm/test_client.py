@@ -15,7 +15,7 @@ import pytest
 from asking import CANARY, ask, count, echo, judge_at, questions
 from chat_server import refusal, serving
 
-from nbutils.core import progress
+from nbutils.core import machine
 from nbutils.core.errors import InputError
 from nbutils.llm import client
 from nbutils.llm.client import Ledger, LocalBackend, Reply, Request, StopAskingError, ask_all
@@ -346,7 +346,7 @@ def test_an_error_with_half_a_surrogate_pair_is_noted(ledger):
 
 
 def test_long_asking_says_how_much_time_is_left(ledger, monkeypatch, capsys):
-    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr(machine, "SECONDS_BETWEEN_LINES", 0.0)
     backend = LocalBackend(lambda request: time.sleep(0.6) or "8 7")
     ask_all(questions(*"abcd"), backend, ledger, "judging")
     lines = capsys.readouterr().err.splitlines()

@@ -6,8 +6,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from trainable_models import profile_on, save_model
 
-from nbutils.core.devices import Precision
 from nbutils.core.errors import InputError
+from nbutils.core.machine import Precision
 from nbutils.prompts import IGNORED, Example
 from nbutils.training import memory, trainer
 

@@ -6,8 +6,8 @@ from trainable_models import profile_on, save_model
 
 from nbutils import finetune, prompts
 from nbutils.core import settings
-from nbutils.core.devices import Precision
 from nbutils.core.errors import InputError
+from nbutils.core.machine import Precision
 from nbutils.data.rows import Row
 from nbutils.training import models, release
 

@@ -385,8 +385,8 @@ def test_the_log_gets_whole_lines_of_progress(lines, size):
 
 @pytest.mark.slow
 def test_a_kernels_progress_reaches_the_log(tmp_path, capsys):
-    slowly = "from nbutils.core import progress\nimport time\nprogress.SECONDS_BETWEEN_LINES = 0.1\n"
-    slowly += "for _ in progress.track(range(6), 'answers of x', total=6):\n    time.sleep(0.3)"
+    slowly = "from nbutils.core import machine\nimport time\nmachine.SECONDS_BETWEEN_LINES = 0.1\n"
+    slowly += "for _ in machine.track(range(6), 'answers of x', total=6):\n    time.sleep(0.3)"
     source = make_notebook(tmp_path / "small.ipynb", slowly, "import sys\nprint('library noise', file=sys.stderr)")
     run.execute_notebook(source, tmp_path / "out.ipynb", {})
     lines = capsys.readouterr().err.splitlines()

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nbutils.core import progress
+from nbutils.core import machine
 
 
 @given(st.lists(st.sampled_from(["\r1 of 2", "\r2 of 2", "\n", "\r", ""]), max_size=8))
 def test_lines_are_whole_and_none_comes_twice_in_a_row(written):
     log = io.StringIO()
-    lines = progress._Lines(log)
+    lines = machine._Lines(log)
     for text in written:
         lines.write(text)
     shown = log.getvalue().splitlines()
@@ -25,8 +25,8 @@ def test_lines_are_whole_and_none_comes_twice_in_a_row(written):
 def test_long_work_says_where_it_is(monkeypatch):
     log = io.StringIO()
     monkeypatch.setattr(sys, "stderr", log)
-    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
-    bar = progress.track([], "rows", total=3, initial=1)
+    monkeypatch.setattr(machine, "SECONDS_BETWEEN_LINES", 0.0)
+    bar = machine.track([], "rows", total=3, initial=1)
     bar.start_t -= 5.0
     bar.update()
     bar.update()
@@ -39,8 +39,8 @@ def test_long_work_says_where_it_is(monkeypatch):
 def test_a_slow_first_item_is_left_out_of_the_estimate(monkeypatch):
     log = io.StringIO()
     monkeypatch.setattr(sys, "stderr", log)
-    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
-    bar = progress.track([], "steps", total=12)
+    monkeypatch.setattr(machine, "SECONDS_BETWEEN_LINES", 0.0)
+    bar = machine.track([], "steps", total=12)
     bar.start_t -= 100.0  # the first step: loading and compiling
     bar.update()
     bar.start_t -= 4.0  # two more take two seconds each
@@ -57,5 +57,5 @@ def test_a_slow_first_item_is_left_out_of_the_estimate(monkeypatch):
 @pytest.mark.parametrize("text", ["", "\n"])
 def test_nothing_is_nothing(text):
     log = io.StringIO()
-    progress._Lines(log).write(text)
+    machine._Lines(log).write(text)
     assert log.getvalue() == ""
