@@ -89,13 +89,6 @@ def refit(design: Design, counts: Numbers, steps: int = 50) -> Numbers:
     return found
 
 
-def _weighted_means(design: Design, counts: Numbers) -> Numbers:
-    """Mean preference of each sample, every cluster counting by the mean of its items."""
-    sizes = np.bincount(design.clusters)[design.clusters]
-    means: Numbers = (counts * (design.y / sizes)).sum(axis=1) / (counts / sizes).sum(axis=1)
-    return means
-
-
 MATCHED = 0.10
 """Answers whose lengths differ by less than this share of the longer one count as equally long."""
 

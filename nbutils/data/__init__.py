@@ -29,26 +29,3 @@ from nbutils.data.load import (
     load_table,
     read_own_rows,
 )
-
-__all__ = [
-    "Source",
-    "cache_folder",
-    "can_obtain",
-    "fetch",
-    "fingerprint",
-    "fingerprint_pool",
-    "fingerprint_test_set",
-    "hash_source",
-    "is_at_hand",
-    "llama2_tokenizer",
-    "load_pool",
-    "load_prompts",
-    "load_rows",
-    "load_table",
-    "locate",
-    "obtain",
-    "read_own_rows",
-    "source",
-    "sources",
-    "sources_of",
-]
