@@ -91,13 +91,19 @@ def has_punkt() -> bool:
     return _punkt_folder() is not None
 
 
-@functools.cache
 def nltk_tokenizers() -> tuple[Callable[[str], list[str]], Callable[[str], list[str]]]:
     """The sentence and the word splitter that `nltk.word_tokenize` is made of.
 
     Warns once when punkt's parameters are missing (the untrained splitter is then used) or when nltk is not the
     version with which the published selection was reproduced.
     """
+    if not has_punkt():
+        data.can_obtain("punkt")
+    return _make_tokenizers(_punkt_folder())
+
+
+@functools.cache
+def _make_tokenizers(punkt_folder: str | None) -> tuple[Callable[[str], list[str]], Callable[[str], list[str]]]:
     import nltk
     from nltk.tokenize import NLTKWordTokenizer
     from nltk.tokenize.punkt import PunktSentenceTokenizer, load_punkt_params
@@ -109,10 +115,8 @@ def nltk_tokenizers() -> tuple[Callable[[str], list[str]], Callable[[str], list[
             stacklevel=2,
         )
     punkt = PunktSentenceTokenizer()
-    if not has_punkt():
-        data.can_obtain("punkt")
-    if folder := _punkt_folder():
-        punkt._params = load_punkt_params(folder)
+    if punkt_folder:
+        punkt._params = load_punkt_params(punkt_folder)
     else:
         warnings.warn(NLTK_WITHOUT_PUNKT.format(**UNTRAINED_PUNKT_COST), stacklevel=2)
     return punkt.tokenize, NLTKWordTokenizer().tokenize

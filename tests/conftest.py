@@ -43,9 +43,9 @@ def no_data(tmp_path, monkeypatch):
     monkeypatch.setenv("LIM_OFFLINE", "1")
     monkeypatch.setenv("LIM_DATA_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(nltk.data, "path", [])
-    lengths.nltk_tokenizers.cache_clear()
+    lengths._make_tokenizers.cache_clear()
     yield tmp_path / "cache"
-    lengths.nltk_tokenizers.cache_clear()
+    lengths._make_tokenizers.cache_clear()
 
 
 @pytest.fixture

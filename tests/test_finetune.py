@@ -104,6 +104,7 @@ def test_a_second_run_has_the_same_bytes(finished, base, runs):
     assert loss_of(other) != loss_of(finished)
 
 
+@pytest.mark.thorough
 def test_noise_is_added_by_a_neftune_arm_alone_and_needs_its_alpha(finished, base, runs):
     with pytest.raises(InputError, match=r"set training\.neftune_alpha"):
         finetune.run(profile_on(base), "sample-24-longest+neftune", 42)

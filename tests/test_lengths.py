@@ -223,7 +223,7 @@ def test_approximate_counts_are_not_served_as_exact_ones(runs, mirror, no_data, 
     text = ["The U.S. and Dr. Who. They left"]
     monkeypatch.setattr(lengths, "_punkt_folder", lambda: None)
     approximate = lengths.count_again(text, "nltk_words")
-    lengths.nltk_tokenizers.cache_clear()
+    lengths._make_tokenizers.cache_clear()
     folder = str(mirror / "nltk_data" / "tokenizers" / "punkt_tab" / "english")
     monkeypatch.setattr(lengths, "_punkt_folder", lambda: folder)
     exact = lengths.count_again(text, "nltk_words")

@@ -77,6 +77,7 @@ def test_the_tolerance_is_binomial():
     assert np.mean((hits < low) | (hits > high)) == pytest.approx(0.001, abs=5e-4)
 
 
+@pytest.mark.thorough
 def test_the_coin_is_acquitted_and_the_longer_judge_convicted():
     rows = records_of(calibration.count_findings(replicates=40))
     share = {(row["judge"], row["finding"]): row["share"] for row in rows}

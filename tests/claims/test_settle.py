@@ -240,6 +240,7 @@ def test_neither_the_tiny_model_nor_a_profile_with_a_note_is_evidence():
     assert measure(LLAMA, rows).numbers.keys() == {"P3"}
 
 
+@pytest.mark.thorough
 def test_rates_at_equal_length():
     bias = {"judge": "gpt-4o-mini", "arm": "alpaca-1k-longest", "length_controlled": 0.58}
     bias |= {"length_controlled_low": 0.54, "length_controlled_high": 0.62}

@@ -124,6 +124,7 @@ def run_cell(folder, url, then=""):
     return subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True)
 
 
+@pytest.mark.thorough
 def test_the_cell_clones_once_and_puts_the_project_on_the_path(repository, tmp_path):
     where = "import os, subprocess, nbutils; print(nbutils.ROOT)\n" + (
         "subprocess.run([sys.executable, '-c', 'import nbutils; print(nbutils.ROOT)'], cwd='/')"

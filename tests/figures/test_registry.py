@@ -90,6 +90,7 @@ def test_titles_state_the_finding(name, words):
     assert words in title.replace("\n", " ")
 
 
+@pytest.mark.thorough
 def test_sample_can_be_drawn_without_ratings(no_data, runs, tmp_path):
     from nbutils import explore
 

@@ -226,6 +226,7 @@ def test_a_wrong_key_stops_at_once(ledger):
     assert len(server.keys) == 1
 
 
+@pytest.mark.thorough
 def test_a_fault_is_tried_again(ledger):
     seen = []
 

@@ -177,6 +177,7 @@ def test_what_the_manifest_of_a_part_says_besides(tmp_path):
 # --- several processes ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("measure", ["nltk_words", "tokens", "words"])
 def test_two_processes_count_as_one(tmp_path, monkeypatch, measure):
     asked = []

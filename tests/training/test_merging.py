@@ -102,11 +102,13 @@ def test_the_command_uploads_the_merged_model_after_merging(runs, uploaded, caps
     assert said == "uploaded: https://hub/me/merged"
 
 
+@pytest.mark.thorough
 def test_the_command_uploads_nothing_unasked(runs, uploaded):
     finetune.main(["lora", "sample-24-longest", "--merge"])
     assert uploaded == []
 
 
+@pytest.mark.thorough
 def test_the_command_merges_no_whole_model(runs, uploaded, capsys):
     with pytest.raises(SystemExit) as stopped:
         finetune.main(["full", "sample-24-longest", "--merge", "--push-to", "me/model"])

@@ -188,6 +188,7 @@ def test_twenty_kills_pay_for_no_more_than_was_in_flight(files, tmp_path):
 # --- the key ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("answer", [refusal(401, f"no such key: {CANARY}"), refusal(400, f"{CANARY}?")])
 def test_a_failing_command_leaves_no_key_anywhere(files, tmp_path, answer):
     with serving(lambda number, question: answer) as server:

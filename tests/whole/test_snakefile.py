@@ -329,6 +329,7 @@ def _dry_run(file, folder, *more):
     return run_command(["execution.cluster", file, "--dry-run", *more], folder, runs)
 
 
+@pytest.mark.thorough
 @needs_snakemake
 @pytest.mark.slow
 def test_a_dry_run_lists_every_job_with_its_command(tmp_path):
