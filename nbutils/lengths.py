@@ -97,9 +97,16 @@ def nltk_tokenizers() -> tuple[Callable[[str], list[str]], Callable[[str], list[
     Warns once when punkt's parameters are missing (the untrained splitter is then used) or when nltk is not the
     version with which the published selection was reproduced.
     """
-    if not has_punkt():
-        data.can_obtain("punkt")
-    return _make_tokenizers(_punkt_folder())
+    if (folder := _punkt_folder()) is None:
+        _ask_for_punkt()
+        folder = _punkt_folder()
+    return _make_tokenizers(folder)
+
+
+@functools.cache
+def _ask_for_punkt() -> None:
+    # Once a process: every count of a machine without punkt comes by here.
+    data.can_obtain("punkt")
 
 
 @functools.cache

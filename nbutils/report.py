@@ -81,6 +81,12 @@ def plan(profile: str | Profile, arm: str | None = None, seed: int = 42) -> Plan
     return Plan("report", chosen.name, name, seed, folder, settings, inputs, version=3)
 
 
+def locate(profile: str | Profile, seed: int = 42) -> Path:
+    """Where the report on a profile's target is written."""
+    chosen, name = arms.prepare(profile)
+    return manifests.stage_folder(chosen.name, "report", name, seed) / "report.html"
+
+
 def run(profile: str | Profile, arm: str | None = None, seed: int = 42) -> Manifest:
     """Write `report.html`. Raises InputError where a result that it would show is missing or stale."""
     chosen, name = arms.prepare(profile, arm)

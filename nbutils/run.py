@@ -209,7 +209,7 @@ def run_profile(name: str, optional: bool = False) -> Path:
         print(f"  {label:50} running ...", flush=True)
         execute(step)
         print(f"  {label:50} done in {time.monotonic() - started:.0f} s", flush=True)
-    return report.plan(given, None, profile.seeds[-1]).folder / "report.html"
+    return report.locate(given, profile.seeds[-1])
 
 
 def run_alone(name: str, stem: str, parameters: Mapping[str, Any]) -> Path:

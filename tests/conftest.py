@@ -43,9 +43,12 @@ def no_data(tmp_path, monkeypatch):
     monkeypatch.setenv("LIM_OFFLINE", "1")
     monkeypatch.setenv("LIM_DATA_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(nltk.data, "path", [])
-    lengths._make_tokenizers.cache_clear()
+    made = (lengths._ask_for_punkt, lengths._make_tokenizers)
+    for remembered in made:
+        remembered.cache_clear()
     yield tmp_path / "cache"
-    lengths._make_tokenizers.cache_clear()
+    for remembered in made:
+        remembered.cache_clear()
 
 
 @pytest.fixture

@@ -245,6 +245,14 @@ def test_without_punkt_the_measure_says_how_far_it_is_off(no_data):
         lengths.count(["One. Two."], "nltk_words")
 
 
+def test_punkt_is_asked_for_once_however_often_is_counted(no_data, monkeypatch):
+    asked = []
+    monkeypatch.setattr(lengths.data, "can_obtain", asked.append)
+    with pytest.warns(UserWarning, match="nltk_words is approximate"):
+        assert [lengths.count(["One. Two."], "nltk_words").tolist() for _ in range(3)] == [[4], [4], [4]]
+    assert asked == ["punkt"]
+
+
 @pytest.mark.parametrize(
     "named",
     [

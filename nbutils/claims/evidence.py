@@ -23,14 +23,12 @@ from nbutils.arms import Arm
 from nbutils.claims import published
 from nbutils.claims.published import Number, Z
 from nbutils.core import tables
+from nbutils.core.judge_settings import LLM_KINDS
 from nbutils.core.manifests import Manifest, is_enough
 from nbutils.core.settings import Profile
 from nbutils.judging import records
 
-LLM_JUDGES = ("openai", "transformers")
-"""Kinds of judges whose verdicts speak for or against a claim; the reference judge and the controls do not."""
-
-SHOWN_JUDGES = (*LLM_JUDGES, "reference")
+SHOWN_JUDGES = (*LLM_KINDS, "reference")
 """Kinds of judges whose verdicts a figure may show beside the paper's."""
 
 BASES = {"llama-2-7b": "Llama-2-7B", "llama-2-13b": "Llama-2-13B", "mistral-7b-v0.1": "Mistral-7B"}
@@ -171,7 +169,7 @@ def _tabulate_by_stage(results: Results) -> dict[str, tuple[pd.DataFrame, str, f
 
     Each a table of `label`, `judge`, `arm`, `baseline`, and the number with its interval: `value`, `low`, `high`.
     """
-    rows, pair, controlled = results.pooled(LLM_JUDGES), ["judge", "arm", "baseline"], "length_controlled"
+    rows, pair, controlled = results.pooled(LLM_KINDS), ["judge", "arm", "baseline"], "length_controlled"
     pooled = rows.assign(label=rows.judge + ", " + rows.arm + " against " + rows.baseline)
     nets = _in_percent(pooled, "net_win", "low", "high")
     nets["label"] += ", " + nets.prompts.astype("str") + " prompts"
@@ -181,8 +179,8 @@ def _tabulate_by_stage(results: Results) -> dict[str, tuple[pd.DataFrame, str, f
         "judge": (nets, "points net win", 0),
         "lengths": (results.lengths, "characters", 0),
         "length_bias": (rates, "% at equal length", 50),
-        "mt_bench": (_differences(scores_of(results, LLM_JUDGES)), "points MT-Bench", 0),
-        "alpaca_eval": (_differences(rates_of(results, LLM_JUDGES)), "points AlpacaEval 2.0", 0),
+        "mt_bench": (_differences(scores_of(results, LLM_KINDS)), "points MT-Bench", 0),
+        "alpaca_eval": (_differences(rates_of(results, LLM_KINDS)), "points AlpacaEval 2.0", 0),
         "capabilities": (_differences(averages_of(results)), "points, mean of four tasks", 0),
         "human": (_human_rates(results.votes), "% of judgements", 50),
     }

@@ -16,6 +16,9 @@ LIKE_A_KEY = re.compile(
 )
 """Keys of well-known services: their beginnings, then no mere words joined by dashes."""
 
+LLM_KINDS = ("openai", "transformers")
+"""Kinds of judges that ask a language model; the reference judge and the controls do not."""
+
 
 class Settings(BaseModel):
     """A table of a profile: frozen, and without unknown keys."""
@@ -85,7 +88,7 @@ class JudgeModel(Settings):
     @property
     def is_llm(self) -> bool:
         """Whether a language model judges, by what it is asked; the others look at the answers themselves."""
-        return self.kind in ("openai", "transformers")
+        return self.kind in LLM_KINDS
 
 
 class PromptFile(Settings):

@@ -227,7 +227,7 @@ def run_grid(name: str, options: Options, optional: bool = False) -> Path:
     with controller(folder, f"lim-{grid.profile.name}", options.dry_run) as job_name:
         _mark_what_is_done(grid)
         start(ROOT / "Snakefile", folder, config, options, job_name)
-    return report.plan(grid.given, None, grid.profile.seeds[-1]).folder / "report.html"
+    return report.locate(grid.given, grid.profile.seeds[-1])
 
 
 def _mark_what_is_done(grid: Grid) -> None:

@@ -48,8 +48,8 @@ def add_judge_options(parser: argparse.ArgumentParser, controls: Sequence[str] =
     parser.add_argument("--timeout", type=float, default=120.0, metavar="SECONDS", help="for one attempt (default 120)")
     parser.add_argument("--max-tokens", type=int, default=512, metavar="N", help="of a judge's reply (default 512)")
     parser.add_argument("--temperature", type=float, default=0.0, help="default 0; some models allow 1 only")
-    limits = ("max_tokens", "max_completion_tokens")
-    parser.add_argument("--limit-name", choices=limits, default=limits[0], help="what newer models call max_tokens")
+    names = ("max_tokens", "max_completion_tokens")
+    parser.add_argument("--limit-name", choices=names, default=names[0], help="what newer models call max_tokens")
     parser.add_argument("--batch", action="store_true", help="ask by the Batch API: cheaper, done within a day")
     structured = "ask for JSON by a schema, or do not (default: ask until the endpoint refuses)"
     parser.add_argument("--structured", action=argparse.BooleanOptionalAction, default="auto", help=structured)

@@ -17,7 +17,6 @@ from nbutils.llm.client import Backend, Ledger, Request
 MEASURE = "chars"
 """Length of an answer in judgment files, as AlpacaEval counts it."""
 
-
 _GRADES = {
     "type": "object",
     "properties": {"grade_1": {"type": "number"}, "grade_2": {"type": "number"}, "explanation": {"type": "string"}},

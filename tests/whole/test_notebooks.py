@@ -119,6 +119,15 @@ def finished(request, tmp_path_factory):
     return folder, done.stdout
 
 
+@pytest.fixture
+def taken_over(finished, tmp_path, monkeypatch):
+    """A copy of the finished run in a folder of its own, which this process works in without a network."""
+    for key, value in offline(tmp_path).items():
+        monkeypatch.setenv(key, value)
+    shutil.copytree(finished[0] / "tiny", tmp_path / "tiny")
+    return tmp_path
+
+
 def test_every_table_of_a_run_reads_by_its_schema(finished):
     folder, _ = finished
     paths = sorted((folder / "tiny").rglob("*.csv"))
@@ -207,41 +216,30 @@ def test_the_loop_in_one_notebook_finds_everything_fresh(finished, tmp_path):
     ],
     indirect=["finished"],
 )
-def test_notebook_and_command_line_write_the_same_artefact(finished, stage, tmp_path, monkeypatch):
-    folder, _ = finished
-    for key, value in offline(tmp_path).items():
-        monkeypatch.setenv(key, value)
+def test_notebook_and_command_line_write_the_same_artefact(finished, taken_over, stage):
     # Earlier stages are taken over; the stage itself is computed anew by its function.
-    shutil.copytree(folder / "tiny", tmp_path / "tiny", ignore=shutil.ignore_patterns(stage))
+    shutil.rmtree(taken_over / "tiny" / stage)
     module = run.STAGES[{"select": "02_select", "finetune": "04_finetune", "generate": "05_generate"}[stage]]
     made = module.run("tiny", "alpaca-1k-longest", 42)
-    by_notebook = manifests.read_manifest(folder / made.folder.relative_to(tmp_path))
+    by_notebook = manifests.read_manifest(finished[0] / made.folder.relative_to(taken_over))
     assert made.key == by_notebook.key
     assert made.outputs == by_notebook.outputs
 
 
 @pytest.mark.slow
-def test_a_stale_result_is_not_reported(finished, tmp_path, monkeypatch):
+def test_a_stale_result_is_not_reported(taken_over):
     from nbutils import report
 
-    folder, _ = finished
-    for key, value in offline(tmp_path).items():
-        monkeypatch.setenv(key, value)
-    shutil.copytree(folder / "tiny", tmp_path / "tiny")
-    answers = tmp_path / "tiny" / "generate" / ARMS[1] / "seed-42" / "answers.jsonl"
+    answers = taken_over / "tiny" / "generate" / ARMS[1] / "seed-42" / "answers.jsonl"
     answers.write_text(answers.read_text(encoding="utf-8").replace('"id"', '"id" ', 1), encoding="utf-8")
     with pytest.raises(errors.InputError, match=rf"'generate {ARMS[1]}' is missing or stale"):
         report.run("tiny")
 
 
 @pytest.mark.slow
-def test_what_a_model_writes_is_escaped_in_the_report(finished, tmp_path, monkeypatch):
+def test_what_a_model_writes_is_escaped_in_the_report(taken_over):
     from nbutils import report
 
-    folder, _ = finished
-    for key, value in offline(tmp_path).items():
-        monkeypatch.setenv(key, value)
-    shutil.copytree(folder / "tiny", tmp_path / "tiny")
     answered = run.STAGES["05_generate"].run("tiny", ARMS[1], 42)
     answers = disk.read_jsonl(answered.path("answers.jsonl"))
     answers[0]["response"] = "</div><script>alert(1)</script><img src=x onerror=alert(2)>"
