@@ -332,6 +332,8 @@ def test_the_curve_of_lengths_ends_at_the_share_that_ended():
     shown = [(x, y) for x, y in zip(*curve.get_data(), strict=True) if x <= 9]
     assert [x for x, _ in shown] == [-math.inf, 3, 5]
     assert [y for _, y in shown] == pytest.approx([0, 100 / 3, 200 / 3])
+    # What was cut lies beyond the axis, and is not drawn there: no line leaves the axes.
+    assert curve.get_tightbbox().x1 <= axes.bbox.x1
 
 
 @given(st.lists(st.floats(0, 100), max_size=5))

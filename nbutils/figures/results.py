@@ -140,7 +140,7 @@ def draw_lengths(answers: Mapping[str, Sequence[dict[str, Any]]], cap: int, note
     # An answer that was cut has not ended anywhere on the axis.
     table["ended"] = table.n_tokens.where(table.finish_reason == "stop", 2 * cap)
     colours = dict(zip(answers, itertools.cycle((VERMILION, BLUE, GREEN, PURPLE, GREY)), strict=False))
-    kind: Any = {"stat": "percent", "hue": "line", "palette": colours, "legend": False, "lw": 1.8, "clip_on": False}
+    kind: Any = {"stat": "percent", "hue": "line", "palette": colours, "legend": False, "lw": 1.8}
     sns.ecdfplot(table.reset_index("line"), x="ended", ax=axes, **kind)
     axes.set(xlabel="tokens", ylabel="% ended", xlim=(0, cap), ylim=(0, 102))
     shares = 100 * (table.ended <= cap).groupby("line", sort=False).mean()
@@ -154,7 +154,7 @@ def _name_ends(
 ) -> None:
     """Name lines at their ends (x, y), so far apart that no name covers another. height: of the axis, in its unit."""
     places, right = spread([100 * y / height for _, y in ends]), axes.get_xlim()[1]
-    line = {"arrowstyle": "-", "color": FAINT, "lw": 0.7, "shrinkA": 0, "shrinkB": 0}
+    line = {"arrowstyle": "-", "color": FAINT, "lw": 0.7, "shrinkA": 0, "shrinkB": 0, "relpos": (0, 0.5)}
     for name, end, place, colour in zip(names, ends, places, colours, strict=True):
         kind: Any = {"textcoords": "data", "va": "center", "size": 8.5, "color": colour, "annotation_clip": False}
         axes.annotate(f" {name}", end, (right, place * height / 100), arrowprops=line, **kind)
