@@ -39,6 +39,13 @@ class Precision(NamedTuple):
         """The device of this process, where a launcher has started one for each GPU of the machine."""
         return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if self.device == "cuda" else self.device
 
+    def nf4(self, **more: Any) -> Any:
+        """Settings of bitsandbytes: NF4 with double quantisation (QLoRA, 2305.14314), computed in this dtype."""
+        from transformers import BitsAndBytesConfig
+
+        kind = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
+        return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=self.torch_dtype, **kind, **more)
+
 
 def choose_precision() -> Precision:
     """bf16 on Ampere and newer, fp16 on older GPUs, fp32 on a CPU.

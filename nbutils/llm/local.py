@@ -61,18 +61,12 @@ def identify(judge: JudgeModel) -> str:
 
 def load(judge: JudgeModel) -> tuple[Any, Any]:
     """Tokenizer and model, ready for generation. Raises InputError where one of them cannot be had."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
     precision, options = choose_precision(), _options(judge)
     number_format: dict[str, Any] = {"dtype": precision.torch_dtype}
     if precision.device != "cpu":
-        four_bits = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=precision.torch_dtype,
-        )
-        number_format |= {"quantization_config": four_bits, "device_map": {"": precision.device}}
+        number_format |= {"quantization_config": precision.nf4(), "device_map": {"": precision.device}}
     model: Any
     try:
         tokenizer = AutoTokenizer.from_pretrained(judge.model, **options)

@@ -84,16 +84,9 @@ def load_base(profile: Profile, seed: int, precision: Precision, quantised: bool
 
         options["attn_implementation"] = trainer.register()
     if quantised:
-        from transformers import BitsAndBytesConfig
-
-        options["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=precision.torch_dtype,
-            # FSDP shards tensors of one floating dtype only; elsewhere the packed bytes are kept as bytes.
-            bnb_4bit_quant_storage=precision.torch_dtype if is_sharded() else None,
-        )
+        # FSDP shards tensors of one floating dtype only; elsewhere the packed bytes are kept as bytes.
+        storage = precision.torch_dtype if is_sharded() else None
+        options["quantization_config"] = precision.nf4(bnb_4bit_quant_storage=storage)
         # FSDP puts the weights where they belong by itself.
         options |= {} if is_sharded() else {"device_map": {"": precision.local_device}}
     try:
