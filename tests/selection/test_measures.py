@@ -10,9 +10,8 @@ from nbutils import lengths
 from nbutils.selection import measures
 
 # Every white space that Python's `split` knows, and neighbours of them that are none.
-BLANKS = "\t\n\v\f\r\x1c\x1d\x1e\x1f \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(
-    map(chr, range(0x2000, 0x200B))
-)
+BLANKS = "\t\n\v\f\r\x1c\x1d\x1e\x1f \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000"
+BLANKS += "".join(map(chr, range(0x2000, 0x200B)))
 NEAR = "\x1b\x21\x84\x86\x9f\xa1\u1681\u200b\u2027\u202a\u2030\u2060\u3001"
 hostile = st.text(st.sampled_from(BLANKS + NEAR + "ab€😈語") | st.characters(exclude_categories=["Cs"]), max_size=30)
 
