@@ -36,7 +36,7 @@ class ArrowTable(RecordFile):
             if not schema.equals(self.schema):
                 raise InputError(f"{part}: its columns differ from those of {self.parts[0].name}: give one at a time")
 
-    def _part_batches(self, part: Path, columns: list[str] | None, most: int = BATCH_ROWS) -> Iterator[Any]:
+    def _part_batches(self, part: Path, columns: list[str] | None, most: int | None = None) -> Iterator[Any]:
         """The record batches of one part, of some columns or of all, of at most so many rows."""
         raise NotImplementedError
 
@@ -157,14 +157,14 @@ class ParquetFiles(ArrowTable):
                 schemas.append(pq.read_schema(part))
         self._check_schemas(schemas)
 
-    def _part_batches(self, part: Path, columns: list[str] | None, most: int = BATCH_ROWS) -> Iterator[Any]:
+    def _part_batches(self, part: Path, columns: list[str] | None, most: int | None = None) -> Iterator[Any]:
         import pyarrow.parquet as pq
 
         with pq.ParquetFile(part) as file:
             # Fewer rows where they are long, so that a batch stays small.
             groups = map(file.metadata.row_group, range(file.num_row_groups))
             size = sum(group.total_byte_size for group in groups)
-            rows = max(1, min(most, BATCH_BYTES * file.metadata.num_rows // max(size, 1)))
+            rows = max(1, min(most or BATCH_ROWS, BATCH_BYTES * file.metadata.num_rows // max(size, 1)))
             yield from file.iter_batches(rows, columns=columns, use_threads=False)
 
     def write_selected(self, ids: Sequence[int], out: Path) -> None:
@@ -199,7 +199,7 @@ class IpcFiles(ArrowTable):
             else:
                 yield pa.ipc.open_file(mapped)
 
-    def _part_batches(self, part: Path, columns: list[str] | None, most: int = BATCH_ROWS) -> Iterator[Any]:
+    def _part_batches(self, part: Path, columns: list[str] | None, most: int | None = None) -> Iterator[Any]:
         with self._open(part) as opened:
             if is_stream(part):
                 batches: Iterator[Any] = iter(opened)
@@ -207,8 +207,9 @@ class IpcFiles(ArrowTable):
                 batches = (opened.get_batch(number) for number in range(opened.num_record_batches))
             for batch in batches:
                 kept = batch if columns is None else batch.select(columns)
-                for start in range(0, kept.num_rows, most):
-                    yield kept.slice(start, most)
+                size = most or BATCH_ROWS
+                for start in range(0, kept.num_rows, size):
+                    yield kept.slice(start, size)
 
     def write_selected(self, ids: Sequence[int], out: Path) -> None:
         """Write the chosen records, as a stream where they were read from one."""
@@ -260,9 +261,9 @@ class HubDataset(ArrowTable):
             raise InputError(f"{name}: neither a file nor a dataset that the Hub gives ({why}): {mend}") from None
         self._check_schemas([self._data.features.arrow_schema])
 
-    def _part_batches(self, part: Path, columns: list[str] | None, most: int = BATCH_ROWS) -> Iterator[Any]:
+    def _part_batches(self, part: Path, columns: list[str] | None, most: int | None = None) -> Iterator[Any]:
         data = self._data if columns is None else self._data.select_columns(columns)
-        for table in data.with_format("arrow").iter(most):
+        for table in data.with_format("arrow").iter(most or BATCH_ROWS):
             yield from table.combine_chunks().to_batches()
 
     def write_selected(self, ids: Sequence[int], out: Path) -> None:

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from nbutils.core.errors import InputError
-from nbutils.data.line_records import LINE_SUFFIXES
+from nbutils.data.line_records import LINE_SUFFIXES, read_field
 from nbutils.data.packed import atomic_binary, form_suffix, read_lines, read_text
-from nbutils.data.record_file import BATCH_ROWS, Faults, RecordFile
+from nbutils.data.record_file import BATCH_ROWS, Faults, RecordFile, Responses
+from nbutils.data.rows import PROMPTED, Form
 from nbutils.data.turns import NOT_ROWS
 
 WINDOW = 1_000_000
@@ -46,15 +47,32 @@ class JsonDocument(RecordFile):
         for first in itertools.count(0, BATCH_ROWS):
             records: list[Any] = []
             for _, _, record in itertools.islice(elements, BATCH_ROWS):
-                if not isinstance(record, dict):
-                    kind = type(record).__name__
-                    wrong = f"is not an object but a {kind}: each row must be a JSON object"
-                    faults.add(self, first + len(records), wrong)
-                    record = None
-                records.append(record)
+                records.append(self._checked(record, first + len(records), faults))
             if not records:
                 return
             yield first, records
+
+    def _checked(self, record: Any, number: int, faults: Faults) -> Any:
+        if isinstance(record, dict):
+            return record
+        faults.add(self, number, f"is not an object but a {type(record).__name__}: each row must be a JSON object")
+        return None
+
+    def responses(self, form: Form, faults: Faults) -> Iterator[Responses]:
+        """Stream the responses of all rows: text by Arrow's parser, what it does not take by Python's."""
+        if form.kind != "text" or form.response in PROMPTED or self.shape == "objects":
+            yield from super().responses(form, faults)
+            return
+        first = 0
+        for part in self.parts:
+            self.starts_at(first, part)
+            for block in _Window(part, self.shape).blocks(form.column):
+                read = Responses(first, block, [])
+                if isinstance(block, list):
+                    records = [self._checked(record, first + i, faults) for i, record in enumerate(block)]
+                    read = self._responses_of(first, records, form, faults)
+                yield read
+                first += len(block)
 
     def first_record(self) -> Any:
         """The first record that can be read, or None where there is none."""
@@ -62,14 +80,14 @@ class JsonDocument(RecordFile):
 
     def write_selected(self, ids: Sequence[int], out: Path) -> None:
         """Write the chosen records."""
-        wanted = set(ids)
+        wanted, least = set(ids), min(ids, default=0)
         between = next((before for before, _, _ in itertools.islice(self._elements(), 1, 2)), ", ")
         with atomic_binary(out) as file:
             for number, (before, text, _) in enumerate(self._elements()):
                 if number == 0:
                     file.write(before.encode())
                 if number in wanted:
-                    file.write(("" if number == min(wanted) else between).encode())
+                    file.write(("" if number == least else between).encode())
                     file.write(text.encode())
             file.write(self._tail.encode())
 
@@ -97,16 +115,60 @@ class _Window:
         """Text before each element, its own text, and its value. Raises InputError for what is no such document."""
         before, row = self._read_head(), 0
         while not self._is_at_end():
-            if row and self.shape != "objects":
-                if self._peek() != ",":
-                    raise self._fault(row, "Expecting ',' or ']'", self._at)
-                self._at += 1
-                before += "," + self._skip_blank()
+            before += self._take_comma(row) if row and self.shape != "objects" else ""
             value, end = self._decode(row)
             text, self._at = self._text[self._at : end], end
             yield before, text, value
             before, row = self._skip_blank(), row + 1
         self.tail = before + self._read_tail(row)
+
+    def blocks(self, field: str) -> Iterator[Any]:
+        """A text field of all elements: Arrow arrays where Arrow's parser takes a block, else lists of the elements."""
+        before, row, cut, refused = self._read_head(), 0, "", 0
+        held: list[Any] = []
+        while not self._is_at_end():
+            before += self._take_comma(row) if row else ""
+            cut = "}" + before + "{" if row == 1 else cut
+            texts = None
+            if cut and self._passed + self._at >= refused:
+                texts, refused = self._read_block(cut, field)
+            if texts is None:
+                value, self._at = self._decode(row)
+                held.append(value)
+            if held and (texts is not None or len(held) == BATCH_ROWS):
+                yield held
+                held = []
+            if texts is not None:
+                yield texts
+            before, row = self._skip_blank(), row + (1 if texts is None else len(texts))
+        if held:
+            yield held
+        self._read_tail(row)
+
+    def _read_block(self, cut: str, field: str) -> tuple[Any, int]:
+        """A text field of the elements from here to the last `cut` in the window; or None, and up to where it is so.
+
+        `cut` is what stands between the first two elements, with their braces. Where it stands within an element, no
+        JSON is left on its two sides, so that what is parsed whole was cut at the elements' borders alone.
+        """
+        if len(self._text) - self._at < WINDOW:
+            self._read_more(4 * WINDOW)
+        last = self._text.rfind(cut, self._at)
+        if last < 0:
+            return None, self._passed + len(self._text)
+        block = self._text[self._at : last + 1]
+        packed = block.replace(cut, "}\n{").encode()
+        texts = read_field(packed, field, window=len(packed) + 1, several_lines=True)
+        if texts is None or len(texts) != block.count(cut) + 1:
+            return None, self._passed + last
+        self._at = last + 1
+        return texts, 0
+
+    def _take_comma(self, row: int) -> str:
+        if self._peek() != ",":
+            raise self._fault(row, "Expecting ',' or ']'", self._at)
+        self._at += 1
+        return "," + self._skip_blank()
 
     def _read_head(self) -> str:
         """What stands before the first element."""

@@ -110,8 +110,6 @@ def _parse_block(block: bytes, name: str) -> Any:
 
     Arrow's parser is the stricter one (NaN, lone surrogates, a key given twice are for Python's).
     """
-    if b'"history"' in block and _HISTORY.search(block):
-        return None  # answers of earlier turns are responses, too
     codes = np.frombuffer(block, dtype=np.uint8)
     ends = np.flatnonzero(codes == ord("\n"))
     begins = np.concatenate([[0], ends[ends < len(block) - 1] + 1])
@@ -123,23 +121,27 @@ def _parse_block(block: bytes, name: str) -> Any:
 
 
 def read_field(block: bytes, name: str, window: int, several_lines: bool = False) -> Any:
-    """A text field of JSON objects that follow one another, as an Arrow array; None where a row has no such text.
+    """A text field of JSON objects that follow one another, as an Arrow array; None where a row's responses are others.
 
     window: bytes that no object exceeds.
     """
     import pyarrow as pa
     from pyarrow import json as arrow_json
 
+    if b'"history"' in block and _HISTORY.search(block):
+        return None  # answers of earlier turns are responses, too
     schema = pa.schema([pa.field(name, pa.string(), nullable=False)])
     options = arrow_json.ParseOptions(several_lines, schema, "ignore")
     try:
         bounds = pa.py_buffer(len(block).to_bytes(8, "little").rjust(16, b"\0"))
         pa.Array.from_buffers(pa.large_string(), 1, [None, bounds, pa.py_buffer(block)]).validate(full=True)
         reading = arrow_json.ReadOptions(block_size=window)
-        texts = arrow_json.read_json(pa.BufferReader(block), reading, options).column(name).combine_chunks()
+        table = arrow_json.read_json(pa.BufferReader(block), reading, options)
     except pa.ArrowException:
         return None
-    return None if texts.null_count else texts
+    if name not in table.column_names or table.column(name).null_count:
+        return None
+    return table.column(name).combine_chunks()
 
 
 class CsvLines(RecordFile):
