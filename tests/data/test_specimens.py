@@ -328,7 +328,7 @@ def standard_input(monkeypatch):
             file.write(content)
         os.dup2(read, 0)
         os.close(read)
-        monkeypatch.setattr(sys, "stdin", stack.enter_context(open(0, closefd=False)))
+        monkeypatch.setattr(sys, "stdin", stack.enter_context(open(0, closefd=False)))  # noqa: SIM115
 
     with contextlib.ExitStack() as stack:
         stack.callback(os.close, kept)
