@@ -14,6 +14,7 @@ import json
 import os
 import sys
 import tempfile
+import time
 from functools import partial
 from pathlib import Path
 
@@ -40,6 +41,9 @@ from specimens import (
     saved_to_disk,
     table_of,
 )
+
+from nbutils import data
+from nbutils.core.errors import InputError
 
 K = 3
 
@@ -154,6 +158,56 @@ def test_rows_that_separators_of_other_kinds_do_not_cut(place):
     expected = lambda ids: "".join(lines[i] + "\n" for i in ids)  # noqa: E731
     made = Specimen([str(place / "rows.jsonl")], "rows.jsonl", lambda path: path.read_bytes().decode(), expected)
     _select(made, place, [len(text.split()) for text in texts], k=2)
+
+
+LARGE = {
+    "lines": json_lines,
+    "array": partial(json_array, indent=2),
+    "objects": json_objects,
+    "wrapped": json_wrapped,
+    "csv": delimited,
+    "zst": partial(json_lines, name="rows.jsonl.zst"),
+}
+
+
+@pytest.mark.parametrize("build", LARGE.values(), ids=LARGE)
+def test_a_row_of_megabytes(place, build):
+    """Longer than what readers take at once, and than what `csv` allows a field by itself."""
+    texts = ["a b", "c\nd e " * 500_000, "f g h", "i " * 70_000]
+    _select(build(place, [{"n": str(i), "output": text} for i, text in enumerate(texts)]), place, _words(texts), k=2)
+
+
+@pytest.mark.parametrize(
+    "build", [*LARGE.values(), "parquet", "file", "stream"], ids=[*LARGE, "parquet", "file", "stream"]
+)
+def test_more_rows_than_a_batch(place, build):
+    """Ties on both sides of a batch's end, and line feeds within fields wherever a block ends."""
+    rows = [{"n": str(i), "output": "w\nw " * (i * 7919 % 11)} for i in range(25_000)]
+    if isinstance(build, str):
+        name = "rows.parquet" if build == "parquet" else "rows.arrow"
+        made = arrow(place, table_of(rows), name, build, batch=1_000)
+    else:
+        made = build(place, rows)
+    _select(made, place, [i * 7919 % 11 * 2 for i in range(25_000)], k=2_400)
+
+
+def test_fields_whose_types_differ_from_row_to_row(place):
+    """What stands beside the responses need not be a table."""
+    odd = [1, "1", None, [1, "a", None], {"a": []}, {"a": {}}, True, 10**30, 1e300, [[1], {"b": 2}]]
+    _select(
+        json_lines(place, [{"x": odd[i], f"k{i}": 1, "output": text} for i, text in enumerate(TEXTS)]), place, _words()
+    )
+
+
+@pytest.mark.parametrize("name", [f"rows.jsonl.{packing}" for packing in ("gz", "xz", "bz2", "zst", "zip")])
+def test_equal_rows_give_equal_bytes_at_any_time(place, name, monkeypatch):
+    made, written = json_lines(place, name=name), []
+    for moment in (1.6e9, 1.7e9):
+        monkeypatch.setattr(time, "time", lambda moment=moment: moment)
+        out = place.parent / "out" / name
+        assert specimens.run(*made.sources, "-k", K, "--measure", "words", "-o", out).status == 0
+        written.append((out.read_bytes(), Path(f"{out}.manifest.json").read_bytes()))
+    assert written[0] == written[1]
 
 
 # --- Arrow ---------------------------------------------------------------------------------------------------------
@@ -427,6 +481,30 @@ def test_forms_of_rows_in_parquet(place, name, measure):
     _select(arrow(place, table_of(rows)), place, [COUNTS[measure](text) for text in TEXTS], measure)
 
 
+_NEVER_SEEN = ("alpaca, text of the released kind", "messages, user last", "chosen, rejected of text, prompt within")
+
+
+@pytest.mark.parametrize("name", [name for name in FORMS if name not in _NEVER_SEEN])
+def test_all_that_the_model_is_to_see_is_kept_or_refused(place, name):
+    """Read for training, a row has its context, system prompt, history and tools; else its form is refused."""
+    text = "the answer"
+    record = FORMS[name](text)
+    json_lines(place, [record])
+    try:
+        (row,) = data.load_pool(str(place / "rows.jsonl"))
+    except InputError as error:
+        assert "row 0" in str(error)
+        return
+    questions = [question for question, _ in row.history]
+    seen = "\n".join([row.system, *questions, row.instruction, row.input, *row.responses])
+    assert row.response.strip() == text
+    assert (DECOY.strip() in seen) == (DECOY in json.dumps({**record, "rejected": ""}))
+    for said in ("let me see", "look_up"):
+        assert said in seen or said not in json.dumps(record), "dropped without a word"
+    if name == "LLaMA-Factory":
+        assert row.history == (("a", "b"), ("c", "d"))
+
+
 FLAT = {
     "output": "alpaca",
     "completion": "prompt, completion",
@@ -547,6 +625,17 @@ def test_a_field_of_any_name(place, build):
     made = arrow(place, table_of(rows)) if build == "parquet" else build(place, rows)
     manifest, _ = _select(made, place, _words(), options=["--field", 'my "text", é'])
     assert manifest["response_field"] == 'my "text", é'
+
+
+@pytest.mark.parametrize("build", [json_lines, "parquet", "file"], ids=_name)
+def test_a_field_with_a_dot_in_its_name(place, build):
+    """A column `a.b` is not the field `b` of a column `a`."""
+    rows = [{"a": {"b": DECOY}, "a.b": text} for text in TEXTS]
+    if isinstance(build, str):
+        made = arrow(place, table_of(rows), "rows.parquet" if build == "parquet" else "rows.arrow", build)
+    else:
+        made = build(place, rows)
+    _select(made, place, _words(), options=["--field", "a.b"])
 
 
 @pytest.mark.parametrize("pair", [("answer", "solution"), ("output", "response"), ("solution", "answer")])
@@ -680,6 +769,58 @@ def test_rows_skipped_in_several_files_are_numbered_within_each(place):
     assert json.loads(Path(f"{out}.manifest.json").read_text())["ids"] == longest(lengths, K)
     (skipped,) = map(json.loads, Path(f"{out}.skipped.jsonl").read_text().splitlines())
     assert (Path(skipped["file"]).name, skipped["row"]) == ("b.jsonl", 2)
+
+
+SKIPPED = {
+    "csv, too few fields": ("rows.csv", "n,output\n1,a b\n2\n3,c\n"),
+    "csv, too many fields": ("rows.csv", "n,output\n1,a b\n2,a,b\n3,c\n"),
+    "an unknown speaker": ("rows.jsonl", "".join(json.dumps(_turns(("human", "x"), (who, said))) + "\n" for who, said in (("gpt", "a b"), ("Alice", "a b c"), ("gpt", "c")))),
+    "in an array": ("rows.json", '[{"output": "a b"}, {"output": null}, {"output": "c"}]'),
+    "under a key": ("rows.json", '{"rows": [{"output": "a b"}, 7, {"output": "c"}]}'),
+    "gz": ("rows.jsonl.gz", '{"output": "a b"}\n{"output\n{"output": "c"}\n'),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SKIPPED)
+def test_bad_rows_of_any_kind_are_skipped(place, name):
+    file, text = SKIPPED[name]
+    (place / file).write_bytes(specimens.pack(file, text.encode()))
+    out = place.parent / "out" / file
+    done = specimens.run(place / file, "-k", 2, "--measure", "words", "-o", out, "--on-error", "skip")
+    assert done.status == 0, done.errors
+    assert json.loads(Path(f"{out}.manifest.json").read_text())["ids"] == [0, 2]
+    (skipped,) = map(json.loads, Path(f"{out}.skipped.jsonl").read_text().splitlines())
+    assert (Path(skipped["file"]).name, skipped["row"]) == (file, 1)
+
+
+def test_rows_that_were_skipped_once_are_forgotten_when_none_is(place):
+    out = place.parent / "out" / "rows.jsonl"
+    for line in ("[]\n", ""):
+        (place / "rows.jsonl").write_text(line + '{"output": "a"}\n')
+        done = specimens.run(place / "rows.jsonl", "-k", 1, "--measure", "words", "-o", out, "--on-error", "skip")
+        assert done.status == 0, done.errors
+        assert Path(f"{out}.skipped.jsonl").exists() == bool(line)
+
+
+@pytest.mark.parametrize("build", [delimited, json_wrapped, json_objects, arrow, "stream", "messages"], ids=_name)
+def test_rows_chosen_by_grades(place, build):
+    rows = [{"instruction": f"task {i}", "output": text} for i, text in enumerate(TEXTS)]
+    grades = [4, 5, 3.5, 5, 4, 1, 4, 2, 5, 3]
+    ratings = place / "ratings.jsonl"
+    ratings.write_text("".join(json.dumps({"id": i, "score": grade}) + "\n" for i, grade in enumerate(grades)))
+    if build in (arrow, "stream"):
+        made = arrow(place, table_of(rows), *([] if build is arrow else ["rows.arrow", "stream"]))
+    elif build == "messages":
+        made = json_lines(
+            place, [_messages(("user", row["instruction"]), ("assistant", row["output"])) for row in rows]
+        )
+    else:
+        made = build(place, rows)
+    out = place.parent / "out" / made.out
+    done = specimens.run(*made.sources, "--ratings", ratings, "--top-k", 4, "-o", out)
+    assert done.status == 0, done.errors
+    assert json.loads(Path(f"{out}.manifest.json").read_text())["ids"] == longest(grades, 4)
+    assert made.read(out) == made.expected(longest(grades, 4))
 
 
 def test_nothing_skipped_leaves_no_file_of_skipped_rows(place):

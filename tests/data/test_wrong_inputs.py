@@ -16,6 +16,7 @@ import re
 import signal
 import sqlite3
 import struct
+import sys
 import tempfile
 import warnings
 from pathlib import Path
@@ -554,6 +555,18 @@ def test_an_output_within_the_input_folder(place):
     _refused(place, ["rows", "-o", "rows/out.jsonl", "-k", 1, "--measure", "words"], r"folder|within|part")
 
 
+def test_only_bad_rows_to_skip(place):
+    (place / "rows.jsonl").write_text('{"output": 1}\n[]\n')
+    options = ["-o", "out.jsonl", "-k", 1, "--measure", "words", "--on-error", "skip"]
+    _refused(place, ["rows.jsonl", *options], r"no rows|\b0\b|skipped", file="rows.jsonl")
+
+
+def test_fewer_good_rows_than_are_asked_for(place):
+    (place / "rows.jsonl").write_text('{"output": 1}\n{"output": "a"}\n')
+    options = ["-o", "out.jsonl", "-k", 2, "--measure", "words", "--on-error", "skip"]
+    _refused(place, ["rows.jsonl", *options], r"\b2\b", file="rows.jsonl")
+
+
 def test_an_output_that_is_a_link_to_the_input(lines):
     (lines / "out.jsonl").symlink_to("rows.jsonl")
     _refused(lines, ["rows.jsonl", "-o", "out.jsonl", "-k", 1, "--measure", "words"], r"out\.jsonl|rows\.jsonl")
@@ -567,6 +580,22 @@ def test_a_link_that_leads_nowhere(place):
 def test_a_link_that_leads_to_itself(place):
     (place / "rows.jsonl").symlink_to("rows.jsonl")
     _refused(place, ["rows.jsonl", "-o", "out.jsonl", "-k", 1], file="rows.jsonl")
+
+
+@pytest.mark.parametrize("arguments", [["-"], ["-", "-"], ["-", "rows.jsonl"]], ids=" ".join)
+def test_standard_input(lines, soon, monkeypatch, arguments):
+    """Empty, or given beside another input."""
+    kept, void = os.dup(0), os.open(os.devnull, os.O_RDONLY)
+    os.dup2(void, 0)
+    try:
+        with open(0, closefd=False) as stdin:
+            monkeypatch.setattr(sys, "stdin", stdin)
+            wanted = r"empty|no rows" if len(arguments) == 1 else r"standard input|'-'|-:"
+            _refused(lines, [*arguments, "-o", "out.jsonl", "-k", 1, "--measure", "words"], wanted)
+    finally:
+        os.dup2(kept, 0)
+        os.close(kept)
+        os.close(void)
 
 
 @pytest.fixture

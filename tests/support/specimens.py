@@ -239,14 +239,14 @@ def table_of(rows: Sequence[dict[str, Any]]) -> pa.Table:
     return pa.Table.from_pylist(list(rows)).replace_schema_metadata({"about": "specimens"})
 
 
-def write_table(table: pa.Table, path: Path, kind: str, **options: Any) -> None:
-    """Write a table as `parquet`, Arrow `file` or Arrow `stream`, in batches of three rows."""
+def write_table(table: pa.Table, path: Path, kind: str, batch: int = 3, **options: Any) -> None:
+    """Write a table as `parquet`, Arrow `file` or Arrow `stream`, a few rows in a batch."""
     if kind == "parquet":
-        pq.write_table(table, path, row_group_size=3, **options)
+        pq.write_table(table, path, row_group_size=batch, **options)
         return
     make = ipc.new_file if kind == "file" else ipc.new_stream
     with make(path, table.schema, options=ipc.IpcWriteOptions(**options)) as writer:
-        writer.write_table(table, max_chunksize=3)
+        writer.write_table(table, max_chunksize=batch)
 
 
 def read_table(path: Path) -> tuple[str, pa.Table]:
