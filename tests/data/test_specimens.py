@@ -155,7 +155,10 @@ def test_rows_that_separators_of_other_kinds_do_not_cut(place):
     rows = [{"output": text} for text in texts]
     lines = [json.dumps(row, ensure_ascii=False) for row in rows]
     (place / "rows.jsonl").write_text("\n".join(lines), encoding="utf-8", newline="")
-    expected = lambda ids: "".join(lines[i] + "\n" for i in ids)  # noqa: E731
+
+    def expected(ids):
+        return "".join(lines[i] + "\n" for i in ids)
+
     made = Specimen([str(place / "rows.jsonl")], "rows.jsonl", lambda path: path.read_bytes().decode(), expected)
     _select(made, place, [len(text.split()) for text in texts], k=2)
 
@@ -315,7 +318,7 @@ FOLDERS = {
     "ten parts in the order of their numbers": _folder([f"part-{i}.jsonl" for i in range(1, 11)]),
     "ten parquet parts in the order of their numbers": _folder([f"part-{i}.parquet" for i in range(1, 11)]),
     "one file of any name": _folder(["mine.jsonl"]),
-    "hidden and marker files beside": _folder(["a.jsonl"], [".cache/b.jsonl", "_old/c.jsonl"], more={"_SUCCESS": "", ".x.crc": "x"}),
+    "hidden and marker files beside": _folder(["a.jsonl"], [".cache/b.jsonl", "_temporary/c.jsonl"], more={"_SUCCESS": "", ".x.crc": "x"}),
     "saved to disk": saved_to_disk,
     "splits saved to disk": saved_splits,
     "test of splits saved to disk": partial(saved_splits, split="test"),

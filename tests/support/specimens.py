@@ -210,7 +210,10 @@ def json_wrapped(folder: Path, rows=None, key="data", before=None, after=None, i
         return json.dumps({**(before or {}), key: some, **(after or {})}, indent=indent)
 
     (folder / name).write_bytes(pack(name, wrap(rows).encode()))
-    read = lambda path: exact(plain_text(path))  # noqa: E731
+
+    def read(path):
+        return exact(plain_text(path))
+
     return Specimen([str(folder / name)], name, read, lambda ids: exact(wrap([rows[i] for i in ids])))
 
 
@@ -227,7 +230,10 @@ def delimited(
     header, *lines = written
     whole = start + "".join(written)
     (folder / name).write_bytes(pack(name, (whole if last else whole.removesuffix(ending)).encode()))
-    expected = lambda ids: (header + "".join(lines[i] for i in ids)).replace("\r\n", "\n")  # noqa: E731
+
+    def expected(ids):
+        return (header + "".join(lines[i] for i in ids)).replace("\r\n", "\n")
+
     return Specimen([str(folder / name)], name, plain_text, expected)
 
 
@@ -270,7 +276,10 @@ def arrow(folder: Path, table=None, name="rows.parquet", kind="parquet", **optio
     table = table_of(records()) if table is None else table
     write_table(table, folder / name, kind, **options)
     kept, types, metadata, rows = _known(*read_table(folder / name))
-    expected = lambda ids: (kept, types, metadata, [rows[i] for i in ids])  # noqa: E731
+
+    def expected(ids):
+        return (kept, types, metadata, [rows[i] for i in ids])
+
     return Specimen([str(folder / name)], name, lambda path: _known(*read_table(path)), expected)
 
 
@@ -351,5 +360,8 @@ def saved_splits(folder: Path, split="train") -> Specimen:
     other = "test" if split == "train" else "train"
     made = {split: datasets.Dataset.from_list(rows), other: datasets.Dataset.from_list(decoys)}
     datasets.DatasetDict(made).save_to_disk(folder / "saved")
-    expected = lambda ids: [rows[i] for i in ids]  # noqa: E731
+
+    def expected(ids):
+        return [rows[i] for i in ids]
+
     return Specimen([str(folder / "saved")], "out.arrow", read_rows, expected, ["--split", split])
