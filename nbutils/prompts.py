@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from nbutils import data
 from nbutils.core.errors import InputError
 from nbutils.data import forms
-from nbutils.data.json_records import read_bytes
+from nbutils.data.packed import read_bytes
 from nbutils.data.records import read_records
 from nbutils.data.rows import EvalPrompt, Row
 

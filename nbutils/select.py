@@ -2,9 +2,10 @@
 
     python -m nbutils.select ROWS... -k 1000 --measure nltk_words -o OUT
 
-ROWS is a JSON, JSON-lines or Parquet file (gzipped or not), a folder of parts, or the name of a Hub dataset, in
-Alpaca, ShareGPT or messages form; several files, folders and globs count as one dataset in their order. OUT has the
-input's own form and order with every field kept; OUT.manifest.json says how it was made.
+ROWS is a JSON, JSON-lines, CSV, Parquet or Arrow file (packed or not), a folder, - for standard input, or the name of
+a Hub dataset, its rows in any of the forms of instruction data (docs/own-data.md); several files, folders and globs
+count as one dataset in their order. OUT has the input's own form and order with every field kept; OUT.manifest.json
+says how it was made.
 
 A dataset in parts: `--part` on each of them, anywhere, and once more on all that came out of it. OUT and its manifest
 are, to the byte, those of one selection from all parts.
@@ -26,7 +27,15 @@ from nbutils.core.settings import Profile
 from nbutils.data import rows
 from nbutils.selection import draw
 from nbutils.selection.files import add_options, check_output, open_inputs, request_of
-from nbutils.selection.parts import hash_inputs, ids_sha256, manifest_path, name_sources, plain_number, select_files
+from nbutils.selection.parts import (
+    hash_inputs,
+    ids_sha256,
+    manifest_path,
+    name_sources,
+    plain_number,
+    select_files,
+    skipped_path,
+)
 from nbutils.selection.topk import Numbers, per_row, top_k
 
 __all__ = ["top_k"]
@@ -101,11 +110,15 @@ def _parser() -> ArgumentParser:
         "rows",
         metavar="ROWS",
         nargs="+",
-        help="JSON, JSONL, Parquet, .gz, a folder of parts, or a Hub dataset; several files, folders or quoted globs",
+        help="JSON, JSONL, CSV, Parquet, Arrow, packed or not, a folder, - for standard input, or a Hub dataset; "
+        "several files, folders or quoted globs",
     )
     parser.add_argument("-o", "--out", required=True, type=Path, help="output, in the input's own form")
     add_options(parser)
     parser.add_argument("--processes", type=int, default=1, metavar="N", help="count in N processes (default 1)")
+    parser.add_argument(
+        "--on-error", default="stop", metavar="stop|skip", help="rows that cannot be read: stop (default), or skip them"
+    )
     parser.add_argument("--part", action="store_true", help="one part of several: keep all rows where it has fewer")
     parser.add_argument("--ratings", type=Path, help="choose by these grades (ratings.jsonl), and not by length")
     which = parser.add_mutually_exclusive_group()
@@ -127,12 +140,15 @@ def main(arguments: list[str] | None = None) -> None:
     request = request_of(given)
     with warnings.catch_warnings(record=True) as noted:
         warnings.simplefilter("always", UserWarning)
-        made = select_files(given.rows, request, given.out, given.processes, given.part)
+        made = select_files(given.rows, request, given.out, given.processes, given.part, given.on_error)
     for note in dict.fromkeys(str(each.message) for each in noted if each.category is UserWarning):
         print(f"note: {note}", file=sys.stderr)
     if given.part:
         return print(f"{given.out}: {len(made['ids']):,} of {made['rows']:,} rows of a part")
     exact = "" if made["exact"] else " (approximate: no punkt parameters)"
+    if made["rows_skipped"]:
+        where = skipped_path(given.out)
+        print(f"note: {made['rows_skipped']:,} rows could not be read and are listed in {where}", file=sys.stderr)
     print(
         f"{given.out}: {made['k']:,} of {made['rows']:,} rows, {made['measure']} >= {made['threshold']}{exact}; "
         f"{made['ties_taken']} of {made['ties_at_threshold']} ties at the threshold taken, lower row numbers first"
@@ -143,7 +159,7 @@ def _select_rated(given: argparse.Namespace) -> None:
     """Write the rows that a file of ratings puts first, and the manifest of how they were chosen."""
     if given.part:
         raise InputError("--part goes by length: grades are of a whole dataset, leave it out")
-    inputs = open_inputs(given.rows, given.split)
+    inputs = open_inputs(given.rows, given.split, config=given.config)
     check_output(inputs, given.out)
     if given.out.resolve() == given.ratings.resolve():
         raise InputError(f"{given.out}: the output would replace the ratings: give another name")

@@ -17,9 +17,9 @@ import pytest
 from nbutils import data, select
 from nbutils import lengths as lengths_
 from nbutils.core import disk
-from nbutils.data import json_records, load, records
+from nbutils.data import arrow_records, json_records, line_records, load
 from nbutils.data import rows as data_rows
-from nbutils.data.records import HubDataset
+from nbutils.data.arrow_records import HubDataset
 from nbutils.selection import files, parts
 from nbutils.selection.files import SelectionRequest
 
@@ -176,15 +176,15 @@ def test_json_lines_in_a_file_called_json(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("form", "row"),
     [
-        ("alpaca", lambda text: {"instruction": "x", "output": text}),
-        ("alpaca", lambda text: {"prompt": "x", "response": text, "id": 7}),
-        ("alpaca", lambda text: {"completion": text}),
+        (("text", "output"), lambda text: {"instruction": "x", "output": text}),
+        (("text", "response"), lambda text: {"prompt": "x", "response": text, "id": 7}),
+        (("text", "completion"), lambda text: {"completion": text}),
         (
-            "sharegpt",
+            ("turns", "conversations"),
             lambda text: {"conversations": [{"from": "human", "value": "x " * 9}, {"from": "gpt", "value": text}]},
         ),
         (
-            "messages",
+            ("turns", "messages"),
             lambda text: {"messages": [{"role": "user", "content": "x " * 9}, {"role": "assistant", "content": text}]},
         ),
     ],
@@ -192,7 +192,7 @@ def test_json_lines_in_a_file_called_json(tmp_path, capsys):
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
 def test_forms_of_rows(tmp_path, capsys, form, row, kind):
     rows = [row(text) for text in RESPONSES]
-    assert {data_rows.detect_form(each) for each in rows} == {form}
+    assert {data_rows.detect_form(each)[:2] for each in rows} == {form}
     source, out = tmp_path / f"rows.{kind}", tmp_path / f"out.{kind}"
     if kind == "jsonl":
         source.write_text(_lines(rows))
@@ -266,6 +266,9 @@ def test_what_the_manifest_says(tmp_path, capsys):
         "field": None,
         "tokenizer": None,
         "split": "train",
+        "config": None,
+        "response_field": "output",
+        "rows_skipped": 0,
         "library": "python",
         "exact": True,
         "threshold": 3,
@@ -294,7 +297,7 @@ def test_without_punkt_the_default_measure_is_marked_approximate(tmp_path, capsy
 
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet", "json"])
 def test_ties_across_batches_go_to_the_first_rows(tmp_path, capsys, monkeypatch, suffix):
-    for module in (json_records, records):
+    for module in (json_records, line_records, arrow_records):
         monkeypatch.setattr(module, "BATCH_ROWS", 3)
     source, out = tmp_path / f"rows.{suffix}", tmp_path / f"out.{suffix}"
     rows = [{"output": "w " * n} for n in (1, 2, 2, 2, 2, 2, 3, 2, 2)]
@@ -392,7 +395,7 @@ def hub_folder(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["out.parquet", "out.jsonl", "out.jsonl.gz"])
 def test_a_hub_dataset(hub_folder, tmp_path, name):
     dataset, out = HubDataset(str(hub_folder)), tmp_path / name
-    kept = files.read_longest(files.Inputs([hub_folder], [dataset]), SelectionRequest(3, "words"))
+    kept = files.read_longest(files.Inputs([hub_folder], [dataset]), SelectionRequest(3, "words")).kept
     assert (kept.ids.tolist(), kept.n) == (LONGEST_3, 8)
     dataset.write_selected(kept.ids, out)
     if name.endswith(".parquet"):
@@ -405,9 +408,9 @@ def test_a_hub_dataset(hub_folder, tmp_path, name):
 
 def test_a_dataset_with_a_dot_in_its_name_is_asked_of_the_hub(monkeypatch):
     asked = []
-    monkeypatch.setattr(files, "HubDataset", lambda name, split: asked.append((name, split)))
+    monkeypatch.setattr(files, "HubDataset", lambda name, split, config: asked.append((name, split, config)))
     files.open_source("teknium/OpenHermes-2.5", "train")
-    assert asked == [("teknium/OpenHermes-2.5", "train")]
+    assert asked == [("teknium/OpenHermes-2.5", "train", None)]
 
 
 # --- bad input -----------------------------------------------------------------------------------------------------
@@ -427,7 +430,7 @@ BAD = {
     "null response": ("rows.jsonl", '{"output": "x"}\n{"output": null}\n', [], "row 1: the response field 'output' is NoneType, not text"),
     "a number as response": ("rows.json", '[{"output": 3}]', [], "row 0: the response field 'output' is int, not text"),
     "no assistant turn": ("rows.jsonl", '{"messages": [{"role": "user", "content": "x"}]}', [], "row 0: no assistant turn"),
-    "a turn that is no object": ("rows.jsonl", '{"conversations": ["x"]}', [], "row 0: a turn in 'conversations' is not an object"),
+    "a turn that is no object": ("rows.jsonl", '{"conversations": ["x"]}', [], "row 0: no assistant turn in 'conversations'"),
     "another form half-way": ("rows.jsonl", '{"output": "x"}\n{"messages": []}', [], "row 1: the response field 'output' is missing"),
     "k larger than the rows": ("rows.jsonl", _lines(ROWS), ["-k", "9"], "k = 9 is more than the 8 rows there are"),
     "k = 0": ("rows.jsonl", _lines(ROWS), ["-k", "0"], "k = 0: at least one row must be asked for"),
@@ -440,7 +443,7 @@ BAD = {
     "not UTF-8 lines": ("rows.jsonl", b'{"output": "x"}\n{"output": "caf\xe9"}\n', [], "line 2: not UTF-8 (byte 15 of the line)"),
     "not UTF-8 array": ("rows.json", b'[{"output": "caf\xe9"}]', [], "not UTF-8 (byte 16)"),
     "UTF-16": ("rows.json", '[{"output": "x"}]'.encode("utf-16"), [], "not UTF-8"),
-    "truncated gz": ("rows.jsonl.gz", gzip.compress(os.urandom(300_000).hex().encode())[:200_000], [], "cannot be read to its end"),
+    "truncated gz": ("rows.jsonl.gz", gzip.compress(b'{"output": "' + os.urandom(300_000).hex().encode())[:200_000], [], "cannot be unpacked to its end"),
     "truncated small gz": ("rows.jsonl.gz", gzip.compress(_lines(ROWS).encode())[:-20], [], "cannot be unpacked"),
     "broken gz": ("rows.jsonl.gz", b"\x1f\x8b\x08\0\0\0\0\0\0\3" + b"\xff" * 50, [], "cannot be unpacked"),
     "not gz": ("rows.jsonl.gz", _lines(ROWS), [], "cannot be unpacked"),
@@ -450,7 +453,9 @@ BAD = {
     "truncated lines": ("rows.jsonl", _lines(ROWS)[:-30], [], "line 8: not valid JSON"),
     "nested too deep": ("rows.json", "[" * 100_000, [], "not valid JSON"),
     "not JSON": ("rows.txt", "instruction,output\na,b\n", [], "line 1: not valid JSON"),
-    "CSV": ("rows.csv", "instruction,output\na,b\n", [], ".csv is not read: convert it to JSON lines or Parquet"),
+    "CSV of other widths": ("rows.csv", "instruction,output\na,b\na,b,c\n", [], "row 1, line 3: 3 fields, and the header has 2"),
+    "CSV with an open quote": ("rows.csv", 'instruction,output\na,b\na,"b\n', [], "line 3: not valid CSV"),
+    "CSV without a response": ("rows.csv", "instruction,text\na,b\n", [], "row 0: no response field"),
     "unknown measure": ("rows.jsonl", _lines(ROWS), ["--measure", "letters"], "unknown measure 'letters': choose one of nltk_words"),
     "unknown rule for turns": ("rows.jsonl", _lines(ROWS), ["--turns", "median"], "argument --turns: invalid choice: 'median'"),
     "unknown field": ("rows.jsonl", _lines(ROWS), ["--field", "answer"], "row 0: the response field 'answer' is missing"),
@@ -532,7 +537,7 @@ def test_parquet_parts_of_different_columns(tmp_path, capsys):
         ({"output": ["a", None]}, "row 1: the response field 'output' is empty (null)"),
         ({"text": ["a", "b"]}, "no response field: expected one of output"),
         ({"output": [1, 2]}, "the response field 'output' is not text but int64"),
-        ({"output": [["a"], ["b"]]}, "the response field 'output' is not text but list"),
+        ({"output": [["a"], ["b"]]}, "row 0: the response field 'output' is not text but list"),
         ({"output": pa.array([], pa.string())}, "no rows"),
         ({"messages": [[{"role": "user", "content": "x"}]]}, "row 0: no assistant turn in 'messages'"),
     ],
@@ -559,7 +564,7 @@ def test_bad_places(tmp_path, capsys, monkeypatch):
     k = ["-k", 1, "--measure", "words", "-o"]
     for arguments, expected in [
         (["none.jsonl", *k, "out.jsonl"], "none.jsonl: no such file"),
-        (["empty", *k, "out.jsonl"], "empty: the folder holds neither .parquet nor .jsonl files"),
+        (["empty", *k, "out.jsonl"], "empty: the folder holds no file of rows"),
         ([source, *k, source], "the output would replace the input"),
         ([source, *k, tmp_path / "empty" / ".." / "rows.jsonl"], "the output would replace the input"),
         (["parts", *k, "parts/out.jsonl"], "the output would become a part of the input folder"),

@@ -1,8 +1,9 @@
 """Outside data: which sources there are, where they lie, how they get here, and what they say.
 
 `catalogue` lists the sources and finds, fetches and verifies their files, `load` reads what is in them: rows, test
-prompts, tables, a tokenizer. `rows` and `forms` know the forms of datasets, `records` and `json_records` those of
-files, `tokens` counts tokens. `python -m nbutils.data` lists and fetches.
+prompts, tables, a tokenizer. `rows`, `turns` and `forms` know the forms of datasets; `records` opens files of rows, of
+the kinds in `json_records`, `line_records` and `arrow_records`, `packed` or not; `tokens` counts tokens.
+`python -m nbutils.data` lists and fetches.
 """
 
 from nbutils.data.catalogue import (

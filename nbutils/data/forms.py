@@ -9,9 +9,10 @@ from typing import Any
 
 from nbutils.core.errors import InputError
 from nbutils.data import rows
-from nbutils.data.json_records import read_bytes
+from nbutils.data.packed import read_bytes
 from nbutils.data.records import read_records
-from nbutils.data.rows import EvalPrompt, Row
+from nbutils.data.rows import EvalPrompt, Form, Row
+from nbutils.data.turns import read_turns
 
 
 def split_alpaca_prompt(prompt: str) -> tuple[str, str, str]:
@@ -31,7 +32,7 @@ def split_alpaca_prompt(prompt: str) -> tuple[str, str, str]:
 
 def released_row(record: Mapping[str, Any], number: int, source: str) -> Row:
     """Read a row of the paper's repository: FastChat turns around a flattened Alpaca prompt, id `identity_<row>`."""
-    (_, prompt), (_, response) = rows.turns_of(record, "sharegpt")[:2]
+    (_, prompt), (_, response) = read_turns(record.get("conversations"), "conversations")[:2]
     _, instruction, given = split_alpaca_prompt(prompt)
     source_row = int(str(record["id"]).removeprefix("identity_"))
     return Row(source_row, source, instruction, given, response, rows.score_of(record))
@@ -48,8 +49,8 @@ def lima_row(record: Mapping[str, Any], number: int, source: str) -> Row:
 ROW_FORMS: dict[str, Callable[[Mapping[str, Any], int, str], Row]] = {
     "released": released_row,
     "lima": lima_row,
-    "alpaca": lambda record, number, source: rows.to_row(record, number, source, "alpaca"),
-    "sharegpt": lambda record, number, source: rows.to_row(record, number, source, "sharegpt"),
+    "alpaca": lambda record, number, source: rows.to_row(record, number, source, Form("text", "output")),
+    "sharegpt": lambda record, number, source: rows.to_row(record, number, source, Form("turns", "conversations")),
 }
 
 

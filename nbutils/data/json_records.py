@@ -1,178 +1,205 @@
-"""JSON lines and JSON arrays, gzipped or not: read in batches, and a selection copied as it stands."""
+"""JSON in one document: a list of objects, a list inside an object, or indented objects one after another.
 
-import contextlib
-import gzip
+The text is decoded element by element from a moving window, so that memory holds one element and not the file; a
+selection copies the chosen elements as they stand, with the document's own layout around them.
+"""
+
+# ruff: noqa: ARG002 (all kinds of files share one signature)
+
 import itertools
 import json
 import re
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from nbutils.core.disk import atomic_path
 from nbutils.core.errors import InputError
+from nbutils.data.line_records import LINE_SUFFIXES
+from nbutils.data.packed import atomic_binary, form_suffix, read_lines, read_text
+from nbutils.data.record_file import BATCH_ROWS, Faults, RecordFile
+from nbutils.data.turns import NOT_ROWS
 
-BATCH_ROWS = 20_000
-BATCH_BYTES = 32_000_000
-LINE_SUFFIXES = (".jsonl", ".ndjson")
-
-
-class JsonLines:
-    """JSON lines in one file or several parts; a selection copies the chosen lines byte for byte."""
-
-    def __init__(self, path: Path, parts: Sequence[Path]) -> None:
-        self.path, self.parts = path, parts
-        self.suffixes = tuple({form_suffix(path): None, **dict.fromkeys(LINE_SUFFIXES)})
-
-    def batches(self) -> Iterator[tuple[int, list[Any]]]:
-        """Stream the records in order, each an object: number of a batch's first record, and its records."""
-        first, size = 0, 0
-        records: list[Any] = []
-        for place, line in self._lines():
-            records.append(_parse_line(place, line, first + len(records)))
-            size += len(line)
-            if len(records) == BATCH_ROWS or size > BATCH_BYTES:
-                yield first, records
-                first, records, size = first + len(records), [], 0
-        if records:
-            yield first, records
-
-    def first_record(self) -> Any:
-        """The first record, or None where there is none."""
-        return next((_parse_line(place, line, 0) for place, line in self._lines()), None)
-
-    def write_selected(self, ids: Sequence[int], out: Path) -> None:
-        """Write the records with these numbers, in ascending order, atomically, in this file's own form."""
-        wanted = set(ids)
-        with atomic_binary(out) as file:
-            for row, (_, line) in enumerate(self._lines()):
-                if row in wanted:
-                    file.write(line.rstrip(b"\r\n") + b"\n")
-
-    def _lines(self) -> Iterator[tuple[str, bytes]]:
-        for part in self.parts:
-            with _open_binary(part) as file:
-                for number, line in enumerate(_guarded(part, file), start=1):
-                    text = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
-                    if text.strip():
-                        yield f"{part}: line {number}", text
+WINDOW = 1_000_000
+_WRAPPERS = ("data", "rows", "train", "examples", "instances", "items", "records", "samples", "dataset")
+_STRING = r'"(?:[^"\\]|\\.)*"'
+_SCALAR = rf"(?:{_STRING}|-?[\d.eE+-]+|true|false|null)"
+_BEFORE_LIST = re.compile(rf"\s*\{{((?:\s*{_STRING}\s*:\s*{_SCALAR}\s*,)*)\s*({_STRING})\s*:\s*\[(?=\s*[{{\]])")
+_BEHIND_LIST = re.compile(rf"\s*(?:,\s*{_STRING}\s*:\s*{_SCALAR}\s*)*\}}\s*")
+_NEXT_KEY = re.compile(rf"\s*,\s*({_STRING})\s*:")
+_BLANK = re.compile(r"[ \t\n\r]*")
 
 
-def _guarded(path: Path, file: BinaryIO) -> Iterator[bytes]:
-    try:
-        yield from file
-    except (EOFError, OSError, zlib.error) as error:
-        raise InputError(f"{path}: cannot be read to its end ({error}): fetch or copy it again") from None
+class JsonDocument(RecordFile):
+    """A JSON document of objects: `array` ([...]), `wrapped` ({"data": [...]}) or `objects` (one after another)."""
 
+    def __init__(self, path: Path, parts: Sequence[Path], shape: str = "array") -> None:
+        super().__init__(path, parts)
+        self.shape, self._tail = shape, ""
+        lines = LINE_SUFFIXES if shape == "objects" else ()
+        self.suffixes = tuple(dict.fromkeys([form_suffix(parts[0]), ".json", *lines]))
 
-def _parse_line(place: str, line: bytes, row: int) -> Any:
-    try:
-        record = json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise InputError(f"{place}: not UTF-8 (byte {error.start} of the line): convert the file to UTF-8") from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{place}: not valid JSON ({error}): one object a line is expected") from None
-    return _checked_object(place.partition(": ")[0], record, row)
-
-
-def _checked_object(path: object, record: Any, row: int) -> Any:
-    if not isinstance(record, dict):
-        kind = type(record).__name__
-        raise InputError(f"{path}: row {row} is not an object but a {kind}: each row must be a JSON object")
-    return record
-
-
-class JsonArray:
-    """A JSON file that is one list of objects; a selection copies the chosen ones, layout and escaping included."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.suffixes = tuple({form_suffix(path): None, ".json": None})
-
-    def batches(self) -> Iterator[tuple[int, list[Any]]]:
+    def batches(self, faults: Faults | None = None, fields: Sequence[str] | None = None) -> Iterator[tuple[int, Any]]:
         """Stream the records in order."""
-        elements = (record for _, _, record in self._elements(self._text()))
+        faults = faults or Faults()
+        elements = self._elements()
         for first in itertools.count(0, BATCH_ROWS):
-            records = list(itertools.islice(elements, BATCH_ROWS))
+            records: list[Any] = []
+            for _, _, record in itertools.islice(elements, BATCH_ROWS):
+                if not isinstance(record, dict):
+                    kind = type(record).__name__
+                    wrong = f"is not an object but a {kind}: each row must be a JSON object"
+                    faults.add(self, first + len(records), wrong)
+                    record = None
+                records.append(record)
             if not records:
                 return
             yield first, records
 
     def write_selected(self, ids: Sequence[int], out: Path) -> None:
         """Write the chosen records."""
-        text, wanted = self._text(), set(ids)
-        spans = [(start, end) for start, end, _ in self._elements(text)]
-        between = text[spans[0][1] : spans[1][0]] if len(spans) > 1 else ","
-        chosen = [text[start:end] for row, (start, end) in enumerate(spans) if row in wanted]
+        wanted = set(ids)
+        between = next((before for before, _, _ in itertools.islice(self._elements(), 1, 2)), ", ")
         with atomic_binary(out) as file:
-            file.write((text[: spans[0][0]] + between.join(chosen) + text[spans[-1][1] :]).encode())
+            for number, (before, text, _) in enumerate(self._elements()):
+                if number == 0:
+                    file.write(before.encode())
+                if number in wanted:
+                    file.write(("" if number == min(wanted) else between).encode())
+                    file.write(text.encode())
+            file.write(self._tail.encode())
 
-    def _text(self) -> str:
-        try:
-            with _open_binary(self.path) as file:
-                return b"".join(_guarded(self.path, file)).decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise InputError(f"{self.path}: not UTF-8 (byte {error.start}): convert the file to UTF-8") from None
-
-    def _elements(self, text: str) -> Iterator[tuple[int, int, Any]]:
-        """Start, end and value of every element of the array."""
-        decode = json.JSONDecoder().raw_decode
-        row, position = 0, _skip_blank(text, text.index("[") + 1)
-        try:
-            is_over = text.startswith("]", position)
-            while not is_over:
-                record, end = decode(text, position)
-                yield position, end, _checked_object(self.path, record, row)
-                row, position = row + 1, _skip_blank(text, end)
-                is_over = text.startswith("]", position)
-                if not is_over:
-                    if not text.startswith(",", position):
-                        raise json.JSONDecodeError("Expecting ',' or ']'", text, position)
-                    position = _skip_blank(text, position + 1)
-            if _skip_blank(text, position + 1) != len(text):
-                raise json.JSONDecodeError("Extra data", text, position + 1)
-        except InputError:
-            raise
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{self.path}: not valid JSON ({error}): the file may be cut short") from None
+    def _elements(self) -> Iterator[tuple[str, str, Any]]:
+        """What stands before each element (the document's head before the first one), its own text, and its value."""
+        number = 0
+        for part in self.parts:
+            self.starts_at(number, part)
+            window = _Window(part, self.shape)
+            for element in window.elements():
+                yield element
+                number += 1
+            self._tail = window.tail
 
 
-def _skip_blank(text: str, position: int) -> int:
-    found = re.compile(r"[ \t\n\r]*").match(text, position)
-    return found.end() if found else position
+class _Window:
+    """A moving window over a document's text; `tail` is what stands behind the last element once all were read."""
+
+    def __init__(self, part: Path, shape: str) -> None:
+        self.part, self.shape, self.tail = part, shape, ""
+        self._pieces = read_text(part, WINDOW)
+        self._text, self._at, self._passed, self._is_over = "", 0, 0, False
+
+    def elements(self) -> Iterator[tuple[str, str, Any]]:
+        """Text before each element, its own text, and its value. Raises InputError for what is no such document."""
+        before, row = self._read_head(), 0
+        while not self._is_at_end():
+            if row and self.shape != "objects":
+                if self._peek() != ",":
+                    raise self._fault(row, "Expecting ',' or ']'", self._at)
+                self._at += 1
+                before += "," + self._skip_blank()
+            value, end = self._decode(row)
+            text, self._at = self._text[self._at : end], end
+            yield before, text, value
+            before, row = self._skip_blank(), row + 1
+        self.tail = before + self._read_tail(row)
+
+    def _read_head(self) -> str:
+        """What stands before the first element."""
+        self._read_more()
+        opening = _BEFORE_LIST if self.shape == "wrapped" else re.compile(r"\s*\[" if self.shape == "array" else "")
+        found = opening.match(self._text)
+        if found is None:
+            raise self._fault(0, "a list of objects is expected", 0)
+        self._at = found.end()
+        return found.group() + self._skip_blank()
+
+    def _is_at_end(self) -> bool:
+        return self._peek() == ("" if self.shape == "objects" else "]")
+
+    def _decode(self, row: int) -> tuple[Any, int]:
+        """The value at this place and where it ends; the window grows until it holds all of it."""
+        while True:
+            try:
+                return json.JSONDecoder().raw_decode(self._text, self._at)
+            except RecursionError as error:
+                raise self._fault(row, str(error), self._at) from None
+            except json.JSONDecodeError as error:
+                if self._is_over:
+                    raise self._fault(row, error.msg, error.pos) from None
+                self._read_more(len(self._text) - self._at)
+
+    def _read_tail(self, row: int) -> str:
+        """What stands behind the last element."""
+        if self.shape == "objects":
+            return ""
+        self._at += 1
+        if self.shape == "array":
+            blank = self._skip_blank()
+            if self._peek():
+                raise self._fault(row, "Extra data", self._at)
+            return "]" + blank
+        self._read_more()
+        rest = self._text[self._at :]
+        if self._is_over and _BEHIND_LIST.fullmatch(rest):
+            return "]" + rest
+        if found := _NEXT_KEY.match(rest):
+            mend = "keep one list of rows in a file"
+            raise InputError(f"{self.part}: behind its first list comes {found[1]}, which holds more: {mend}")
+        raise self._fault(row, "Expecting '}' behind the list", self._at)
+
+    def _peek(self) -> str:
+        if self._at == len(self._text):
+            self._read_more()
+        return self._text[self._at : self._at + 1]
+
+    def _skip_blank(self) -> str:
+        blank = ""
+        while self._peek() in (" ", "\t", "\n", "\r"):
+            end = _BLANK.match(self._text, self._at).end()  # type: ignore[union-attr]
+            blank, self._at = blank + self._text[self._at : end], end
+        return blank
+
+    def _read_more(self, least: int = 1) -> None:
+        """Take in at least so many characters more, where there are as many, and let go of what was passed."""
+        pieces, wanted = [self._text[self._at :]], least
+        self._passed, self._at = self._passed + self._at, 0
+        while wanted > 0 and not self._is_over:
+            piece = next(self._pieces, None)
+            self._is_over = piece is None
+            pieces.append(piece or "")
+            wanted -= len(piece or "")
+        self._text = "".join(pieces)
+
+    def _fault(self, row: int, why: str, position: int) -> InputError:
+        where = f"{why} at character {self._passed + position}"
+        return InputError(f"{self.part}: row {row}: not valid JSON ({where}): the file may be cut short: mend it there")
 
 
-def read_bytes(path: Path) -> bytes:
-    """The bytes of a file, unpacked when its name ends in .gz."""
-    with _open_binary(path) as file:
-        return file.read()
+def shape_of(path: Path, start: bytes) -> str:
+    """`array`, `wrapped`, `objects`, or `lines` where a file that begins with { or [ holds JSON lines.
 
-
-def form_suffix(path: Path) -> str:
-    """The suffix that tells a file's form, whether it is packed or not."""
-    return Path(path.name.removesuffix(".gz")).suffix
-
-
-def _open_binary(path: Path) -> Any:
-    return gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb")
-
-
-def beginning(path: Path) -> bytes:
-    """The first bytes of a file, unpacked. Raises InputError where it cannot be read."""
+    start: the file's beginning. A list in an object counts as the file's rows where the object is all there is, the
+    list its only list and no conversation.
+    """
+    text = start.decode("utf-8-sig", "replace")
+    if text.lstrip().startswith("["):
+        return "array"
+    lines = (line for line in read_lines(path) if line.strip())
+    is_wrapped = _holds_rows(text)
+    if is_wrapped and b"\n" not in start.strip() and form_suffix(path) not in LINE_SUFFIXES:
+        return "wrapped"  # a single line of any length, which need not be held to know
+    first, second = next(lines, b""), next(lines, b"")
     try:
-        with _open_binary(path) as file:
-            return bytes(file.read(65536))
-    except (EOFError, OSError, zlib.error) as error:
-        raise InputError(f"{path}: cannot be unpacked or read ({error}): fetch or copy it again") from None
+        json.loads(first)
+    except (ValueError, RecursionError):
+        goes_on = second and not second.lstrip().startswith(b"{")
+        return "wrapped" if is_wrapped and second else "objects" if goes_on else "lines"
+    return "wrapped" if is_wrapped and not second else "lines"
 
 
-@contextlib.contextmanager
-def atomic_binary(path: Path) -> Iterator[Any]:
-    """An atomic binary file, gzipped (without a time stamp, so equal content gives equal bytes) for names in .gz."""
-    with atomic_path(path) as temporary, open(temporary, "wb") as raw:
-        if path.suffix == ".gz":
-            with gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as packed:
-                yield packed
-        else:
-            yield raw
+def _holds_rows(text: str) -> bool:
+    found = _BEFORE_LIST.match(text)
+    if found is None:
+        return False
+    key = json.loads(found[2])
+    return key in _WRAPPERS if found[1].strip() else key not in NOT_ROWS

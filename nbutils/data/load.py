@@ -8,8 +8,16 @@ from nbutils.core import disk
 from nbutils.core.errors import InputError
 from nbutils.data import catalogue, forms, rows
 from nbutils.data.catalogue import UNVERIFIED, Source, hash_source
-from nbutils.data.json_records import read_bytes
-from nbutils.data.records import RecordFile, number_records, open_records, read_records
+from nbutils.data.packed import form_suffix, read_bytes
+from nbutils.data.record_file import RecordFile
+from nbutils.data.records import (
+    FORM_SUFFIXES,
+    detect_rows,
+    naming_row,
+    number_records,
+    open_records,
+    read_records,
+)
 from nbutils.data.rows import EvalPrompt, Row
 
 if TYPE_CHECKING:
@@ -26,7 +34,7 @@ def load_rows(name: str) -> list[Row]:
 
 def load_prompts(name: str) -> list[EvalPrompt]:
     """Prompts of a test set; `sample` names the one that ships with the project, a path names one's own file."""
-    if Path(name).suffix in (".json", ".jsonl"):
+    if is_own_file(name):
         return forms.to_prompts(read_records(Path(name)), "own", Path(name).stem, file=name)
     entry = _of_kind("sample-prompts" if name == "sample" else name, "prompts")
     records = (record for path in catalogue.obtain(entry.name) for record in read_records(path))
@@ -85,12 +93,12 @@ def load_pool(name: str) -> list[Row]:
 
 def read_own_rows(file: RecordFile) -> list[Row]:
     """All rows of one's own file; raises InputError naming the row that cannot be read."""
-    found = []
+    form, found = detect_rows(file), []
     for number, record in number_records(file):
-        try:
-            found.append(rows.to_row(record, number, file.path.name))
-        except InputError as error:
-            raise InputError(f"{file.path}: row {number}: {error}") from None
+        with naming_row(file, number):
+            # One's own file may mix forms, as long as each row is of one.
+            known = form if form and form.column in record else None
+            found.append(rows.to_row(record, number, file.path.name, known))
     return found
 
 
@@ -104,8 +112,13 @@ def fingerprint_pool(name: str) -> str:
     return found
 
 
+def is_own_file(name: str) -> bool:
+    """Whether a test set's name is the path of one's own file."""
+    return form_suffix(Path(name)) in FORM_SUFFIXES
+
+
 def fingerprint_test_set(name: str) -> str:
     """Hash of a test set's source, or of one's own file."""
-    if Path(name).suffix in (".json", ".jsonl"):
+    if is_own_file(name):
         return disk.sha256_file(Path(name))
     return disk.sha256_json([prompt._asdict() for prompt in load_prompts(name)])

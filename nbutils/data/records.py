@@ -1,191 +1,202 @@
-"""Files of records: JSON, JSON lines, Parquet (one file or a folder of them), each of them gzipped or not.
-
-Reading streams in batches (a JSON array is the exception, its text has to be held whole); writing back a selection
-keeps the file's own form, order and every field.
-"""
+"""Files and folders of records, opened by what they hold; a folder by the Hub's rules for splits and configurations."""
 
 import contextlib
+import functools
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from nbutils.core import settings
-from nbutils.core.disk import atomic_path
 from nbutils.core.errors import InputError
-from nbutils.data.json_records import (
-    BATCH_BYTES,
-    BATCH_ROWS,
-    LINE_SUFFIXES,
-    JsonArray,
-    JsonLines,
-    atomic_binary,
-    beginning,
-    form_suffix,
-)
+from nbutils.data.arrow_records import IpcFiles, ParquetFiles, saved_parts
+from nbutils.data.json_records import JsonDocument, shape_of
+from nbutils.data.line_records import CSV_SUFFIXES, LINE_SUFFIXES, CsvLines, JsonLines
+from nbutils.data.packed import PACKED_SUFFIXES, beginning, form_suffix, refuse_binary
+from nbutils.data.record_file import Faults, RecordFile
+from nbutils.data.rows import Form, detect_form
+from nbutils.data.turns import Tags
 
-KNOWN_SUFFIXES = (".json", *LINE_SUFFIXES, ".parquet", ".csv", ".tsv", ".arrow", ".feather", ".xlsx")
-
-
-class ParquetFiles:
-    """Parquet, one file or a partitioned dataset larger than memory; parts count in the order of their names."""
-
-    suffixes = (".parquet",)
-
-    def __init__(self, path: Path, parts: Sequence[Path]) -> None:
-        import pyarrow.parquet as pq
-
-        self.path, self.parts = path, parts
-        self._schema: Any = None
-        for part in parts:
-            with _readable(part):
-                schema = pq.read_schema(part)
-            self._schema = self._schema or schema
-            if not schema.equals(self._schema):
-                raise InputError(f"{part}: its columns differ from those of {parts[0].name}: give one at a time")
-        self.columns: list[str] = self._schema.names
-
-    def batches(self) -> Iterator[tuple[int, list[Any]]]:
-        """Stream the records in order."""
-        first = 0
-        for batch in self._arrow_batches():
-            yield first, batch.to_pylist()
-            first += batch.num_rows
-
-    def column(self, name: str) -> Iterator[Any]:
-        """Stream a text column, dictionary-encoded or not, as Arrow arrays in the order of the rows.
-
-        Raises InputError where the responses that it should hold are no text.
-        """
-        import pyarrow as pa
-
-        kind = self._schema.field(name).type
-        plain = kind.value_type if pa.types.is_dictionary(kind) else kind
-        if str(plain) not in ("string", "large_string", "string_view"):
-            raise InputError(f"{self.path}: the response field '{name}' is not text but {kind}")
-        for batch in self._arrow_batches([name]):
-            texts = batch.column(0)
-            with _readable(self.path):
-                texts.validate(full=True)
-            yield texts if pa.types.is_string(texts.type) else texts.cast(pa.large_string())
-
-    def write_selected(self, ids: Sequence[int], out: Path) -> None:
-        """Write the chosen records."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        wanted, first = np.sort(np.asarray(ids)), 0
-        with atomic_path(out) as temporary, pq.ParquetWriter(temporary, self._schema) as writer:
-            for batch in self._arrow_batches():
-                here = wanted[(wanted >= first) & (wanted < first + batch.num_rows)] - first
-                if len(here):
-                    writer.write_table(pa.Table.from_batches([batch]).take(here))
-                first += batch.num_rows
-
-    def _arrow_batches(self, columns: list[str] | None = None) -> Iterator[Any]:
-        import pyarrow.parquet as pq
-
-        for part in self.parts:
-            with _readable(part), pq.ParquetFile(part) as file:
-                # Fewer rows where they are long, so that a batch stays small.
-                groups = map(file.metadata.row_group, range(file.num_row_groups))
-                size = sum(group.total_byte_size for group in groups)
-                rows = max(1, min(BATCH_ROWS, BATCH_BYTES * file.metadata.num_rows // max(size, 1)))
-                yield from file.iter_batches(rows, columns=columns, use_threads=False)
+FORM_SUFFIXES = (".json", *LINE_SUFFIXES, *CSV_SUFFIXES, ".parquet", ".arrow", ".feather")
+KNOWN_SUFFIXES = (*FORM_SUFFIXES, ".xlsx")
+NOT_DATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "config.json")
+COMMONER = (".parquet", ".jsonl", ".json", ".csv")
+"""Which form of several equally frequent ones a folder is read in (the order of `datasets`)."""
 
 
-@contextlib.contextmanager
-def _readable(part: Path) -> Iterator[None]:
-    import pyarrow as pa
+def open_records(
+    path: Path, split: str | None = None, may_be_empty: bool = False, config: str | None = None
+) -> RecordFile:
+    """Open a file by what it holds, or a folder by the Hub's rules.
 
-    try:
-        yield
-    except (pa.ArrowException, OSError) as error:
-        why = _first_line(error)
-        raise InputError(f"{part}: not readable as Parquet ({why}): fetch or copy it again") from None
-
-
-class HubDataset:
-    """A dataset of the Hugging Face Hub (or a local folder in the same layout), read by the datasets library."""
-
-    suffixes = (".parquet", ".jsonl")
-
-    def __init__(self, name: str, split: str = "train") -> None:
-        import datasets
-
-        if settings.is_offline() and not Path(name).exists():
-            raise InputError(f"{name}: no such file, and LIM_OFFLINE forbids asking the Hub")
-        self.path = Path(name)
-        try:
-            self._data: Any = datasets.load_dataset(name, split=split)
-        except Exception as error:
-            why = _first_line(error)
-            raise InputError(f"{name}: neither a file nor a dataset that the Hub gives ({why})") from None
-
-    def batches(self) -> Iterator[tuple[int, list[Any]]]:
-        """Stream the records in order."""
-        for first in range(0, len(self._data), BATCH_ROWS):
-            rows = range(first, min(first + BATCH_ROWS, len(self._data)))
-            yield first, self._data.select(rows).to_list()
-
-    def write_selected(self, ids: Sequence[int], out: Path) -> None:
-        """Write the chosen records."""
-        chosen = self._data.select(sorted(ids))
-        if out.suffix == ".parquet":
-            with atomic_path(out) as temporary:
-                chosen.to_parquet(temporary)
-            return
-        with atomic_binary(out) as file:
-            file.writelines(json.dumps(row, ensure_ascii=False, default=str).encode() + b"\n" for row in chosen)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-RecordFile = JsonLines | JsonArray | ParquetFiles | HubDataset
-"""What every kind of file offers: `path`, `suffixes`, `batches` and `write_selected`, as of JSON lines."""
-
-
-def open_records(path: Path, split: str = "train", may_be_empty: bool = False) -> RecordFile:
-    """Open a file (or a folder of Parquet or JSON-lines parts) by what it holds.
-
-    Where the names of a folder's parts tell its splits (train-00000-of-00002.parquet), only those of `split` count.
-    may_be_empty: an empty file called .jsonl or .ndjson counts as JSON lines, as it does in a folder.
-    Raises InputError when there is nothing to read or the kind is unknown.
+    split, config: of a folder that has several (by default the split `train`). may_be_empty: an empty file called
+    .jsonl or .ndjson counts as JSON lines, as it does in a folder. Raises InputError when there is nothing to read, the
+    kind is unknown, or several splits or configurations fit.
     """
     if path.is_dir():
-        return _open_folder(path, split)
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    if path.suffix in (".csv", ".tsv", ".xlsx"):
-        raise InputError(f"{path}: {path.suffix} is not read: convert it to JSON lines or Parquet")
-    start = beginning(path)
-    if start.startswith(b"PAR1") and path.suffix == ".gz":
-        raise InputError(f"{path}: Parquet packed once more by gzip: unpack it first")
-    if start.startswith(b"PAR1") or path.suffix == ".parquet":
-        return ParquetFiles(path, [path])
+        return _open_folder(path, split or "train", config)
+    if not path.exists():
+        raise InputError(f"{path}: no such file: check the name (a dataset of the Hub is OWNER/NAME)")
+    if split not in (None, "train") or config:
+        raise InputError(f"{path}: a single file has neither splits nor configurations: leave --split or --config out")
+    return _open_parts(path, [path], may_be_empty)
+
+
+def _open_parts(path: Path, parts: Sequence[Path], may_be_empty: bool = False) -> RecordFile:
+    """Open files of one kind, which the first of them tells."""
+    start, suffix = beginning(parts[0]), form_suffix(parts[0])
+    is_packed = parts[0].suffix in PACKED_SUFFIXES
+    if suffix in (".parquet", ".arrow", ".feather") and is_packed:
+        raise InputError(f"{parts[0]}: {suffix[1:]} packed once more: unpack it first")
+    if suffix == ".parquet" or start.startswith(b"PAR1"):
+        if is_packed:
+            raise InputError(f"{parts[0]}: Parquet packed once more: unpack it first")
+        return ParquetFiles(path, parts)
+    if suffix in (".arrow", ".feather"):
+        return IpcFiles(path, parts)
+    refuse_binary(parts[0], start)
     text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
-    if not text and not (may_be_empty and form_suffix(path) in LINE_SUFFIXES):
-        raise InputError(f"{path}: the file is empty")
-    return JsonArray(path) if text.startswith(b"[") else JsonLines(path, [path])
+    if not text and not (may_be_empty and suffix in LINE_SUFFIXES):
+        raise InputError(f"{parts[0]}: the file is empty: is it the right one?")
+    if suffix in CSV_SUFFIXES:
+        return CsvLines(path, parts)
+    if text and not text.startswith((b"{", b"[")):
+        begun = text.splitlines()[0][:40].decode("utf-8", "replace")
+        said = "not valid JSON, and neither CSV by its name nor Parquet"
+        mend = "write one JSON object a line, or name a CSV file .csv"
+        raise InputError(f"{parts[0]}: line 1: {said} (it begins with {begun!r}): {mend}")
+    shape = shape_of(parts[0], start) if text else "lines"
+    return JsonLines(path, parts) if shape == "lines" else JsonDocument(path, parts, shape)
 
 
-def _open_folder(path: Path, split: str) -> RecordFile:
-    kinds: dict[Callable[[Path, list[Path]], RecordFile], tuple[str, ...]] = {
-        ParquetFiles: (".parquet",),
-        JsonLines: (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz"),
+def _open_folder(path: Path, split: str, config: str | None) -> RecordFile:
+    if (path / "state.json").is_file():
+        return IpcFiles(path, saved_parts(path))
+    if (path / "dataset_dict.json").is_file():  # what DatasetDict.save_to_disk writes
+        splits = json.loads((path / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
+        return _open_folder(path / _choose(path, "split", split, splits), split, config)
+    splits, is_said = hub_splits(path, config)
+    found = splits[_choose(path, "split", split, list(splits))]
+    kinds = Counter(form_suffix(part) for part in found)
+    kind = max(kinds, key=lambda suffix: (kinds[suffix], *(suffix == commoner for commoner in COMMONER)))
+    parts = [part for part in found if form_suffix(part) == kind]
+    read = {part for files in splits.values() for part in files}
+    others = [] if is_said else [part for part in sorted(path.rglob("*")) if _is_data(path, part) and part not in read]
+    if unread := [part.relative_to(path).as_posix() for part in (*set(found).difference(parts), *others)]:
+        more = f" and {len(unread) - 3} more" if len(unread) > 3 else ""
+        warnings.warn(f"{path}: read as {kind}; left unread: {', '.join(unread[:3])}{more}", stacklevel=2)
+    if not is_said:
+        _refuse_subsets(path, parts, split)
+    return _open_parts(path, parts)
+
+
+def _choose(path: Path, what: str, wanted: str, known: Sequence[str]) -> str:
+    if wanted not in known:
+        raise InputError(f"{path}: no {what} '{wanted}': choose one by --{what}: {', '.join(sorted(known))}")
+    return wanted
+
+
+def hub_splits(folder: Path, config: str | None = None) -> tuple[dict[str, list[Path]], bool]:
+    """The files of each split of a folder, as `datasets` resolves it: by the card's `configs`, else by names.
+
+    Also whether a card says so. Raises InputError for a folder without data, and where several configurations fit.
+    """
+    from datasets.data_files import DataFilesDict, EmptyDatasetError, get_data_patterns, sanitize_patterns
+    from datasets.utils.metadata import MetadataConfigs
+    from huggingface_hub import DatasetCard
+
+    whole, card = folder.resolve(), folder / "README.md"
+    try:
+        about = DatasetCard.load(card, ignore_metadata_errors=True).data if card.is_file() else None
+        configs = MetadataConfigs.from_dataset_card_data(about) if about else {}
+    except Exception as error:
+        raise InputError(f"{card}: its metadata cannot be read ({error}): mend it, or take it away") from None
+    said: Mapping[str, Any] = {}
+    if configs:
+        default = next((name for name, about in configs.items() if about.get("default") or name == "default"), None)
+        only = next(iter(configs)) if len(configs) == 1 else default
+        said = configs[_choose(folder, "config", config or only or "default", list(configs))]
+    elif config:
+        raise InputError(f"{folder}: no configuration '{config}', the folder has one only: leave --config out")
+    base = whole / str(said.get("data_dir") or "")
+    try:
+        patterns = sanitize_patterns(said["data_files"]) if "data_files" in said else get_data_patterns(str(base))
+        found = DataFilesDict.from_patterns(patterns, base_path=str(base), allowed_extensions=list(FORM_SUFFIXES))
+    except (EmptyDatasetError, FileNotFoundError, ValueError):
+        found = {}
+    splits = {
+        str(split): parts
+        for split, names in found.items()
+        if (parts := [part for name in names if _is_data(folder, part := folder / Path(name).relative_to(whole))])
     }
-    files = (file.relative_to(path) for file in path.rglob("*") if file.is_file())
-    visible = sorted(file for file in files if not any(name.startswith((".", "_")) for name in file.parts))
-    for kind, suffixes in kinds.items():
-        if parts := [part for part in visible if part.name.endswith(suffixes)]:
-            of_split = [part for part in parts if split in (*part.parts[:-1], re.split(r"[-.]", part.name)[0])]
-            return kind(path, [path / part for part in of_split or parts])
-    raise InputError(f"{path}: the folder holds neither .parquet nor .jsonl files")
+    if not splits:
+        ends = ", ".join(FORM_SUFFIXES)
+        raise InputError(f"{folder}: the folder holds no file of rows: none ends in {ends}, packed or not")
+    return splits, bool(said)
+
+
+def _is_data(folder: Path, path: Path) -> bool:
+    is_hidden = any(name.startswith((".", "_")) for name in path.relative_to(folder).parts)
+    about = path.name in NOT_DATA or path.name.endswith(".manifest.json")
+    return form_suffix(path) in FORM_SUFFIXES and not about and not is_hidden and path.is_file()
+
+
+def _refuse_subsets(folder: Path, parts: Sequence[Path], split: str) -> None:
+    """Raise InputError where a split's files lie in several folders that no rule says are one dataset."""
+    neutral = re.compile(rf"data|{re.escape(split)}|\d+|(?:part|shard|chunk)[-_]?\d+|[^=]+=.*")
+    places: dict[str, Path] = {}
+    for part in parts:
+        names = [name for name in part.relative_to(folder).parts[:-1] if not neutral.fullmatch(name)]
+        places.setdefault("/".join(names), part.parent)
+    if len(places) > 1:
+        listed = ", ".join(f"{place or '.'}/" for place in sorted(places))
+        raise InputError(f"{folder}: holds rows in {listed}, which may be several datasets: give one of these folders")
+
+
+def detect_rows(file: RecordFile, field: str | None = None) -> Form | None:
+    """How a file's rows are read: by LLaMA-Factory's dataset_info.json beside it, else by its first row.
+
+    None where it has none. Raises InputError naming the file where no response can be found.
+    """
+    record = file.first_record()
+    if record is None:
+        return None
+    try:
+        names, tags = ((), None) if field else _described(file.path)
+        form = detect_form(Form("", "", names=names).rename(record), field)
+    except InputError as error:
+        part, row = file.place(0)
+        raise InputError(f"{part}: row {row}: {error}") from None
+    return form._replace(names=names, tags=tags)
+
+
+_COLUMNS = {"prompt": "instruction", "query": "input", "response": "output", "messages": "conversations"}
+
+
+@functools.cache
+def _described(path: Path) -> tuple[tuple[tuple[str, str], ...], Tags | None]:
+    """Names of fields and tags of turns that LLaMA-Factory's dataset_info.json says of a file, where there is one."""
+    info = path.parent / "dataset_info.json"
+    try:
+        listed = json.loads(info.read_text(encoding="utf-8")) if info.is_file() else {}
+    except ValueError as error:
+        raise InputError(f"{info}: not valid JSON ({error}): mend it, or take it away") from None
+    entries = listed.values() if isinstance(listed, dict) else ()
+    said = next((e for e in entries if isinstance(e, dict) and e.get("file_name") == path.name), {})
+    columns, tags = said.get("columns", {}), said.get("tags", {})
+    names = tuple((given, _COLUMNS.get(name, name)) for name, given in columns.items() if isinstance(given, str))
+    roles = {
+        "user": "user",
+        "assistant": "assistant",
+        "system": "system",
+        "observation": "tool",
+        "function": "assistant",
+    }
+    speakers = tuple((tags[f"{tag}_tag"], role) for tag, role in roles.items() if f"{tag}_tag" in tags)
+    found = Tags(tags.get("role_tag", ""), tags.get("content_tag", ""), speakers) if tags else None
+    return tuple((given, name) for given, name in names if given != name), found
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
@@ -193,7 +204,17 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     return [record for _, record in number_records(open_records(path))]
 
 
-def number_records(file: RecordFile) -> Iterator[tuple[int, Any]]:
+def number_records(file: RecordFile, faults: Faults | None = None) -> Iterator[tuple[int, Any]]:
     """Every record of a file with its number, counted from 0; one batch of them in memory at a time."""
-    for first, records in file.batches():
-        yield from enumerate(records, start=first)
+    for first, records in file.batches(faults):
+        yield from ((number, each) for number, each in enumerate(records, start=first) if each is not None)
+
+
+@contextlib.contextmanager
+def naming_row(file: RecordFile, number: int) -> Iterator[None]:
+    """Say of which file and row an InputError is."""
+    try:
+        yield
+    except InputError as error:
+        part, row = file.place(number)
+        raise InputError(f"{part}: row {row}: {error}") from None

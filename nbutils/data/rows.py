@@ -1,7 +1,8 @@
 """One schema for training rows, one for test prompts, and the forms in which the world keeps them.
 
-A record of a file becomes a `Row` by one of the forms: `alpaca` (instruction, input, output), `sharegpt`
-(conversations with from and value) or `messages` (role and content). A test set's record becomes an `EvalPrompt`.
+A record of a file becomes a `Row`: one response with all that was asked (Alpaca and its kin, Dolly, OpenOrca,
+LLaMA-Factory), or a conversation (ShareGPT, messages, TRL's prompt with completion or chosen, LIMA, Capybara,
+UltraChat). A test set's record becomes an `EvalPrompt`.
 """
 
 import re
@@ -10,11 +11,58 @@ from typing import Any, NamedTuple
 
 from nbutils.core.disk import sha256_json
 from nbutils.core.errors import InputError
+from nbutils.data.turns import TURN_FIELDS, Tags, Turn, read_history, read_turns, write_json
 
-RESPONSE_FIELDS = ("output", "response", "completion", "answer")
-INSTRUCTION_FIELDS = ("instruction", "prompt", "question")
-TURN_KEYS = {"sharegpt": "conversations", "messages": "messages"}
-ASSISTANTS = ("gpt", "assistant", "model", "bot", "chatgpt")
+RESPONSE_FIELDS = ("output", "response", "completion", "answer", "solution", "chosen", "target", "targets")
+INSTRUCTION_FIELDS = ("instruction", "prompt", "question", "query", "problem", "inputs")
+INPUT_FIELDS = ("input", "context")
+SYSTEM_FIELDS = ("system", "system_prompt", "system_message")
+TOOL_FIELDS = ("tools", "functions")
+PROMPTED = ("completion", "chosen")
+"""Responses that may follow a conversation in `prompt` (TRL's data formats)."""
+
+ABOUT_FIELDS = ("score", "category", "source")
+"""Fields that a row keeps without showing them to the model: its grade, and its stratum."""
+
+
+class Form(NamedTuple):
+    """How the records of a file are read. kind: `text` (one response) or `turns` (a conversation).
+
+    response: the field that holds the response or the conversation. others: fields that could hold it as well.
+    names: other names of fields -> the names that are read. tags: of the turns, where they are the file's own.
+    """
+
+    kind: str
+    response: str
+    others: tuple[str, ...] = ()
+    names: tuple[tuple[str, str], ...] = ()
+    tags: Tags | None = None
+
+    @property
+    def note(self) -> str | None:
+        """Which response is read, and how to read the other, where a file has two."""
+        if not self.others:
+            return None
+        other = self.others[0]
+        return f"the response is '{self.response}'; to take '{other}' instead, give --field {other}"
+
+    def rename(self, record: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The record with its fields under the names that are read."""
+        if not self.names:
+            return record
+        given = dict(self.names)
+        return {given.get(name, name): value for name, value in record.items()}
+
+    @property
+    def column(self) -> str:
+        """The name that the response's field has in the file."""
+        return {name: given for given, name in self.names}.get(self.response, self.response)
+
+    def fields(self) -> list[str]:
+        """The fields, by their names in the file, that are looked at for a row's responses."""
+        given = {name: old for old, name in self.names}
+        wanted = [self.response, "history", *(INSTRUCTION_FIELDS if self.response in PROMPTED else ())]
+        return [given.get(name, name) for name in wanted]
 
 
 class Row(NamedTuple):
@@ -63,91 +111,142 @@ def row_from_json(record: Mapping[str, Any]) -> Row:
     return Row(**{**record, "history": history})
 
 
-def detect_form(record: Mapping[str, Any]) -> str:
-    """The form of a record, by its keys. Raises InputError naming the keys that were looked for."""
-    for form, key in TURN_KEYS.items():
-        if isinstance(record.get(key), list):
-            return form
-    if any(field in record for field in RESPONSE_FIELDS):
-        return "alpaca"
+def detect_form(record: Mapping[str, Any], field: str | None = None) -> Form:
+    """The form of a record, by its fields. field: the response's, where it is to be another than the first one known.
+
+    Raises InputError naming the fields that were looked for.
+    """
+    if field is not None:
+        return Form("turns" if _is_talk(record.get(field)) else "text", field)
+    data = record.get("data")
+    is_talk = isinstance(data, list) and all(isinstance(text, str) for text in data)
+    fields = [name for name in TURN_FIELDS if _is_list(record.get(name))] + ["data"] * is_talk
+    fields += [name for name in RESPONSE_FIELDS if name in record and not (fields and name == "chosen")]
+    if fields:
+        is_turns = fields[0] not in RESPONSE_FIELDS or _is_talk(record[fields[0]])
+        return Form("turns" if is_turns else "text", fields[0], tuple(fields[1:]))
     found = ", ".join(map(repr, list(record)[:8])) or "none"
+    wrong = next((name for name in TURN_FIELDS if name in record), None)
+    if wrong:
+        read_turns(record[wrong], wrong)
     raise InputError(
         f"no response field: expected one of {', '.join(RESPONSE_FIELDS)}, 'conversations' or 'messages', "
         f"found {found} (`nbutils.select` takes another one by --field)"
     )
 
 
-def responses_of(record: Mapping[str, Any], form: str, field: str | None = None) -> list[str]:
+def _is_talk(value: Any) -> bool:
+    return _is_list(value) and not (isinstance(value, list) and not any(isinstance(turn, Mapping) for turn in value))
+
+
+def _is_list(value: Any) -> bool:
+    is_text_of_one = isinstance(value, str) and re.match(r"\s*\[\s*\{", value) is not None
+    is_columns = isinstance(value, Mapping) and bool(value) and all(isinstance(each, list) for each in value.values())
+    return isinstance(value, list) or is_text_of_one or is_columns
+
+
+def responses_of(record: Mapping[str, Any], form: Form) -> list[str]:
     """The assistant turns of a record, in order. Raises InputError when there is none or one is not text."""
-    if form == "alpaca":
-        return [_text(record, field or response_field(record))]
-    turns = [text for role, text in turns_of(record, form) if role in ASSISTANTS]
-    if not turns:
-        raise InputError(f"no assistant turn in '{TURN_KEYS[form]}'")
-    return turns
+    record = form.rename(record)
+    before = read_history(record["history"], "history") if record.get("history") else []
+    if form.kind == "text":
+        return [text for role, text in before if role == "assistant"] + [_response(record, form)]
+    turns, _ = _conversation(record, form)
+    if not any(role == "assistant" for role, _ in turns):
+        raise InputError(f"no assistant turn in '{form.response}': add one, or take the row out")
+    return [text for role, text in [*before, *turns] if role == "assistant"]
 
 
-def to_row(record: Mapping[str, Any], number: int, source: str, form: str | None = None) -> Row:
-    """Read a record as the row `number` of a source."""
+def to_row(record: Mapping[str, Any], number: int, source: str, form: Form | None = None) -> Row:
+    """Read a record as the row `number` of a source, with all that a model is to see of it.
+
+    Raises InputError where something of that cannot be read.
+    """
     form = form or detect_form(record)
+    record = form.rename(record)
     stratum = str(record.get("category") or record.get("source") or "")
-    if form == "alpaca":
-        response, given = _text(record, response_field(record)), _optional(record, "input")
-        field = next((field for field in INSTRUCTION_FIELDS if field in record), None)
-        if field is None and not given:
-            raise InputError(f"no instruction field: expected one of {', '.join(INSTRUCTION_FIELDS)}")
-        asked = _optional(record, field) if field else ""
-        return Row(number, source, asked, given, response, score_of(record), stratum=stratum)
-    system: list[str] = []
+    systems = [_optional(record, name) for name in SYSTEM_FIELDS]
+    systems += [write_json(record[name]) for name in TOOL_FIELDS if record.get(name)]
+    before = read_history(record["history"], "history") if record.get("history") else []
+    if form.kind == "text":
+        answer = Turn("assistant", _response(record, form))
+        asked, given = _questions(record, form)
+        turns = [Turn("user", asked), answer]
+        context: list[Turn] = []
+    else:
+        (turns, context), given = _conversation(record, form), ""
+    systems += [text for role, text in [*context, *turns] if role == "system"]
     questions: list[str] = []
     pairs: list[tuple[str, str]] = []
-    for role, text in turns_of(record, form):
-        if role in ASSISTANTS:
+    for role, text in [*before, *context, *turns]:
+        if role == "assistant":
             pairs.append(("\n\n".join(questions), text))
             questions = []
-        else:
-            (system if role == "system" else questions).append(text)
-    if not pairs:
-        raise InputError("a conversation without an assistant turn")
+        elif role != "system":
+            questions.append(text)
+    if not any(role == "assistant" for role, _ in turns):
+        raise InputError(f"a conversation without an assistant turn in '{form.response}': add one, or take the row out")
     *history, (question, answer) = pairs
-    return Row(number, source, question, "", answer, score_of(record), tuple(history), "\n".join(system), stratum)
+    system = "\n".join(text for text in systems if text)
+    return Row(number, source, question, given, answer, score_of(record), tuple(history), system, stratum)
 
 
-def turns_of(record: Mapping[str, Any], form: str) -> list[tuple[str, str]]:
-    """Speaker and text of every turn of a record in ShareGPT or messages form."""
-    key = TURN_KEYS[form]
-    turns = record.get(key)
-    if not isinstance(turns, list):
-        raise InputError(f"no list '{key}' of turns")
-    found = []
-    for turn in turns:
-        if not isinstance(turn, Mapping):
-            raise InputError(f"a turn in '{key}' is not an object")
-        role, text = turn.get("from", turn.get("role")), turn.get("value", turn.get("content"))
-        if not isinstance(role, str) or not isinstance(text, str):
-            raise InputError(f"a turn in '{key}' lacks its role or its text")
-        found.append((role.lower(), text))
-    return found
+def _conversation(record: Mapping[str, Any], form: Form) -> tuple[list[Turn], list[Turn]]:
+    """The turns whose answers are trained, and those before them (TRL's `prompt` of a completion or a preference)."""
+    turns = read_turns(record.get(form.response), form.response, form.tags)
+    prompt = record.get("prompt")
+    if form.response not in PROMPTED or prompt is None:
+        return turns, []
+    asked = read_turns(prompt, "prompt", form.tags) if _is_list(prompt) else [Turn("user", _optional(record, "prompt"))]
+    if turns[: len(asked)] == asked or any(turn.role == "user" for turn in turns[:1]):
+        return turns, []  # the conversation holds its prompt
+    return turns, asked
 
 
-def response_field(record: Mapping[str, Any]) -> str:
-    """Name of the field that holds the response of a record in Alpaca form."""
-    return next((field for field in RESPONSE_FIELDS if field in record), RESPONSE_FIELDS[0])
+def _questions(record: Mapping[str, Any], form: Form) -> tuple[str, str]:
+    """Instruction and input: what several fields ask stands in both, what one of them repeats of another only once."""
+    asked = [name for name in INSTRUCTION_FIELDS if name in record and name != form.response]
+    given = [name for name in INPUT_FIELDS if name in record and name != form.response]
+    if not asked and not any(record[name] for name in given):
+        wanted = f"expected one of {', '.join(INSTRUCTION_FIELDS)}"
+        raise InputError(f"no instruction field: {wanted}, or 'conversations' or 'messages'")
+    texts = {name: _optional(record, name) for name in (*asked, *given)}
+    said = [texts[name] for name in asked]
+    kept = [text for i, text in enumerate(said) if not any(text in other for other in (*said[:i], *_longer(said, i)))]
+    more = [*kept[1:], *dict.fromkeys(texts[name] for name in given)]
+    return kept[0] if kept else "", "\n\n".join(text for text in more if text)
 
 
-def _text(record: Mapping[str, Any], field: str) -> str:
-    value = record.get(field)
+def _longer(texts: list[str], i: int) -> list[str]:
+    return [text for text in texts[i + 1 :] if len(text) > len(texts[i])]
+
+
+def _response(record: Mapping[str, Any], form: Form) -> str:
+    value = record.get(form.response)
+    if form.response not in record:
+        raise InputError(f"the response field '{form.column}' is missing: add it, or name another one by --field")
     if not isinstance(value, str):
-        state = f"is {type(value).__name__}, not text" if field in record else "is missing"
-        raise InputError(f"the response field '{field}' {state}")
+        mend = "make it text, or name another field by --field"
+        raise InputError(f"the response field '{form.column}' is {type(value).__name__}, not text: {mend}")
+    if form.response == "chosen" and not any(name in record for name in INSTRUCTION_FIELDS):
+        raise InputError("'chosen' is text and there is no 'prompt': split the dialogue into prompt and chosen")
     return value
 
 
 def _optional(record: Mapping[str, Any], field: str) -> str:
     value = record.get(field)
     if not isinstance(value, str | None):
-        raise InputError(f"the field '{field}' is {type(value).__name__}, not text")
+        raise InputError(f"the field '{field}' is {type(value).__name__}, not text: make it text, or take it out")
     return value or ""
+
+
+def used_fields(record: Mapping[str, Any], form: Form) -> tuple[list[str], list[str]]:
+    """The fields of a record that its row is made of, and those that are left unread."""
+    known = {form.response, "history", *SYSTEM_FIELDS, *TOOL_FIELDS, *ABOUT_FIELDS}
+    known |= {*INSTRUCTION_FIELDS, *INPUT_FIELDS} if form.kind == "text" else set()
+    known |= {"prompt"} if form.response in PROMPTED else set()
+    used = [name for name in record if dict(form.names).get(name, name) in known]
+    return used, [name for name in record if name not in used]
 
 
 def score_of(record: Mapping[str, Any]) -> float | None:

@@ -1,11 +1,16 @@
 """The k longest rows of anybody's dataset: what is asked, how its files are read, and how their rows are counted."""
 
 import argparse
+import atexit
 import contextlib
 import functools
 import glob
 import multiprocessing
+import re
+import shutil
 import signal
+import sys
+import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -19,9 +24,14 @@ from nbutils import data, lengths
 from nbutils.core import settings
 from nbutils.core.errors import InputError
 from nbutils.core.machine import track
-from nbutils.data import rows
-from nbutils.data.json_records import LINE_SUFFIXES, JsonLines, form_suffix
-from nbutils.data.records import KNOWN_SUFFIXES, HubDataset, ParquetFiles, RecordFile, open_records
+from nbutils.data.arrow_records import ArrowTable, HubDataset, ParquetFiles
+from nbutils.data.json_records import JsonDocument
+from nbutils.data.line_records import LINE_SUFFIXES, JsonLines
+from nbutils.data.packed import PACKED_SUFFIXES, form_suffix
+from nbutils.data.record_file import Faults, RecordFile, Responses
+from nbutils.data.records import KNOWN_SUFFIXES, detect_rows, open_records
+from nbutils.data.rows import Form
+from nbutils.selection.measures import Scripts, count_array
 from nbutils.selection.topk import Count, Longest, Numbers, add_texts, per_row
 
 TURNS = ("sum", "mean", "first", "last")
@@ -37,6 +47,7 @@ class SelectionRequest(NamedTuple):
     field: str | None = None
     tokenizer: str | None = None
     split: str = "train"
+    config: str | None = None
 
 
 class Inputs(NamedTuple):
@@ -61,17 +72,20 @@ class Inputs(NamedTuple):
 
     def whole(self) -> RecordFile:
         """All of them as one file."""
-        first = self.files[0]
-        if len(self.files) > 1 and isinstance(first, JsonLines | ParquetFiles):
-            return type(first)(first.path, self.parts)
-        return first
+        first, parts = self.files[0], [part for file in self.files for part in file.parts]
+        if len(self.files) == 1:
+            return first
+        more = (first.shape,) if isinstance(first, JsonDocument) else ()
+        return type(first)(first.path, parts, *more)
 
 
-def open_inputs(sources: Sequence[str], split: str, may_be_empty: bool = False) -> Inputs:
+def open_inputs(
+    sources: Sequence[str], split: str | None, may_be_empty: bool = False, config: str | None = None
+) -> Inputs:
     """Open a file, a folder of parts or a Hub dataset; or several files and folders of one kind, globs expanded.
 
-    A glob stands for its paths in the order of their names, manifests left out. may_be_empty: a single file may be one
-    without rows, as any of several may.
+    A glob stands for its paths in the order of their names, manifests left out; - is standard input. may_be_empty: a
+    single file may be one without rows, as any of several may.
     """
     found: list[str] = []
     for source in sources:
@@ -80,18 +94,19 @@ def open_inputs(sources: Sequence[str], split: str, may_be_empty: bool = False) 
             continue
         matches = sorted(glob.glob(source, recursive=True))  # noqa: PTH207 (Path.glob wants a relative pattern)
         if not (meant := [path for path in matches if not path.endswith(MANIFEST_SUFFIX)]):
-            raise InputError(f"{source}: no such file")
+            raise InputError(f"{source}: no such file: nothing has a name of this pattern")
         found += meant
     if len(found) == 1:
-        return Inputs([Path(found[0])], [open_source(found[0], split, may_be_empty)])
+        return Inputs([Path(found[0])], [open_source(found[0], split, may_be_empty, config)])
     paths = [Path(path) for path in found]
     if again := next((path for path in paths if found.count(str(path)) > 1), None):
-        raise InputError(f"{again}: given twice: its rows would count twice")
-    files = [open_records(path, split, may_be_empty=True) for path in paths]
+        raise InputError(f"{again}: given twice, its rows would count twice: leave one out")
+    files = [open_records(path, split if path.is_dir() else None, True, config) for path in paths]
     for path, file in zip(paths, files, strict=True):
-        if not isinstance(file, JsonLines | ParquetFiles) or type(file) is not type(files[0]):
+        if type(file) is not type(files[0]) or getattr(file, "shape", "") != getattr(files[0], "shape", ""):
             mend = "convert it, or leave it out"
-            raise InputError(f"{path}: several inputs must all be JSON lines, or all Parquet: {mend}")
+            raise InputError(f"{path}: several inputs must be of one kind (all JSON lines, all Parquet, ...): {mend}")
+    Inputs(paths, files).whole()  # raises where their columns differ
     return Inputs(paths, files)
 
 
@@ -107,62 +122,125 @@ def check_output(inputs: Inputs, out: Path) -> None:
         raise InputError(f"{out}: is a folder: give the name of a file")
     suffix, kept = form_suffix(out), inputs.files[0].suffixes
     promises_other = suffix in KNOWN_SUFFIXES and suffix not in kept
-    if promises_other or (".parquet" in kept and out.suffix == ".gz" and suffix not in LINE_SUFFIXES):
+    is_columns = isinstance(inputs.files[0], ArrowTable)
+    if promises_other or (is_columns and out.suffix in PACKED_SUFFIXES and suffix not in LINE_SUFFIXES):
         meant = f"the output keeps the form of {inputs.paths[0]}"
-        raise InputError(f"{out}: {meant}: let its name end in {' or '.join(kept)}")
+        raise InputError(f"{out}: {meant}: let its name end in {' or '.join(filter(None, kept))}")
 
 
-def read_longest(inputs: Inputs, request: SelectionRequest, processes: int = 1) -> Longest:
-    """The k longest rows, or all where there are fewer. Memory: one batch and k rows (a JSON array is held whole)."""
-    kept = Longest(request.k)
+class Reading(NamedTuple):
+    """What reading the inputs gave: the k longest rows, what could not be read, and the scripts of the text."""
+
+    kept: Longest
+    faults: Faults
+    scripts: Scripts
+
+
+def read_longest(
+    inputs: Inputs,
+    request: SelectionRequest,
+    processes: int = 1,
+    forms: Sequence[Form | None] = (),
+    on_error: str = "stop",
+) -> Reading:
+    """The k longest rows, or all where there are fewer. Memory: one batch and k rows.
+
+    forms: of the inputs, where they are known. on_error: `stop` at the first row that cannot be read, or `skip` them.
+    """
+    forms = forms or detect_forms(inputs, request)
+    kept, faults, scripts = Longest(request.k), Faults(on_error), Scripts()
     tokenizer = _load_tokenizer(request.tokenizer) if request.measure == "tokens" else None
     before = 0
     with _counting(request, tokenizer, processes) as count:
-        for file in inputs.files:
-            for within, batch in track(_read_responses(file, request), "rows read, in batches"):
-                first = before + within
-                try:
-                    if len(batch) and isinstance(batch[0], str):
-                        add_texts(kept, batch, first, request.measure, tokenizer, count)
-                        continue
-                    counted = batch if isinstance(batch, np.ndarray) else per_row(batch, request.turns, count)
-                except InputError as error:
-                    raise InputError(f"in the batch from row {first}: {error}") from None
-                kept.add(counted, np.arange(first, first + len(batch)))
-            before = kept.n
-    return kept
+        for file, form in zip(inputs.files, forms, strict=True):
+            read = before
+            for batch in track(file.responses(form, faults) if form else (), "rows read, in batches"):
+                scripts.add(batch.texts)
+                if request.measure == "tokens":
+                    batch = _leave_out_surrogates(file, batch, faults)
+                _add_batch(kept, batch, before, request, tokenizer, count)
+                read = before + batch.first + len(batch.texts)
+            before = kept.n = read
+    return Reading(kept, faults, scripts)
 
 
-def form_of(inputs: Inputs, request: SelectionRequest) -> str | None:
-    """The form of JSON-lines rows, by the first row of every input; None where a field or a column is read.
+def _add_batch(
+    kept: Longest, batch: Responses, before: int, request: SelectionRequest, tokenizer: Any, count: Count
+) -> None:
+    ids, texts = np.arange(len(batch.texts)) + before + batch.first, batch.texts
+    counted = count_array(texts, request.measure) if not isinstance(texts, list) else None
+    if counted is None and isinstance(texts, list) and any(len(turns) != 1 for turns in texts):
+        counted = per_row(texts, request.turns, count)
+    if counted is None and batch.bad:
+        counted = count(texts.to_pylist() if not isinstance(texts, list) else [text for (text,) in texts])
+    if counted is None:
+        plain = [text for (text,) in texts] if isinstance(texts, list) else texts.to_pylist()
+        add_texts(kept, plain, before + batch.first, request.measure, tokenizer, count)
+    else:
+        good = np.setdiff1d(np.arange(len(ids)), batch.bad)
+        kept.add(counted[good], ids[good])
 
-    Raises InputError where the inputs differ in it.
-    """
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def _leave_out_surrogates(file: RecordFile, batch: Responses, faults: Faults) -> Responses:
+    """The batch without rows whose text is not valid Unicode, which no tokenizer takes."""
+    if not isinstance(batch.texts, list):
+        return batch
+    bad = [i for i, turns in enumerate(batch.texts) if any(not t.isascii() and _SURROGATE.search(t) for t in turns)]
+    for position in bad:
+        mend = "repair it, or take the row out"
+        faults.add(file, batch.first + position, f"holds a lone surrogate, which is not valid Unicode: {mend}")
+    texts = [[""] if i in bad else turns for i, turns in enumerate(batch.texts)] if bad else batch.texts
+    return batch._replace(texts=texts, bad=sorted({*batch.bad, *bad}))
+
+
+def detect_forms(inputs: Inputs, request: SelectionRequest) -> list[Form | None]:
+    """How the rows of every input are read; None for one without rows. Raises InputError where they differ in it."""
+    forms = [detect_rows(file, request.field) for file in inputs.files]
     found: dict[str, Path] = {}
-    for file in inputs.files:
-        if isinstance(file, JsonLines) and not request.field and (record := file.first_record()):
-            try:
-                found.setdefault(rows.detect_form(record), file.path)
-            except InputError as error:
-                raise InputError(f"{file.path}: row 0: {error}") from None
+    for form, path in zip(forms, inputs.paths, strict=True):
+        if form:
+            found.setdefault(f"{form.kind} in '{form.column}'", path)
     refuse_other_forms(found)
-    return next(iter(found), None)
+    return forms
+
+
+def name_form(forms: Sequence[Form | None]) -> str | None:
+    """Kind and field of the responses, as manifests of parts compare them."""
+    form = next(filter(None, forms), None)
+    return f"{form.kind} in '{form.column}'" if form else None
 
 
 def refuse_other_forms(found: Mapping[str, Path]) -> None:
     """Raise InputError where there is more than one form; each with an input that has it."""
     if len(found) > 1:
         (one, here), (other, there), *_ = found.items()
-        raise InputError(f"{here} has form {one}, {there} {other}: inputs must agree to be compared")
+        raise InputError(f"{here} has its responses as {one}, {there} as {other}: inputs must agree to be compared")
 
 
-def open_source(source: str, split: str, may_be_empty: bool = False) -> RecordFile:
-    """A file, a folder of parts, or a dataset of the Hub."""
+def open_source(source: str, split: str | None, may_be_empty: bool = False, config: str | None = None) -> RecordFile:
+    """A file, a folder of parts, standard input (-), or a dataset of the Hub."""
+    if source == "-":
+        return open_records(_spool_input(), split, may_be_empty, config)
     path = Path(source)
-    suffixes = (".json", ".jsonl", ".ndjson", ".parquet", ".gz")
+    suffixes = (*KNOWN_SUFFIXES, *PACKED_SUFFIXES)
     is_file_name = path.suffix in suffixes or source.startswith((".", "/", "~"))
     looks_like_hub = source.count("/") == 1 and not is_file_name and not path.parent.exists()
-    return HubDataset(source, split) if looks_like_hub else open_records(path, split, may_be_empty)
+    if looks_like_hub:
+        return HubDataset(source, split or "train", config)
+    return open_records(path, split, may_be_empty, config)
+
+
+def _spool_input() -> Path:
+    """Standard input as a file, since it is read twice; it goes when the process ends."""
+    folder = tempfile.TemporaryDirectory(prefix="nbutils-")
+    atexit.register(folder.cleanup)
+    path = Path(folder.name) / "standard-input"
+    with open(path, "wb") as file:
+        shutil.copyfileobj(sys.stdin.buffer, file)
+    return path
 
 
 def _load_tokenizer(given: str | None) -> Any:
@@ -177,46 +255,6 @@ def _load_tokenizer(given: str | None) -> Any:
         return Tokenizer.from_file(str(path)) if path.is_file() else Tokenizer.from_pretrained(given)
     except Exception as error:
         raise InputError(f"{given}: no tokenizer there ({error}): give a tokenizer.json or a Hub name") from None
-
-
-def _read_responses(file: RecordFile, request: SelectionRequest) -> Iterator[tuple[int, Any]]:
-    """Batches of responses: texts (one turn each), lists of turns, or lengths that Arrow has counted."""
-    if isinstance(file, ParquetFiles):
-        if request.field and request.field not in file.columns:
-            raise InputError(f"{file.path}: no column '{request.field}': it has {', '.join(file.columns)}")
-        if request.field or not {"conversations", "messages"} & set(file.columns):
-            column = request.field or rows.response_field(dict.fromkeys(file.columns))
-            return _column_batches(file, column, request.measure)
-    return _record_batches(file, request)
-
-
-def _column_batches(file: ParquetFiles, column: str, measure: str) -> Iterator[tuple[int, list[str] | Numbers]]:
-    import pyarrow.compute as pc
-
-    if column not in file.columns:
-        rows.detect_form(dict.fromkeys(file.columns))
-    counted = {"chars": "utf8_length", "bytes": "binary_length"}.get(measure)
-    first = 0
-    for values in file.column(column):
-        if values.null_count:
-            row = first + int(np.flatnonzero(values.is_null().to_numpy(zero_copy_only=False))[0])
-            raise InputError(f"{file.path}: row {row}: the response field '{column}' is empty (null)")
-        yield first, pc.call_function(counted, [values]).to_numpy() if counted else values.to_pylist()
-        first += len(values)
-
-
-def _record_batches(file: RecordFile, request: SelectionRequest) -> Iterator[tuple[int, list[str] | list[list[str]]]]:
-    form = "alpaca" if request.field else None
-    for first, records in file.batches():
-        turns = []
-        for number, record in enumerate(records, start=first):
-            try:
-                form = form or rows.detect_form(record)
-                turns.append(rows.responses_of(record, form, request.field))
-            except InputError as error:
-                raise InputError(f"{file.path}: row {number}: {error}") from None
-        is_single = max(map(len, turns), default=0) == 1
-        yield first, [texts[0] for texts in turns] if is_single else turns
 
 
 _in_worker: dict[str, Count] = {}
@@ -268,18 +306,22 @@ def _count_in(pool: ProcessPoolExecutor, processes: int, alone: Count, texts: li
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The command-line options that make a Request (see `request_of`)."""
     parser.add_argument("-k", type=int, default=1000, help="how many records to keep (default 1000)")
-    parser.add_argument("--measure", default="nltk_words", help=f"{', '.join(lengths.MEASURES)} (default nltk_words)")
+    parser.add_argument(
+        "--measure", default="nltk_words", help=f"{', '.join(lengths.MEASURES)}, or auto (default nltk_words)"
+    )
     parser.add_argument(
         "--turns", choices=TURNS, default="sum", help="length of a row with several assistant turns (default sum)"
     )
     parser.add_argument("--field", help="name of the response field, when it is an unusual one")
     parser.add_argument("--tokenizer", help="tokenizer.json or Hub name for --measure tokens (default Llama-2's)")
     parser.add_argument("--split", default="train", help="split of a Hub dataset or folder (default train)")
+    parser.add_argument("--config", help="configuration of a Hub dataset or folder that has several")
 
 
 def request_of(given: argparse.Namespace) -> SelectionRequest:
     """The request of a command line with the options of `add_options`."""
-    return SelectionRequest(given.k, given.measure, given.turns, given.field, given.tokenizer, given.split)
+    asked = given.k, given.measure, given.turns, given.field, given.tokenizer, given.split, given.config
+    return SelectionRequest(*asked)
 
 
 def options_for(request: SelectionRequest) -> list[str]:

@@ -7,6 +7,7 @@ manifests, and its own rows and manifest are, to the byte, those of one selectio
 import hashlib
 import json
 import sys
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,18 +17,22 @@ import numpy as np
 from nbutils import data, lengths
 from nbutils.core import disk
 from nbutils.core.errors import InputError, check_k
-from nbutils.data.json_records import JsonLines
-from nbutils.data.records import ParquetFiles
+from nbutils.data.arrow_records import ParquetFiles
+from nbutils.data.line_records import JsonLines
+from nbutils.data.record_file import Faults
+from nbutils.data.rows import Form
 from nbutils.selection.files import (
     MANIFEST_SUFFIX,
     Inputs,
     SelectionRequest,
     check_output,
-    form_of,
+    detect_forms,
+    name_form,
     open_inputs,
     read_longest,
     refuse_other_forms,
 )
+from nbutils.selection.measures import AUTO, choose_measure, say_misfit
 from nbutils.selection.topk import Ids, Longest
 
 Manifest = dict[str, Any]
@@ -41,30 +46,42 @@ class _Found(NamedTuple):
     names: list[str]
     hashes: list[str | None]
     form: str | None
+    response_field: str | None
+    faults: Faults
 
 
 def select_files(
-    sources: Sequence[str], request: SelectionRequest, out: Path, processes: int = 1, is_part: bool = False
+    sources: Sequence[str],
+    request: SelectionRequest,
+    out: Path,
+    processes: int = 1,
+    is_part: bool = False,
+    on_error: str = "stop",
 ) -> Manifest:
     """Write the k longest records of files that count as one dataset, and the manifest beside; return the manifest.
 
     is_part: it is one of several parts: all rows are kept where there are fewer than k, and the manifest holds what
-    `select_files` on the parts' outputs goes by. Raises InputError, and writes nothing, for whatever is wrong.
+    `select_files` on the parts' outputs goes by. on_error: `skip` leaves out rows that cannot be read and lists them in
+    OUT.skipped.jsonl. Raises InputError, and writes nothing, for whatever is wrong.
     """
     inputs = open_checked(sources, request, out, is_part)
     if processes < 1:
         raise InputError(f"--processes {processes}: at least one must count")
+    if is_part and on_error != "stop":
+        raise InputError("--part with --on-error skip: the parts' rows would not add up: leave one out")
     if manifests := _manifests_of(inputs):
         found = _join(inputs, manifests, request, processes)
     else:
-        form = form_of(inputs, request) if is_part or len(inputs.files) > 1 else None
-        kept = read_longest(inputs, request, processes)
-        found = _Found(kept, kept.ids, *hash_inputs(inputs), form)
+        forms = detect_forms(inputs, request)
+        request = resolve_measure(inputs, request, forms, is_part)
+        found = _read(inputs, request, forms, processes, on_error)
+    skipped = len(found.faults.noted)
     if not is_part:
         if found.kept.n == 0:
-            raise InputError(f"{inputs}: no rows")
-        check_k(request.k, found.kept.n, str(inputs))
+            raise InputError(f"{inputs}: no rows: is it the right file?")
+        check_k(request.k, found.kept.n - skipped, str(inputs))
     made = describe(found.names, found.hashes, request, found.kept)
+    made |= {"response_field": found.response_field, "rows_skipped": skipped}
     try:
         if manifests and inputs.is_parquet:
             _write_groups(inputs.parts, found.positions, out)
@@ -77,16 +94,49 @@ def select_files(
                 "out_sha256": disk.sha256_file(out),
                 "tokenizer_sha256": _hash_tokenizer(request),
             }
+        if on_error == "skip":
+            disk.write_jsonl(skipped_path(out), found.faults.noted)
         disk.write_json(manifest_path(out), made)
     except OSError as error:
-        raise InputError(f"{out}: cannot be written ({error.strerror or error})") from None
+        mend = "choose another place, or make room"
+        raise InputError(f"{out}: cannot be written ({error.strerror or error}): {mend}") from None
     return made
+
+
+def _read(
+    inputs: Inputs, request: SelectionRequest, forms: Sequence[Form | None], processes: int, on_error: str
+) -> _Found:
+    """Read the inputs' rows; what is to be known of how they were read is said as warnings."""
+    form = next(filter(None, forms), None)
+    reading = read_longest(inputs, request, processes, forms, on_error)
+    kept = reading.kept
+    for note in (form and form.note, say_misfit(request.measure, reading.scripts, kept.ties[0], kept.n)):
+        if note:
+            warnings.warn(f"{inputs}: {note}", stacklevel=2)
+    return _Found(kept, kept.ids, *hash_inputs(inputs), name_form(forms), form and form.column, reading.faults)
+
+
+def resolve_measure(
+    inputs: Inputs, request: SelectionRequest, forms: Sequence[Form | None], is_part: bool = False
+) -> SelectionRequest:
+    """The request with the measure that `auto` stands for, by a look at all of the rows' text."""
+    if request.measure != AUTO:
+        return request
+    if is_part:
+        raise InputError("--measure auto looks at all rows, and a part has not all of them: name the measure")
+    batches = (
+        batch.texts if not isinstance(batch.texts, list) else [text for turns in batch.texts for text in turns]
+        for file, form in zip(inputs.files, forms, strict=True)
+        for batch in (file.responses(form, Faults("skip")) if form else ())
+    )
+    return request._replace(measure=choose_measure(batches))
 
 
 def open_checked(sources: Sequence[str], request: SelectionRequest, out: Path, in_parts: bool) -> Inputs:
     """Open the files of a request. Raises InputError for a request or an output that cannot be."""
-    lengths.check_measure(request.measure)
-    inputs = open_inputs(sources, request.split, may_be_empty=in_parts)
+    if request.measure != AUTO:
+        lengths.check_measure(request.measure)
+    inputs = open_inputs(sources, request.split, in_parts, request.config)
     if in_parts and not inputs.parts:
         raise InputError(f"{inputs}: a part must be JSON lines or Parquet: convert it")
     check_output(inputs, out)
@@ -97,6 +147,11 @@ def open_checked(sources: Sequence[str], request: SelectionRequest, out: Path, i
 def manifest_path(out: Path) -> Path:
     """Where the manifest of an output lies."""
     return out.with_name(out.name + MANIFEST_SUFFIX)
+
+
+def skipped_path(out: Path) -> Path:
+    """Where the rows that could not be read are listed."""
+    return out.with_name(out.name + ".skipped.jsonl")
 
 
 def describe(names: Sequence[str], hashes: Sequence[str | None], request: SelectionRequest, kept: Longest) -> Manifest:
@@ -192,7 +247,8 @@ def _join(inputs: Inputs, manifests: Sequence[Manifest], request: SelectionReque
         hashes += [made["source_sha256"]] if is_one else made["source_sha256"]
     refuse_other_forms(forms)
     positions = np.flatnonzero(np.isin(np.concatenate(all_ids), kept.ids))
-    return _Found(kept, positions, names, hashes, next(iter(forms), None))
+    field = next((made["response_field"] for made in manifests if made.get("response_field")), None)
+    return _Found(kept, positions, names, hashes, next(iter(forms), None), field, Faults())
 
 
 def _difference(made: Manifest, request: SelectionRequest) -> str | None:
@@ -219,10 +275,11 @@ def _read_part(part: Inputs, made: Manifest, request: SelectionRequest, processe
         raise InputError(f"{part}: {few}: {again}, with -k {request.k}")
     if "part" in made:
         return np.array(made["part"]["lengths"], dtype=float), made["part"]["form"]
-    kept = read_longest(part, request._replace(k=max(1, len(made["ids"]))), processes)
+    forms = detect_forms(part, request)
+    kept = read_longest(part, request._replace(k=max(1, len(made["ids"]))), processes, forms).kept
     if (kept.n, kept.threshold, kept.ties[1]) != (len(made["ids"]), made["threshold"], made["ties_taken"]):
         raise InputError(f"{part}: not the rows that its manifest was written with: {again}")
-    return kept.lengths, form_of(part, request)
+    return kept.lengths, name_form(forms)
 
 
 def _write_groups(paths: Sequence[Path], positions: Ids, out: Path) -> None:

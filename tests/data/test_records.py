@@ -9,20 +9,21 @@ import pytest
 
 from nbutils import data
 from nbutils.core.errors import InputError
-from nbutils.data import catalogue, json_records, records
+from nbutils.data import arrow_records, catalogue, json_records, line_records, records
 from nbutils.data import records as data_records
-from nbutils.data.rows import Row
+from nbutils.data.record_file import Faults
+from nbutils.data.rows import Form, Row
 
 
 @pytest.mark.parametrize(
     ("name", "content", "kind"),
     [
-        ("rows.json", b'[{"a": 1}]', json_records.JsonArray),
-        ("rows.json", b'\xef\xbb\xbf \n [{"a": 1}]', json_records.JsonArray),
-        ("rows", b'[{"a": 1}]', json_records.JsonArray),
-        ("rows.json", b'{"a": 1}\n', json_records.JsonLines),
-        ("rows.txt", b'\n\n{"a": 1}\n', json_records.JsonLines),
-        ("rows.jsonl.gz", gzip.compress(b'{"a": 1}', mtime=0), json_records.JsonLines),
+        ("rows.json", b'[{"a": 1}]', json_records.JsonDocument),
+        ("rows.json", b'\xef\xbb\xbf \n [{"a": 1}]', json_records.JsonDocument),
+        ("rows", b'[{"a": 1}]', json_records.JsonDocument),
+        ("rows.json", b'{"a": 1}\n', line_records.JsonLines),
+        ("rows.txt", b'\n\n{"a": 1}\n', line_records.JsonLines),
+        ("rows.jsonl.gz", gzip.compress(b'{"a": 1}', mtime=0), line_records.JsonLines),
     ],
 )
 def test_the_kind_is_told_by_the_content(tmp_path, name, content, kind):
@@ -39,8 +40,8 @@ def test_parquet_is_known_without_its_suffix(tmp_path):
 
 @pytest.mark.parametrize("suffix", ["json", "jsonl", "parquet"])
 def test_batches_are_numbered(tmp_path, monkeypatch, suffix):
-    monkeypatch.setattr(data_records, "BATCH_ROWS", 3)
-    monkeypatch.setattr(json_records, "BATCH_ROWS", 3)
+    for module in (arrow_records, line_records, json_records):
+        monkeypatch.setattr(module, "BATCH_ROWS", 3)
     records, path = [{"a": i} for i in range(7)], tmp_path / f"rows.{suffix}"
     if suffix == "parquet":
         pq.write_table(pa.Table.from_pylist(records), path)
@@ -52,8 +53,8 @@ def test_batches_are_numbered(tmp_path, monkeypatch, suffix):
 
 
 def test_batches_of_long_rows_are_smaller(tmp_path, monkeypatch):
-    monkeypatch.setattr(json_records, "BATCH_BYTES", 1000)
-    monkeypatch.setattr(data_records, "BATCH_BYTES", 1000)
+    monkeypatch.setattr(line_records, "BATCH_BYTES", 1000)
+    monkeypatch.setattr(arrow_records, "BATCH_BYTES", 1000)
     records = [{"a": f"{i:300}"} for i in range(10)]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, records)))
     pq.write_table(pa.Table.from_pylist(records), tmp_path / "rows.parquet")
@@ -78,14 +79,14 @@ def test_a_column_is_asked_for_by_its_own_name(tmp_path):
     name = 'od.d "name"'
     pq.write_table(pa.table({"od": ["x"], name: ["é"]}), tmp_path / "rows.parquet")
     opened = records.open_records(tmp_path / "rows.parquet")
-    assert [values.to_pylist() for values in opened.column(name)] == [["é"]]
+    assert [read.texts.to_pylist() for read in opened.responses(Form("text", name), Faults())] == [["é"]]
 
 
 def test_text_of_a_parquet_file_must_be_utf8(tmp_path):
     broken = pa.Array.from_buffers(pa.string(), 1, [*pa.array(["ab"]).buffers()[:2], pa.py_buffer(b"\xff\xfe")])
     pq.write_table(pa.table({"output": broken}), tmp_path / "rows.parquet")
     with pytest.raises(InputError, match="not readable as Parquet"):
-        list(records.open_records(tmp_path / "rows.parquet").column("output"))
+        list(records.open_records(tmp_path / "rows.parquet").responses(Form("text", "output"), Faults()))
 
 
 # --- published tables in their raw form ----------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from nbutils.core import disk
 from nbutils.core.errors import InputError
 from nbutils.data import forms, rows
 from nbutils.data import records as data_records
-from nbutils.data.rows import EvalPrompt, Row
+from nbutils.data.rows import EvalPrompt, Form, Row
 
 WITHOUT_INPUT = (
     "Below is an instruction that describes a task. Write a response that appropriately completes the request."
@@ -58,7 +58,7 @@ def test_sharegpt_of_several_turns():
 def test_messages():
     record = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}
     assert rows.to_row(record, 0, "mine") == Row(0, "mine", "Hi", "", "Hello")
-    assert rows.responses_of(record, "messages") == ["Hello"]
+    assert rows.responses_of(record, Form("turns", "messages")) == ["Hello"]
 
 
 def test_a_question_after_the_last_answer_is_left_out():
@@ -74,9 +74,14 @@ def test_a_question_after_the_last_answer_is_left_out():
         ({}, "found none"),
         ({"output": None}, "'output' is NoneType, not text"),
         ({"messages": []}, "without an assistant turn"),
-        ({"messages": ["x"]}, "a turn in 'messages' is not an object"),
-        ({"messages": [{"role": "assistant"}]}, "a turn in 'messages' lacks its role or its text"),
-        ({"conversations": [{"from": "gpt", "value": 3}]}, "a turn in 'conversations' lacks its role or its text"),
+        ({"messages": ["x"]}, "without an assistant turn in 'messages'"),
+        ({"messages": [3]}, "turn 0 of 'messages' is not an object but int"),
+        ({"messages": [{"role": "assistant"}]}, "turn 0 of 'messages' has no text"),
+        ({"messages": [{"content": "x"}]}, "turn 0 of 'messages' lacks its speaker"),
+        ({"messages": [{"role": "Alice", "content": "x"}]}, "turn 0 of 'messages' is by 'Alice', whose role is not"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "a part of type 'image_url': only text"),
+        ({"conversations": [{"from": "gpt", "value": 3}]}, "turn 0 of 'conversations' holds int, not text"),
+        ({"chosen": "Human: a Assistant: b", "rejected": "c"}, "'chosen' is text and there is no 'prompt'"),
     ],
 )
 def test_what_is_no_row(record, message):
@@ -85,8 +90,10 @@ def test_what_is_no_row(record, message):
 
 
 def test_the_first_known_field_is_the_response():
-    assert rows.responses_of({"answer": "b", "output": "a"}, "alpaca") == ["a"]
-    assert rows.responses_of({"answer": "b", "output": "a"}, "alpaca", "answer") == ["b"]
+    record = {"answer": "b", "output": "a"}
+    assert rows.responses_of(record, form := rows.detect_form(record)) == ["a"]
+    assert form.note == "the response is 'output'; to take 'answer' instead, give --field answer"
+    assert rows.responses_of(record, rows.detect_form(record, "answer")) == ["b"]
 
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)

@@ -164,7 +164,7 @@ def test_what_the_manifest_of_a_part_says_besides(tmp_path):
     made = select_files([str(tmp_path / "parts" / "part-00.jsonl")], WORDS_3, tmp_path / "out.jsonl", is_part=True)
     assert (made["rows"], made["k"], made["ids"], made["threshold"]) == (2, 3, [0, 1], 1)
     assert made["part"] == {
-        "form": "alpaca",
+        "form": "text in 'output'",
         "lengths": [3, 1],
         "out_sha256": disk.sha256_file(tmp_path / "out.jsonl"),
         "tokenizer_sha256": None,
@@ -178,7 +178,7 @@ def test_what_the_manifest_of_a_part_says_besides(tmp_path):
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("measure", ["nltk_words", "tokens", "words"])
+@pytest.mark.parametrize("measure", ["nltk_words", "tokens"])
 def test_two_processes_count_as_one(tmp_path, monkeypatch, measure):
     asked = []
     count_in = files._count_in
@@ -203,14 +203,14 @@ def test_an_error_of_another_process_is_worded_as_here(tmp_path):
             select_files([str(tmp_path / "rows.jsonl")], request, tmp_path / "out.jsonl", processes)
         said.append(str(refusal.value))
     assert said[0] == said[1]
-    assert "in the batch from row 0: text 99 holds a lone surrogate" in said[0]
+    assert "rows.jsonl: row 99: holds a lone surrogate" in said[0]
 
 
 def test_a_process_that_is_ended_from_outside(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "_count_in_worker", _end_process)
     write_lines(tmp_path / "parts", [list(range(100))])
     with pytest.raises(InputError, match=r"a counting process was ended from outside: give fewer --processes"):
-        select_files(_parts_of(tmp_path / "parts"), SelectionRequest(1, "words"), tmp_path / "out.jsonl", 2)
+        select_files(_parts_of(tmp_path / "parts"), SelectionRequest(1, "nltk_words"), tmp_path / "out.jsonl", 2)
 
 
 def _end_process(texts):
@@ -331,7 +331,8 @@ def test_parts_of_different_forms(two_parts, once):
     select_files(_parts_of(folder)[1:], WORDS_3, Path(bests[1]), is_part=True)
     said = _refused(_parts_of(folder) if once else bests)
     first, second = _parts_of(folder) if once else bests
-    assert said == f"{first} has form alpaca, {second} messages: inputs must agree to be compared"
+    as_text, as_turns = "text in 'output'", "turns in 'messages'"
+    assert said == f"{first} has its responses as {as_text}, {second} as {as_turns}: inputs must agree to be compared"
 
 
 def test_more_rows_than_there_are(two_parts):
@@ -355,10 +356,10 @@ def test_more_rows_than_there_are(two_parts):
         (["parts/*", "-o", "out.parquet"], "let its name end in"),
         (
             ["parts/*", "array.json", "-o", "out.jsonl"],
-            "array.json: several inputs must all be JSON lines, or all Par",
+            "array.json: several inputs must be of one kind",
         ),
-        (["array.json", "parts/*", "-o", "out.json"], "array.json: several inputs must all be JSON lines, or all Par"),
-        (["parts/*", "rows.parquet", "-o", "out.jsonl"], "rows.parquet: several inputs must all be JSON lines, or all"),
+        (["array.json", "parts/*", "-o", "out.json"], "array.json: several inputs must be of one kind"),
+        (["parts/*", "rows.parquet", "-o", "out.jsonl"], "rows.parquet: several inputs must be of one kind"),
         (["array.json", "--part", "-o", "out.json"], "array.json: a part must be JSON lines or Parquet"),
         (["parts/*", "nobody/nothing", "-o", "out.jsonl"], "nobody/nothing: no such file"),
         (["parts/*", "--processes", "0", "-o", "out.jsonl"], "--processes 0: at least one must count"),

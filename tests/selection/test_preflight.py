@@ -82,7 +82,7 @@ BAD = {
         "row 0: no response field: expected one of output, response, completion, answer",
     ),
     "number": (ROWS, lines(ROW, ROW | {"output": 7}), "row 1: the response field 'output' is int, not text"),
-    "cut short": (ROWS, lines(ROW, '{"instruction": "Na'), "my_rows.jsonl: line 2: not valid JSON"),
+    "cut short": (ROWS, lines(ROW, '{"instruction": "Na'), "my_rows.jsonl: row 1, line 2: not valid JSON"),
     "list": (ROWS, lines(ROW, [1]), "row 1 is not an object but a list"),
     "no answer": (
         ROWS,
