@@ -223,7 +223,7 @@ def delimited(
     """CSV or TSV as the standard library writes it: each record's text is known."""
     rows = flat() if rows is None else rows
     written = []
-    for record in [list(rows[0]), *(list(row.values()) for row in rows)]:
+    for record in [list(rows[0]), *([row[name] for name in rows[0]] for row in rows)]:
         buffer = io.StringIO(newline="")
         csv.writer(buffer, delimiter=comma, lineterminator=ending, quoting=quoting).writerow(record)
         written.append(buffer.getvalue())
