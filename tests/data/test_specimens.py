@@ -30,6 +30,7 @@ from specimens import (
     Specimen,
     arrow,
     delimited,
+    flat,
     json_array,
     json_lines,
     json_objects,
@@ -201,6 +202,27 @@ def test_fields_whose_types_differ_from_row_to_row(place):
     )
 
 
+BEGINNINGS = {
+    "void": [],
+    "rows": [{"output": DECOY}, {"output": DECOY}],
+    "objects": [{"name": "look_up"}],
+    "texts": [DECOY, DECOY],
+}
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("begin", BEGINNINGS)
+@pytest.mark.parametrize(
+    "build",
+    [json_lines, partial(json_lines, name="rows.json"), json_objects],
+    ids=["lines", "lines called json", "objects"],
+)
+def test_rows_that_begin_with_a_list(place, build, begin, count):
+    """A row's own list is no list of rows, how few rows there may be."""
+    rows = [{"sources": BEGINNINGS[begin], "instruction": "x", "output": text} for text in TEXTS[-count:]]
+    _select(build(place, rows), place, _words(TEXTS[-count:]), k=1)
+
+
 @pytest.mark.parametrize("name", [f"rows.jsonl.{packing}" for packing in ("gz", "xz", "bz2", "zst", "zip")])
 def test_equal_rows_give_equal_bytes_at_any_time(place, name, monkeypatch):
     made, written = json_lines(place, name=name), []
@@ -246,6 +268,27 @@ def _as(kind, more=None) -> pa.Table:
     return pa.table({"instruction": ["x"] * len(TEXTS), "output": typed, "n": list(range(len(TEXTS))), **(more or {})})
 
 
+def _odd() -> pa.Table:
+    """Columns of kinds that Parquet does not hold, or not by themselves."""
+    n = len(TEXTS)
+    uuids = pa.array([bytes([i]) * 16 for i in range(n)], pa.binary(16))
+    kinds = pa.array([i % 2 for i in range(n)], pa.int8())
+    places = pa.array([i // 2 for i in range(n)], pa.int32())
+    columns = {
+        "output": TEXTS,
+        "views in lists": pa.array([[text] for text in TEXTS], pa.list_view(pa.string_view())),
+        "views in structs": pa.StructArray.from_arrays([pa.array(TEXTS, pa.string_view())], names=["a"]),
+        "codes in lists": pa.array([[text] for text in TEXTS], pa.list_(pa.dictionary(pa.int8(), pa.string()))),
+        "uuid": pa.ExtensionArray.from_storage(pa.uuid(), uuids),
+        "union": pa.UnionArray.from_dense(kinds, places, [pa.array(range(n)), pa.array(TEXTS)]),
+        "runs": pa.RunEndEncodedArray.from_arrays(pa.array([4, n], pa.int32()), pa.array(["a", "b"])),
+        "span": pa.array([(i, 2, 3) for i in range(n)], pa.month_day_nano_interval()),
+        "half": pa.array([i / 2 for i in range(n)], pa.float16()),
+        "long": pa.array([decimal.Decimal(i) for i in range(n)], pa.decimal256(50, 3)),
+    }
+    return pa.table(columns)
+
+
 VIEWS = {"view": pa.array([bytes([i]) for i in range(len(TEXTS))], pa.binary_view())}
 TABLES = {
     "parquet": arrow,
@@ -259,6 +302,8 @@ TABLES = {
     "arrow file, every type": partial(arrow, name="rows.arrow", kind="file", _typed=True),
     "arrow file, string_view": partial(arrow, name="rows.arrow", kind="file", response=pa.string_view()),
     "arrow file, dictionary": partial(arrow, name="rows.arrow", kind="file", response="dictionary"),
+    "arrow file, odd types": partial(arrow, name="rows.arrow", kind="file", table=_odd()),
+    "arrow stream, odd types": partial(arrow, name="rows.arrow", kind="stream", table=_odd()),
     "arrow stream": partial(arrow, name="rows.arrow", kind="stream"),
     "arrow stream, every type": partial(arrow, name="rows.arrow", kind="stream", _typed=True),
     "arrow stream, large_string": partial(arrow, name="rows.arrow", kind="stream", response=pa.large_string()),
@@ -272,7 +317,7 @@ TABLES = {
 @pytest.mark.parametrize("build", TABLES.values(), ids=TABLES)
 def test_tables(place, build, measure):
     how = dict(build.keywords) if isinstance(build, partial) else {}
-    table = _typed() if how.pop("_typed", False) else None
+    table = _typed() if how.pop("_typed", False) else how.pop("table", None)
     if response := how.pop("response", None):
         table = _as(response, how.pop("more", None))
     _select(arrow(place, table, **how), place, [COUNTS[measure](text) for text in TEXTS], measure)
@@ -332,6 +377,35 @@ def _words(texts=TEXTS):
 @pytest.mark.parametrize("build", FOLDERS.values(), ids=FOLDERS)
 def test_folders(place, build):
     _select(build(place), place, _words())
+
+
+VOID = {"json": "[]", "jsonl": "", "csv": "instruction,output\n", "jsonl.gz": ""}
+
+
+@pytest.mark.parametrize("name", ["a", "c", "m"])
+@pytest.mark.parametrize("suffix", VOID)
+def test_a_part_without_rows_among_others(place, suffix, name):
+    """The first, the last, or one between."""
+    rows = [{"instruction": "x", "output": text} for text in TEXTS]
+    made = layout(place, [f"b.{suffix}", f"d.{suffix}"], rows=rows)
+    (place / "dataset" / f"{name}.{suffix}").write_bytes(specimens.pack(f"x.{suffix}", VOID[suffix].encode()))
+    _select(made, place, _words())
+
+
+@pytest.mark.parametrize("second", ["b.csv", "b.tsv"])
+def test_parts_that_are_separated_in_two_ways(place, monkeypatch, second):
+    """One way in OUT, or no OUT at all."""
+    comma = "\t" if second == "b.tsv" else ";"
+    rows = flat()
+    delimited(place, rows[:3], "a.csv")
+    delimited(place, rows[3:], second, comma)
+    monkeypatch.chdir(place)
+    out = place.parent / "out" / "rows.csv"
+    done = specimens.run("a.csv", second, "-k", K, "--measure", "words", "-o", out)
+    if done.status == 0:
+        assert read_rows(out) == [rows[i] for i in longest(_words(), K)]
+    else:
+        assert second in done.errors[0] and not out.exists()
 
 
 def test_a_snapshot_of_the_hub_is_links(place):
@@ -546,15 +620,10 @@ def test_parts_of_a_message_count_together(place):
 
 
 def test_parts_and_text_mixed_from_row_to_row(place):
-    turns = [
-        {"content": "a b c"},
-        {"content": [{"type": "text", "text": "a b c d"}]},
-        {"content": None, "tool_calls": [_CALL]},
-        {"content": "a"},
-    ]
+    contents = ["a b c", [{"type": "text", "text": "a b c d"}], "a", [{"type": "text", "text": ""}]]
     before = _messages(("user", "x"), ("assistant", "a"), ("user", "x"))["messages"]
-    rows = [{"messages": [*before, {"role": "assistant", **turn}]} for turn in turns]
-    _select(json_lines(place, rows), place, [4, 5, 1, 2], k=2)
+    rows = [{"messages": [*before, {"role": "assistant", "content": content}]} for content in contents]
+    _select(json_lines(place, rows), place, [4, 5, 2, 1], k=2)
 
 
 def test_speakers_that_differ_from_row_to_row(place):

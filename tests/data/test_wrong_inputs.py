@@ -400,11 +400,12 @@ def test_rows_of_tables(place, name, kind, measure):
         (DEEP, r"deep|nested|JSON|recursion"),
         ('{"output": "a"}{"output": "b"}', r"JSON|line|glued|another"),
         ("{'output': 'a'}", r"JSON|quot"),
+        ('{"output": "a"}\r{"output": "b"}\r', r"JSON|line"),
         ("[" + DEEP + "]", r"deep|nested|JSON|recursion"),
         ("[" * 100_000, r"deep|nested|JSON|recursion|list"),
         ('{"a":' * 100_000, r"deep|nested|JSON|recursion"),
     ],
-    ids=["number", "text", "null", "truth", "two lists", "two lists and a number", "void list", "list of text", "map", "numbered", "columns", "deep line", "glued objects", "Python", "deep array", "deep brackets", "deep braces"],
+    ids=["number", "text", "null", "truth", "two lists", "two lists and a number", "void list", "list of text", "map", "numbered", "columns", "deep line", "glued objects", "Python", "lines ended by CR", "deep array", "deep brackets", "deep braces"],
 )  # fmt: skip
 @pytest.mark.parametrize("name", ["rows.json", "rows.jsonl"])
 def test_documents(place, text, wanted, name):
