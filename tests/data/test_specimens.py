@@ -364,6 +364,8 @@ FOLDERS = {
     "ten parquet parts in the Hub's order": _folder([f"part-{i}.parquet" for i in (1, 10, *range(2, 10))]),
     "one file of any name": _folder(["mine.jsonl"]),
     "hidden and marker files beside": _folder(["a.jsonl"], [".cache/b.jsonl", "_temporary/c.jsonl"], more={"_SUCCESS": "", ".x.crc": "x"}),
+    "pictures beside": _folder(["a.jsonl"], more={"images/train/a.png": "x", "images/test/b.png": "y"}),
+    "an archive beside": _folder(["a.jsonl"], more={"images.zip": "x", "notes.txt": "y"}),
     "saved to disk": saved_to_disk,
     "splits saved to disk": saved_splits,
     "test of splits saved to disk": partial(saved_splits, split="test"),

@@ -7,6 +7,7 @@ with `error: `, and nothing written anywhere.
 # ruff: noqa: E501 (the tables have one case a line)
 
 import bz2
+import contextlib
 import gzip
 import json
 import lzma
@@ -63,9 +64,10 @@ def _tree(folder):
     return found
 
 
-def _refused(place, arguments, *wanted, file=None):
+def _refused(place, arguments, *wanted, file=None, watched=None):
     """Run a command that must be refused; wanted: regular expressions for what its one line says."""
-    before = _tree(place.parent)
+    watched = watched or place.parent
+    before = _tree(watched)
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         done = specimens.run(*arguments)
@@ -80,7 +82,7 @@ def _refused(place, arguments, *wanted, file=None):
     for expression in wanted:
         assert re.search(expression, said, re.IGNORECASE), f"{expression!r} is not in: {line}"
     assert MEND.search(said), f"no mend in: {line}"
-    assert _tree(place.parent) == before
+    assert _tree(watched) == before
     return line
 
 
@@ -571,6 +573,14 @@ def test_fewer_good_rows_than_are_asked_for(place):
     _refused(place, ["rows.jsonl", *options], r"\b2\b", file="rows.jsonl")
 
 
+@pytest.mark.parametrize("ending", ["skipped.jsonl", "manifest.json"])
+def test_what_is_written_beside_the_output_replaces_no_input(place, ending):
+    """The manifest and the skipped rows have names of their own, which an input may have."""
+    given = f"out.jsonl.{ending}"
+    (place / given).write_text(LINES)
+    _refused(place, [given, "-o", "out.jsonl", "-k", 1, "--measure", "words", "--on-error", "skip"], re.escape(given))
+
+
 def test_an_output_that_is_a_link_to_the_input(lines):
     (lines / "out.jsonl").symlink_to("rows.jsonl")
     _refused(lines, ["rows.jsonl", "-o", "out.jsonl", "-k", 1, "--measure", "words"], r"out\.jsonl|rows\.jsonl")
@@ -586,20 +596,48 @@ def test_a_link_that_leads_to_itself(place):
     _refused(place, ["rows.jsonl", "-o", "out.jsonl", "-k", 1], file="rows.jsonl")
 
 
-@pytest.mark.parametrize("arguments", [["-"], ["-", "-"], ["-", "rows.jsonl"]], ids=" ".join)
-def test_standard_input(lines, soon, monkeypatch, arguments):
-    """Empty, or given beside another input."""
-    kept, void = os.dup(0), os.open(os.devnull, os.O_RDONLY)
-    os.dup2(void, 0)
-    try:
-        with open(0, closefd=False) as stdin:
-            monkeypatch.setattr(sys, "stdin", stdin)
-            wanted = r"empty|no rows" if len(arguments) == 1 else r"standard.input|alone|twice"
-            _refused(lines, [*arguments, "-o", "out.jsonl", "-k", 1, "--measure", "words"], wanted)
-    finally:
-        os.dup2(kept, 0)
-        os.close(kept)
-        os.close(void)
+@pytest.fixture
+def standard_input(monkeypatch):
+    """Give standard input these bytes, through a pipe as a shell does."""
+    kept = os.dup(0)
+
+    def give(content):
+        read, write = os.pipe()
+        with open(write, "wb") as file:
+            file.write(content)
+        os.dup2(read, 0)
+        os.close(read)
+        monkeypatch.setattr(sys, "stdin", stack.enter_context(open(0, closefd=False)))  # noqa: SIM115
+
+    with contextlib.ExitStack() as stack:
+        stack.callback(os.close, kept)
+        stack.callback(os.dup2, kept, 0)
+        yield give
+
+
+STREAMS = {
+    "empty": (b"", "out.jsonl", r"empty|no rows"),
+    "cut short": (b'[{"output": "a"}, {"out', "out.json", r"row 1", r"JSON|cut"),
+    "text": (b"a b c\n", "out.jsonl", r"JSON"),
+    "a bad row": (b'{"output": "a"}\n{"output": 1}\n', "out.jsonl", r"\b(row 1|line 2)\b"),
+    "another form": (LINES.encode(), "out.parquet", r"out\.parquet", r"\.jsonl"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_standard_input(place, soon, standard_input, name):
+    """It has no name, and above all not that of a temporary file, which is gone when the process has ended."""
+    content, out, *wanted = STREAMS[name]
+    standard_input(content)
+    said = _refused(place, ["-", "-o", out, "-k", 1, "--measure", "words"], *wanted, watched=place)
+    assert str(place.parent / "tmp") not in said
+
+
+@pytest.mark.parametrize("arguments", [["-", "-"], ["-", "rows.jsonl"], ["rows.jsonl", "-"]], ids=" ".join)
+def test_standard_input_beside_another(lines, soon, standard_input, arguments):
+    standard_input(LINES.encode())
+    said = r"standard.input|alone|twice"
+    _refused(lines, [*arguments, "-o", "out.jsonl", "-k", 1, "--measure", "words"], said, watched=lines)
 
 
 @pytest.fixture
