@@ -66,10 +66,11 @@ def render(row: Row | EvalPrompt, style: str = "plain", use: str = "train") -> P
         return Prompt("\n\n".join([*parts, "### Answer\n"]), style, use)
     if style != "paper":
         raise InputError(f"unknown prompt style '{style}': choose one of {', '.join(STYLES)}")
-    if use == "train":
-        return Prompt(f"{_vicuna_sentence()} USER: {_flattened(row)} ASSISTANT:", style, use)
-    if isinstance(row, EvalPrompt) and row.test_set == "mt-bench":
-        return Prompt("</s>".join(_vicuna_turns(row)), style, use)
+    if isinstance(row, Row) and row.system:
+        mend = 'set prompt_style = "plain", or take it out'
+        raise InputError(f"row {row.id} of {row.source}: prompt style 'paper' has no place for its system text: {mend}")
+    if use == "train" or (isinstance(row, EvalPrompt) and row.test_set == "mt-bench"):
+        return Prompt("</s>".join(_vicuna_turns(row, use)), style, use)
     # The official LIMA prompts are one-element lists put through an f-string, brackets and all.
     from_lima = isinstance(row, EvalPrompt) and row.test_set == "lima"
     instruction = str([row.instruction]) if from_lima else row.instruction
@@ -88,9 +89,16 @@ def _flattened(row: Row | EvalPrompt) -> str:
     return f"{_preamble(bool(row.input))} ### Instruction: {row.instruction}{given}"
 
 
-def _vicuna_turns(prompt: EvalPrompt) -> list[str]:
-    """A conversation in the wrapper, cut where every finished answer is followed by the end of sequence."""
+def _vicuna_turns(prompt: Row | EvalPrompt, use: str) -> list[str]:
+    """A conversation in the wrapper, cut where every finished answer is followed by the end of sequence.
+
+    In training the first question is a flattened Alpaca prompt.
+    """
     asked = [question for question, _ in prompt.history] + [prompt.instruction]
+    if use == "train":
+        last = "\n".join(text for text in (prompt.instruction, prompt.input) if text)
+        whole = f"{_preamble(False)} ### Instruction: {asked[0]}"
+        asked = [whole, *asked[1:-1], last] if prompt.history else [_flattened(prompt)]
     answers = [f" {answer}" for _, answer in prompt.history] + [""]
     turns = [f"USER: {question} ASSISTANT:{answer}" for question, answer in zip(asked, answers, strict=True)]
     return [f"{_vicuna_sentence()} {turns[0]}", *turns[1:]]
@@ -124,9 +132,10 @@ def encode(row: Row, tokenizer: Any, style: str, max_length: int) -> Example:
     is cut keeps no end-of-sequence token: the model must not learn to stop in the middle. Nor must it learn so from a
     response that speaks of "</s>", so special tokens in the data are tokenised as the text that they are.
     """
-    prompt = render(row, style).text
+    render(row, style)  # raises for what the style has no place for
+    *earlier, prompt = _vicuna_turns(row, "train") if style == "paper" else [render(row, style).text]
     response = response_text(row, style)
-    before, after = _ids(tokenizer, prompt), _ids(tokenizer, response)
+    before, after = _turn_ids(tokenizer, [*earlier, prompt]), _ids(tokenizer, response)
     # Llama's tokenizer begins every text with a space: alone, " Yes" would become one token more than it is behind the
     # colon of "ASSISTANT:". So the colon goes along and is taken off again.
     border, both = _ids(tokenizer, prompt[-1]), _ids(tokenizer, prompt[-1] + response)
@@ -142,14 +151,19 @@ def _ids(tokenizer: Any, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
 
 
+def _turn_ids(tokenizer: Any, turns: Sequence[str]) -> list[int]:
+    """Turns in the wrapper, each but the last followed by the end of sequence."""
+    ids = []
+    for turn in turns[:-1]:
+        ids += [*_ids(tokenizer, turn), tokenizer.eos_token_id]
+    return ids + _ids(tokenizer, turns[-1])
+
+
 def encode_prompt(prompt: EvalPrompt, tokenizer: Any, style: str) -> list[int]:
     """Token ids that a model is asked with."""
     ids = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
     if style == "paper" and prompt.history:
-        *before, last = _vicuna_turns(prompt)
-        for turn in before:
-            ids += [*_ids(tokenizer, turn), tokenizer.eos_token_id]
-        return ids + _ids(tokenizer, last)
+        return ids + _turn_ids(tokenizer, _vicuna_turns(prompt, "generate"))
     return ids + _ids(tokenizer, render(prompt, style, "generate").text)
 
 

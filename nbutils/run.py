@@ -250,7 +250,7 @@ def main(arguments: list[str] | None = None) -> None:
     if given.offline:
         os.environ["LIM_OFFLINE"] = "1"
     if given.check:
-        print("\n".join(preflight.check_inputs(load_profile(given.profile))))
+        print("\n".join(preflight.check_whole(load_profile(given.profile))))
     elif given.only:
         pairs = {name: int(value) if re.fullmatch(r"-?\d+", value) else value for name, value in given.parameters}
         print(f"\nThe notebook: {run_alone(given.profile, given.only, pairs)}")

@@ -25,7 +25,7 @@ from nbutils.core.errors import ArgumentParser, InputError, exits_cleanly
 from nbutils.core.manifests import Manifest, Plan
 from nbutils.core.settings import Profile
 from nbutils.data import rows
-from nbutils.selection import draw
+from nbutils.selection import draw, preflight
 from nbutils.selection.files import add_options, check_output, open_inputs, request_of
 from nbutils.selection.parts import (
     hash_inputs,
@@ -102,7 +102,7 @@ def row_lengths(pool: Sequence[rows.Row], measure: str, turns: str) -> Numbers:
     return per_row([row.responses for row in pool], turns, functools.partial(lengths.count_again, measure=measure))
 
 
-def _parser() -> ArgumentParser:
+def _parser(writes: bool = True) -> ArgumentParser:
     parser = ArgumentParser(
         prog="python -m nbutils.select", description="Keep the k records with the longest responses, in their own form."
     )
@@ -113,7 +113,8 @@ def _parser() -> ArgumentParser:
         help="JSON, JSONL, CSV, Parquet, Arrow, packed or not, a folder, - for standard input, or a Hub dataset; "
         "several files, folders or quoted globs",
     )
-    parser.add_argument("-o", "--out", required=True, type=Path, help="output, in the input's own form")
+    parser.add_argument("-o", "--out", required=writes, type=Path, help="output, in the input's own form")
+    parser.add_argument("--check", action="store_true", help="print an example as it would be trained; write nothing")
     add_options(parser)
     parser.add_argument("--processes", type=int, default=1, metavar="N", help="count in N processes (default 1)")
     parser.add_argument(
@@ -132,7 +133,12 @@ def _parser() -> ArgumentParser:
 @exits_cleanly
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of `python -m nbutils.select`."""
-    given = _parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    given = _parser(writes="--check" not in words).parse_args(arguments)
+    if given.check:
+        for file in open_inputs(given.rows, given.split, config=given.config).files:
+            print("\n".join(preflight.show_example(file, field=given.field)))
+        return None
     if given.ratings:
         return _select_rated(given)
     if chosen_by := next((name for name in ("threshold", "top_k", "tiers") if getattr(given, name) is not None), None):

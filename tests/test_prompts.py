@@ -48,6 +48,15 @@ def test_plain_is_the_same_in_training_and_asking(row, test_set):
     assert render(prompt, "plain", "generate").text == render(row, "plain", "train").text
 
 
+TALK = Row(5, "mine", "And now?", "", "Bye.", history=(("Hi?", "Hello."), ("How?", "Well.")), system="Be brief.")
+
+
+def test_plain_shows_the_system_text_and_every_earlier_turn():
+    """Nothing that a row holds for the model is left out."""
+    turns = "### Task\nHi?\n\n### Answer\nHello.\n\n### Task\nHow?\n\n### Answer\nWell.\n\n"
+    assert render(TALK, "plain").text == f"Be brief.\n\n{turns}### Task\nAnd now?\n\n### Answer\n"
+
+
 def test_an_unknown_style():
     with pytest.raises(InputError, match="unknown prompt style 'chatml': choose one of plain, paper"):
         render(BARE, "chatml")
@@ -112,6 +121,18 @@ def test_paper_trains_on_a_flattened_prompt_in_vicunas_wrapper(paper):
     expected = f"{SENTENCE} USER: {LONGER} ### Instruction: Translate. ### Input: bonjour ASSISTANT:"
     assert render(WITH_INPUT, "paper").text == expected
     assert response_text(BARE, "paper") == " Red, of course."
+
+
+def test_paper_shows_every_earlier_turn_and_has_no_place_for_a_system_text(paper, tokenizer):
+    row = TALK._replace(system="")
+    first, *later = render(row, "paper").text.split("</s>")
+    assert first == f"{SENTENCE} USER: {SHORT} ### Instruction: Hi? ASSISTANT: Hello."
+    assert later == ["USER: How? ASSISTANT: Well.", "USER: And now? ASSISTANT:"]
+    example = encode(row, tokenizer, "paper", 4096)
+    assert example.input_ids.count(tokenizer.eos_token_id) == 3
+    assert tokenizer.decode(trained_ids(example), skip_special_tokens=True).strip() == "Bye."
+    with pytest.raises(InputError, match=r"row 5 of mine: prompt style 'paper' has no place for its system text: set"):
+        render(TALK, "paper")
 
 
 @pytest.mark.parametrize("key", ["system", "system_message"])

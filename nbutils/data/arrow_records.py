@@ -19,6 +19,7 @@ from nbutils.core.errors import InputError
 from nbutils.data.packed import atomic_binary
 from nbutils.data.record_file import BATCH_BYTES, BATCH_ROWS, Faults, RecordFile, Responses
 from nbutils.data.rows import PROMPTED, Form
+from nbutils.data.turns import TURN_FIELDS
 
 
 class ArrowTable(RecordFile):
@@ -35,8 +36,8 @@ class ArrowTable(RecordFile):
             if not schema.equals(self.schema):
                 raise InputError(f"{part}: its columns differ from those of {self.parts[0].name}: give one at a time")
 
-    def _part_batches(self, part: Path, columns: list[str] | None) -> Iterator[Any]:
-        """The record batches of one part, of some columns or of all."""
+    def _part_batches(self, part: Path, columns: list[str] | None, most: int = BATCH_ROWS) -> Iterator[Any]:
+        """The record batches of one part, of some columns or of all, of at most so many rows."""
         raise NotImplementedError
 
     def _arrow_batches(self, columns: list[str] | None = None) -> Iterator[tuple[int, Any]]:
@@ -60,15 +61,25 @@ class ArrowTable(RecordFile):
         """The first record; its fields are the columns'."""
         import pyarrow as pa
 
-        first = next((batch for _, batch in self._arrow_batches() if batch.num_rows), None)
+        told = [
+            field.name
+            for field in self.schema
+            if pa.types.is_nested(field.type) or field.name in (*TURN_FIELDS, *PROMPTED)  # others need not be looked at
+        ]
+        few: Iterator[Any] = (batch for part in self.parts if told for batch in self._read_few(part, told))
+        first = next((batch for batch in few if batch.num_rows), None)
         found: dict[str, Any] = {field.name: [] if pa.types.is_list(field.type) else None for field in self.schema}
         if first is None:
             return found
-        for name in found:
+        for name in told:
             with contextlib.suppress(Exception):  # a value that Python has no type for is none that a model is shown
                 value = first.column(name).slice(0, 1).to_pylist()[0]
                 found[name] = found[name] if value is None else value
         return found
+
+    def _read_few(self, part: Path, columns: list[str]) -> Iterator[Any]:
+        with _readable(part):
+            yield from self._part_batches(part, columns, most=1)
 
     def responses(self, form: Form, faults: Faults) -> Iterator[Responses]:
         """Stream the responses of all rows: a text column, dictionary-encoded or not, as Arrow string arrays."""
@@ -146,14 +157,14 @@ class ParquetFiles(ArrowTable):
                 schemas.append(pq.read_schema(part))
         self._check_schemas(schemas)
 
-    def _part_batches(self, part: Path, columns: list[str] | None) -> Iterator[Any]:
+    def _part_batches(self, part: Path, columns: list[str] | None, most: int = BATCH_ROWS) -> Iterator[Any]:
         import pyarrow.parquet as pq
 
         with pq.ParquetFile(part) as file:
             # Fewer rows where they are long, so that a batch stays small.
             groups = map(file.metadata.row_group, range(file.num_row_groups))
             size = sum(group.total_byte_size for group in groups)
-            rows = max(1, min(BATCH_ROWS, BATCH_BYTES * file.metadata.num_rows // max(size, 1)))
+            rows = max(1, min(most, BATCH_BYTES * file.metadata.num_rows // max(size, 1)))
             yield from file.iter_batches(rows, columns=columns, use_threads=False)
 
     def write_selected(self, ids: Sequence[int], out: Path) -> None:
@@ -188,7 +199,7 @@ class IpcFiles(ArrowTable):
             else:
                 yield pa.ipc.open_file(mapped)
 
-    def _part_batches(self, part: Path, columns: list[str] | None) -> Iterator[Any]:
+    def _part_batches(self, part: Path, columns: list[str] | None, most: int = BATCH_ROWS) -> Iterator[Any]:
         with self._open(part) as opened:
             if is_stream(part):
                 batches: Iterator[Any] = iter(opened)
@@ -196,8 +207,8 @@ class IpcFiles(ArrowTable):
                 batches = (opened.get_batch(number) for number in range(opened.num_record_batches))
             for batch in batches:
                 kept = batch if columns is None else batch.select(columns)
-                for start in range(0, kept.num_rows, BATCH_ROWS):
-                    yield kept.slice(start, BATCH_ROWS)
+                for start in range(0, kept.num_rows, most):
+                    yield kept.slice(start, most)
 
     def write_selected(self, ids: Sequence[int], out: Path) -> None:
         """Write the chosen records, as a stream where they were read from one."""
@@ -249,9 +260,9 @@ class HubDataset(ArrowTable):
             raise InputError(f"{name}: neither a file nor a dataset that the Hub gives ({why}): {mend}") from None
         self._check_schemas([self._data.features.arrow_schema])
 
-    def _part_batches(self, part: Path, columns: list[str] | None) -> Iterator[Any]:
+    def _part_batches(self, part: Path, columns: list[str] | None, most: int = BATCH_ROWS) -> Iterator[Any]:
         data = self._data if columns is None else self._data.select_columns(columns)
-        for table in data.with_format("arrow").iter(BATCH_ROWS):
+        for table in data.with_format("arrow").iter(most):
             yield from table.combine_chunks().to_batches()
 
     def write_selected(self, ids: Sequence[int], out: Path) -> None:

@@ -32,7 +32,10 @@ def split_alpaca_prompt(prompt: str) -> tuple[str, str, str]:
 
 def released_row(record: Mapping[str, Any], number: int, source: str) -> Row:
     """Read a row of the paper's repository: FastChat turns around a flattened Alpaca prompt, id `identity_<row>`."""
-    (_, prompt), (_, response) = read_turns(record.get("conversations"), "conversations")[:2]
+    turns = read_turns(record.get("conversations"), "conversations")
+    if [turn.role for turn in turns] != ["user", "assistant"]:
+        raise InputError("a released row has one question and one answer")
+    (_, prompt), (_, response) = turns
     _, instruction, given = split_alpaca_prompt(prompt)
     source_row = int(str(record["id"]).removeprefix("identity_"))
     return Row(source_row, source, instruction, given, response, rows.score_of(record))

@@ -20,6 +20,7 @@ from nbutils.data.record_file import BATCH_ROWS, Faults, RecordFile
 from nbutils.data.turns import NOT_ROWS
 
 WINDOW = 1_000_000
+_DECODER = json.JSONDecoder()
 _WRAPPERS = ("data", "rows", "train", "examples", "instances", "items", "records", "samples", "dataset")
 _STRING = r'"(?:[^"\\]|\\.)*"'
 _SCALAR = rf"(?:{_STRING}|-?[\d.eE+-]+|true|false|null)"
@@ -54,6 +55,10 @@ class JsonDocument(RecordFile):
             if not records:
                 return
             yield first, records
+
+    def first_record(self) -> Any:
+        """The first record that can be read, or None where there is none."""
+        return next((record for _, _, record in self._elements() if isinstance(record, dict)), None)
 
     def write_selected(self, ids: Sequence[int], out: Path) -> None:
         """Write the chosen records."""
@@ -120,7 +125,7 @@ class _Window:
         """The value at this place and where it ends; the window grows until it holds all of it."""
         while True:
             try:
-                return json.JSONDecoder().raw_decode(self._text, self._at)
+                return _DECODER.raw_decode(self._text, self._at)
             except RecursionError as error:
                 raise self._fault(row, str(error), self._at) from None
             except json.JSONDecodeError as error:
@@ -153,11 +158,13 @@ class _Window:
         return self._text[self._at : self._at + 1]
 
     def _skip_blank(self) -> str:
-        blank = ""
-        while self._peek() in (" ", "\t", "\n", "\r"):
-            end = _BLANK.match(self._text, self._at).end()  # type: ignore[union-attr]
-            blank, self._at = blank + self._text[self._at : end], end
-        return blank
+        start, blank = self._at, ""
+        while (found := _BLANK.match(self._text, self._at)) and found.end() == len(self._text) and not self._is_over:
+            blank, self._at = blank + self._text[start:], len(self._text)
+            self._read_more()
+            start = 0
+        self._at = found.end() if found else self._at
+        return blank + self._text[start : self._at]
 
     def _read_more(self, least: int = 1) -> None:
         """Take in at least so many characters more, where there are as many, and let go of what was passed."""

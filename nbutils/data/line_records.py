@@ -5,10 +5,13 @@
 import csv
 import itertools
 import json
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from nbutils.core.errors import InputError
 from nbutils.data.packed import atomic_binary, form_suffix, read_blocks, read_lines
@@ -17,6 +20,7 @@ from nbutils.data.rows import PROMPTED, Form
 
 LINE_SUFFIXES = (".jsonl", ".ndjson")
 CSV_SUFFIXES = (".csv", ".tsv")
+_HISTORY = re.compile(rb'"history"\s*:')
 
 
 class JsonLines(RecordFile):
@@ -49,7 +53,7 @@ class JsonLines(RecordFile):
             self.starts_at(first, part)
             line = 0
             for block in read_blocks(part, BATCH_BYTES // 2):
-                texts = _parse_block(block, form.column) if b'"history"' not in block else None
+                texts = _parse_block(block, form.column)
                 read = Responses(first, texts, [])
                 if texts is None:
                     read = self._parse_slowly(block, form, first, line, faults)
@@ -78,6 +82,11 @@ class JsonLines(RecordFile):
         faults.add(self, row, fault, line)
         return None
 
+    def first_record(self) -> Any:
+        """The first record that can be read, or None where there is none."""
+        records = (self._parse(text, 0, line, Faults("skip")) for line, text in self._lines())
+        return next((record for record in records if record is not None), None)
+
     def write_selected(self, ids: Sequence[int], out: Path) -> None:
         """Write the chosen lines."""
         wanted = set(ids)
@@ -101,22 +110,36 @@ def _parse_block(block: bytes, name: str) -> Any:
 
     Arrow's parser is the stricter one (NaN, lone surrogates, a key given twice are for Python's).
     """
+    if b'"history"' in block and _HISTORY.search(block):
+        return None  # answers of earlier turns are responses, too
+    codes = np.frombuffer(block, dtype=np.uint8)
+    ends = np.flatnonzero(codes == ord("\n"))
+    begins = np.concatenate([[0], ends[ends < len(block) - 1] + 1])
+    rows, longest = len(begins), int(np.diff([*begins, len(block)]).max())
+    if np.isin(codes[begins], list(b" \t\r\n")).any():  # perhaps lines of white space, which are no rows
+        rows = sum(1 for line in block.split(b"\n") if line and not line.isspace())
+    texts = read_field(block, name, window=max(1 << 20, longest + 1))
+    return texts if texts is not None and len(texts) == rows else None
+
+
+def read_field(block: bytes, name: str, window: int, several_lines: bool = False) -> Any:
+    """A text field of JSON objects that follow one another, as an Arrow array; None where a row has no such text.
+
+    window: bytes that no object exceeds.
+    """
     import pyarrow as pa
     from pyarrow import json as arrow_json
 
-    rows = sum(1 for line in block.split(b"\n") if line and not line.isspace())
     schema = pa.schema([pa.field(name, pa.string(), nullable=False)])
-    options = arrow_json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
+    options = arrow_json.ParseOptions(several_lines, schema, "ignore")
     try:
-        block.decode("utf-8")
-        table = arrow_json.read_json(
-            pa.BufferReader(block), arrow_json.ReadOptions(block_size=max(len(block), 1)), options
-        )
-    except (pa.ArrowException, UnicodeDecodeError):
+        bounds = pa.py_buffer(len(block).to_bytes(8, "little").rjust(16, b"\0"))
+        pa.Array.from_buffers(pa.large_string(), 1, [None, bounds, pa.py_buffer(block)]).validate(full=True)
+        reading = arrow_json.ReadOptions(block_size=window)
+        texts = arrow_json.read_json(pa.BufferReader(block), reading, options).column(name).combine_chunks()
+    except pa.ArrowException:
         return None
-    texts = table.column(name).combine_chunks()
-    is_whole = len(texts) == rows and texts.null_count == 0
-    return texts if is_whole else None
+    return None if texts.null_count else texts
 
 
 class CsvLines(RecordFile):
@@ -158,6 +181,13 @@ class CsvLines(RecordFile):
             if not records:
                 return
             yield first, records
+
+    def first_record(self) -> Any:
+        """The first record that can be read, or None where there is none."""
+        names = self.fields or ()
+        return next(
+            (dict(zip(names, each, strict=True)) for _, each, _ in self._rows() if len(each) == len(names)), None
+        )
 
     def write_selected(self, ids: Sequence[int], out: Path) -> None:
         """Write the header and the chosen records."""

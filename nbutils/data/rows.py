@@ -169,9 +169,9 @@ def to_row(record: Mapping[str, Any], number: int, source: str, form: Form | Non
     systems += [write_json(record[name]) for name in TOOL_FIELDS if record.get(name)]
     before = read_history(record["history"], "history") if record.get("history") else []
     if form.kind == "text":
-        answer = Turn("assistant", _response(record, form))
+        turns = [Turn("assistant", _response(record, form))]
         asked, given = _questions(record, form)
-        turns = [Turn("user", asked), answer]
+        turns.insert(0, Turn("user", asked))
         context: list[Turn] = []
     else:
         (turns, context), given = _conversation(record, form), ""

@@ -177,7 +177,8 @@ def _add_batch(
         plain = [text for (text,) in texts] if isinstance(texts, list) else texts.to_pylist()
         add_texts(kept, plain, before + batch.first, request.measure, tokenizer, count)
     else:
-        good = np.setdiff1d(np.arange(len(ids)), batch.bad)
+        good = np.ones(len(ids), dtype=bool)
+        good[batch.bad] = False
         kept.add(counted[good], ids[good])
 
 

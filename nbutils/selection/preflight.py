@@ -3,9 +3,12 @@
 from collections import Counter
 from pathlib import Path
 
-from nbutils import arms, data
+from nbutils import arms, data, prompts
 from nbutils.core.errors import InputError, check_k
 from nbutils.core.settings import Profile
+from nbutils.data.record_file import RecordFile
+from nbutils.data.records import detect_rows, naming_row, number_records, open_records
+from nbutils.data.rows import Row, to_row, used_fields
 
 
 def check_prompts(profile: Profile, name: str) -> str:
@@ -36,10 +39,37 @@ def check_prompts(profile: Profile, name: str) -> str:
     return f"{name}: {len(prompts):,} prompts, {sum(bool(prompt.reference) for prompt in prompts):,} with a reference"
 
 
+def show_example(file: RecordFile, style: str = "plain", field: str | None = None) -> list[str]:
+    """The first row of a file as it would be trained, and which fields of all its rows are used and which are not.
+
+    Raises InputError, naming file and row, for what cannot be read.
+    """
+    form = detect_rows(file, field)
+    if form is None:
+        raise InputError(f"{file.path}: no rows: is it the right file?")
+    used: dict[str, None] = {}
+    unused: dict[str, None] = {}
+    example: Row | None = None
+    for number, record in number_records(file):
+        with naming_row(file, number):
+            row = to_row(record, number, file.path.name, form)
+        example = example or row
+        for names, seen in zip(used_fields(record, form), (used, unused), strict=True):
+            seen.update(dict.fromkeys(names))
+    if example is None:
+        raise InputError(f"{file.path}: no rows: is it the right file?")
+    kind = "the conversation" if form.kind == "turns" else "the response"
+    fields = f"{kind} in '{form.column}'; fields used: {', '.join(used)}; not used: {', '.join(unused) or 'none'}"
+    notes = [f"note: {form.note}"] if form.note else []
+    said = f"row {example.id} as it would be trained in style '{style}', what the model is to write behind the arrow:"
+    prompt, response = prompts.render(example, style).text, prompts.response_text(example, style)
+    return [f"{file.path}: {fields}", *notes, said, f"{prompt}→{response}"]
+
+
 def refuse_missing(profile: Profile) -> None:
     """Raise InputError for a dataset, arm or test set of a profile that is neither known nor a file."""
     here = f" (looked for beside the profile, then in the working directory, {Path.cwd()})"
-    if profile.dataset not in data.sources() and not Path(profile.dataset).is_file():
+    if profile.dataset not in data.sources() and not Path(profile.dataset).exists():
         raise InputError(f"profile '{profile.name}': dataset '{profile.dataset}' is neither a source nor a file{here}")
     for name in profile.arms:
         try:
@@ -83,4 +113,12 @@ def check_inputs(profile: Profile) -> list[str]:
         if ids:
             where = f"{len(ids)} (first: id '{ids[0]}')"
             lines.append(f"note: {name}: prompts that stand in the training rows as well: {where}: take them out")
+    return lines
+
+
+def check_whole(profile: Profile) -> list[str]:
+    """`check_inputs`, and of one's own dataset an example as it would be trained."""
+    lines = check_inputs(profile)
+    if profile.dataset not in data.sources():
+        lines += show_example(open_records(Path(profile.dataset)), profile.training.prompt_style)
     return lines
