@@ -965,7 +965,7 @@ def test_any_rows_in_csv(comma):
     )
     rows = st.lists(st.fixed_dictionaries({"instruction": text, "output": text, "a b": text}), min_size=1, max_size=12)
 
-    @settings(max_examples=40, deadline=None, database=None)
+    @settings(max_examples=25, deadline=None, database=None)
     @given(rows, st.integers(1, 4), st.sampled_from(list(COUNTS)))
     def check(rows, k, measure):
         name = "rows.tsv" if comma == "\t" else "rows.csv"
@@ -986,7 +986,7 @@ def test_any_rows_in_arrow(kind):
     types = st.sampled_from([pa.string(), pa.large_string(), pa.string_view(), "dictionary"])
     name = f"rows.{'parquet' if kind == 'parquet' else 'arrow'}"
 
-    @settings(max_examples=40, deadline=None, database=None)
+    @settings(max_examples=25, deadline=None, database=None)
     @given(
         st.lists(st.fixed_dictionaries(some), min_size=1, max_size=12),
         types,

@@ -316,6 +316,11 @@ RECORDS = {
     "text, then a list": (_after(GOOD, {"output": ["a"]}), 7, r"output", r"list"),
     "text, then an object": (_after(GOOD, {"output": {"a": "b"}}), 7, r"output", r"object|dict"),
     "text, then truth": (_after(GOOD, {"output": True}), 7, r"output", r"bool|true"),
+    "lists alone": ([{"output": ["a", "b"]}, {"output": ["c"]}], 0, r"output", r"list"),
+    "objects alone": ([{"output": {"a": "b"}}, {"output": {"a": "c"}}], 0, r"output", r"object|dict"),
+    "numbers alone": ([{"output": 1}, {"output": 2.5}], 0, r"output", r"number|int"),
+    "truth alone": ([{"output": True}, {"output": False}], 0, r"output", r"bool|true"),
+    "nulls alone": ([{"output": None}, {"output": None}], 0, r"output", r"null|None|empty|missing"),
     "a list, then text": (_after(TALKS, {"messages": "a b"}), 7, r"messages"),
     "a list, then nothing": (_after(TALKS, {"messages": None}), 7, r"messages", r"null|None|missing|empty|list"),
     "another form half-way": (_after(GOOD, TALKS[0]), 7, r"output"),
@@ -344,8 +349,11 @@ RECORDS = {
 
 
 @pytest.mark.parametrize("name", RECORDS)
-@pytest.mark.parametrize("kind", ["lines", "array", "wrapped", "gz"])
-def test_rows(place, name, kind):
+@pytest.mark.parametrize(
+    ("kind", "measure"),
+    [("lines", "words"), ("lines", "chars"), ("array", "words"), ("wrapped", "chars"), ("gz", "nltk_words")],
+)
+def test_rows(place, no_data, name, kind, measure):
     rows, number, *wanted = RECORDS[name]
     file = {"lines": "rows.jsonl", "gz": "rows.jsonl.gz"}.get(kind, "rows.json")
     lines = "".join(json.dumps(row) + "\n" for row in rows)
@@ -355,7 +363,7 @@ def test_rows(place, name, kind):
     if kind == "wrapped" and not isinstance(rows[0], dict):
         named = "rows"  # a list of texts under a key is no list of rows
     _refused(
-        place, [file, "-o", f"out.{file.partition('.')[2]}", "--measure", "words", "-k", 1], named, *wanted, file=file
+        place, [file, "-o", f"out.{file.partition('.')[2]}", "--measure", measure, "-k", 1], named, *wanted, file=file
     )
 
 
