@@ -202,6 +202,12 @@ def test_fields_whose_types_differ_from_row_to_row(place):
     )
 
 
+@pytest.mark.parametrize("text", ["2024-01-01", "2024-01-01 00:00:00", "12:30:00", "1", "1.50", "true", "null", "NaN"])
+@pytest.mark.parametrize("build", [json_lines, json_array, delimited], ids=_name)
+def test_texts_that_all_look_like_something_else(place, build, text):
+    _select(build(place, [{"n": str(i), "output": text} for i in range(4)]), place, _words([text] * 4), k=2)
+
+
 BEGINNINGS = {
     "void": [],
     "rows": [{"output": DECOY}, {"output": DECOY}],
@@ -956,6 +962,70 @@ def test_any_rows_in_json(build):
         _check_any(build, rows, min(k, len(rows)), measure)
 
     check()
+
+
+LINES = [
+    '{"output": "a b"}',
+    '{"output": "a\\u0020b\\tc"}',
+    '{"out\\u0070ut": "p q r"}',
+    '{"output": "a", "output": "b c d e"}',
+    '{"output": "", "x": NaN}',
+    '{"output": "q", "x": 1e999}',
+    '{"output": "2024-01-01 00:00:00"}',
+    '{"output": "\\ud800 b"}',
+    '{"output": "\u2028 \x85 x \u3000"}',
+    '{"output": "\\u0000 a"}',
+    '{"x": {"output": "decoy decoy decoy"}, "output": "a"}',
+    '{"output": "h", "history": [["a", "b b b b b b"]]}',
+    '{"output": "a b c", "instruction": "say \\"history\\": x"}',
+    ' {"output": "lead ing"}\t ',
+    "",
+    " \t ",
+]
+WRONG = [
+    '{"output": null}',
+    '{"output": 3}',
+    '{"output": ["a"]}',
+    '{"x": 1}',
+    '{"output": "a"',
+    "[1]",
+    "no",
+    '{"output": "a"},',
+]
+
+
+def _spoken(line):
+    """The texts of a line's responses, read by Python alone; None where it is no such row."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    if not isinstance(row, dict) or not isinstance(row.get("output"), str):
+        return None
+    return [answer for _, answer in row.get("history", ())] + [row["output"]]
+
+
+@settings(max_examples=150, deadline=None, database=None)
+@given(
+    st.lists(st.sampled_from(LINES), min_size=1, max_size=8),
+    st.lists(st.tuples(st.sampled_from(WRONG), st.integers(0, 8)), max_size=1),
+    st.sampled_from(["\n", "\r\n"]),
+    st.sampled_from(list(COUNTS)),
+)
+def test_any_lines(lines, wrong, ending, measure):
+    """Lines that two parsers may take for different things are selected as Python reads them, or refused as wrong."""
+    for line, at in wrong:
+        lines.insert(at, line)
+    kept = [line for line in lines if line.strip()]
+    texts = [_spoken(line) for line in kept]
+    with tempfile.TemporaryDirectory() as folder:
+        source, out = Path(folder) / "rows.jsonl", Path(folder) / "out.jsonl"
+        source.write_bytes(ending.join(lines).encode())
+        done = specimens.run(source, "-k", 1, "--measure", measure, "-o", out)
+        assert (done.status == 0) == (None not in texts and texts != []), done.errors
+        if done.status == 0:
+            (chosen,) = longest([sum(map(COUNTS[measure], some)) for some in texts], 1)
+            assert specimens.plain_text(out) == kept[chosen] + "\n"
 
 
 @pytest.mark.parametrize("comma", [",", ";", "\t"])
