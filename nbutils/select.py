@@ -26,7 +26,7 @@ from nbutils.core.manifests import Manifest, Plan
 from nbutils.core.settings import Profile
 from nbutils.data import rows
 from nbutils.selection import draw, preflight
-from nbutils.selection.files import add_options, check_output, open_inputs, request_of
+from nbutils.selection.files import add_options, check_output, naming_input, open_inputs, request_of
 from nbutils.selection.parts import (
     hash_inputs,
     ids_sha256,
@@ -135,12 +135,18 @@ def main(arguments: list[str] | None = None) -> None:
     """Entry point of `python -m nbutils.select`."""
     words = sys.argv[1:] if arguments is None else arguments
     given = _parser(writes="--check" not in words).parse_args(arguments)
-    if given.check:
-        for file in open_inputs(given.rows, given.split, config=given.config).files:
-            print("\n".join(preflight.show_example(file, field=given.field)))
-        return None
-    if given.ratings:
-        return _select_rated(given)
+    with naming_input():
+        if given.check:
+            for file in open_inputs(given.rows, given.split, config=given.config).files:
+                print("\n".join(preflight.show_example(file, field=given.field)))
+        elif given.ratings:
+            _select_rated(given)
+        else:
+            _select_longest(given)
+
+
+def _select_longest(given: argparse.Namespace) -> None:
+    """Write the longest rows, and say how they were chosen."""
     if chosen_by := next((name for name in ("threshold", "top_k", "tiers") if getattr(given, name) is not None), None):
         raise InputError(f"--{chosen_by.replace('_', '-')} chooses by grades: give their file by --ratings")
     request = request_of(given)
@@ -154,7 +160,8 @@ def main(arguments: list[str] | None = None) -> None:
     exact = "" if made["exact"] else " (approximate: no punkt parameters)"
     if made["rows_skipped"]:
         where = skipped_path(given.out)
-        print(f"note: {made['rows_skipped']:,} rows could not be read and are listed in {where}", file=sys.stderr)
+        rows_ = "row" if made["rows_skipped"] == 1 else "rows"
+        print(f"note: {made['rows_skipped']:,} {rows_} could not be read: listed in {where}", file=sys.stderr)
     print(
         f"{given.out}: {made['k']:,} of {made['rows']:,} rows, {made['measure']} >= {made['threshold']}{exact}; "
         f"{made['ties_taken']} of {made['ties_at_threshold']} ties at the threshold taken, lower row numbers first"

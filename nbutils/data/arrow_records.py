@@ -165,7 +165,10 @@ class ParquetFiles(ArrowTable):
             groups = map(file.metadata.row_group, range(file.num_row_groups))
             size = sum(group.total_byte_size for group in groups)
             rows = max(1, min(most or BATCH_ROWS, BATCH_BYTES * file.metadata.num_rows // max(size, 1)))
-            yield from file.iter_batches(rows, columns=columns, use_threads=False)
+            # Parquet takes a dot in a name for a field within a column.
+            whole = columns is not None and any("." in name for name in columns)
+            for batch in file.iter_batches(rows, columns=None if whole else columns, use_threads=False):
+                yield batch.select(columns) if whole else batch
 
     def write_selected(self, ids: Sequence[int], out: Path) -> None:
         """Write the chosen records."""

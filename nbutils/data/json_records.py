@@ -15,7 +15,7 @@ from typing import Any
 
 from nbutils.core.errors import InputError
 from nbutils.data.line_records import LINE_SUFFIXES, read_field
-from nbutils.data.packed import atomic_binary, form_suffix, read_lines, read_text
+from nbutils.data.packed import atomic_binary, beginning, form_suffix, read_text
 from nbutils.data.record_file import BATCH_ROWS, Faults, RecordFile, Responses
 from nbutils.data.rows import PROMPTED, Form
 from nbutils.data.turns import NOT_ROWS
@@ -120,7 +120,7 @@ class _Window:
             text, self._at = self._text[self._at : end], end
             yield before, text, value
             before, row = self._skip_blank(), row + 1
-        self.tail = before + self._read_tail(row)
+        self.tail = (before if row else "") + self._read_tail(row)
 
     def blocks(self, field: str) -> Iterator[Any]:
         """A text field of all elements: Arrow arrays where Arrow's parser takes a block, else lists of the elements."""
@@ -188,12 +188,12 @@ class _Window:
         while True:
             try:
                 return _DECODER.raw_decode(self._text, self._at)
-            except RecursionError as error:
-                raise self._fault(row, str(error), self._at) from None
             except json.JSONDecodeError as error:
                 if self._is_over:
                     raise self._fault(row, error.msg, error.pos) from None
                 self._read_more(len(self._text) - self._at)
+            except (RecursionError, ValueError) as error:  # nested too deeply, a number of too many digits
+                raise self._fault(row, str(error), self._at) from None
 
     def _read_tail(self, row: int) -> str:
         """What stands behind the last element."""
@@ -244,31 +244,32 @@ class _Window:
         return InputError(f"{self.part}: row {row}: not valid JSON ({where}): the file may be cut short: mend it there")
 
 
-def shape_of(path: Path, start: bytes) -> str:
+def shape_of(path: Path) -> str:
     """`array`, `wrapped`, `objects`, or `lines` where a file that begins with { or [ holds JSON lines.
 
-    start: the file's beginning. A list in an object counts as the file's rows where the object is all there is, the
-    list its only list and no conversation.
+    A list in an object counts as the file's rows where the object is all there is, and the list its only field but for
+    numbers and texts, and no conversation. Of an object larger than the window only the beginning can say so.
     """
-    text = start.decode("utf-8-sig", "replace")
-    if text.lstrip().startswith("["):
+    start = beginning(path, WINDOW)
+    text, is_whole = start.decode("utf-8-sig", "replace").lstrip(), len(start) < WINDOW
+    if text.startswith("["):
         return "array"
-    lines = (line for line in read_lines(path) if line.strip())
-    is_wrapped = _holds_rows(text)
-    if is_wrapped and b"\n" not in start.strip() and form_suffix(path) not in LINE_SUFFIXES:
-        return "wrapped"  # a single line of any length, which need not be held to know
-    first, second = next(lines, b""), next(lines, b"")
     try:
-        json.loads(first)
+        first, end = _DECODER.raw_decode(text)
     except (ValueError, RecursionError):
-        goes_on = second and not second.lstrip().startswith(b"{")
-        return "wrapped" if is_wrapped and second else "objects" if goes_on else "lines"
-    return "wrapped" if is_wrapped and not second else "lines"
+        if (found := _BEFORE_LIST.match(text)) and (not is_whole or "\n" in text.strip()):
+            return "wrapped" if _may_be_rows(json.loads(found[2]), bool(found[1].strip())) else "objects"
+        second = text.partition("\n")[2].lstrip()
+        return "objects" if second and not second.startswith("{") else "lines"
+    rest = text[end:]
+    if not rest.strip() and is_whole:
+        lists = [name for name, value in first.items() if isinstance(value, list)]
+        others = [value for value in first.values() if isinstance(value, dict)]
+        if len(lists) == 1 and not others and _BEFORE_LIST.match(text) and _may_be_rows(lists[0], len(first) > 1):
+            return "wrapped"
+    goes_on_behind = rest.lstrip(" \t\r").startswith("{")
+    return "objects" if goes_on_behind or "\n" in text[:end] else "lines"
 
 
-def _holds_rows(text: str) -> bool:
-    found = _BEFORE_LIST.match(text)
-    if found is None:
-        return False
-    key = json.loads(found[2])
-    return key in _WRAPPERS if found[1].strip() else key not in NOT_ROWS
+def _may_be_rows(key: str, has_more: bool) -> bool:
+    return key in _WRAPPERS if has_more else key not in NOT_ROWS

@@ -73,7 +73,7 @@ class JsonLines(RecordFile):
         except UnicodeDecodeError as error:
             fault = f"not UTF-8 (byte {error.start} of the line): convert the file to UTF-8"
         except (ValueError, RecursionError) as error:
-            fault = f"not valid JSON ({error}): one object a line is expected"
+            fault = f"not valid JSON ({error}): write one object a line"
         else:
             if isinstance(record, dict):
                 return record
@@ -131,7 +131,9 @@ def read_field(block: bytes, name: str, window: int, several_lines: bool = False
     if b'"history"' in block and _HISTORY.search(block):
         return None  # answers of earlier turns are responses, too
     schema = pa.schema([pa.field(name, pa.string(), nullable=False)])
-    options = arrow_json.ParseOptions(several_lines, schema, "ignore")
+    options = arrow_json.ParseOptions(
+        explicit_schema=schema, newlines_in_values=several_lines, unexpected_field_behavior="ignore"
+    )
     try:
         bounds = pa.py_buffer(len(block).to_bytes(8, "little").rjust(16, b"\0"))
         pa.Array.from_buffers(pa.large_string(), 1, [None, bounds, pa.py_buffer(block)]).validate(full=True)
@@ -153,9 +155,10 @@ class CsvLines(RecordFile):
         self._headers = [self._read_header(part) for part in parts]
         self.fields = tuple(self._headers[0][1])
         self.suffixes = (form_suffix(parts[0]),)
-        for part, (_, names) in zip(parts, self._headers, strict=True):
-            if tuple(names) != self.fields:
-                raise InputError(f"{part}: its columns differ from those of {parts[0].name}: give one at a time")
+        for part, header in zip(parts, self._headers, strict=True):
+            if header != self._headers[0]:
+                wrong = f"its columns or their separator differ from those of {parts[0].name}"
+                raise InputError(f"{part}: {wrong}: give one at a time")
 
     def _read_header(self, part: Path) -> tuple[str, list[str]]:
         start = next((line for line in read_lines(part) if line.strip()), b"")

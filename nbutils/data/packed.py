@@ -50,6 +50,26 @@ def form_suffix(path: Path) -> str:
     return Path(path.stem).suffix if path.suffix in PACKED_SUFFIXES else path.suffix
 
 
+def suffix_of(path: Path) -> str:
+    """The ending that a file without a name of its own should have: of its packing, of Arrow or of CSV; else none."""
+    with open(path, "rb") as file:
+        start = file.read(BEGINNING)
+    if packing := next((suffix for magic, suffix in _PACKINGS.items() if start.startswith(magic)), ""):
+        inner = path.rename(path.with_name(path.name + packing))
+        try:
+            return _text_suffix(beginning(inner)) + packing
+        finally:
+            inner.rename(path)
+    is_arrow = start.startswith((b"ARROW1", b"\xff\xff\xff\xff"))
+    return ".arrow" if is_arrow else _text_suffix(start)
+
+
+def _text_suffix(start: bytes) -> str:
+    head = start.removeprefix(b"\xef\xbb\xbf").lstrip().partition(b"\n")[0]
+    is_table = not head.startswith((b"{", b"[", b"PAR1")) and b"\0" not in head
+    return (".tsv" if b"\t" in head else ".csv" if b"," in head or b";" in head else "") if is_table else ""
+
+
 def open_packed(path: Path) -> Any:
     """A binary file for reading, unpacked by its name's ending. Raises InputError where it cannot be opened."""
     with _unpacking(path):
@@ -150,10 +170,10 @@ def read_bytes(path: Path) -> bytes:
         return bytes(file.read())
 
 
-def beginning(path: Path) -> bytes:
+def beginning(path: Path, size: int = BEGINNING) -> bytes:
     """The first bytes of a file, unpacked. Raises InputError where it cannot be read."""
     with open_packed(path) as file, _unpacking(path):
-        return bytes(file.read(BEGINNING))
+        return bytes(file.read(size))
 
 
 def refuse_binary(path: Path, start: bytes) -> None:
@@ -171,7 +191,7 @@ def refuse_binary(path: Path, start: bytes) -> None:
         is_text = "text" in known
         raise InputError(f"{path}: {known}: {'convert the file to UTF-8' if is_text else convert}")
     if b"\0" in start[:1024]:
-        raise InputError(f"{path}: not text in UTF-8 but binary, UTF-16 or UTF-32: convert the file to UTF-8")
+        raise InputError(f"{path}: not text in UTF-8 but binary, UTF-16 or UTF-32: convert it to UTF-8, or unpack it")
 
 
 @contextlib.contextmanager

@@ -16,10 +16,11 @@ from nbutils.data.json_records import JsonDocument, shape_of
 from nbutils.data.line_records import CSV_SUFFIXES, LINE_SUFFIXES, CsvLines, JsonLines
 from nbutils.data.packed import PACKED_SUFFIXES, beginning, form_suffix, refuse_binary
 from nbutils.data.record_file import Faults, RecordFile
-from nbutils.data.rows import Form, detect_form
+from nbutils.data.rows import Form, detect_form, responses_of
 from nbutils.data.turns import Tags
 
-FORM_SUFFIXES = (".json", *LINE_SUFFIXES, *CSV_SUFFIXES, ".parquet", ".arrow", ".feather")
+TEXT_SUFFIXES = (".json", *LINE_SUFFIXES, *CSV_SUFFIXES)
+FORM_SUFFIXES = (*TEXT_SUFFIXES, ".parquet", ".arrow", ".feather")
 KNOWN_SUFFIXES = (*FORM_SUFFIXES, ".xlsx")
 NOT_DATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "config.json")
 COMMONER = (".parquet", ".jsonl", ".json", ".csv")
@@ -46,20 +47,24 @@ def open_records(
 
 def _open_parts(path: Path, parts: Sequence[Path], may_be_empty: bool = False) -> RecordFile:
     """Open files of one kind, which the first of them tells."""
+    filled = [part for part in parts if form_suffix(part) in TEXT_SUFFIXES and beginning(part).strip()]
+    parts = filled if filled and len(parts) > 1 else parts
     start, suffix = beginning(parts[0]), form_suffix(parts[0])
     is_packed = parts[0].suffix in PACKED_SUFFIXES
     if suffix in (".parquet", ".arrow", ".feather") and is_packed:
         raise InputError(f"{parts[0]}: {suffix[1:]} packed once more: unpack it first")
+    if start.startswith(b"PAR1") and is_packed:
+        raise InputError(f"{parts[0]}: Parquet packed once more: unpack it first")
+    if suffix == ".parquet" and start.startswith((b"ARROW1", b"\xff\xff\xff\xff")):
+        raise InputError(f"{parts[0]}: Arrow's own format and not Parquet: let its name end in .arrow")
     if suffix == ".parquet" or start.startswith(b"PAR1"):
-        if is_packed:
-            raise InputError(f"{parts[0]}: Parquet packed once more: unpack it first")
         return ParquetFiles(path, parts)
     if suffix in (".arrow", ".feather"):
         return IpcFiles(path, parts)
     refuse_binary(parts[0], start)
     text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
     if not text and not (may_be_empty and suffix in LINE_SUFFIXES):
-        raise InputError(f"{parts[0]}: the file is empty: is it the right one?")
+        raise InputError(f"{parts[0]}: the file is empty: give one that has rows")
     if suffix in CSV_SUFFIXES:
         return CsvLines(path, parts)
     if text and not text.startswith((b"{", b"[")):
@@ -67,7 +72,7 @@ def _open_parts(path: Path, parts: Sequence[Path], may_be_empty: bool = False) -
         said = "not valid JSON, and neither CSV by its name nor Parquet"
         mend = "write one JSON object a line, or name a CSV file .csv"
         raise InputError(f"{parts[0]}: line 1: {said} (it begins with {begun!r}): {mend}")
-    shape = shape_of(parts[0], start) if text else "lines"
+    shape = shape_of(parts[0]) if text else "lines"
     return JsonLines(path, parts) if shape == "lines" else JsonDocument(path, parts, shape)
 
 
@@ -109,7 +114,8 @@ def hub_splits(folder: Path, config: str | None = None) -> tuple[dict[str, list[
 
     whole, card = folder.resolve(), folder / "README.md"
     try:
-        about = DatasetCard.load(card, ignore_metadata_errors=True).data if card.is_file() else None
+        has_metadata = card.is_file() and card.read_text(encoding="utf-8").lstrip("\ufeff").startswith("---")
+        about = DatasetCard.load(card, ignore_metadata_errors=True).data if has_metadata else None
         configs = MetadataConfigs.from_dataset_card_data(about) if about else {}
     except Exception as error:
         raise InputError(f"{card}: its metadata cannot be read ({error}): mend it, or take it away") from None
@@ -126,14 +132,22 @@ def hub_splits(folder: Path, config: str | None = None) -> tuple[dict[str, list[
         found = DataFilesDict.from_patterns(patterns, base_path=str(base), allowed_extensions=list(FORM_SUFFIXES))
     except (EmptyDatasetError, FileNotFoundError, ValueError):
         found = {}
+    inside = {
+        split: [Path(name) for name in names if Path(name).is_relative_to(whole)] for split, names in found.items()
+    }
     splits = {
         str(split): parts
-        for split, names in found.items()
-        if (parts := [part for name in names if _is_data(folder, part := folder / Path(name).relative_to(whole))])
+        for split, names in inside.items()
+        if (parts := [part for name in names if _is_data(folder, part := folder / name.relative_to(whole))])
     }
+    if "data_files" in said and set(splits) != set(found or [""]):
+        patterns = said["data_files"]
+        raise InputError(f"{card}: not all of its data_files can be found ({patterns}): mend them, or add the files")
+    if not splits and not said and (loose := [part for part in sorted(folder.rglob("*")) if _is_data(folder, part)]):
+        splits = {"train": loose}  # the names of files of other kinds (images/train/a.png) have told of splits
     if not splits:
         ends = ", ".join(FORM_SUFFIXES)
-        raise InputError(f"{folder}: the folder holds no file of rows: none ends in {ends}, packed or not")
+        raise InputError(f"{folder}: the folder holds no file of rows: give one with files that end in {ends}")
     return splits, bool(said)
 
 
@@ -155,21 +169,30 @@ def _refuse_subsets(folder: Path, parts: Sequence[Path], split: str) -> None:
         raise InputError(f"{folder}: holds rows in {listed}, which may be several datasets: give one of these folders")
 
 
-def detect_rows(file: RecordFile, field: str | None = None) -> Form | None:
+def detect_rows(file: RecordFile, field: str | None = None, on_error: str = "stop") -> Form | None:
     """How a file's rows are read: by LLaMA-Factory's dataset_info.json beside it, else by its first row.
 
-    None where it has none. Raises InputError naming the file where no response can be found.
+    None where it has none. on_error: `skip` goes by the first row that has a response. Raises InputError naming the
+    file and the row where none can be found.
     """
+    names, tags = ((), None) if field else _described(file.path)
     record = file.first_record()
     if record is None:
+        next(file.batches(Faults(on_error)), None)  # says which row it is that cannot be read
         return None
-    try:
-        names, tags = ((), None) if field else _described(file.path)
-        form = detect_form(Form("", "", names=names).rename(record), field)
-    except InputError as error:
-        part, row = file.place(0)
-        raise InputError(f"{part}: row {row}: {error}") from None
-    return form._replace(names=names, tags=tags)
+    told = Form("", "", names=names)
+    if on_error == "skip":
+        records = (each for _, each in number_records(file, Faults("skip")))
+        record = next((each for each in records if _is_row(told.rename(each), field)), record)
+    with naming_row(file, 0):
+        return detect_form(told.rename(record), field)._replace(names=names, tags=tags)
+
+
+def _is_row(record: Mapping[str, Any], field: str | None) -> bool:
+    with contextlib.suppress(InputError):
+        responses_of(record, detect_form(record, field))
+        return True
+    return False
 
 
 _COLUMNS = {"prompt": "instruction", "query": "input", "response": "output", "messages": "conversations"}

@@ -118,10 +118,11 @@ def detect_form(record: Mapping[str, Any], field: str | None = None) -> Form:
     """
     if field is not None:
         return Form("turns" if _is_talk(record.get(field)) else "text", field)
-    data = record.get("data")
-    is_talk = isinstance(data, list) and all(isinstance(text, str) for text in data)
-    fields = [name for name in TURN_FIELDS if _is_list(record.get(name))] + ["data"] * is_talk
+    fields = [name for name in TURN_FIELDS if _is_list(record.get(name))]
     fields += [name for name in RESPONSE_FIELDS if name in record and not (fields and name == "chosen")]
+    data = record.get("data")
+    if isinstance(data, list) and data and all(isinstance(text, str) for text in data):
+        fields.append("data")
     if fields:
         is_turns = fields[0] not in RESPONSE_FIELDS or _is_talk(record[fields[0]])
         return Form("turns" if is_turns else "text", fields[0], tuple(fields[1:]))
@@ -224,7 +225,9 @@ def _longer(texts: list[str], i: int) -> list[str]:
 def _response(record: Mapping[str, Any], form: Form) -> str:
     value = record.get(form.response)
     if form.response not in record:
-        raise InputError(f"the response field '{form.column}' is missing: add it, or name another one by --field")
+        given = ", ".join(list(record)[:8]) or "none"
+        mend = "add it, or name another one by --field"
+        raise InputError(f"the response field '{form.column}' is missing (the fields are {given}): {mend}")
     if not isinstance(value, str):
         mend = "make it text, or name another field by --field"
         raise InputError(f"the response field '{form.column}' is {type(value).__name__}, not text: {mend}")

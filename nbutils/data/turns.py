@@ -72,11 +72,9 @@ def as_list(value: Any, field: str) -> Sequence[Any]:
             value = json.loads(value)
         except ValueError as error:
             raise InputError(f"'{field}' is text that begins like a list but is no JSON ({error}): mend it") from None
-    if (
-        isinstance(value, Mapping)
-        and len({len(each) if isinstance(each, list) else -1 for each in value.values()}) == 1
-    ):
-        value = [dict(zip(value, each, strict=True)) for each in zip(*value.values(), strict=True)]
+    columns = list(value.values()) if isinstance(value, Mapping) else []
+    if columns and all(isinstance(each, list) and len(each) == len(columns[0]) for each in columns):
+        value = [dict(zip(value, each, strict=True)) for each in zip(*columns, strict=True)]
     if not isinstance(value, list | tuple):
         raise InputError(f"'{field}' is {type(value).__name__}, not a list of turns: make it one")
     return value

@@ -1,7 +1,6 @@
 """The k longest rows of anybody's dataset: what is asked, how its files are read, and how their rows are counted."""
 
 import argparse
-import atexit
 import contextlib
 import functools
 import glob
@@ -12,6 +11,7 @@ import signal
 import sys
 import tempfile
 import warnings
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -27,7 +27,7 @@ from nbutils.core.machine import track
 from nbutils.data.arrow_records import ArrowTable, HubDataset, ParquetFiles
 from nbutils.data.json_records import JsonDocument
 from nbutils.data.line_records import LINE_SUFFIXES, JsonLines
-from nbutils.data.packed import PACKED_SUFFIXES, form_suffix
+from nbutils.data.packed import PACKED_SUFFIXES, form_suffix, suffix_of
 from nbutils.data.record_file import Faults, RecordFile, Responses
 from nbutils.data.records import KNOWN_SUFFIXES, detect_rows, open_records
 from nbutils.data.rows import Form
@@ -35,7 +35,8 @@ from nbutils.selection.measures import Scripts, count_array
 from nbutils.selection.topk import Count, Longest, Numbers, add_texts, per_row
 
 TURNS = ("sum", "mean", "first", "last")
-MANIFEST_SUFFIX = ".manifest.json"
+MANIFEST_SUFFIX, SKIPPED_SUFFIX = ".manifest.json", ".skipped.jsonl"
+"""What stands behind an output's name in those of the files beside it."""
 
 
 class SelectionRequest(NamedTuple):
@@ -94,14 +95,20 @@ def open_inputs(
             continue
         matches = sorted(glob.glob(source, recursive=True))  # noqa: PTH207 (Path.glob wants a relative pattern)
         if not (meant := [path for path in matches if not path.endswith(MANIFEST_SUFFIX)]):
-            raise InputError(f"{source}: no such file: nothing has a name of this pattern")
+            raise InputError(f"{source}: no such file: nothing has a name of this pattern, check it")
         found += meant
     if len(found) == 1:
         return Inputs([Path(found[0])], [open_source(found[0], split, may_be_empty, config)])
     paths = [Path(path) for path in found]
-    if again := next((path for path in paths if found.count(str(path)) > 1), None):
+    places = [path.resolve() for path in paths]
+    if again := next((path for path, place in zip(paths, places, strict=True) if places.count(place) > 1), None):
         raise InputError(f"{again}: given twice, its rows would count twice: leave one out")
-    files = [open_records(path, split if path.is_dir() else None, True, config) for path in paths]
+    files = [
+        open_source(str(path), split, True)
+        if str(path) == "-"
+        else open_records(path, split if path.is_dir() else None, True, config)
+        for path in paths
+    ]
     for path, file in zip(paths, files, strict=True):
         if type(file) is not type(files[0]) or getattr(file, "shape", "") != getattr(files[0], "shape", ""):
             mend = "convert it, or leave it out"
@@ -113,9 +120,10 @@ def open_inputs(
 def check_output(inputs: Inputs, out: Path) -> None:
     """Raise InputError for an output in an input's place, within its folder, or of another form."""
     resolved = out.resolve()
+    written = [resolved.with_name(resolved.name + suffix) for suffix in ("", MANIFEST_SUFFIX, SKIPPED_SUFFIX)]
     for source in inputs.paths:
-        if resolved == source.resolve():
-            raise InputError(f"{out}: the output would replace the input: give another name")
+        if source.resolve() in written:
+            raise InputError(f"{out}: the output would replace the input {source}: give another name")
         if source.is_dir() and source.resolve() in resolved.parents:
             raise InputError(f"{out}: the output would become a part of the input folder: give another place")
     if out.is_dir():
@@ -147,7 +155,7 @@ def read_longest(
 
     forms: of the inputs, where they are known. on_error: `stop` at the first row that cannot be read, or `skip` them.
     """
-    forms = forms or detect_forms(inputs, request)
+    forms = forms or detect_forms(inputs, request, on_error)
     kept, faults, scripts = Longest(request.k), Faults(on_error), Scripts()
     tokenizer = _load_tokenizer(request.tokenizer) if request.measure == "tokens" else None
     before = 0
@@ -197,9 +205,9 @@ def _leave_out_surrogates(file: RecordFile, batch: Responses, faults: Faults) ->
     return batch._replace(texts=texts, bad=sorted({*batch.bad, *bad}))
 
 
-def detect_forms(inputs: Inputs, request: SelectionRequest) -> list[Form | None]:
+def detect_forms(inputs: Inputs, request: SelectionRequest, on_error: str = "stop") -> list[Form | None]:
     """How the rows of every input are read; None for one without rows. Raises InputError where they differ in it."""
-    forms = [detect_rows(file, request.field) for file in inputs.files]
+    forms = [detect_rows(file, request.field, on_error) for file in inputs.files]
     found: dict[str, Path] = {}
     for form, path in zip(forms, inputs.paths, strict=True):
         if form:
@@ -224,7 +232,7 @@ def refuse_other_forms(found: Mapping[str, Path]) -> None:
 def open_source(source: str, split: str | None, may_be_empty: bool = False, config: str | None = None) -> RecordFile:
     """A file, a folder of parts, standard input (-), or a dataset of the Hub."""
     if source == "-":
-        return open_records(_spool_input(), split, may_be_empty, config)
+        return _open_input(may_be_empty)
     path = Path(source)
     suffixes = (*KNOWN_SUFFIXES, *PACKED_SUFFIXES)
     is_file_name = path.suffix in suffixes or source.startswith((".", "/", "~"))
@@ -234,14 +242,31 @@ def open_source(source: str, split: str | None, may_be_empty: bool = False, conf
     return open_records(path, split, may_be_empty, config)
 
 
-def _spool_input() -> Path:
-    """Standard input as a file, since it is read twice; it goes when the process ends."""
+SPOOLED = "standard-input"
+
+
+@contextlib.contextmanager
+def naming_input() -> Iterator[None]:
+    """Call standard input by its name, and not by that of the file in which it is kept."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(re.sub(rf"\S*/{SPOOLED}[.\w]*", "standard input", str(error))) from None
+
+
+def _open_input(may_be_empty: bool) -> RecordFile:
+    """Standard input as a file of the ending that its beginning tells, as it is read twice; it goes with its reader."""
     folder = tempfile.TemporaryDirectory(prefix="nbutils-")
-    atexit.register(folder.cleanup)
-    path = Path(folder.name) / "standard-input"
+    path = Path(folder.name) / SPOOLED
     with open(path, "wb") as file:
         shutil.copyfileobj(sys.stdin.buffer, file)
-    return path
+    try:
+        opened = open_records(path.rename(path.with_name(SPOOLED + suffix_of(path))), None, may_be_empty)
+    except InputError:
+        folder.cleanup()
+        raise
+    weakref.finalize(opened, folder.cleanup)
+    return opened
 
 
 def _load_tokenizer(given: str | None) -> Any:

@@ -23,6 +23,7 @@ from nbutils.data.record_file import Faults
 from nbutils.data.rows import Form
 from nbutils.selection.files import (
     MANIFEST_SUFFIX,
+    SKIPPED_SUFFIX,
     Inputs,
     SelectionRequest,
     check_output,
@@ -72,13 +73,13 @@ def select_files(
     if manifests := _manifests_of(inputs):
         found = _join(inputs, manifests, request, processes)
     else:
-        forms = detect_forms(inputs, request)
+        forms = detect_forms(inputs, request, on_error)
         request = resolve_measure(inputs, request, forms, is_part)
         found = _read(inputs, request, forms, processes, on_error)
     skipped = len(found.faults.noted)
     if not is_part:
         if found.kept.n == 0:
-            raise InputError(f"{inputs}: no rows: is it the right file?")
+            raise InputError(f"{inputs}: no rows: give a file that has some")
         check_k(request.k, found.kept.n - skipped, str(inputs))
     made = describe(found.names, found.hashes, request, found.kept)
     made |= {"response_field": found.response_field, "rows_skipped": skipped}
@@ -151,7 +152,7 @@ def manifest_path(out: Path) -> Path:
 
 def skipped_path(out: Path) -> Path:
     """Where the rows that could not be read are listed."""
-    return out.with_name(out.name + ".skipped.jsonl")
+    return out.with_name(out.name + SKIPPED_SUFFIX)
 
 
 def describe(names: Sequence[str], hashes: Sequence[str | None], request: SelectionRequest, kept: Longest) -> Manifest:
@@ -179,7 +180,8 @@ def name_sources(names: Sequence[str], hashes: Sequence[str | None]) -> dict[str
 def hash_inputs(inputs: Inputs) -> tuple[list[str], list[str | None]]:
     """Names and hashes of files and folders; a dataset of the Hub has its full name and no hash."""
     names = [path.name if path.exists() else str(path) for path in inputs.paths]
-    return names, [data.hash_source(path) for path in inputs.paths]
+    hashes = [data.hash_source(path) or data.hash_source(file.path) for path, file in zip(*inputs, strict=True)]
+    return names, hashes
 
 
 def _counted_by(request: SelectionRequest) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def show_example(file: RecordFile, style: str = "plain", field: str | None = Non
     """
     form = detect_rows(file, field)
     if form is None:
-        raise InputError(f"{file.path}: no rows: is it the right file?")
+        raise InputError(f"{file.path}: no rows: give a file that has some")
     used: dict[str, None] = {}
     unused: dict[str, None] = {}
     example: Row | None = None
@@ -57,7 +57,7 @@ def show_example(file: RecordFile, style: str = "plain", field: str | None = Non
         for names, seen in zip(used_fields(record, form), (used, unused), strict=True):
             seen.update(dict.fromkeys(names))
     if example is None:
-        raise InputError(f"{file.path}: no rows: is it the right file?")
+        raise InputError(f"{file.path}: no rows: give a file that has some")
     kind = "the conversation" if form.kind == "turns" else "the response"
     fields = f"{kind} in '{form.column}'; fields used: {', '.join(used)}; not used: {', '.join(unused) or 'none'}"
     notes = [f"note: {form.note}"] if form.note else []

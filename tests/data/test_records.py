@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -62,6 +63,20 @@ def test_batches_of_long_rows_are_smaller(tmp_path, monkeypatch):
         batches = list(data_records.open_records(tmp_path / name).batches())
         assert max(len(read) for _, read in batches) <= 4
         assert [record for _, read in batches for record in read] == records
+
+
+@pytest.mark.parametrize("between", ["", " ", "\r", "\n\n", "\n  "])
+@pytest.mark.parametrize("indent", [None, 2])
+def test_objects_one_after_another(tmp_path, between, indent):
+    """However they are separated; a selection keeps what stands between them."""
+    rows = [{"output": "a"}, {"output": "b c", "n": [1]}, {"output": "d e f"}]
+    path, out = tmp_path / "rows.json", tmp_path / "out.json"
+    texts = [json.dumps(row, indent=indent) for row in rows]
+    path.write_text(between.join(texts), newline="")
+    assert records.read_records(path) == rows
+    records.open_records(path).write_selected([1, 2], out)
+    assert records.read_records(out) == rows[1:]
+    assert re.sub(r"\s+", " ", out.read_text()).strip() == re.sub(r"\s+", " ", between.join(texts[1:]))
 
 
 def test_what_is_valid_json_and_what_is_not(tmp_path):
