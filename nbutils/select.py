@@ -112,8 +112,9 @@ def _count_trained(profile: Profile, planned: Plan, pool: Sequence[rows.Row]) ->
     try:
         tokenizer = models.load_tokenizer(profile, planned.seed)
     except InputError as error:
-        needed = "the base model's tokenizer counts its rows, so it must be at hand (once from the Hub, or in a folder)"
-        raise InputError(f"arm '{planned.arm}': {needed}: {error}") from None
+        mend = "reach the Hub once without LIM_OFFLINE, or set model.base to a folder"
+        needed = f"its rows are counted by the base model's tokenizer, which cannot be had: {mend}"
+        raise InputError(f"arm '{planned.arm}': {needed} ({error})") from None
 
     @functools.cache
     def count(position: int) -> int:
