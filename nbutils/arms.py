@@ -2,7 +2,7 @@
 
     alpaca-1k-longest               the 1,000 longest responses          alpaca-1k-shortest
     alpaca-1k-random-7              1,000 at random, sampling seed 7     alpaca-1k-longest-instruction
-    alpaca-random-token-matched-7   as many trained tokens as the 1,000 longest have
+    alpaca-random-token-matched-7   as many trained tokens as the 1,000 longest have, counted as the profile trains them
     alpaca-1k-longest-stratified    the longest of every stratum, in proportion
     alpaca-1k-rated-7               the 1,000 best by the profile's `ratings` (nbutils/judging/rate.py): whole grades
                                     from the best down, of the one that fits in part a sample with seed 7 (default 0)
@@ -49,6 +49,16 @@ class Arm(NamedTuple):
     number: int | None
     rewritten: bool
     suffixes: "Suffixes"
+
+    @property
+    def is_matched(self) -> bool:
+        """Whether the rows are drawn for their trained tokens, as many as those of the k longest."""
+        return self.rule == "random-token-matched"
+
+    def is_matched_to(self, other: "Arm") -> bool:
+        """Whether the other arm's trained tokens are this one's budget."""
+        same = (self.pool, self.k, self.rewritten) == (other.pool, other.k, other.rewritten)
+        return self.is_matched and other.rule == "longest" and same
 
     @property
     def selection(self) -> str:

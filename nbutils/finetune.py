@@ -18,7 +18,7 @@ from nbutils.core import manifests, tables
 from nbutils.core.errors import InputError, exits_cleanly
 from nbutils.core.machine import choose_precision, peak_memory_gb, processes
 from nbutils.core.manifests import Manifest, Plan
-from nbutils.core.settings import Profile, seed_of, stage_parser
+from nbutils.core.settings import Profile, Training, seed_of, stage_parser
 from nbutils.data.rows import Row
 from nbutils.training import memory, models, packing, release
 
@@ -35,7 +35,8 @@ def plan(profile: str | Profile, arm: str, seed: int) -> Plan:
         inputs["refine"] = manifests.upstream(refine.plan(chosen, parsed.drawn, seed))
         version = 4
     folder = manifests.stage_folder(chosen.name, "finetune", name, seed)
-    return Plan("finetune", chosen.name, name, seed, folder, chosen.training.model_dump(), inputs, version)
+    settings = _settings_of(chosen, name).model_dump()
+    return Plan("finetune", chosen.name, name, seed, folder, settings, inputs, version)
 
 
 def _prepare(profile: str | Profile, arm: str) -> tuple[Profile, str]:
@@ -49,6 +50,12 @@ def _prepare(profile: str | Profile, arm: str) -> tuple[Profile, str]:
         raise InputError(f"arm '{name}' asks for NEFTune: set training.neftune_alpha in the profile")
     training = chosen.training.model_copy(update=changes)
     return chosen.model_copy(update={"training": training}), parsed.trained
+
+
+def _settings_of(profile: Profile, arm: str) -> Training:
+    """How an arm is trained: `max_rows` cuts it, but not a token-matched one, whose budget was cut before the draw."""
+    cut = {"max_rows": None} if arms.parse_arm(arm).is_matched else {}
+    return profile.training.model_copy(update=cut)
 
 
 def run(profile: str | Profile, arm: str, seed: int = 42) -> Manifest:
@@ -107,11 +114,15 @@ def _complete(profile: Profile, selected: Manifest, planned: Plan) -> Manifest:
 def _train(profile: Profile, selected: Manifest, planned: Plan, folder: Path) -> dict[str, Any]:
     from nbutils.training import callbacks, trainer
 
-    settings, precision = profile.training, choose_precision()
+    settings, precision = _settings_of(profile, planned.arm), choose_precision()
     print(f"{planned.arm}: {settings.method} in {precision.dtype}: {precision.reason}", flush=True)
     tokenizer = models.load_tokenizer(profile, planned.seed)
     rows = load_rows(profile, selected, planned.arm, planned.seed)[: settings.max_rows]
     examples, counts = packing.encode_rows(rows, tokenizer, settings, planned.arm)
+    if budget := selected.facts.get("budget_tokens"):
+        tokens = counts["trained_tokens_per_epoch"]
+        compared = f"{tokens:,} trained tokens an epoch against {budget:,} of the longest ({tokens / budget - 1:+.1%})"
+        print(f"note: {planned.arm}: {compared}", flush=True)
     recipe = settings.examples_per_step, settings.epochs, settings.epoch_end
     steps = packing.plan_steps(len(examples), *recipe, planned.seed)
     expected = memory.check_fit(profile, planned.seed, precision, steps, examples)

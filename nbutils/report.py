@@ -137,6 +137,7 @@ def render(profile: Profile, seed: int, found: Found) -> str:
         **describe_claims(settle.settle(evidence.measure(measured))),
         selections=made["select"],
         trainings=made["finetune"],
+        mismatches=list(find_mismatches(made["finetune"])),
         generations=made["generate"],
         datasets=_records(tables.read(found.of("explore").path("lengths.csv"))),
         results=_records(summary.query("test_set == 'all'")),
@@ -202,6 +203,18 @@ def sum_up(measured: Results, target: str) -> Iterator[str]:
         net, low, high = 100 * row.net_win, 100 * row.low, 100 * row.high
         wins = f"net win {net:+.0f} points [{low:+.0f}, {high:+.0f}] over {row.baseline}"
         yield f"{row.judge}: {wins}, {row.prompts} prompts; {row.finding}"
+
+
+def find_mismatches(trainings: Sequence[Manifest]) -> Iterator[str]:
+    """A sentence for each token-matched arm that trained over 3% more or fewer tokens than the arm it is matched to."""
+    tokens = {made.arm: made.facts["trained_tokens_per_epoch"] for made in trainings}
+    for name, mine in tokens.items():
+        arm = arms.parse_arm(name)
+        longest = next((other for other in tokens if arm.is_matched_to(arms.parse_arm(other))), name)
+        theirs = tokens[longest]
+        if 100 * abs(mine - theirs) > 3 * theirs:
+            found = f"{name} trained {mine:,} tokens an epoch and {longest} {theirs:,} ({mine / theirs - 1:+.1%})"
+            yield f"{found}: they were to be as many, so it is no control for their number."
 
 
 def flatten(value: Any, name: str = "") -> Iterator[dict[str, str]]:

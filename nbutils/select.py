@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nbutils import arms, data, lengths
+from nbutils import arms, data, lengths, prompts
 from nbutils.core import disk, manifests
 from nbutils.core.errors import ArgumentParser, InputError, exits_cleanly
 from nbutils.core.manifests import Manifest, Plan
@@ -37,12 +37,16 @@ from nbutils.selection.parts import (
     skipped_path,
 )
 from nbutils.selection.topk import Numbers, per_row, top_k
+from nbutils.training import models
 
 __all__ = ["top_k"]
 
 
 def plan(profile: str | Profile, arm: str, seed: int) -> Plan:
-    """What stage 02 would write for an arm; rewritten rows share the selection that they were made from."""
+    """What stage 02 would write for an arm; rewritten rows share the selection that they were made from.
+
+    A token-matched arm depends on how the longest rows are trained, too: by which tokens, and after which cuts.
+    """
     chosen, resolved = arms.prepare(profile, arm)
     parsed = arms.parse_arm(resolved)
     name = arms.pool_source(parsed, chosen)
@@ -51,13 +55,21 @@ def plan(profile: str | Profile, arm: str, seed: int) -> Plan:
     settings["trained_tokens_measure"] = lengths.trained_measure()
     if parsed.rule == "rated":
         inputs["ratings"] = disk.sha256_file(arms.ratings_of(parsed, chosen))
+    if parsed.is_matched:
+        settings["trained_as"] = chosen.training.model_dump(include={"max_rows", "max_length", "prompt_style"})
+        inputs["base"] = models.base_fingerprint(chosen, seed)
     folder = manifests.stage_folder(chosen.name, "select", parsed.drawn, seed)
     return Plan("select", chosen.name, parsed.drawn, seed, folder, settings, inputs)
 
 
 def run(profile: str | Profile, arm: str, seed: int = 42) -> Manifest:
-    """Select an arm's rows: `rows.jsonl`, and in the manifest threshold, ties and the hashes of ids and source."""
+    """Select an arm's rows: `rows.jsonl`, and in the manifest threshold, ties and the hashes of ids and source.
+
+    Raises InputError for a token-matched arm where the base model's tokenizer, which counts its rows, cannot be had.
+    """
     chosen, name = arms.prepare(profile, arm)
+    if arms.parse_arm(name).is_matched:
+        models.base_location(chosen, seed)  # the plan names the tiny base by its bytes, so it has to be there
     planned = plan(chosen, name, seed)
     return manifests.complete(planned, functools.partial(_select, chosen, planned))
 
@@ -73,7 +85,10 @@ def _select(profile: Profile, planned: Plan, folder: Path) -> dict[str, Any]:
     pool = data.load_pool(arms.pool_source(arm, profile))
     measured = functools.partial(lengths.count_again, measure=measure)
     ratings = arms.ratings_of(arm, profile) if arm.rule == "rated" else None
-    chosen = [pool[i] for i in draw.draw(arm, pool, measured, lengths.trained_tokens, turns, ratings)]
+    trained = _count_trained(profile, planned, pool) if arm.is_matched else None
+    max_rows = profile.training.max_rows
+    positions = draw.draw(arm, pool, measured, trained, turns, ratings, max_rows).tolist()
+    chosen = [pool[position] for position in positions]
     disk.write_jsonl(folder / "rows.jsonl", (row._asdict() for row in chosen))
     counts, ids = row_lengths(chosen, measure, turns), [row.id for row in chosen]
     facts: dict[str, Any] = {
@@ -91,10 +106,30 @@ def _select(profile: Profile, planned: Plan, folder: Path) -> dict[str, Any]:
     if arm.rule == "longest":
         facts["ties_at_threshold"] = int((row_lengths(pool, measure, turns) == counts.min()).sum())
         facts["ties_taken"] = int((counts == counts.min()).sum())
+    if trained:
+        longest = draw.draw(arm._replace(rule="longest"), pool, measured, turns=turns)[:max_rows].tolist()
+        facts |= {"budget_tokens": sum(map(trained, longest)), "matched_tokens": sum(map(trained, positions))}
     published = f"{arm.selection}-published"
     if published in data.sources() and data.is_at_hand(published):
         facts["ids_in_published_selection"] = len({row.id for row in data.load_rows(published)} & set(ids))
     return facts
+
+
+def _count_trained(profile: Profile, planned: Plan, pool: Sequence[rows.Row]) -> draw.CountRow:
+    """What counts the tokens that stage 04 trains of a row of the pool: none where its prompt fills `max_length`."""
+    settings = profile.training
+    try:
+        tokenizer = models.load_tokenizer(profile, planned.seed)
+    except InputError as error:
+        mend = "reach the Hub once without LIM_OFFLINE, or set model.base to a folder"
+        needed = f"its rows are counted by the base model's tokenizer, which cannot be had: {mend}"
+        raise InputError(f"arm '{planned.arm}': {needed} ({error})") from None
+
+    @functools.cache
+    def count(position: int) -> int:
+        return prompts.encode(pool[position], tokenizer, settings.prompt_style, settings.max_length).trained
+
+    return count
 
 
 def row_lengths(pool: Sequence[rows.Row], measure: str, turns: str) -> Numbers:

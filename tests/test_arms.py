@@ -21,7 +21,7 @@ def _pool(counts, **more):
 
 
 def _draw(name, rows, turns="sum"):
-    return draw.draw(arms.parse_arm(name), rows, _words, lambda texts: _words(texts) + 1, turns).tolist()
+    return draw.draw(arms.parse_arm(name), rows, _words, lambda i: len(rows[i].response.split()) + 1, turns).tolist()
 
 
 # --- names ---------------------------------------------------------------------------------------------------------
@@ -161,7 +161,7 @@ def test_more_rows_than_there_are_are_refused():
 
 
 def test_a_whole_source():
-    assert draw.draw(arms.parse_arm("lima-1k"), _pool([1, 2, 3]), _words, _words).tolist() == [0, 1, 2]
+    assert draw.draw(arms.parse_arm("lima-1k"), _pool([1, 2, 3]), _words).tolist() == [0, 1, 2]
 
 
 @settings(max_examples=300, deadline=None)

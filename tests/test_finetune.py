@@ -150,6 +150,22 @@ def test_a_rewritten_arm_trains_on_what_stage_03_wrote(finished, base, runs, no_
     assert f"# {arm}\n" in card and f"mean response length {mean:.1f} ({measure})" in card
 
 
+def test_a_matched_arm_is_trained_whole_and_says_how_well_it_matches(base, runs, no_data, capsys):
+    profile = profile_on(base, {"max_rows": 8, "max_length": 500, "epochs": 1})
+    matched = "sample-24-random-token-matched-7"
+    longest, made = (finetune.run(profile, arm, 42) for arm in ("sample-24-longest", matched))
+    selected = select.run(profile, matched, 42)
+    tokens, budget = (each.facts["trained_tokens_per_epoch"] for each in (made, longest))
+    assert (longest.facts["rows"], longest.facts["truncated_rows"], longest.settings["max_rows"]) == (8, 8, 8)
+    assert (made.facts["rows"], made.settings["max_rows"]) == (selected.facts["rows"], None)
+    assert made.facts["rows"] > 8
+    assert (selected.facts["matched_tokens"], selected.facts["budget_tokens"]) == (tokens, budget)
+    assert abs(tokens / budget - 1) < 0.03
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
+    share = f"{tokens / budget - 1:+.1%}"
+    assert said == [f"note: {matched}: {tokens:,} trained tokens an epoch against {budget:,} of the longest ({share})"]
+
+
 def test_a_rewriting_that_changes_makes_the_training_stale(base, runs, no_data):
     profile = profile_on(base)
     fewer, more = (

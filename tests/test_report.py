@@ -1,6 +1,7 @@
 """The report: built from fresh results only, nothing that a model wrote runs, and it opens at once at real size."""
 
 import base64
+import dataclasses
 import hashlib
 import json
 import re
@@ -12,7 +13,7 @@ from html.parser import HTMLParser
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from report_run import ARM, BASELINE, make_answers, make_judgments, make_profile, open_page, write_run
+from report_run import ARM, BASELINE, make_answers, make_judgments, make_profile, manifest, open_page, write_run
 
 from nbutils import data, report
 from nbutils.claims import published
@@ -200,6 +201,49 @@ def test_a_run_of_the_tiny_model_settles_nothing_but_the_data(harmless):
     chips = re.findall(r'<td class="verdict"><span class="chip [a-z-]+">([^<]*)</span>', text)
     assert {verdict: chips.count(verdict) for verdict in set(chips)} == {"reproduced": 8, "not run": 36}
     assert "tiny model: shows the machinery, not the paper&#39;s result.</strong> Nothing in this run speaks" in text
+
+
+def trained(**tokens):
+    """Finished trainings with so many trained tokens an epoch; "_" stands for "-" in an arm's name."""
+    return [
+        manifest("finetune", arm.replace("_", "-"), None, {"trained_tokens_per_epoch": count})
+        for arm, count in tokens.items()
+    ]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "flagged"), [(103, None), (97, None), (104, "+4.0%"), (96, "-4.0%"), (14, "-86.0%")]
+)
+def test_a_control_that_is_not_matched_is_flagged_above_three_percent(tokens, flagged):
+    lines = list(report.find_mismatches(trained(own_9_longest=100, own_9_random_token_matched_7=tokens)))
+    said = f"own-9-random-token-matched-7 trained {tokens} tokens an epoch and own-9-longest 100 ({flagged}): they were"
+    assert [line[: len(said)] for line in lines] == ([said] if flagged else [])
+
+
+def test_only_an_arm_and_its_own_longest_are_compared():
+    others = {"own_8_longest": 1, "own_9_random_7": 1, "sample_9_longest": 1, "own_9_longest_rewritten": 1}
+    assert list(report.find_mismatches(trained(own_9_random_token_matched_7=100, **others))) == []
+    (line,) = report.find_mismatches(trained(alpaca_1k_longest=90, alpaca_random_token_matched_7=100))
+    assert line.startswith(
+        "alpaca-random-token-matched-7 trained 100 tokens an epoch and alpaca-1k-longest 90 (+11.1%)"
+    )
+
+
+def test_trained_tokens_stand_beside_each_arm_and_a_mismatch_in_the_first_minute(tmp_path):
+    matched = "alpaca-random-token-matched-7"
+    profile = make_profile(arms=(ARM, matched))
+    mine, theirs = (make_answers(arm, ["one"], ["one"]) for arm in (ARM, matched))
+    found = write_run(tmp_path, mine, theirs, make_judgments(mine, theirs, [("8 6", "6 8")]), TABLES)
+    html = report.render(profile, 42, found)
+    assert html.count('<td class="n">26,368</td><td class="n">2.0</td>') == 2
+    assert "no control for their number" not in html
+    made = found.of("finetune", matched)
+    fewer = made.facts | {"trained_tokens_per_epoch": 6556}
+    found.manifests[f"finetune {matched}"] = dataclasses.replace(made, facts=fewer)
+    html = report.render(profile, 42, found)
+    assert '<td class="n">6,556</td><td class="n">2.0</td>' in html
+    (line,) = re.findall(r'<p class="note">(alpaca-random.*)</p>', html.partition('<h2 id="results">')[0])
+    assert line.startswith(f"{matched} trained 6,556 tokens an epoch and {ARM} 26,368 (-75.1%)")
 
 
 def test_settings_are_listed_without_what_is_not_set():

@@ -101,7 +101,7 @@ def _budget() -> Iterator[Fact]:
         return int(lengths.trained_tokens([row.response for row in rows]).sum())
 
     pool = data.load_rows(POOL)
-    drawn = draw.draw(arms.parse_arm("alpaca-1k-random-7"), pool, lengths.trained_tokens, lengths.trained_tokens)
+    drawn = draw.draw(arms.parse_arm("alpaca-1k-random-7"), pool, lengths.trained_tokens)
     longest, scored, lima = (count(data.load_rows(name)) for name in (LONGEST, SCORED, LIMA))
     what = "trained Llama-2 tokens an epoch, the longest 1,000"
     yield Fact("D5", what, longest, "above", scored, "AlpaGasus-1k")

@@ -1,6 +1,6 @@
 """Which rows an arm takes of its pool: by length, at random, by stratum, or by grades."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +12,24 @@ from nbutils.data.records import number_records, open_records
 from nbutils.data.rows import Row, fingerprint_row
 from nbutils.selection.topk import Count, Ids, Numbers, per_row, top_k
 
+CountRow = Callable[[int], int]
+"""What gives the trained tokens of the row at a position of the pool."""
+
 
 def draw(
-    arm: Arm, rows: list[Row], measured: Count, trained: Count, turns: str = "sum", ratings: Path | None = None
+    arm: Arm,
+    rows: list[Row],
+    measured: Count,
+    trained: CountRow | None = None,
+    turns: str = "sum",
+    ratings: Path | None = None,
+    max_rows: int | None = None,
 ) -> Ids:
     """Positions (ascending) of an arm's rows in its pool.
 
-    measured: length of texts under the profile's measure; trained: tokens that a text adds to the loss; turns: the
-    rule for rows of several turns; ratings: the file of grades that a rated arm needs. Raises InputError when the pool
-    has fewer rows than the arm asks for.
+    measured: length of texts under the profile's measure; turns: the rule for rows of several turns; ratings: the file
+    of grades that a rated arm needs. A token-matched arm needs `trained`, and `max_rows`, how many of the longest rows
+    are trained on. Raises InputError when the pool has fewer rows than the arm asks for.
     """
     if arm.rule == "all":
         return np.arange(len(rows))
@@ -36,10 +45,13 @@ def draw(
         return np.sort(order[: arm.k])
     responses = [row.responses for row in rows]
     lengths = per_row(responses, turns, measured)
-    if arm.rule == "random-token-matched":
-        tokens = per_row(responses, "sum", trained)
-        budget = tokens[top_k(lengths, arm.k)].sum()
-        return np.sort(order[: 1 + int(np.abs(np.cumsum(tokens[order]) - budget).argmin())])
+    if arm.is_matched:
+        if trained is None:
+            raise InputError(f"arm '{arm.name}' needs a count of trained tokens")
+        budget = sum(trained(position) for position in top_k(lengths, arm.k)[:max_rows].tolist())
+        if not budget:
+            raise InputError(f"arm '{arm.name}': none of the longest rows has a trained token: raise max_length")
+        return np.sort(match_tokens(budget, order.tolist(), trained))
     if arm.rule == "longest-stratified":
         strata = np.array([stratum_of(row) for row in rows])
         names, sizes = np.unique(strata, return_counts=True)
@@ -47,6 +59,23 @@ def draw(
         parts = [np.flatnonzero(strata == name)[top_k(lengths[strata == name], quota)] for name, quota in quotas]
         return np.sort(np.concatenate(parts))
     return top_k(-lengths if arm.rule == "shortest" else lengths, arm.k)
+
+
+def match_tokens(budget: int, order: Iterable[int], trained: CountRow) -> Ids:
+    """The first rows of `order`, at least one, whose trained tokens together come closest to `budget`.
+
+    A row that trains nothing is passed over. Rows are counted until the budget is passed, and no further.
+    """
+    taken: list[int] = []
+    total = 0
+    for position in order:
+        if not (tokens := trained(position)):
+            continue
+        if taken and abs(total + tokens - budget) >= abs(total - budget):
+            break
+        taken.append(position)
+        total += tokens
+    return np.array(taken, dtype=np.int64)
 
 
 def stratum_of(row: Row) -> str:

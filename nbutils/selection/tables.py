@@ -87,9 +87,9 @@ def texts_of(rows: Iterable[Row]) -> list[str]:
 def make_pool(counted: Counted, k: int, published: list[Counted]) -> Pool:
     """Draw the paper's selection of a dataset and the controls that the paper lacks, named as arms."""
     count = functools.partial(lengths.count_again, measure="nltk_words")
-    drawn = {}
+    trained, drawn = counted.trained, {}
     for name in (arm_name(counted.name, k, rule) for rule in RULES):
-        positions = draw.draw(arms.parse_arm(name), counted.rows, count, lengths.trained_tokens)
+        positions = draw.draw(arms.parse_arm(name), counted.rows, count, lambda row: int(trained[row]))
         kept = {measure: values[positions] for measure, values in counted.lengths.items()}
         drawn[name] = Counted(name, [counted.rows[i] for i in positions], kept)
     return Pool(counted, k, drawn, published)

@@ -169,7 +169,10 @@ def test_the_page_followed_to_the_letter(tmp_path):
     results = folder / "runs" / "own-data"
     selected = {path.parent.parent.name: manifests.read_manifest(path.parent) for path in results.glob("select/*/*/m*")}
     assert {"own-100-longest", "own-100-random-7", "own-100-random-token-matched-7"} <= set(selected)
-    tokens = {arm: made.facts["trained_tokens"] for arm, made in selected.items()}
+    trained = {
+        path.parent.parent.name: manifests.read_manifest(path.parent) for path in results.glob("finetune/*/*/m*")
+    }
+    tokens = {arm: made.facts["trained_tokens_per_epoch"] for arm, made in trained.items()}
     assert abs(tokens["own-100-random-token-matched-7"] / tokens["own-100-longest"] - 1) < 0.03
     assert tokens["own-100-random-7"] < 0.8 * tokens["own-100-longest"]
     verdicts = (results / "length_bias" / "own-100-longest" / "seed-42" / "length_bias.csv").read_text(encoding="utf-8")

@@ -24,6 +24,8 @@ FACTS = {
         "method": "qlora",
         "rows": 64,
         "truncated_rows": 0,
+        "trained_tokens_per_epoch": 26368,
+        "epochs": 2.0,
         "optimizer_steps": 16,
         "first_loss": 3.5,
         "last_loss": 3.0,
