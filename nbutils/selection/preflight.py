@@ -9,6 +9,7 @@ from nbutils.core.settings import Profile
 from nbutils.data.record_file import RecordFile
 from nbutils.data.records import detect_rows, naming_row, number_records, open_records
 from nbutils.data.rows import Row, to_row, used_fields
+from nbutils.selection.measures import Scripts, say_misfit
 
 
 def check_prompts(profile: Profile, name: str) -> str:
@@ -104,7 +105,7 @@ def check_inputs(profile: Profile) -> list[str]:
         "response": sum(not row.response.strip() for row in rows),
     }
     notes = [f", {count:,} of them with an empty {what}" for what, count in empty.items() if count]
-    lines = [f"{profile.dataset}: {len(rows):,} rows" + "".join(notes)]
+    lines = [f"{profile.dataset}: {len(rows):,} rows" + "".join(notes), *_note_reading(profile, rows)]
     lines += [check_prompts(profile, name) for name in test_sets]
     taught = {(row.instruction.strip(), row.input.strip()) for row in rows}
     for name in (name for name in test_sets if name not in data.sources()):
@@ -114,6 +115,14 @@ def check_inputs(profile: Profile) -> list[str]:
             where = f"{len(ids)} (first: id '{ids[0]}')"
             lines.append(f"note: {name}: prompts that stand in the training rows as well: {where}: take them out")
     return lines
+
+
+def _note_reading(profile: Profile, rows: list[Row]) -> list[str]:
+    """Which of two responses is read of one's own rows, and a measure that cannot count their script."""
+    form, scripts = detect_rows(open_records(Path(profile.dataset))), Scripts()
+    scripts.add([text for row in rows for text in row.responses])
+    misfit = say_misfit(profile.selection.measure, scripts, ties=0, rows=len(rows))
+    return [f"note: {profile.dataset}: {note}" for note in (form and form.note, misfit) if note]
 
 
 def check_whole(profile: Profile) -> list[str]:

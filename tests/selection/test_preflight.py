@@ -49,6 +49,25 @@ def test_good_files_are_described(place):
     assert check() == [f"{place}/my_rows.jsonl: 2 rows", f"{place}/my_prompts.jsonl: 2 prompts, 2 with a reference"]
 
 
+def test_what_may_be_misread_is_noted(place):
+    row = {"instruction": "写一首诗。", "answer": "床前明月光，疑是地上霜。", "solution": "举头望明月。"}
+    (place / "my_rows.jsonl").write_text(lines(row, row), encoding="utf-8")
+    _, first, second, _ = check()
+    assert first == (
+        f"note: {place}/my_rows.jsonl: the response is 'answer'; to take 'solution' instead, give --field solution"
+    )
+    assert "most of the text is in a script that puts no spaces between words" in second and "chars" in second
+
+
+def test_a_whole_example_is_shown_as_it_is_trained(place):
+    row = {"instruction": "Sum up.", "context": "Long text.", "response": "Short.", "system": "Be brief.", "url": "x"}
+    (place / "my_rows.jsonl").write_text(lines(row, row), encoding="utf-8")
+    *_, fields, said, example = preflight.check_whole(load_profile("my-profile.toml"))
+    assert fields.endswith("fields used: instruction, context, response, system; not used: url")
+    assert "as it would be trained in style 'plain'" in said
+    assert example == "Be brief.\n\n### Task\nSum up.\n\n### Input\nLong text.\n\n### Answer\n→Short."
+
+
 def test_empty_responses_are_counted(place):
     (place / "my_rows.jsonl").write_text(lines(ROW, ROW, ROW | {"output": " \n"}), encoding="utf-8")
     assert check()[0] == f"{place}/my_rows.jsonl: 3 rows, 1 of them with an empty response"
