@@ -151,6 +151,8 @@ class Profile(Settings):
     """One way of running the whole reproduction.
 
     `ratings` is a file of grades of the dataset's rows (nbutils/judging/rate.py), for the arms that are drawn by them.
+    `show_variants`: suffixes of arms (+min80, +asklong) of which notebook 05 shows answers beside each arm's own; they
+    are generated for that alone, and not judged.
     """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
@@ -160,6 +162,7 @@ class Profile(Settings):
     ratings: str | None = None
     arms: tuple[str, ...] = Field(min_length=1)
     seeds: tuple[int, ...] = Field((42,), min_length=1)
+    show_variants: tuple[str, ...] = ()
     model: Model
     tiny_base: TinyBase | None = None
     selection: Selection = Selection()
