@@ -8,6 +8,7 @@ import sys
 
 import nltk
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -86,6 +87,13 @@ def _added_with_space():
     return made
 
 
+def _with_added(tokens, special=(), **options):
+    made = _like_llama()
+    made.add_tokens([AddedToken(content, **options) for content in tokens])
+    made.add_special_tokens([AddedToken(content, **options) for content in special])
+    return made
+
+
 UNFIT = {
     "an entry crosses a space": lambda: _like_llama(["e" + SPACE], [("e", SPACE)]),
     "an entry joins words": lambda: _like_llama([SPACE + "t", "o" + SPACE + "t"], [("o", SPACE + "t")]),
@@ -97,6 +105,7 @@ UNFIT = {
     "Metaspace instead of the normaliser": _metaspace,
     "another normaliser": _other_normalizer,
     "an added token with a space": _added_with_space,
+    "an added token that normalised text may spell": lambda: _with_added([SPACE + "a"], normalized=True),
     "a split as pre-tokenizer": lambda: _with_split(_like_llama()),
 }
 
@@ -351,6 +360,7 @@ def _check_against_brute_force(made, counter):
         ("an entry joins words", "fo tz"),
         ("whole entries without merges", "x zebra"),
         ("an added token with a space", "see the dog run"),
+        ("an added token that normalised text may spell", "b  a"),
     ],
 )
 def test_counting_these_by_words_would_be_wrong(name, text):
@@ -359,6 +369,80 @@ def test_counting_these_by_words_would_be_wrong(name, text):
     by_words = Tokenizer(made.model)
     total = sum(len(by_words.encode(SPACE + word, add_special_tokens=False).ids) for word in text.split(" "))
     assert total != len(made.encode(text, add_special_tokens=False).ids)
+
+
+# One byte, one character of several bytes, more; spelt by others, by what the text's own pieces hold, by a word.
+CONTENTS = (
+    "\n",
+    "\0",
+    "a",
+    "T",
+    ".",
+    "é",
+    "漢",
+    "\u3000",
+    "\n\n",
+    "</",
+    "aa",
+    "a\n",
+    "\na",
+    "Tée",
+    SPACE,
+    "[UNK]",
+    "the",
+)
+by_added = st.one_of(
+    st.lists(st.sampled_from([*CONTENTS, *CONTENTS, " ", "b", "\t"]), max_size=12).map("".join), any_text
+)
+
+
+@pytest.mark.parametrize("is_special", [False, True])
+@pytest.mark.parametrize("is_normalized", [False, True])
+@pytest.mark.parametrize("options", [{}, {"lstrip": True, "rstrip": True}, {"single_word": True}, {"rstrip": True}])
+@settings(max_examples=30, deadline=None)
+@given(contents=st.sets(st.sampled_from(CONTENTS), min_size=1, max_size=4), data=st.data())
+def test_added_tokens_are_counted_and_bounded(is_special, is_normalized, options, contents, data):
+    tables = {"special" if is_special else "tokens": sorted(contents)}
+    made = _with_added(tables.get("tokens", []), tables.get("special", []), normalized=is_normalized, **options)
+    counter = tokens.TokenCounter(made)
+    assert counter.is_exact_by_words == (not is_normalized or SPACE not in contents)
+    texts = data.draw(st.lists(by_added, max_size=6))
+    expected = _brute_force(made, texts)
+    bounds = counter.upper_bound(texts)
+    assert bounds is None or (bounds >= np.array(expected, dtype=np.int64)).all()
+    assert counter.count(texts).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("added", "text", "tokens_of_it", "bound"),
+    [
+        ("\n", "c\nc\nc", 8, 8),  # a stand-in and a letter thrice, and two line breaks: two more than bytes + 1
+        ("é", "cécéc", 8, 8),
+        ("\n\n", "c\n\nc", 5, 5),
+    ],
+)
+def test_the_bound_of_text_cut_at_added_tokens_is_tight(added, text, tokens_of_it, bound):
+    made = _with_added([added], normalized=False)
+    assert _brute_force(made, [text]) == [tokens_of_it]
+    assert _forget_memo(tokens.TokenCounter(made)).upper_bound([text]).tolist() == [bound]
+
+
+def test_a_table_of_many_added_tokens_is_bounded():
+    made = _with_added([f"<extra_{number}>" for number in range(20_000)], normalized=False)
+    texts = ["the <extra_19999><extra_7> dog", "the dog"]
+    counter = tokens.TokenCounter(made)
+    assert counter.count(texts).tolist() == _brute_force(made, texts)
+    assert (counter.upper_bound(texts) >= np.array(_brute_force(made, texts))).all()
+
+
+@thorough
+@given(texts_of_any_kind)
+def test_the_bound_of_an_arrow_array_is_that_of_its_texts(texts):
+    counter = _forget_memo(SMALL_COUNTER)
+    expected = counter.upper_bound(texts).tolist()
+    for kind in (pa.string(), pa.large_string()):
+        array = pa.concat_arrays([pa.array(["before"], kind), pa.array(texts, kind)]).slice(1)
+        assert _forget_memo(counter).upper_bound(array).tolist() == expected
 
 
 def test_padding_and_truncation_left_on_do_not_change_the_count():
