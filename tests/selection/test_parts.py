@@ -186,7 +186,7 @@ def test_two_processes_count_as_one(tmp_path, monkeypatch, measure):
     write_lines(tmp_path / "parts", [[n * 7919 % 61 for n in range(900)], [n * 31 % 50 for n in range(500)]])
     _write_tokenizer(tmp_path / "tokenizer.json", ["?", "é"])
     tokenizer = str(tmp_path / "tokenizer.json") if measure == "tokens" else None
-    request = SelectionRequest(40, measure, tokenizer=tokenizer)
+    request = SelectionRequest(400, measure, tokenizer=tokenizer)
     select_files(_parts_of(tmp_path / "parts"), request, tmp_path / "two.jsonl", processes=2)
     assert sum(asked) >= 64, "something was counted by the other processes"
     assert selected(tmp_path / "two.jsonl") == _at_once(tmp_path / "parts", request, tmp_path / "one.jsonl")
