@@ -117,10 +117,16 @@ def nltk_tokenizers() -> tuple[Callable[[str], list[str]], Callable[[str], list[
     Warns once when punkt's parameters are missing (the untrained splitter is then used) or when nltk is not the
     version with which the published selection was reproduced.
     """
+    return _make_tokenizers(prepare_nltk())
+
+
+def prepare_nltk() -> str | None:
+    """The folder of punkt's parameters, fetched if need be; warns as `nltk_tokenizers` does, without importing nltk."""
     if (folder := _punkt_folder()) is None:
         _ask_for_punkt()
         folder = _punkt_folder()
-    return _make_tokenizers(folder)
+    _warn_of_nltk(folder)
+    return folder
 
 
 @functools.cache
@@ -131,22 +137,26 @@ def _ask_for_punkt() -> None:
 
 @functools.cache
 def _make_tokenizers(punkt_folder: str | None) -> tuple[Callable[[str], list[str]], Callable[[str], list[str]]]:
-    import nltk
     from nltk.tokenize import NLTKWordTokenizer
     from nltk.tokenize.punkt import PunktSentenceTokenizer, load_punkt_params
 
-    if nltk.__version__ not in EXACT_NLTK:
-        warnings.warn(
-            f"nltk {nltk.__version__}: the published selection is exact with {EXACT_NLTK[-1]}; newer versions differ "
-            "in 1 id of 1,000 because dashes became tokens",
-            stacklevel=2,
-        )
     punkt = PunktSentenceTokenizer()
     if punkt_folder:
         punkt._params = load_punkt_params(punkt_folder)
-    else:
-        warnings.warn(NLTK_WITHOUT_PUNKT.format(**UNTRAINED_PUNKT_COST), stacklevel=2)
     return punkt.tokenize, NLTKWordTokenizer().tokenize
+
+
+@functools.cache
+def _warn_of_nltk(punkt_folder: str | None) -> None:
+    version = library_version("nltk_words")
+    if version.removeprefix("nltk ") not in EXACT_NLTK:
+        warnings.warn(
+            f"{version}: the published selection is exact with {EXACT_NLTK[-1]}; newer versions differ "
+            "in 1 id of 1,000 because dashes became tokens",
+            stacklevel=2,
+        )
+    if not punkt_folder:
+        warnings.warn(NLTK_WITHOUT_PUNKT.format(**UNTRAINED_PUNKT_COST), stacklevel=2)
 
 
 def _punkt_folder() -> str | None:

@@ -1,28 +1,21 @@
 """The k longest rows of anybody's dataset: what is asked, how its files are read, and how their rows are counted."""
 
 import argparse
-import contextlib
-import functools
 import glob
-import multiprocessing
-import signal
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from nbutils import data, lengths
-from nbutils.core import settings
+from nbutils import lengths
 from nbutils.core.errors import InputError
 from nbutils.core.machine import track
 from nbutils.data import rows
 from nbutils.data.json_records import LINE_SUFFIXES, JsonLines, form_suffix
 from nbutils.data.records import KNOWN_SUFFIXES, HubDataset, ParquetFiles, RecordFile, open_records
-from nbutils.selection.topk import Count, Longest, Numbers, add_texts, per_row
+from nbutils.selection.counting import counting, load_tokenizer
+from nbutils.selection.topk import Candidates, Longest, Numbers
 
 TURNS = ("sum", "mean", "first", "last")
 MANIFEST_SUFFIX = ".manifest.json"
@@ -115,21 +108,24 @@ def check_output(inputs: Inputs, out: Path) -> None:
 def read_longest(inputs: Inputs, request: SelectionRequest, processes: int = 1) -> Longest:
     """The k longest rows, or all where there are fewer. Memory: one batch and k rows (a JSON array is held whole)."""
     kept = Longest(request.k)
-    tokenizer = _load_tokenizer(request.tokenizer) if request.measure == "tokens" else None
+    tokenizer = load_tokenizer(request.tokenizer) if request.measure == "tokens" else None
     before = 0
-    with _counting(request, tokenizer, processes) as count:
+    with counting(request.measure, request.tokenizer, tokenizer, processes) as count:
+        candidates = Candidates(kept, request.measure, tokenizer, count, request.turns, processes)
         for file in inputs.files:
             for within, batch in track(_read_responses(file, request), "rows read, in batches"):
                 first = before + within
                 try:
-                    if len(batch) and isinstance(batch[0], str):
-                        add_texts(kept, batch, first, request.measure, tokenizer, count)
-                        continue
-                    counted = batch if isinstance(batch, np.ndarray) else per_row(batch, request.turns, count)
+                    if isinstance(batch, np.ndarray):
+                        kept.add(batch, np.arange(first, first + len(batch)))
+                    elif len(batch) and isinstance(batch[0], str):
+                        candidates.add_texts(batch, first)
+                    else:
+                        candidates.add_turns(batch, first)
                 except InputError as error:
                     raise InputError(f"in the batch from row {first}: {error}") from None
-                kept.add(counted, np.arange(first, first + len(batch)))
             before = kept.n
+        candidates.settle()
     return kept
 
 
@@ -163,20 +159,6 @@ def open_source(source: str, split: str, may_be_empty: bool = False) -> RecordFi
     is_file_name = path.suffix in suffixes or source.startswith((".", "/", "~"))
     looks_like_hub = source.count("/") == 1 and not is_file_name and not path.parent.exists()
     return HubDataset(source, split) if looks_like_hub else open_records(path, split, may_be_empty)
-
-
-def _load_tokenizer(given: str | None) -> Any:
-    from tokenizers import Tokenizer
-
-    if given is None:
-        return data.llama2_tokenizer()
-    path = Path(given) / "tokenizer.json" if Path(given).is_dir() else Path(given)
-    if not path.is_file() and (path.suffix == ".json" or settings.is_offline()):
-        raise InputError(f"{given}: no such file: give a tokenizer.json, or a Hub name when there is a network")
-    try:
-        return Tokenizer.from_file(str(path)) if path.is_file() else Tokenizer.from_pretrained(given)
-    except Exception as error:
-        raise InputError(f"{given}: no tokenizer there ({error}): give a tokenizer.json or a Hub name") from None
 
 
 def _read_responses(file: RecordFile, request: SelectionRequest) -> Iterator[tuple[int, Any]]:
@@ -217,52 +199,6 @@ def _record_batches(file: RecordFile, request: SelectionRequest) -> Iterator[tup
                 raise InputError(f"{file.path}: row {number}: {error}") from None
         is_single = max(map(len, turns), default=0) == 1
         yield first, [texts[0] for texts in turns] if is_single else turns
-
-
-_in_worker: dict[str, Count] = {}
-
-
-@contextlib.contextmanager
-def _counting(request: SelectionRequest, tokenizer: Any, processes: int) -> Iterator[Count]:
-    """What counts texts: this process, or several that are handed texts and give lengths back."""
-    alone = functools.partial(lengths.count, measure=request.measure, tokenizer=tokenizer)
-    if processes == 1:
-        yield alone
-        return
-    if request.measure == "nltk_words":
-        lengths.nltk_tokenizers()  # fetches punkt, or warns that it is not there, once and here
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context, _start_worker, (request.measure, request.tokenizer)) as pool:
-        try:
-            yield functools.partial(_count_in, pool, processes, alone)
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _start_worker(measure: str, tokenizer: str | None) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the first process ends the others
-    warnings.simplefilter("ignore")
-    loaded = _load_tokenizer(tokenizer) if measure == "tokens" else None
-    _in_worker["count"] = functools.partial(lengths.count, measure=measure, tokenizer=loaded)
-
-
-def _count_in_worker(texts: list[str]) -> Numbers:
-    return _in_worker["count"](texts)
-
-
-def _count_in(pool: ProcessPoolExecutor, processes: int, alone: Count, texts: list[str]) -> Numbers:
-    if len(texts) < 64:  # not worth handing to other processes
-        return alone(texts)
-    counts, n = np.empty(len(texts), dtype=np.int64), 4 * processes
-    try:
-        # Every n-th text, since the longest may come first; n more than the processes, so that Ctrl-C waits for little.
-        for i, some in enumerate(pool.map(_count_in_worker, [texts[i::n] for i in range(n)])):
-            counts[i::n] = some
-    except InputError:
-        return alone(texts)  # says which text it is
-    except BrokenProcessPool:
-        raise InputError("a counting process was ended from outside: give fewer --processes or more memory") from None
-    return counts
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
