@@ -4,6 +4,7 @@ The paper's own measure is `nltk_words`: the number of tokens of `nltk.word_toke
 NLTK's word tokenizer). It reproduces the published selection to the last id; no other measure does.
 """
 
+import contextlib
 import functools
 import hashlib
 import importlib.util
@@ -11,7 +12,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -137,13 +138,26 @@ def _ask_for_punkt() -> None:
 
 @functools.cache
 def _make_tokenizers(punkt_folder: str | None) -> tuple[Callable[[str], list[str]], Callable[[str], list[str]]]:
-    from nltk.tokenize import NLTKWordTokenizer
-    from nltk.tokenize.punkt import PunktSentenceTokenizer, load_punkt_params
+    with _hidden("scipy", "sklearn"):
+        from nltk.tokenize import NLTKWordTokenizer
+        from nltk.tokenize.punkt import PunktSentenceTokenizer, load_punkt_params
 
     punkt = PunktSentenceTokenizer()
     if punkt_folder:
         punkt._params = load_punkt_params(punkt_folder)
     return punkt.tokenize, NLTKWordTokenizer().tokenize
+
+
+@contextlib.contextmanager
+def _hidden(*modules: str) -> Iterator[None]:
+    """Let no import find these: nltk asks for them, for what is not used here, and then takes two seconds to import."""
+    hidden = [name for name in modules if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        for name in hidden:
+            del sys.modules[name]
 
 
 @functools.cache

@@ -4,7 +4,6 @@ import contextlib
 import functools
 import multiprocessing
 import signal
-import sys
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -21,6 +20,8 @@ from nbutils.selection.topk import Count, Numbers
 
 WORTH_HANDING_ON = ("nltk_words", "tokens")
 """Measures that take longer to count than a text takes to reach another process."""
+WORTH_STARTING = 500_000
+"""Characters that are counted in about the time that a process takes to start."""
 
 
 def load_tokenizer(given: str | None) -> Any:
@@ -43,10 +44,9 @@ def load_tokenizer(given: str | None) -> Any:
 
 @contextlib.contextmanager
 def counting(measure: str, tokenizer: str | None, loaded: Any, processes: int) -> Iterator[Count]:
-    """What gives texts their lengths, in `processes` processes where a measure is worth it.
+    """What gives texts their lengths, in `processes` processes (this is one of them) where it is worth it.
 
-    tokenizer, loaded: as it was given (each process loads its own), and the object of this process. The processes
-    are started at once, so that they are ready when texts have been read.
+    tokenizer, loaded: as it was given (each process loads its own), and the object of this process.
     """
     alone = functools.partial(lengths.count, measure=measure, tokenizer=loaded)
     if processes == 1 or measure not in WORTH_HANDING_ON:
@@ -55,16 +55,38 @@ def counting(measure: str, tokenizer: str | None, loaded: Any, processes: int) -
     if measure == "nltk_words":
         lengths.prepare_nltk()  # fetches punkt, or warns that it is not there, once and here
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context, _start_worker, (measure, tokenizer)) as pool:
+    pool = ProcessPoolExecutor(processes - 1, context, _start_worker, (measure, tokenizer))
+    try:
+        yield _CountTogether(pool, 8 * processes, alone)
+    except BrokenProcessPool:
+        mend = "give fewer --processes or more memory"
+        raise InputError(f"a counting process was ended from outside: {mend}") from None
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+class _CountTogether:
+    """Counts here and in a pool, whose processes are started when there is first enough to count."""
+
+    def __init__(self, pool: ProcessPoolExecutor, parts: int, alone: Count) -> None:
+        self._pool, self._parts, self._alone, self._is_started = pool, parts, alone, False
+
+    def __call__(self, texts: list[str]) -> Numbers:
+        self._is_started = self._is_started or sum(map(len, texts)) >= WORTH_STARTING
         try:
-            for _ in range(processes):
-                pool.submit(_be_ready)
-            yield functools.partial(_count_in, pool, processes, alone)
-        except BrokenProcessPool:
-            mend = "give fewer --processes or more memory"
-            raise InputError(f"a counting process was ended from outside: {mend}") from None
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            return self._count_together(texts) if self._is_started else self._alone(texts)
+        except InputError:
+            return self._alone(texts)  # says which text it is
+
+    def _count_together(self, texts: list[str]) -> Numbers:
+        # Every n-th text, since the longest may come first; many parts, so that Ctrl-C waits for little.
+        n = self._parts
+        parts = [texts[i::n] for i in range(min(n, len(texts)))]
+        counts, counted = np.empty(len(texts), dtype=np.int64), [self._pool.submit(_count_in_worker, p) for p in parts]
+        # From the end on, what the others have not begun is counted here: they may not even be ready.
+        for i in reversed(range(len(parts))):
+            counts[i::n] = self._alone(parts[i]) if counted[i].cancel() else counted[i].result()
+        return counts
 
 
 _in_worker: dict[str, Count] = {}
@@ -73,28 +95,9 @@ _in_worker: dict[str, Count] = {}
 def _start_worker(measure: str, tokenizer: str | None) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the first process ends the others
     warnings.simplefilter("ignore")
-    if measure == "nltk_words":
-        # nltk imports these where they are, for what is not used here: most of the two seconds that its import takes.
-        sys.modules.update(dict.fromkeys(("scipy", "sklearn")))  # type: ignore[arg-type]
-        lengths.nltk_tokenizers()
     loaded = load_tokenizer(tokenizer) if measure == "tokens" else None
     _in_worker["count"] = functools.partial(lengths.count, measure=measure, tokenizer=loaded)
 
 
-def _be_ready() -> None:
-    """What starts a process, one each."""
-
-
 def _count_in_worker(texts: list[str]) -> Numbers:
     return _in_worker["count"](texts)
-
-
-def _count_in(pool: ProcessPoolExecutor, processes: int, alone: Count, texts: list[str]) -> Numbers:
-    counts, n = np.empty(len(texts), dtype=np.int64), 4 * processes
-    try:
-        # Every n-th text, since the longest may come first; n more than the processes, so that Ctrl-C waits for little.
-        for i, some in enumerate(pool.map(_count_in_worker, [texts[i::n] for i in range(min(n, len(texts)))])):
-            counts[i::n] = some
-    except InputError:
-        return alone(texts)  # says which text it is
-    return counts

@@ -180,19 +180,17 @@ def test_what_the_manifest_of_a_part_says_besides(tmp_path):
 @pytest.mark.thorough
 @pytest.mark.parametrize("measure", ["nltk_words", "tokens"])
 def test_two_processes_count_as_one(tmp_path, monkeypatch, measure):
-    asked = []
-    count_in = counting._count_in
-    monkeypatch.setattr(counting, "_count_in", lambda *given: asked.append(len(given[3])) or count_in(*given))
+    monkeypatch.setattr(counting, "WORTH_STARTING", 0)
     write_lines(tmp_path / "parts", [[n * 7919 % 61 for n in range(900)], [n * 31 % 50 for n in range(500)]])
     _write_tokenizer(tmp_path / "tokenizer.json", ["?", "é"])
     tokenizer = str(tmp_path / "tokenizer.json") if measure == "tokens" else None
     request = SelectionRequest(400, measure, tokenizer=tokenizer)
     select_files(_parts_of(tmp_path / "parts"), request, tmp_path / "two.jsonl", processes=2)
-    assert sum(asked) >= 64, "something was counted by the other processes"
     assert selected(tmp_path / "two.jsonl") == _at_once(tmp_path / "parts", request, tmp_path / "one.jsonl")
 
 
-def test_an_error_of_another_process_is_worded_as_here(tmp_path):
+def test_an_error_of_another_process_is_worded_as_here(tmp_path, monkeypatch):
+    monkeypatch.setattr(counting, "WORTH_STARTING", 0)
     _write_tokenizer(tmp_path / "tokenizer.json", ["?", "é"])
     rows = [{"output": "é"}] * 99 + [{"output": "\ud800"}]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -207,6 +205,7 @@ def test_an_error_of_another_process_is_worded_as_here(tmp_path):
 
 
 def test_a_process_that_is_ended_from_outside(tmp_path, monkeypatch):
+    monkeypatch.setattr(counting, "WORTH_STARTING", 0)
     monkeypatch.setattr(counting, "_count_in_worker", _end_process)
     write_lines(tmp_path / "parts", [list(range(100))])
     with pytest.raises(InputError, match=r"a counting process was ended from outside: give fewer --processes"):
