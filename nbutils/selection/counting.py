@@ -82,11 +82,26 @@ class _CountTogether:
         # Every n-th text, since the longest may come first; many parts, so that Ctrl-C waits for little.
         n = self._parts
         parts = [texts[i::n] for i in range(min(n, len(texts)))]
-        counts, counted = np.empty(len(texts), dtype=np.int64), [self._pool.submit(_count_in_worker, p) for p in parts]
+        counts = np.empty(len(texts), dtype=np.int64)
+        with _interrupt_held_back():
+            counted = [self._pool.submit(_count_in_worker, part) for part in parts]
         # From the end on, what the others have not begun is counted here: they may not even be ready.
         for i in reversed(range(len(parts))):
             counts[i::n] = self._alone(parts[i]) if counted[i].cancel() else counted[i].result()
         return counts
+
+
+@contextlib.contextmanager
+def _interrupt_held_back() -> Iterator[None]:
+    """Processes that start in here never see Ctrl-C, not even before they have come to `_start_worker`."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 _in_worker: dict[str, Count] = {}
