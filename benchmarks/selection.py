@@ -1,11 +1,13 @@
-"""Aims S1, S2, S3 (selection) and U1 (imports)."""
+"""Aims S1 to S5 (selection) and U1 (imports)."""
 
 import ast
 import json
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +78,62 @@ def _top(counts: Any) -> Any:
 
 def _rounded(seconds: dict[str, float]) -> dict[str, float]:
     return {name: round(value, 3) for name, value in seconds.items()}
+
+
+def longest_by_words() -> Result:
+    """S4: longest-1k by NLTK words against counting every row, in one process."""
+    what = "longest-1k of Alpaca-52k by NLTK words: CPU time of counting every row over that of selecting"
+    target = "same ids and ties, at least 5"
+    try:
+        texts = _alpaca_responses()
+    except InputError as error:
+        return not_here("S4", what, target, error)
+    split_sentences, split_words = lengths.nltk_tokenizers()
+    chosen, every = topk.Longest(K), topk.Longest(K)
+    started = time.process_time()
+    topk.add_texts(chosen, texts, 0, "nltk_words")
+    between = time.process_time()
+    counts = [sum(len(split_words(part)) for part in split_sentences(text)) for text in texts]
+    every.add(np.array(counts, dtype=np.int64), np.arange(len(texts)))
+    seconds = {"selecting": between - started, "counting every row": time.process_time() - between}
+    same = np.array_equal(chosen.ids, every.ids) and (chosen.threshold, chosen.ties) == (every.threshold, every.ties)
+    ratio = round(seconds["counting every row"] / seconds["selecting"], 1)
+    return result("S4", what, ratio, target, same and ratio >= 5, {"CPU seconds": _rounded(seconds), "same": same})
+
+
+def longest_on_all_cores() -> list[Result]:
+    """S5: the same from a file on all cores against one, for Alpaca-52k and for ten times as many rows."""
+    what, target = (
+        "longest-1k of Alpaca-52k{} by NLTK words: times faster on all {} cores, over the cores",
+        "at least 0.8",
+    )
+    cores = os.cpu_count() or 1
+    named = [(times, what.format(f" {times} times over" if times > 1 else "", cores)) for times in (1, 10)]
+    try:
+        texts = _alpaca_responses()
+    except InputError as error:
+        return [not_here("S5", named_so, target, error) for _, named_so in named]
+    lengths.nltk_tokenizers()
+    with tempfile.TemporaryDirectory() as scratch:
+        return [_gain_of_cores(texts * times, Path(scratch), cores, named_so, target) for times, named_so in named]
+
+
+def _gain_of_cores(texts: list[str], folder: Path, cores: int, what: str, target: str) -> Result:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"output": texts}), folder / "rows.parquet")
+    inputs = files.open_inputs([str(folder / "rows.parquet")], "train")
+    request = files.SelectionRequest(K, "nltk_words")
+    ways = {
+        "one process": lambda: files.read_longest(inputs, request),
+        "all cores": lambda: files.read_longest(inputs, request, cores),
+    }
+    seconds, kept = medians(3, ways)
+    one, all_cores = kept.values()
+    same = np.array_equal(one.ids, all_cores.ids) and (one.n, one.ties) == (all_cores.n, all_cores.ties)
+    gain = round(seconds["one process"] / seconds["all cores"] / cores, 2)
+    return result("S5", what, gain, target, same and gain >= 0.8, {"seconds": _rounded(seconds), "same": same})
 
 
 # --- a million rows ------------------------------------------------------------------------------------------------
@@ -208,4 +266,12 @@ def _imports_in(code: str) -> list[str]:
     return [ast.unparse(node) for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
 
 
-BENCHMARKS = [published_ids, longest_by_tokens, million_rows_time, million_rows_memory, import_times]
+BENCHMARKS = [
+    published_ids,
+    longest_by_tokens,
+    million_rows_time,
+    million_rows_memory,
+    longest_by_words,
+    longest_on_all_cores,
+    import_times,
+]

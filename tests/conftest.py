@@ -43,7 +43,7 @@ def no_data(tmp_path, monkeypatch):
     monkeypatch.setenv("LIM_OFFLINE", "1")
     monkeypatch.setenv("LIM_DATA_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(nltk.data, "path", [])
-    made = (lengths._ask_for_punkt, lengths._make_tokenizers)
+    made = (lengths._ask_for_punkt, lengths._make_tokenizers, lengths._warn_of_nltk)
     for remembered in made:
         remembered.cache_clear()
     yield tmp_path / "cache"

@@ -1,16 +1,23 @@
 """Every measure against hand-checked values and against brute force."""
 
+import itertools
 import json
 import os
+import random
+import re
 import string
 import subprocess
 import sys
+import time
 
 import nltk
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nltk.tokenize import NLTKWordTokenizer
+from nltk.tokenize.punkt import PunktSentenceTokenizer
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from nbutils import lengths, select
@@ -86,6 +93,13 @@ def _added_with_space():
     return made
 
 
+def _with_added(tokens, special=(), **options):
+    made = _like_llama()
+    made.add_tokens([AddedToken(content, **options) for content in tokens])
+    made.add_special_tokens([AddedToken(content, **options) for content in special])
+    return made
+
+
 UNFIT = {
     "an entry crosses a space": lambda: _like_llama(["e" + SPACE], [("e", SPACE)]),
     "an entry joins words": lambda: _like_llama([SPACE + "t", "o" + SPACE + "t"], [("o", SPACE + "t")]),
@@ -97,6 +111,7 @@ UNFIT = {
     "Metaspace instead of the normaliser": _metaspace,
     "another normaliser": _other_normalizer,
     "an added token with a space": _added_with_space,
+    "an added token that normalised text may spell": lambda: _with_added([SPACE + "a"], normalized=True),
     "a split as pre-tokenizer": lambda: _with_split(_like_llama()),
 }
 
@@ -233,10 +248,157 @@ def test_approximate_counts_are_not_served_as_exact_ones(runs, mirror, no_data, 
 # --- nltk_words ----------------------------------------------------------------------------------------------------
 
 
-@thorough
-@given(texts_of_any_kind)
-def test_nltk_words_never_exceed_their_bound(texts):
-    assert (lengths.upper_bound(texts, "nltk_words") >= lengths.count(texts, "nltk_words")).all()
+ALL_SPACES = "".join(sign for sign in map(chr, range(sys.maxunicode + 1)) if sign.isspace())
+QUOTES = ("''", "'''", "``", "```", '"', "'", "`", "«", "“", "‘", "„", "»", "”", "’")
+SIGNS = (*"@#$%&?!*[](){}<>.,:;-", *QUOTES, "--", "---", "..", "...", "…", "–", "—")
+CLITICS = (
+    "cannot", "d'ye", "gimme", "gonna", "gotta", "lemme", "more'n", "wanna", "'tis", "'twas", "can't", "n't",
+    "N'T", "'s", "'m", "'d", "'ll", "'re", "'ve", "'RE", "CANNOT", "gımme", "Gİmme", "'tıſ", "'twaſ", "'x",
+    "'xy", "'ſ", "'é", "can", "not", "'t", "is", "d", "'ye",
+)  # fmt: skip
+WORDS = (
+    "a", "b", "Z", "s", "t", "n", "m", "5", "10", "3.88", "3,36", "10:30", "U.S.", "Mr.", "e.g.", "No.", "1.",
+    "J.", "The", "they", "é", "ß", "漢", "字", "ا", "_", "/", "=", "+", "~", "^", "|", "\\", "🎉", "²", "ſ", "İ",
+    "ı", "\u0661", "\u0301", "\0", "\x01", "\u200b", "\ufeff", "\u212a", "\U0010ffff", "\ud800",
+)  # fmt: skip
+POOLS = (
+    (*SIGNS, "a", "b", "5", " "),
+    (*CLITICS, " ", " ", "'", ".", "-", "a", '"'),
+    (*"'\"` atsnm",),
+    (*".,:5a -'\")",),
+    (*WORDS, *CLITICS, *SIGNS, *" " * 20),
+    (*SIGNS, *ALL_SPACES, *CLITICS, *WORDS, *" " * 9),
+)
+hostile_text = st.one_of(*(st.lists(st.sampled_from(pool), max_size=16).map("".join) for pool in POOLS), any_text)
+abbreviations = st.sets(st.sampled_from(["a", "5", "mr", "u.s", "e.g", "s", "é", "1", "cannot", "x"]))
+
+
+def _count_with(split_sentences, texts):
+    _, split_words = lengths.nltk_tokenizers()
+    return [sum(len(split_words(part)) for part in split_sentences(text)) for text in texts]
+
+
+def _check_bounds(texts, counts):
+    lower, upper = lengths.lower_bound(texts, "nltk_words"), lengths.upper_bound(texts, "nltk_words")
+    broken = np.flatnonzero((lower > counts) | (counts > upper))
+    assert [(texts[i], lower[i], counts[i], upper[i]) for i in broken] == []
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(hostile_text, max_size=8))
+def test_nltk_words_stay_within_their_bounds(texts):
+    _check_bounds(texts, lengths.count(texts, "nltk_words"))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(hostile_text, max_size=8), abbreviations)
+def test_nltk_words_stay_within_their_bounds_wherever_punkt_cuts(texts, known):
+    punkt = PunktSentenceTokenizer()
+    punkt._params.abbrev_types = known
+    _check_bounds(texts, np.array(_count_with(punkt.tokenize, texts), dtype=np.int64))
+
+
+@pytest.mark.parametrize("rounds", [4, pytest.param(200, marks=pytest.mark.long)])
+def test_no_text_of_many_breaks_the_bounds_of_nltk_words(rounds):
+    drawn = random.Random(7)
+    for _ in range(rounds):
+        pools = [drawn.sample(pool, min(len(pool), drawn.randint(1, 30))) for pool in drawn.choices(POOLS, k=5000)]
+        texts = ["".join(drawn.choices(pool, k=drawn.randint(0, 16))) for pool in pools]
+        _check_bounds(texts, lengths.count(texts, "nltk_words"))
+
+
+@pytest.mark.parametrize("signs", ["a' s", "a.' ", "a-. ", "a\"`'", "n't ", "5,:a", "'aé.", "(')-"])
+def test_no_short_text_breaks_the_bounds_of_nltk_words(signs):
+    texts = ["".join(text) for size in range(7) for text in itertools.product(signs, repeat=size)]
+    _check_bounds(texts, lengths.count(texts, "nltk_words"))
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "bound"),
+    [
+        ("", 0, 0),
+        ("Plain words, here. And (more); 3.88 at 10:30!", 14, 14),
+        ("I can't, it's -- a well-known 'fact'...", 12, 12),
+        ("x/cannot/y", 4, 4),  # parted on both sides and within
+        ("a---b -5 a--b", 7, 7),
+        ("''s ''''s '''x", 8, 10),
+        ('"a" ``b`` ```', 8, 11),
+        ("a.-b 1.;", 3, 6),  # a full stop within a sentence
+        ("o'clock 'x 'ſ", 4, 6),
+        ("g\u0131mme 'tıſ", 4, 8),
+        ("a\u00a0b\u2028c\x1fd", 4, 4),
+        ("\ud800 a\udc00b", 2, 2),
+    ],
+)
+def test_the_bound_of_nltk_words_is_close(text, words, bound):
+    assert lengths.count([text], "nltk_words").tolist() == [words]
+    assert lengths.upper_bound([text], "nltk_words").tolist() == [bound]
+
+
+def test_the_bounds_know_every_white_space_of_python():
+    assert lengths.upper_bound([f"a{space}b" for space in ALL_SPACES], "nltk_words").tolist() == [2] * len(ALL_SPACES)
+
+
+def test_the_bounds_know_every_spelling_of_a_contraction():
+    everything = "".join(map(chr, range(sys.maxunicode + 1)))
+    for rule in NLTKWordTokenizer.CONTRACTIONS2 + NLTKWordTokenizer.CONTRACTIONS3:
+        letters = "".join(re.findall(r"[a-z']", re.sub(r"\(\?[^()]*\)|\\b", "", rule.pattern)))
+        assert rule.search(f" {letters} "), "the letters are those of the rule"
+        for i, letter in enumerate(letters):
+            signs = re.findall(letter, everything, re.IGNORECASE)
+            texts = [f"/{letters[:i]}{sign}{letters[i + 1 :]}/" for sign in signs]
+            plain = 1 + letters.count("'")
+            assert (lengths.upper_bound(texts, "nltk_words") == plain + 3).all()
+
+
+@pytest.fixture
+def unknown_rules(monkeypatch):
+    """As if another nltk were installed."""
+    monkeypatch.setattr(lengths, "RULES_SHA256", ())
+    lengths.knows_nltk_rules.cache_clear()
+    yield
+    lengths.knows_nltk_rules.cache_clear()
+
+
+def test_rules_of_which_nothing_was_proved_are_bounded_by_signs(unknown_rules):
+    texts = ["one two", "a  (b)", "", "\ud800 é", "x.   y"]
+    assert lengths.upper_bound(texts, "nltk_words").tolist() == [6, 4, 0, 2, 3]
+    assert lengths.lower_bound(texts, "nltk_words").tolist() == [0] * 5
+    assert lengths.count(texts, "nltk_words").tolist() == [2, 4, 0, 2, 2]
+    assert topk.longest(texts, 2, "nltk_words").tolist() == [0, 1]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(hostile_text, max_size=8), st.integers(2, 3))
+def test_threads_and_arrow_arrays_bound_alike(texts, threads):
+    expected = lengths.upper_bound(texts, "nltk_words").tolist()
+    assert lengths.upper_bound(texts, "nltk_words", threads=threads).tolist() == expected
+    if not re.search("[\ud800-\udfff]", "".join(texts)):
+        assert lengths.upper_bound(pa.array(texts, pa.string()), "nltk_words", threads=threads).tolist() == expected
+
+
+gaps = st.sampled_from(["   ", " " * 7, " " * 30, "  ", " ", "\t", "\n", " \n  ", "   \t    ", "\u00a0", "  \u3000   "])
+spaced_text = st.lists(st.one_of(gaps, *map(st.sampled_from, POOLS)), max_size=16).map("".join)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(spaced_text, max_size=8), abbreviations)
+def test_gaps_are_shortened_without_another_count(texts, known):
+    punkt = PunktSentenceTokenizer()
+    punkt._params.abbrev_types = known
+    shortened = list(map(lengths._shorten_gaps, texts))
+    assert _count_with(punkt.tokenize, shortened) == _count_with(punkt.tokenize, texts)
+    assert lengths.count(texts, "nltk_words").tolist() == _count_with(lengths.nltk_tokenizers()[0], texts)
+
+
+RUNS = (" ", "  \t", "\t", "\n", "\u00a0", ".", ". ", "'", '"', "`", "-", ",", "!", "?)", ") ", ".)", "'s ", "a.", "x")
+
+
+@pytest.mark.parametrize("unit", RUNS)
+def test_no_run_takes_more_than_linear_time(unit):
+    started = time.process_time()
+    assert lengths.count([f"x.{unit * (32_000 // len(unit))}y"], "nltk_words") >= 1
+    assert time.process_time() - started < 10, "quadratic time is twice as much"
 
 
 def test_without_punkt_the_measure_says_how_far_it_is_off(no_data):
@@ -351,6 +513,7 @@ def _check_against_brute_force(made, counter):
         ("an entry joins words", "fo tz"),
         ("whole entries without merges", "x zebra"),
         ("an added token with a space", "see the dog run"),
+        ("an added token that normalised text may spell", "b  a"),
     ],
 )
 def test_counting_these_by_words_would_be_wrong(name, text):
@@ -359,6 +522,80 @@ def test_counting_these_by_words_would_be_wrong(name, text):
     by_words = Tokenizer(made.model)
     total = sum(len(by_words.encode(SPACE + word, add_special_tokens=False).ids) for word in text.split(" "))
     assert total != len(made.encode(text, add_special_tokens=False).ids)
+
+
+# One byte, one character of several bytes, more; spelt by others, by what the text's own pieces hold, by a word.
+CONTENTS = (
+    "\n",
+    "\0",
+    "a",
+    "T",
+    ".",
+    "é",
+    "漢",
+    "\u3000",
+    "\n\n",
+    "</",
+    "aa",
+    "a\n",
+    "\na",
+    "Tée",
+    SPACE,
+    "[UNK]",
+    "the",
+)
+by_added = st.one_of(
+    st.lists(st.sampled_from([*CONTENTS, *CONTENTS, " ", "b", "\t"]), max_size=12).map("".join), any_text
+)
+
+
+@pytest.mark.parametrize("is_special", [False, True])
+@pytest.mark.parametrize("is_normalized", [False, True])
+@pytest.mark.parametrize("options", [{}, {"lstrip": True, "rstrip": True}, {"single_word": True}, {"rstrip": True}])
+@settings(max_examples=30, deadline=None)
+@given(contents=st.sets(st.sampled_from(CONTENTS), min_size=1, max_size=4), data=st.data())
+def test_added_tokens_are_counted_and_bounded(is_special, is_normalized, options, contents, data):
+    tables = {"special" if is_special else "tokens": sorted(contents)}
+    made = _with_added(tables.get("tokens", []), tables.get("special", []), normalized=is_normalized, **options)
+    counter = tokens.TokenCounter(made)
+    assert counter.is_exact_by_words == (not is_normalized or SPACE not in contents)
+    texts = data.draw(st.lists(by_added, max_size=6))
+    expected = _brute_force(made, texts)
+    bounds = counter.upper_bound(texts)
+    assert bounds is None or (bounds >= np.array(expected, dtype=np.int64)).all()
+    assert counter.count(texts).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("added", "text", "tokens_of_it", "bound"),
+    [
+        ("\n", "c\nc\nc", 8, 8),  # a stand-in and a letter thrice, and two line breaks: two more than bytes + 1
+        ("é", "cécéc", 8, 8),
+        ("\n\n", "c\n\nc", 5, 5),
+    ],
+)
+def test_the_bound_of_text_cut_at_added_tokens_is_tight(added, text, tokens_of_it, bound):
+    made = _with_added([added], normalized=False)
+    assert _brute_force(made, [text]) == [tokens_of_it]
+    assert _forget_memo(tokens.TokenCounter(made)).upper_bound([text]).tolist() == [bound]
+
+
+def test_a_table_of_many_added_tokens_is_bounded():
+    made = _with_added([f"<extra_{number}>" for number in range(20_000)], normalized=False)
+    texts = ["the <extra_19999><extra_7> dog", "the dog"]
+    counter = tokens.TokenCounter(made)
+    assert counter.count(texts).tolist() == _brute_force(made, texts)
+    assert (counter.upper_bound(texts) >= np.array(_brute_force(made, texts))).all()
+
+
+@thorough
+@given(texts_of_any_kind)
+def test_the_bound_of_an_arrow_array_is_that_of_its_texts(texts):
+    counter = _forget_memo(SMALL_COUNTER)
+    expected = counter.upper_bound(texts).tolist()
+    for kind in (pa.string(), pa.large_string()):
+        array = pa.concat_arrays([pa.array(["before"], kind), pa.array(texts, kind)]).slice(1)
+        assert _forget_memo(counter).upper_bound(array).tolist() == expected
 
 
 def test_padding_and_truncation_left_on_do_not_change_the_count():

@@ -5,13 +5,18 @@ import json
 import re
 import string
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeGuard
 
 import numpy as np
 
 from nbutils.core.errors import InputError
 
+if TYPE_CHECKING:
+    import pyarrow
+
 Lengths = np.ndarray[Any, np.dtype[np.int64]]
+Texts: TypeAlias = "Sequence[str] | pyarrow.Array"
+"""Python's strings, or an Arrow array of strings."""
 
 
 def from_iterable(values: Iterable[int], size: int) -> Lengths:
@@ -22,6 +27,16 @@ def from_iterable(values: Iterable[int], size: int) -> Lengths:
 def count_bytes(texts: Sequence[str]) -> Lengths:
     """UTF-8 bytes of every text; a lone surrogate, which can come out of JSON, has three as in WTF-8."""
     return from_iterable((len(text.encode("utf-8", "surrogatepass")) for text in texts), len(texts))
+
+
+def is_arrow(texts: Texts) -> "TypeGuard[pyarrow.Array]":
+    """Whether texts lie in an Arrow array (asked without importing Arrow)."""
+    return hasattr(texts, "to_pylist")
+
+
+def take_texts(texts: Texts, rows: Lengths) -> list[str]:
+    """The texts of these rows, as Python's strings."""
+    return texts.take(rows).to_pylist() if is_arrow(texts) else [texts[row] for row in rows]
 
 
 class WordTable(NamedTuple):
@@ -46,12 +61,12 @@ class WordTable(NamedTuple):
         return np.unique(np.searchsorted(self.offsets, places, side="right") - 1)
 
 
-def word_table(texts: Sequence[str]) -> WordTable:
+def word_table(texts: Texts) -> WordTable:
     """Cut texts (a sequence or an Arrow array) at every space, by Arrow's kernels."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    array = texts if isinstance(texts, pa.Array) else pa.array(texts, pa.large_string())
+    array = texts.cast(pa.large_string()) if is_arrow(texts) else pa.array(texts, pa.large_string())
     split = pc.split_pattern(array, " ")
     coded = split.flatten().dictionary_encode()
     offsets = split.offsets.to_numpy().astype(np.int64)
@@ -85,8 +100,10 @@ class TokenCounter:
         joined = set(re.findall("[A-Za-z]([^A-Za-z\0])", "\0".join(vocabulary)))
         signs = "".join(sign for sign in string.punctuation + "\n" if sign not in joined)
         self._border = f"([A-Za-z])([{re.escape(signs)}])" if signs else ""
-        added = (token.content for token in whole.get_added_tokens_decoder().values())
-        self._irregular = "|".join(map(re.escape, [self.SPACE, *added]))
+        added = whole.get_added_tokens_decoder().values()
+        self._irregular = "|".join(map(re.escape, [self.SPACE, *(token.content for token in added)]))
+        # Text is cut at these before it is normalised: each piece gets a stand-in for a space of its own in front.
+        self._one_byte = [token.content for token in added if not token.normalized and len(token.content.encode()) == 1]
         self._counts: dict[str, int] = {}
 
     @property
@@ -110,13 +127,14 @@ class TokenCounter:
         lengths[irregular] = self._count_whole([texts[row] for row in irregular])
         return lengths
 
-    def upper_bound(self, texts: Sequence[str]) -> Lengths | None:
+    def upper_bound(self, texts: Texts) -> Lengths | None:
         """Bound per text: exact counts for frequent pieces, bytes for the others; None where unsound."""
         import pyarrow.compute as pc
 
         if not self.is_exact_by_words:
             return None
-        _refuse_surrogates(texts)
+        if not is_arrow(texts):
+            _refuse_surrogates(texts)
         table = word_table(texts)
         pieces = self._cut(table.words)
         starts_word = pc.starts_with(pieces.words, self.SPACE).to_numpy(zero_copy_only=False)
@@ -126,12 +144,22 @@ class TokenCounter:
         of_pieces[frequent] = self._count_pieces(pieces.words.take(frequent).to_pylist())
         bounds = table.sum(pieces.sum(of_pieces))
         spaced, irregular = self._exceptions(table)
-        for row in spaced:
+        for row, text in zip(spaced, take_texts(texts, spaced), strict=True):
             # The stand-in for a space has three bytes and is one token at most.
-            words = split_words(texts[row])
+            words = split_words(text)
             bounds[row] = sum(self._counts.get(w) or len(w.encode()) - 2 * w.count(self.SPACE) for w in words)
-        bounds[irregular] = count_bytes([texts[row] for row in irregular]) + 1
+        bounds[irregular] = self._bound_whole(take_texts(texts, irregular))
         return bounds
+
+    def _bound_whole(self, texts: Sequence[str]) -> Lengths:
+        """Bounds for texts that the whole tokenizer cuts at added tokens.
+
+        A token covers a byte at least, or the stand-in that is put before a piece of text. Every added token opens at
+        most one more piece; it makes up for that where it has two bytes itself. One that is looked for in normalised
+        text opens none.
+        """
+        further = from_iterable((sum(map(text.count, self._one_byte)) for text in texts), len(texts))
+        return count_bytes(texts) + 1 + further
 
     def _exceptions(self, table: WordTable) -> tuple[Lengths, Lengths]:
         """Numbers of the texts with a run of spaces, and of those that only the whole tokenizer can count."""
@@ -204,8 +232,10 @@ def _word_tokenizer(tokenizer: Any, vocabulary: Iterable[str]) -> Any:
     normalizer = tokenizer.normalizer and json.loads(tokenizer.normalizer.__getstate__())
     if normalizer != {"type": "Sequence", "normalizers": [prepend, replace]}:
         return None
-    if any(" " in token.content for token in tokenizer.get_added_tokens_decoder().values()):
-        return None
+    for token in tokenizer.get_added_tokens_decoder().values():
+        # The second is found in text that spells a space where the token has the stand-in.
+        if " " in token.content or (token.normalized and space in token.content):
+            return None
     entries = set(vocabulary)
     singles = {f"<0x{byte:02X}>" for byte in range(256)} | {space}
     crosses = re.compile(f"[^{space}]{space}|<0x[0-9A-F]{{2}}>.|.<0x[0-9A-F]{{2}}>|\0", re.S)

@@ -2,26 +2,19 @@
 
 import argparse
 import contextlib
-import functools
 import glob
-import multiprocessing
 import re
 import shutil
-import signal
 import sys
 import tempfile
-import warnings
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from nbutils import data, lengths
-from nbutils.core import settings
+from nbutils import lengths
 from nbutils.core.errors import InputError
 from nbutils.core.machine import track
 from nbutils.data.arrow_records import ArrowTable, HubDataset, ParquetFiles
@@ -31,8 +24,9 @@ from nbutils.data.packed import PACKED_SUFFIXES, form_suffix, suffix_of
 from nbutils.data.record_file import Faults, RecordFile, Responses
 from nbutils.data.records import KNOWN_SUFFIXES, detect_rows, open_records
 from nbutils.data.rows import Form
+from nbutils.selection.counting import counting, load_tokenizer
 from nbutils.selection.measures import Scripts, count_array
-from nbutils.selection.topk import Count, Longest, Numbers, add_texts, per_row
+from nbutils.selection.topk import Candidates, Count, Longest, per_row
 
 TURNS = ("sum", "mean", "first", "last")
 MANIFEST_SUFFIX, SKIPPED_SUFFIX = ".manifest.json", ".skipped.jsonl"
@@ -157,37 +151,37 @@ def read_longest(
     """
     forms = forms or detect_forms(inputs, request, on_error)
     kept, faults, scripts = Longest(request.k), Faults(on_error), Scripts()
-    tokenizer = _load_tokenizer(request.tokenizer) if request.measure == "tokens" else None
+    tokenizer = load_tokenizer(request.tokenizer) if request.measure == "tokens" else None
     before = 0
-    with _counting(request, tokenizer, processes) as count:
+    with counting(request.measure, request.tokenizer, tokenizer, processes) as count:
+        candidates = Candidates(kept, request.measure, tokenizer, count, request.turns, processes)
         for file, form in zip(inputs.files, forms, strict=True):
             read = before
             for batch in track(file.responses(form, faults) if form else (), "rows read, in batches"):
                 scripts.add(batch.texts)
                 if request.measure == "tokens":
                     batch = _leave_out_surrogates(file, batch, faults)
-                _add_batch(kept, batch, before, request, tokenizer, count)
+                _add_batch(candidates, batch, before + batch.first, request, count)
                 read = before + batch.first + len(batch.texts)
             before = kept.n = read
+        candidates.settle()
     return Reading(kept, faults, scripts)
 
 
-def _add_batch(
-    kept: Longest, batch: Responses, before: int, request: SelectionRequest, tokenizer: Any, count: Count
-) -> None:
-    ids, texts = np.arange(len(batch.texts)) + before + batch.first, batch.texts
-    counted = count_array(texts, request.measure) if not isinstance(texts, list) else None
-    if counted is None and isinstance(texts, list) and any(len(turns) != 1 for turns in texts):
-        counted = per_row(texts, request.turns, count)
+def _add_batch(candidates: Candidates, batch: Responses, first: int, request: SelectionRequest, count: Count) -> None:
+    """Feed a batch whose first row has the number `first`: uncounted, unless counting is quick or some rows are bad."""
+    texts = batch.texts
+    counted = None if isinstance(texts, list) else count_array(texts, request.measure)
     if counted is None and batch.bad:
-        counted = count(texts.to_pylist() if not isinstance(texts, list) else [text for (text,) in texts])
-    if counted is None:
-        plain = [text for (text,) in texts] if isinstance(texts, list) else texts.to_pylist()
-        add_texts(kept, plain, before + batch.first, request.measure, tokenizer, count)
+        turns = texts if isinstance(texts, list) else [[text] for text in texts.to_pylist()]
+        counted = per_row(turns, request.turns, count)
+    if counted is not None:
+        good = np.setdiff1d(np.arange(len(texts)), batch.bad) if batch.bad else np.arange(len(texts))
+        candidates.kept.add(counted[good], first + good)
+    elif isinstance(texts, list):
+        candidates.add_turns(texts, first)
     else:
-        good = np.ones(len(ids), dtype=bool)
-        good[batch.bad] = False
-        kept.add(counted[good], ids[good])
+        candidates.add_texts(texts, first)
 
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -267,66 +261,6 @@ def _open_input(may_be_empty: bool) -> RecordFile:
         raise
     weakref.finalize(opened, folder.cleanup)
     return opened
-
-
-def _load_tokenizer(given: str | None) -> Any:
-    from tokenizers import Tokenizer
-
-    if given is None:
-        return data.llama2_tokenizer()
-    path = Path(given) / "tokenizer.json" if Path(given).is_dir() else Path(given)
-    if not path.is_file() and (path.suffix == ".json" or settings.is_offline()):
-        raise InputError(f"{given}: no such file: give a tokenizer.json, or a Hub name when there is a network")
-    try:
-        return Tokenizer.from_file(str(path)) if path.is_file() else Tokenizer.from_pretrained(given)
-    except Exception as error:
-        raise InputError(f"{given}: no tokenizer there ({error}): give a tokenizer.json or a Hub name") from None
-
-
-_in_worker: dict[str, Count] = {}
-
-
-@contextlib.contextmanager
-def _counting(request: SelectionRequest, tokenizer: Any, processes: int) -> Iterator[Count]:
-    """What counts texts: this process, or several that are handed texts and give lengths back."""
-    alone = functools.partial(lengths.count, measure=request.measure, tokenizer=tokenizer)
-    if processes == 1:
-        yield alone
-        return
-    if request.measure == "nltk_words":
-        lengths.nltk_tokenizers()  # fetches punkt, or warns that it is not there, once and here
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context, _start_worker, (request.measure, request.tokenizer)) as pool:
-        try:
-            yield functools.partial(_count_in, pool, processes, alone)
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _start_worker(measure: str, tokenizer: str | None) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the first process ends the others
-    warnings.simplefilter("ignore")
-    loaded = _load_tokenizer(tokenizer) if measure == "tokens" else None
-    _in_worker["count"] = functools.partial(lengths.count, measure=measure, tokenizer=loaded)
-
-
-def _count_in_worker(texts: list[str]) -> Numbers:
-    return _in_worker["count"](texts)
-
-
-def _count_in(pool: ProcessPoolExecutor, processes: int, alone: Count, texts: list[str]) -> Numbers:
-    if len(texts) < 64:  # not worth handing to other processes
-        return alone(texts)
-    counts, n = np.empty(len(texts), dtype=np.int64), 4 * processes
-    try:
-        # Every n-th text, since the longest may come first; n more than the processes, so that Ctrl-C waits for little.
-        for i, some in enumerate(pool.map(_count_in_worker, [texts[i::n] for i in range(n)])):
-            counts[i::n] = some
-    except InputError:
-        return alone(texts)  # says which text it is
-    except BrokenProcessPool:
-        raise InputError("a counting process was ended from outside: give fewer --processes or more memory") from None
-    return counts
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -187,7 +187,7 @@ def hash_inputs(inputs: Inputs) -> tuple[list[str], list[str | None]]:
 def _counted_by(request: SelectionRequest) -> dict[str, Any]:
     """What gives lengths here; for NLTK words punkt's tables are fetched first where they can be, as counting does."""
     if request.measure == "nltk_words":
-        lengths.nltk_tokenizers()
+        lengths.prepare_nltk()
     is_exact = request.measure != "nltk_words" or lengths.has_punkt()
     return {"library": lengths.library_version(request.measure), "exact": is_exact}
 

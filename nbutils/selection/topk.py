@@ -1,12 +1,14 @@
 """The k longest of a list, of a stream, or of texts that need not all be counted."""
 
+import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from nbutils import lengths
 from nbutils.core.errors import InputError
+from nbutils.data.tokens import Texts, take_texts
 
 Numbers = np.ndarray[Any, Any]
 Ids = np.ndarray[Any, np.dtype[np.int64]]
@@ -97,7 +99,101 @@ class Longest:
         self._ties_left_out += int((lengths == self.threshold).sum() - (self.lengths == self.threshold).sum())
 
 
-def longest(texts: list[str], k: int, measure: str, tokenizer: Any = None) -> Ids:
+class _Held(NamedTuple):
+    """Rows that are not counted yet: their texts, ids, and the bounds of their lengths."""
+
+    rows: list[list[str]]
+    ids: Ids
+    lower: Numbers
+    upper: Numbers
+
+    def take(self, which: Ids) -> "_Held":
+        return _Held([self.rows[i] for i in which], self.ids[which], self.lower[which], self.upper[which])
+
+    def join(self, other: "_Held") -> "_Held":
+        joined = (np.concatenate(pair) for pair in zip(self[1:], other[1:], strict=True))
+        return _Held(self.rows + other.rows, *joined)
+
+
+class Candidates:
+    """Rows that may be among the k longest, held uncounted as long as bounds on their lengths rule others out.
+
+    Feed batches by `add_texts` and `add_turns`, then `settle`: `kept` is then as if every row had been counted.
+    Memory: one batch, and texts of HELD characters at most (far fewer where the bounds are close).
+    """
+
+    HELD = 32_000_000
+
+    def __init__(
+        self,
+        kept: Longest,
+        measure: str,
+        tokenizer: Any = None,
+        count: Count | None = None,
+        rule: str = "sum",
+        threads: int = 1,
+    ) -> None:
+        """Hold rows for `kept`.
+
+        count: what gives lengths, where it is not to be `lengths.count` in this process.
+        rule: how the texts of a row make its length (see `per_row`). threads: how many compute bounds.
+        """
+        self.kept, self.rule = kept, rule
+        self._count = count or (lambda texts: lengths.count(texts, measure, tokenizer))
+        self._upper_bound = functools.partial(
+            lengths.upper_bound, measure=measure, tokenizer=tokenizer, threads=threads
+        )
+        self._lower_bound = functools.partial(lengths.lower_bound, measure=measure)
+        self._held = self._hold([], np.empty(0, dtype=np.int64), np.empty(0))
+
+    @property
+    def floor(self) -> float:
+        """A length that the k longest rows seen so far do reach."""
+        known = np.concatenate([self.kept.lengths, self._held.lower])
+        place = len(known) - self.kept.k
+        return float(np.partition(known, place)[place]) if 0 <= place < len(known) else self.kept.threshold
+
+    def add_texts(self, texts: Texts, first: int) -> None:
+        """Take in rows of one text each, numbered from `first`: Python's strings, or an Arrow array of strings."""
+        self._add(self._upper_bound(texts), first, len(texts), lambda ids: [[text] for text in take_texts(texts, ids)])
+
+    def add_turns(self, turns: Sequence[list[str]], first: int) -> None:
+        """Take in rows of one or more texts each, numbered from `first`."""
+        if self.rule in ("first", "last"):
+            return self.add_texts([texts[0 if self.rule == "first" else -1] for texts in turns], first)
+        bounds = self._upper_bound([text for texts in turns for text in texts])
+        of_rows = None if bounds is None else per_row(turns, self.rule, lambda _: bounds)
+        self._add(of_rows, first, len(turns), lambda ids: [turns[i] for i in ids])
+
+    def settle(self) -> None:
+        """Count the rows that may be among the k longest, those with the highest bounds first."""
+        held, n = self._held.take(np.argsort(-self._held.upper, kind="stable")), self.kept.n
+        position, step = 0, self.kept.k
+        while position < len(held.ids) and held.upper[position] >= self.kept.threshold:
+            end = min(position + step, int((held.upper >= self.kept.threshold).sum()))
+            some = held.take(np.arange(position, end))
+            self.kept.add(per_row(some.rows, self.rule, self._count), some.ids)
+            position, step = end, max(self.kept.k // 8, 64)
+        self._held, self.kept.n = held.take(held.ids[:0]), n
+
+    def _add(self, upper: Numbers | None, first: int, n: int, take: Callable[[Ids], list[list[str]]]) -> None:
+        if upper is None:
+            return self.kept.add(per_row(take(np.arange(n)), self.rule, self._count), np.arange(first, first + n))
+        self.kept.n += n
+        order = np.argsort(-upper, kind="stable")
+        # The floor that the first of them set spares most others their lower bound.
+        for some in (order[: self.kept.k], order[self.kept.k :]):
+            reaching = some[upper[some] >= self.floor]
+            self._held = self._held.join(self._hold(take(reaching), first + reaching, upper[reaching]))
+        self._held = self._held.take(np.flatnonzero(self._held.upper >= self.floor))
+        if sum(len(text) for texts in self._held.rows for text in texts) > self.HELD:
+            self.settle()
+
+    def _hold(self, rows: list[list[str]], ids: Ids, upper: Numbers) -> _Held:
+        return _Held(rows, ids, per_row(rows, self.rule, self._lower_bound), upper)
+
+
+def longest(texts: Texts, k: int, measure: str, tokenizer: Any = None) -> Ids:
     """Ids of the k longest texts: `top_k(count(texts, measure), k)`, skipping texts that cannot be among them."""
     _refuse_outside(k, len(texts))
     kept = Longest(k)
@@ -106,24 +202,15 @@ def longest(texts: list[str], k: int, measure: str, tokenizer: Any = None) -> Id
 
 
 def add_texts(
-    kept: Longest, texts: list[str], first: int, measure: str, tokenizer: Any = None, count: Count | None = None
+    kept: Longest, texts: Texts, first: int, measure: str, tokenizer: Any = None, count: Count | None = None
 ) -> None:
     """Feed texts (numbered from `first`) to a top-k, counting exactly only those whose bound reaches its threshold.
 
     count: what gives their lengths, where it is not to be `lengths.count` in this process.
     """
-    count = count or (lambda some: lengths.count(some, measure, tokenizer))
-    bounds = lengths.upper_bound(texts, measure, tokenizer)
-    if bounds is None:
-        return kept.add(count(texts), np.arange(first, first + len(texts)))
-    order = np.argsort(-bounds, kind="stable")
-    position, step = 0, max(2 * kept.k, 1000)
-    while position < len(order) and bounds[order[position]] >= kept.threshold:
-        chunk = order[position : position + step]
-        chunk = chunk[bounds[chunk] >= kept.threshold]
-        kept.add(count([texts[i] for i in chunk]), first + chunk)
-        position += step
-    kept.n = first + len(texts)
+    candidates = Candidates(kept, measure, tokenizer, count)
+    candidates.add_texts(texts, first)
+    candidates.settle()
 
 
 def per_row(turns: Sequence[list[str]], rule: str, count: Callable[[list[str]], Numbers]) -> Numbers:

@@ -1,6 +1,7 @@
 """The k longest of a list and of a stream, against a sort."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -116,25 +117,98 @@ def test_longest_of_more_than_there_are_is_refused():
         topk.longest(["a", "bb"], 3, "nltk_words")
 
 
+def _counted(monkeypatch):
+    """Texts that are counted exactly from now on."""
+    seen, count = [], lengths.count
+    monkeypatch.setattr(lengths, "count", lambda some, *rest: seen.extend(some) or count(some, *rest))
+    return seen
+
+
 def test_texts_whose_bound_is_too_low_are_not_counted(monkeypatch):
     texts = ["one two three four five"] * 3 + ["a"] * 5000
-    seen = []
-    count = lengths.count
-    monkeypatch.setattr(lengths, "count", lambda some, *rest: seen.extend(some) or count(some, *rest))
+    seen = _counted(monkeypatch)
     kept = topk.Longest(2)
     topk.add_texts(kept, texts, 0, "nltk_words")
     topk.add_texts(kept, texts, len(texts), "nltk_words")
     assert kept.ids.tolist() == [0, 1]
     assert (kept.n, kept.ties) == (2 * len(texts), (6, 2))
-    assert len(seen) == 1000 + 3, "the first step of the first batch, and then only what reaches the threshold"
+    assert seen == texts[:3] * 2, "what ties with the shortest kept, too"
+
+
+def test_texts_are_counted_when_all_have_been_seen(monkeypatch):
+    """One batch alone would have k rows of its own counted; the longest come last here."""
+    seen = _counted(monkeypatch)
+    kept = topk.Longest(2)
+    candidates = topk.Candidates(kept, "nltk_words")
+    for batch in range(10):
+        candidates.add_texts(["word " * batch + "a.-b word"] * 50, 50 * batch)
+    assert (kept.n, len(candidates._held.ids), seen) == (500, 150, [])
+    candidates.settle()
+    assert (kept.ids.tolist(), kept.threshold, kept.ties, kept.n) == ([450, 451], 11, (50, 2), 500)
+    assert len(seen) == 150, "two batches have 9 and 10 words and bounds of 11 and 12"
 
 
 def test_a_text_whose_bound_just_reaches_the_threshold_is_counted():
     """Row 0 has the lowest bound, ties with all the others, and has the lowest id."""
-    texts = ["a"] + ["ab"] * 2000
+    texts = ["a"] + ["o'clock"] * 2000
+    assert lengths.upper_bound(texts[:2], "nltk_words").tolist() == [1, 2]
     kept = topk.Longest(1)
     topk.add_texts(kept, texts, 0, "nltk_words")
     assert (kept.ids.tolist(), kept.ties) == ([0], (2001, 1))
+
+
+# Exact, below their bound ("o'clock", "a.-b a"), and above their words ("a,b").
+some_texts = st.lists(st.sampled_from(["a ", "o'clock ", "a.-b a ", "gonna ", "(b) ", "\n", "a,b "]), max_size=6)
+rows_of_turns = st.lists(st.lists(some_texts.map("".join), min_size=1, max_size=3), min_size=1, max_size=40)
+
+
+@pytest.mark.parametrize("rule", ["sum", "mean", "first", "last"])
+@settings(max_examples=150, deadline=None)
+@given(turns=rows_of_turns, held=st.sampled_from([0, 40, topk.Candidates.HELD]), data=st.data())
+def test_candidates_are_as_if_every_row_were_counted(rule, turns, held, data):
+    k = data.draw(st.integers(1, len(turns)))
+    every = topk.Longest(k)
+    every.add(topk.per_row(turns, rule, lambda texts: lengths.count(texts, "nltk_words")), np.arange(len(turns)))
+    kept = topk.Longest(k)
+    candidates = topk.Candidates(kept, "nltk_words", rule=rule)
+    candidates.HELD = held
+    for ids in _batches(list(range(len(turns))), data):
+        batch, is_single = [turns[i] for i in ids], all(len(turns[i]) == 1 for i in ids)
+        if is_single and data.draw(st.booleans()):
+            texts = [texts[0] for texts in batch]
+            candidates.add_texts(pa.array(texts) if data.draw(st.booleans()) else texts, ids[0])
+        else:
+            candidates.add_turns(batch, ids[0])
+    candidates.settle()
+    _same(kept, every)
+
+
+@pytest.mark.parametrize("measure", ["words", "chars", "bytes"])
+def test_candidates_of_a_measure_without_a_bound_are_counted_at_once(measure):
+    turns = [["a bb", "c"], ["é"], ["d e f g"]]
+    kept, every = topk.Longest(2), topk.Longest(2)
+    topk.Candidates(kept, measure).add_turns(turns, 0)
+    every.add(topk.per_row(turns, "sum", lambda texts: lengths.count(texts, measure)), np.arange(3))
+    _same(kept, every)
+
+
+def _same(kept, every):
+    assert kept.ids.tolist() == every.ids.tolist()
+    assert kept.lengths.tolist() == every.lengths.tolist()
+    assert (kept.n, kept.threshold, kept.ties) == (every.n, every.threshold, every.ties)
+
+
+@quick
+@given(few_lengths.filter(bool), st.data())
+def test_a_floor_is_reached_by_the_k_longest(values, data):
+    """Whatever is held or counted, at least k rows are as long as the floor says."""
+    k = data.draw(st.integers(1, len(values) + 1))
+    candidates = topk.Candidates(topk.Longest(k), "nltk_words")
+    texts = ["a.-b " + "a " * value for value in values]
+    candidates.add_texts(texts, 0)
+    if data.draw(st.booleans()):
+        candidates.settle()
+    assert (lengths.count(texts, "nltk_words") >= candidates.floor).sum() >= min(k, len(values))
 
 
 @pytest.mark.parametrize(
