@@ -46,34 +46,33 @@ def open_records(
 
 
 def _open_parts(path: Path, parts: Sequence[Path], may_be_empty: bool = False) -> RecordFile:
-    """Open files of one kind, which the first of them tells."""
-    filled = [part for part in parts if form_suffix(part) in TEXT_SUFFIXES and beginning(part).strip()]
-    parts = filled if filled and len(parts) > 1 else parts
-    start, suffix = beginning(parts[0]), form_suffix(parts[0])
-    is_packed = parts[0].suffix in PACKED_SUFFIXES
+    """Open files of one kind, which the first of them that has any content tells."""
+    filled = [part for part in parts if form_suffix(part) not in TEXT_SUFFIXES or beginning(part).strip()] or parts
+    told = filled[0]
+    start, suffix, is_packed = beginning(told), form_suffix(told), told.suffix in PACKED_SUFFIXES
     if suffix in (".parquet", ".arrow", ".feather") and is_packed:
-        raise InputError(f"{parts[0]}: {suffix[1:]} packed once more: unpack it first")
+        raise InputError(f"{told}: {suffix[1:]} packed once more: unpack it first")
     if start.startswith(b"PAR1") and is_packed:
-        raise InputError(f"{parts[0]}: Parquet packed once more: unpack it first")
+        raise InputError(f"{told}: Parquet packed once more: unpack it first")
     if suffix == ".parquet" and start.startswith((b"ARROW1", b"\xff\xff\xff\xff")):
-        raise InputError(f"{parts[0]}: Arrow's own format and not Parquet: let its name end in .arrow")
+        raise InputError(f"{told}: Arrow's own format and not Parquet: let its name end in .arrow")
     if suffix == ".parquet" or start.startswith(b"PAR1"):
         return ParquetFiles(path, parts)
     if suffix in (".arrow", ".feather"):
         return IpcFiles(path, parts)
-    refuse_binary(parts[0], start)
+    refuse_binary(told, start)
     text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
     if not text and not (may_be_empty and suffix in LINE_SUFFIXES):
-        raise InputError(f"{parts[0]}: the file is empty: give one that has rows")
+        raise InputError(f"{told}: the file is empty: give one that has rows")
     if suffix in CSV_SUFFIXES:
-        return CsvLines(path, parts)
+        return CsvLines(path, filled)
     if text and not text.startswith((b"{", b"[")):
         begun = text.splitlines()[0][:40].decode("utf-8", "replace")
         said = "not valid JSON, and neither CSV by its name nor Parquet"
         mend = "write one JSON object a line, or name a CSV file .csv"
-        raise InputError(f"{parts[0]}: line 1: {said} (it begins with {begun!r}): {mend}")
-    shape = shape_of(parts[0]) if text else "lines"
-    return JsonLines(path, parts) if shape == "lines" else JsonDocument(path, parts, shape)
+        raise InputError(f"{told}: line 1: {said} (it begins with {begun!r}): {mend}")
+    shape = shape_of(told) if text else "lines"
+    return JsonLines(path, parts) if shape == "lines" else JsonDocument(path, filled, shape)
 
 
 def _open_folder(path: Path, split: str, config: str | None) -> RecordFile:
