@@ -17,6 +17,8 @@ from timing import medians, not_here, peak_megabytes, result
 from nbutils import ROOT, data, lengths, select
 from nbutils.core.errors import InputError
 from nbutils.data import tokens
+from nbutils.data.record_file import Faults
+from nbutils.data.rows import Form
 from nbutils.selection import files, parts, topk
 
 K = 1000
@@ -126,8 +128,8 @@ def _gain_of_cores(texts: list[str], folder: Path, cores: int, what: str, target
     inputs = files.open_inputs([str(folder / "rows.parquet")], "train")
     request = files.SelectionRequest(K, "nltk_words")
     ways = {
-        "one process": lambda: files.read_longest(inputs, request),
-        "all cores": lambda: files.read_longest(inputs, request, cores),
+        "one process": lambda: files.read_longest(inputs, request).kept,
+        "all cores": lambda: files.read_longest(inputs, request, cores).kept,
     }
     seconds, kept = medians(3, ways)
     one, all_cores = kept.values()
@@ -168,7 +170,7 @@ def _time_of_selection(folder: Path, measure: str) -> Result:
     out = folder.parent / "out.parquet"
     ways = {
         "read and count": lambda: sum(len(counts) for counts in _lengths_of_column(inputs.files[0], measure)),
-        "select": lambda: files.read_longest(inputs, request).n,
+        "select": lambda: files.read_longest(inputs, request).kept.n,
         "whole command": lambda: parts.select_files([str(folder)], request, out)["rows"],
     }
     seconds, rows = medians(5 if measure == "chars" else 3, ways)
@@ -186,8 +188,9 @@ def _time_of_selection(folder: Path, measure: str) -> Result:
 def _lengths_of_column(opened: Any, measure: str) -> Any:
     import pyarrow.compute as pc
 
-    for values in opened.column("output"):
-        yield pc.utf8_length(values) if measure == "chars" else lengths.count(values.to_pylist(), measure)
+    for read in opened.responses(Form("text", "output"), Faults()):
+        texts = read.texts
+        yield pc.utf8_length(texts) if measure == "chars" else lengths.count(texts.to_pylist(), measure)
 
 
 def million_rows_memory() -> Result:
@@ -207,9 +210,80 @@ def million_rows_memory() -> Result:
     return result("S3", what, grown, "O(k): at most half of the file", grown <= text / 2, detail)
 
 
-def _peak(folder: Path, k: int) -> float:
-    out = folder.parent / f"out-{folder.name}-{k}.parquet"
-    return peak_megabytes("nbutils.select", str(folder), "-k", str(k), "--measure", "words", "-o", str(out))
+def _peak(source: Path, k: int, suffix: str = ".parquet") -> float:
+    out = source.parent / f"out-{source.name}-{k}{suffix}"
+    return peak_megabytes("nbutils.select", str(source), "-k", str(k), "--measure", "words", "-o", str(out))
+
+
+def json_memory() -> list[Result]:
+    """S3: the same of JSON lines and of a JSON list."""
+    with tempfile.TemporaryDirectory() as scratch:
+        return [_memory_of_json(Path(scratch), kind) for kind in ("jsonl", "json")]
+
+
+def _memory_of_json(folder: Path, kind: str) -> Result:
+    peaks, size = {}, 0.0
+    for rows in (100_000, 1_000_000):
+        path = folder / f"{rows}.{kind}"
+        lines = (json.dumps({"instruction": f"task {i}", "output": f"word {i} " * (1 + i % 30)}) for i in range(rows))
+        with open(path, "w", encoding="utf-8") as file:
+            file.write("[" if kind == "json" else "")
+            file.writelines(f"{',' if i and kind == 'json' else ''}{line}\n" for i, line in enumerate(lines))
+            file.write("]" if kind == "json" else "")
+        peaks[f"{rows:,} rows"], size = round(_peak(path, K, f".{kind}")), path.stat().st_size / 1e6
+    grown = peaks["1,000,000 rows"] - peaks["100,000 rows"]
+    what = f"one million rows in {kind}, words: further peak memory against a tenth of the rows, MB"
+    detail = {"peak MB": peaks, "MB of the million rows": round(size)}
+    return result("S3", what, grown, "O(k): at most half of the file", grown <= size / 2, detail)
+
+
+# --- against polars ------------------------------------------------------------------------------------------------
+
+
+def against_polars() -> list[Result]:
+    """S6: longest-1k of Alpaca-52k from a file, against polars on the same file."""
+    target = "same ids, at most 1.3"
+    try:
+        import polars  # noqa: F401
+
+        records = [{"instruction": row.instruction, "output": row.response} for row in data.load_rows("alpaca-52k")]
+    except (InputError, ImportError) as error:
+        return [not_here("S6", "words, chars and bytes against polars on the same file", target, error)]
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with tempfile.TemporaryDirectory() as scratch:
+        paths = [Path(scratch) / f"rows.{kind}" for kind in ("parquet", "jsonl", "json")]
+        pq.write_table(pa.Table.from_pylist(records), paths[0])
+        paths[1].write_text("".join(json.dumps(each) + "\n" for each in records), encoding="utf-8")
+        paths[2].write_text(json.dumps(records, indent=4), encoding="utf-8")
+        return [
+            _time_against_polars(path, measure, target) for path in paths for measure in ("words", "chars", "bytes")
+        ]
+
+
+def _time_against_polars(path: Path, measure: str, target: str) -> Result:
+    request = files.SelectionRequest(K, measure)
+    ways = {
+        "ours": lambda: files.read_longest(files.open_inputs([str(path)], "train"), request).kept.ids.tolist(),
+        "polars": lambda: _longest_by_polars(path, measure),
+    }
+    seconds, ids = medians(5, ways)
+    same, ratio = ids["ours"] == ids["polars"], round(seconds["ours"] / seconds["polars"], 2)
+    what = f"longest-1k of Alpaca-52k in {path.suffix[1:]} by {measure}: time over that of polars"
+    return result("S6", what, ratio, target, same and ratio <= 1.3, {"seconds": _rounded(seconds), "same ids": same})
+
+
+def _longest_by_polars(path: Path, measure: str) -> list[int]:
+    import polars as pl
+
+    read: dict[str, Any] = {".jsonl": pl.read_ndjson, ".json": pl.read_json}
+    text = pl.col("output")
+    lengths_of = {"words": text.str.count_matches(r"\S+"), "chars": text.str.len_chars(), "bytes": text.str.len_bytes()}
+    table = read[path.suffix](path) if path.suffix in read else pl.read_parquet(path, columns=["output"])
+    counted = table.select(lengths_of[measure].alias("length")).with_row_index()
+    chosen = counted.sort(["length", "index"], descending=[True, False]).head(K)
+    return sorted(chosen["index"].to_list())
 
 
 # --- imports -------------------------------------------------------------------------------------------------------
@@ -271,6 +345,8 @@ BENCHMARKS = [
     longest_by_tokens,
     million_rows_time,
     million_rows_memory,
+    json_memory,
+    against_polars,
     longest_by_words,
     longest_on_all_cores,
     import_times,
