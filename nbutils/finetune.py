@@ -30,10 +30,10 @@ def plan(profile: str | Profile, arm: str, seed: int) -> Plan:
         "select": manifests.upstream(select.plan(chosen, name, seed)),
         "base": models.base_fingerprint(chosen, seed),
     }
-    version, parsed = 3, arms.parse_arm(name)
+    version, parsed = 5, arms.parse_arm(name)
     if parsed.rewritten:
         inputs["refine"] = manifests.upstream(refine.plan(chosen, parsed.drawn, seed))
-        version = 4
+        version = 6
     folder = manifests.stage_folder(chosen.name, "finetune", name, seed)
     settings = _settings_of(chosen, name).model_dump()
     return Plan("finetune", chosen.name, name, seed, folder, settings, inputs, version)

@@ -130,12 +130,14 @@ def encode(row: Row, tokenizer: Any, style: str, max_length: int) -> Example:
 
     Prompt and response are tokenised apart, so that the border between masked and trained is exact. A response that
     is cut keeps no end-of-sequence token: the model must not learn to stop in the middle. Nor must it learn so from a
-    response that speaks of "</s>", so special tokens in the data are tokenised as the text that they are.
+    response that speaks of "</s>", so special tokens in the data are tokenised as the text that they are. The answers
+    of earlier turns are trained as well, where they stand in the prompt (in style `paper` with their ends of sequence).
     """
-    render(row, style)  # raises for what the style has no place for
-    *earlier, prompt = _vicuna_turns(row, "train") if style == "paper" else [render(row, style).text]
+    prompt = render(row, style).text
+    turns = _vicuna_turns(row, "train") if style == "paper" else [prompt]
     response = response_text(row, style)
-    before, after = _turn_ids(tokenizer, [*earlier, prompt]), _ids(tokenizer, response)
+    before, earlier = _turn_ids(tokenizer, turns, _answer_spans(row, style, turns))
+    after = _ids(tokenizer, response)
     # Llama's tokenizer begins every text with a space: alone, " Yes" would become one token more than it is behind the
     # colon of "ASSISTANT:". So the colon goes along and is taken off again.
     border, both = _ids(tokenizer, prompt[-1]), _ids(tokenizer, prompt[-1] + response)
@@ -143,7 +145,7 @@ def encode(row: Row, tokenizer: Any, style: str, max_length: int) -> Example:
         after = both[len(border) :]
     start = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
     ids = [*start, *before, *after, tokenizer.eos_token_id]
-    labels = [*[IGNORED] * (len(start) + len(before)), *after, tokenizer.eos_token_id]
+    labels = [*[IGNORED] * len(start), *earlier, *after, tokenizer.eos_token_id]
     return Example(ids[:max_length], labels[:max_length], len(ids) > max_length)
 
 
@@ -151,19 +153,45 @@ def _ids(tokenizer: Any, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
 
 
-def _turn_ids(tokenizer: Any, turns: Sequence[str]) -> list[int]:
-    """Turns in the wrapper, each but the last followed by the end of sequence."""
-    ids = []
-    for turn in turns[:-1]:
-        ids += [*_ids(tokenizer, turn), tokenizer.eos_token_id]
-    return ids + _ids(tokenizer, turns[-1])
+def _answer_spans(row: Row, style: str, turns: Sequence[str]) -> list[list[tuple[int, int]]]:
+    """Where the earlier answers stand in each of the turns: first character and the one behind the last."""
+    if style == "paper":
+        said = [f" {answer}" for _, answer in row.history]
+        return [[(len(turn) - len(text), len(turn))] for turn, text in zip(turns, said, strict=False)] + [[]]
+    spans, place = [], len(f"{row.system}\n\n") if row.system else 0
+    for question, answer in row.history:
+        begin = place + len(f"### Task\n{question}\n\n### Answer\n")
+        spans.append((begin, begin + len(answer)))
+        place = begin + len(f"{answer}\n\n")
+    return [spans]
+
+
+def _turn_ids(
+    tokenizer: Any, turns: Sequence[str], spans: Sequence[Sequence[tuple[int, int]]] | None = None
+) -> tuple[list[int], list[int]]:
+    """Ids of turns, each but the last followed by the end of sequence, and labels: trained where `spans` say so."""
+    ids: list[int] = []
+    labels: list[int] = []
+    for number, turn in enumerate(turns):
+        trained = spans[number] if spans else ()
+        found = _ids(tokenizer, turn)
+        marked = [IGNORED] * len(found)
+        if trained:
+            places = tokenizer(turn, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)
+            for i, (begin, _) in enumerate(places["offset_mapping"]):
+                is_said = any(first <= begin < last for first, last in trained)
+                marked[i] = found[i] if is_said else IGNORED
+        is_last = number == len(turns) - 1
+        ids += found if is_last else [*found, tokenizer.eos_token_id]
+        labels += marked if is_last else [*marked, tokenizer.eos_token_id if trained else IGNORED]
+    return ids, labels
 
 
 def encode_prompt(prompt: EvalPrompt, tokenizer: Any, style: str) -> list[int]:
     """Token ids that a model is asked with."""
     ids = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
     if style == "paper" and prompt.history:
-        return ids + _turn_ids(tokenizer, _vicuna_turns(prompt, "generate"))
+        return ids + _turn_ids(tokenizer, _vicuna_turns(prompt, "generate"))[0]
     return ids + _ids(tokenizer, render(prompt, style, "generate").text)
 
 
@@ -185,5 +213,6 @@ def check_examples(examples: Sequence[Example], eos: int) -> None:
             raise InputError(f"training row {number}: its end-of-sequence token is not trained")
         if example.labels[0] != IGNORED:
             raise InputError(f"training row {number}: its first token would be trained, and nothing predicts it")
-        if eos in example.labels[:-1]:
+        within = zip(example.labels[:-1], example.labels[1:], strict=True)
+        if any(label == eos and following != IGNORED for label, following in within):
             raise InputError(f"training row {number}: an end of sequence in the middle would be trained")

@@ -1,6 +1,7 @@
 """The exact strings and tokens of training and asking: one template, exact masks, no end in the middle."""
 
 import json
+import re
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
@@ -130,7 +131,9 @@ def test_paper_shows_every_earlier_turn_and_has_no_place_for_a_system_text(paper
     assert later == ["USER: How? ASSISTANT: Well.", "USER: And now? ASSISTANT:"]
     example = encode(row, tokenizer, "paper", 4096)
     assert example.input_ids.count(tokenizer.eos_token_id) == 3
-    assert tokenizer.decode(trained_ids(example), skip_special_tokens=True).strip() == "Bye."
+    trained = tokenizer.decode(trained_ids(example)).replace("</s>", "|").replace(" ", "")
+    assert trained == "Hello.|Well.|Bye.|"
+    check_examples([example], tokenizer.eos_token_id)
     with pytest.raises(InputError, match=r"row 5 of mine: prompt style 'paper' has no place for its system text: set"):
         render(TALK, "paper")
 
@@ -243,9 +246,11 @@ def test_the_prompt_is_masked_and_the_response_with_its_end_is_trained(tokenizer
     example = encode(row, tokenizer, "plain", 4096)
     asked = EvalPrompt("p", "s", row.instruction, row.input)
     before = encode_prompt(asked, tokenizer, "plain") if not row.history else None
-    count = len(example.labels) - len(trained_ids(example))
+    last = len(tokenizer(row.response, add_special_tokens=False, split_special_tokens=True)["input_ids"]) + 1
+    count = len(example.labels) - (last if row.history else len(trained_ids(example)))
     assert example.input_ids[0] == tokenizer.bos_token_id and example.labels[0] == IGNORED
-    assert example.labels == [IGNORED] * count + example.input_ids[count:]
+    assert example.labels[count:] == example.input_ids[count:]
+    assert row.history or example.labels[:count] == [IGNORED] * count
     assert before is None or example.input_ids[:count] == before, "the model is asked with what it was trained on"
     assert example.input_ids[-1] == example.labels[-1] == tokenizer.eos_token_id
     assert example.trained == len(trained_ids(example)) and not example.is_truncated
@@ -271,6 +276,17 @@ def test_a_cut_response_has_no_end(tokenizer, cut):
     example = encode(BARE, tokenizer, "plain", len(whole.input_ids) - cut)
     assert example.is_truncated and tokenizer.eos_token_id not in example.input_ids
     assert example.input_ids == whole.input_ids[:-cut] and example.labels == whole.labels[:-cut]
+
+
+def test_every_answer_of_a_conversation_is_trained(tokenizer):
+    """With the tokens that the model is asked with, and the end of sequence behind the last answer alone."""
+    example = encode(TALK, tokenizer, "plain", 4096)
+    said = tokenizer.decode(trained_ids(example)).replace(" ", "").replace("\n", "")
+    # A token may reach over an answer's border; it is trained where it begins in the answer.
+    assert re.fullmatch(r"(He)?llo\.\S{0,3}(W?e)?ll\.\S{0,3}Bye\.</s>", said), said
+    asked = tokenizer(render(TALK, "plain").text, add_special_tokens=False)["input_ids"]
+    assert example.input_ids[1 : 1 + len(asked)] == asked
+    check_examples([example], tokenizer.eos_token_id)
 
 
 def test_an_exact_fit_is_not_cut(tokenizer):
