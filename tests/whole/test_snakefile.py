@@ -409,7 +409,7 @@ def test_a_failed_job_ends_with_the_mend(tmp_path):
         (["tiny", "--on", "moon"], "--on moon: choose one of kubernetes, slurm, or give a folder"),
         (["tiny", "--colour"], "unrecognized arguments: --colour"),
         (["select", "nowhere", "-o", "out.jsonl"], "nowhere: no such file"),
-        (["select", str(ROOT / "data/sample"), "-k", "0", "-o", "out.jsonl"], "k = 0: at least one row"),
+        (["select", str(ROOT / "data/sample/rows.jsonl"), "-k", "0", "-o", "out.jsonl"], "k = 0: at least one row"),
         (["select", str(ROOT / "data/sample/rows.jsonl"), "-o", "out.parquet"], "let its name end in"),
         (["select", str(ROOT / "data/sample/rows.jsonl"), "--measure", "inches", "-o", "out.jsonl"], "unknown measure"),
         (["select", str(ROOT / "data/sample/rows.jsonl")], "the following arguments are required: -o/--out"),
