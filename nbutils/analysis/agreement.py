@@ -271,7 +271,7 @@ def _estimate(statistic: Statistic, sample: Sample, share: Estimate) -> Estimate
         low = 1 - (1 - share.low) / (1 - float(shares @ shares))
         return Estimate(1.0, max(-1.0, low), 1.0, n, "all agree")
     error = _jackknife(statistic, sample)
-    if math.isnan(value + error):
+    if math.isnan(value + error) or error < 1e-9:  # questions that are all alike say nothing of their scatter
         return Estimate(value, math.nan, math.nan, n, "no interval: too few questions differ")
     factor = math.exp(student_margin(len(sample.counts) - 1) * error / (1 - value))
     low, high = 1 - (1 - value) * factor, 1 - (1 - value) / factor

@@ -210,6 +210,13 @@ def test_constant_judges_get_words_and_no_nan():
     assert "nan" not in shown and "0.800 [" in shown
 
 
+def test_questions_that_are_all_alike_give_no_certainty():
+    first = by_kind([each for i in range(40) for each in both("x", i, "win", "lose")])[
+        ("orders", "x", "the other order")
+    ]
+    assert [first["agree"], first["kappa"], first["alpha_low"]] == [0, None, None] and first["alpha"] < -0.9
+
+
 def test_one_prompt_has_no_certain_interval():
     found = by_kind([*both("x", 1, "win"), *both("y", 1, "win")])[("judges", "x", "y")]
     assert [found[f"agree{end}"] for end in ("", "_low", "_high")] == [1, 0.025, 1]
