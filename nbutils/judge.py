@@ -3,9 +3,11 @@
     python -m nbutils.judge ANSWERS_A ANSWERS_B --judge reference -o DIR
     python -m nbutils.judge ANSWERS_A ANSWERS_B --judge MODEL --base-url URL -o DIR [--dry-run] [--max-cost USD]
     python -m nbutils.judge ANSWERS_A ANSWERS_B --cut -o DIR
+    python -m nbutils.judge --compare JUDGMENTS... [--votes FILE] [-o DIR]
 
 ANSWERS_A is the target, ANSWERS_B the baseline. Re-running continues: what was answered is in DIR/ledger.sqlite.
 `--cut` judges nothing: it writes both files again, every pair of answers cut to one length.
+`--compare` measures how far judges agree (nbutils/judging/compare.py).
 """
 
 import contextlib

@@ -37,6 +37,13 @@ _LENGTH_BIAS = _columns(
     "length_taste position_taste net_win net_at_equal_length net_due_to_length share_remaining",
 )
 
+_AGREEMENT = _columns(
+    text="kind judge other note",
+    count="prompts left_out questions",
+    count_or_none="decided",
+    rate="agree agree_decided kappa kappa_linear alpha",
+)
+
 SCHEMAS: dict[str, dict[str, str]] = {
     # stage 01
     "lengths": _columns(text="dataset", count="rows min max", number="mean median mean_words mean_chars mean_tokens"),
@@ -68,11 +75,13 @@ SCHEMAS: dict[str, dict[str, str]] = {
         count="asked judged",
         number="win_rate win_low win_high lc_win_rate lc_low lc_high mean_chars baseline_mean_chars",
     ),
+    "agreement": _AGREEMENT,
     "length_bias": _LENGTH_BIAS,
     "bins": _columns(text="judge arm baseline", count="prompts", number="from to", rate="win_rate"),
     "cut": _columns(text="judge arm baseline", count="prompts", rate="win_rate win_rate_cut lost_by_cutting"),
     "capabilities": _columns(text="task metric", count="shots", number="value stderr", count_or_none="items"),
     # figures/tables
+    "cherry-agreement": _AGREEMENT,
     "cherry-sets": _LENGTH_BIAS,
     "cherry-bins": _columns(text="judge", count="prompts", number="from to", rate="win_rate"),
     "alpaca-eval-fits": _columns(

@@ -1,4 +1,4 @@
-"""The small tables behind stage 07's committed figures: calibration, and the published judgments read by this code.
+"""The small tables behind committed figures and notebooks: calibration, and published judgments read by this code.
 
     python -m nbutils.execution.tables [-o FOLDER] [NAME...]
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 from pandas import DataFrame
 
-from nbutils.analysis import calibration, comparison, leaderboards
+from nbutils.analysis import agreement, calibration, comparison, leaderboards
 from nbutils.analysis.calibration import DEPENDENT, Taste
 from nbutils.core import tables
 from nbutils.core.errors import ArgumentParser, exits_cleanly
@@ -66,6 +66,11 @@ def tabulate_cherry_bins() -> DataFrame:
     return comparison.bin_comparisons(records.cherry_judgments()).drop(columns=["arm", "baseline"])
 
 
+def tabulate_cherry_agreement() -> DataFrame:
+    """How far the Cherry reviews' two judges agree with each other, and with themselves in the other order."""
+    return agreement.compare(records.cherry_judgments())
+
+
 TABLES: dict[str, Callable[[], DataFrame]] = {
     "length-calibration": tabulate_calibration,
     "length-findings": calibration.count_findings,
@@ -73,6 +78,7 @@ TABLES: dict[str, Callable[[], DataFrame]] = {
     "alpaca-eval-variants": tabulate_variants,
     "cherry-sets": tabulate_cherry_sets,
     "cherry-bins": tabulate_cherry_bins,
+    "cherry-agreement": tabulate_cherry_agreement,
 }
 
 

@@ -7,6 +7,7 @@ import difflib
 import itertools
 import json
 import math
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from nbutils.core import disk
 from nbutils.core.errors import ArgumentParser, InputError, exits_cleanly
 from nbutils.core.judge_settings import JudgeModel, PromptFile
 from nbutils.data.records import number_records, open_records
+from nbutils.judging import compare
 from nbutils.judging.judges import CONTROLS
 from nbutils.judging.pairs import (
     Pair,
@@ -180,8 +182,11 @@ def pairs_of_files(mine: Path, theirs: Path, judging: JudgeModel, references: Pa
 @exits_cleanly
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of `python -m nbutils.judge`."""
+    if "--compare" in (sys.argv[1:] if arguments is None else arguments):
+        return compare.main(arguments)
     about = "Judge two answer files in both orders; or, with --cut, cut their answers to one length."
-    parser = ArgumentParser(prog="python -m nbutils.judge", description=about)
+    other = "How far judges agree: python -m nbutils.judge --compare JUDGMENTS... [--votes FILE] [-o DIR]"
+    parser = ArgumentParser(prog="python -m nbutils.judge", description=about, epilog=other)
     parser.add_argument("answers_a", metavar="ANSWERS_A", type=Path, help="answers of the target (JSONL)")
     parser.add_argument("answers_b", metavar="ANSWERS_B", type=Path, help="answers of the baseline (JSONL)")
     parser.add_argument("--references", type=Path, help="prompts with reference answers, for --judge reference")

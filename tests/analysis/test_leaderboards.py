@@ -104,7 +104,7 @@ def test_judgments_go_through_the_same_analysis(board):
 
 def test_the_committed_tables_are_what_the_data_gives(mirror):
     """Figures are drawn from them without the data."""
-    for name in ("alpaca-eval-fits", "alpaca-eval-variants", "cherry-bins"):
+    for name in ("alpaca-eval-fits", "alpaca-eval-variants", "cherry-bins", "cherry-agreement"):
         stored = read(registry.FOLDER / "tables" / f"{name}.csv").to_dict("records")
         for row, made in zip(stored, tables.TABLES[name]().to_dict("records"), strict=True):
             for key, value in made.items():
