@@ -14,7 +14,7 @@ import shutil
 import sqlite3
 import sys
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -24,9 +24,13 @@ from tqdm import tqdm
 
 from nbutils.core.disk import sha256_json, take_lock
 from nbutils.core.errors import InputError
+from nbutils.core.judge_settings import name_endpoint
 from nbutils.core.machine import track
+from nbutils.llm.thoughts import split_thoughts
 
 NO_FORMAT = "takes no response_format"  # what the ledger notes of an endpoint that has refused one
+NO_LOGPROBS = "gives no log-probabilities"
+FIRST_REPLIES = 20  # of a run: where none of them can be read, it stops
 LEAST_ROOM = 1_000_000  # free bytes on the disk without which nothing is asked: the answers could not be kept
 
 
@@ -48,7 +52,15 @@ class Request:
     @functools.cached_property
     def key(self) -> str:
         """Hash of everything that determines the answer."""
-        fields = asdict(self)
+        return self._hash(name_endpoint(self.endpoint))
+
+    @property
+    def old_key(self) -> str:
+        """The key under which answers of a server on this machine were kept while its port was part of it."""
+        return self._hash(self.endpoint)
+
+    def _hash(self, endpoint: str) -> str:
+        fields = asdict(self) | {"endpoint": endpoint}
         if not self.options:
             del fields["options"]  # keys of calls without options are as they were before there were any
         return sha256_json(fields)
@@ -57,6 +69,8 @@ class Request:
 class Reply(NamedTuple):
     """An answer's text, or `error` when the call failed; tokens as the endpoint counted them.
 
+    An answer of no characters was written, and billed, and says nothing. `reason`: what became of an answer that is
+    none or not whole (`length`, `empty`, `filter`, `refusal`); `reasoning`: what the model thought before its reply.
     `logprobs`: of the answer's first token and its likeliest alternatives, where the endpoint gives them; `served`: the
     model that the endpoint says has answered.
     """
@@ -67,6 +81,8 @@ class Reply(NamedTuple):
     tokens_out: int = 0
     logprobs: dict[str, float] | None = None
     served: str = ""
+    reason: str = ""
+    reasoning: str = ""
 
 
 class Backend(Protocol):
@@ -85,7 +101,11 @@ class StopAskingError(InputError):
 
 
 class FormatRefusedError(StopAskingError):
-    """The endpoint does not take the `response_format` that all these calls ask for; in plain words it may answer."""
+    """The endpoint does not take an option that all these calls have; without it, it may answer. `note` says which."""
+
+    def __init__(self, said: str, note: str = NO_FORMAT) -> None:
+        super().__init__(said)
+        self.note = note
 
 
 def writable(text: str) -> str:
@@ -101,7 +121,7 @@ class Ledger:
         self._path = path
         tables = {
             "replies": "key TEXT PRIMARY KEY, model TEXT, request TEXT, reply TEXT, tokens_in INTEGER, "
-            "tokens_out INTEGER, at REAL",
+            "tokens_out INTEGER, at REAL, extra TEXT",
             "failures": "key TEXT, model TEXT, error TEXT, at REAL",
             "notes": "endpoint TEXT, model TEXT, what TEXT, at REAL",
             "batches": "token TEXT PRIMARY KEY, service TEXT, requests TEXT, id TEXT, at REAL",
@@ -114,18 +134,43 @@ class Ledger:
             self._connection.execute("PRAGMA synchronous = NORMAL")
             for name, columns in tables.items():
                 self._connection.execute(f"CREATE TABLE IF NOT EXISTS {name} ({columns})")
+            self._add_column()
         except (OSError, sqlite3.Error) as error:
             mend = "make room, or choose another folder"
             raise InputError(f"{path}: cannot be used as a ledger ({error}): {mend}") from None
 
-    def find(self, keys: Sequence[str]) -> dict[str, str]:
+    def _add_column(self) -> None:
+        """Ledgers from before there was a place for `reason` and `reasoning` get one."""
+        if any(column[1] == "extra" for column in self._connection.execute("PRAGMA table_info(replies)")):
+            return
+        with contextlib.suppress(sqlite3.OperationalError):  # another process has just added it
+            self._connection.execute("ALTER TABLE replies ADD COLUMN extra TEXT")
+
+    def find(self, keys: Sequence[str]) -> dict[str, Reply]:
         """Stored answers of the given keys."""
-        found: dict[str, str] = {}
+        found: dict[str, Reply] = {}
         for first in range(0, len(keys), 500):
             part = list(keys[first : first + 500])
             marks = ",".join("?" * len(part))
-            found.update(self.execute(f"SELECT key, reply FROM replies WHERE key IN ({marks})", part))  # noqa: S608
+            rows = self.execute(f"SELECT key, reply, extra FROM replies WHERE key IN ({marks})", part)  # noqa: S608
+            found.update((key, _stored_reply(text, extra)) for key, text, extra in rows)
         return found
+
+    def find_answers(self, requests: Iterable[Request]) -> dict[str, Reply]:
+        """Stored answers of requests by their keys, also those that are kept under an old key."""
+        different = {request.key: request for request in requests}
+        found = self.find(list(different))
+        old = {request.old_key: key for key, request in different.items() if key not in found}
+        kept = self.find([each for each, key in old.items() if each != key])
+        return found | {old[each]: reply for each, reply in kept.items()}
+
+    def forget_empty(self, requests: Iterable[Request]) -> int:
+        """Forget answers of no characters, so that they are asked for again; says how many."""
+        different = {request.key: request for request in requests}
+        empty = [key for key, reply in self.find_answers(different.values()).items() if not reply.text]
+        for key in empty:
+            self.execute("DELETE FROM replies WHERE key IN (?, ?)", (key, different[key].old_key))
+        return len(empty)
 
     def write(self, request: Request, reply: Reply) -> None:
         """Store an answer, or note a failure. Raises StopAskingError when the disk takes it no more."""
@@ -134,17 +179,22 @@ class Ledger:
             self.execute("INSERT INTO failures VALUES (?, ?, ?, ?)", entry)
             return
         asked = json.dumps(asdict(request))
-        row = (request.key, request.model, asked, reply.text, reply.tokens_in, reply.tokens_out, time.time())
-        self.execute("INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+        facts = {name: value for name in ("reason", "reasoning") if (value := getattr(reply, name))}
+        extra = json.dumps(facts) if facts else None
+        row = (request.key, request.model, asked, reply.text, reply.tokens_in, reply.tokens_out, time.time(), extra)
+        names = "key, model, request, reply, tokens_in, tokens_out, at, extra"
+        self.execute(f"INSERT OR IGNORE INTO replies ({names}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)  # noqa: S608
 
     def note(self, request: Request, what: str) -> None:
         """Remember something of a request's endpoint and model, for this run and every later one."""
-        self.execute("INSERT INTO notes VALUES (?, ?, ?, ?)", (request.endpoint, request.model, what, time.time()))
+        where = name_endpoint(request.endpoint)
+        self.execute("INSERT INTO notes VALUES (?, ?, ?, ?)", (where, request.model, what, time.time()))
 
     def has_note(self, request: Request, what: str) -> bool:
         """Whether this was noted of a request's endpoint and model."""
-        query = "SELECT 1 FROM notes WHERE endpoint = ? AND model = ? AND what = ?"
-        return bool(self.execute(query, (request.endpoint, request.model, what)))
+        query = "SELECT 1 FROM notes WHERE endpoint IN (?, ?) AND model = ? AND what = ?"
+        where = (name_endpoint(request.endpoint), request.endpoint)
+        return bool(self.execute(query, (*where, request.model, what)))
 
     def execute(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Run one statement and return its rows; it is on disk, safe from a kill, when this returns."""
@@ -161,7 +211,7 @@ class Ledger:
         """
         if (free := shutil.disk_usage(self._path.parent).free) < LEAST_ROOM:
             raise StopAskingError(f"{self._path}: {free // 1000} kB are free on its disk: make room and run again")
-        service = sha256_json([request.endpoint, request.model])[:12]
+        service = sha256_json([name_endpoint(request.endpoint), request.model])[:12]
         notice = f"another process is asking {request.model} with {self._path}: waiting for it"
         return take_lock(self._path.with_name(f".{self._path.name}.{service}.lock"), notice, sys.stderr)
 
@@ -170,20 +220,48 @@ class Ledger:
         self._connection.close()
 
 
+def _stored_reply(text: str, extra: str | None) -> Reply:
+    """A reply as it was given; in older ledgers the reasoning stands in the text."""
+    facts = json.loads(extra) if extra else {}
+    thoughts, said = split_thoughts(text)
+    return Reply(said, reasoning=facts.get("reasoning") or thoughts, reason=facts.get("reason", ""))
+
+
+Reads = Callable[[Request, Reply], bool]
+"""Whether a reply says what was asked for."""
+
+
 class Record:
     """What one run of asking has brought so far. Every reply is on disk before anything else happens with it."""
 
-    def __init__(self, ledger: Ledger, progress: "tqdm[Any]") -> None:
+    def __init__(self, ledger: Ledger, progress: "tqdm[Any]", reads: Reads | None = None) -> None:
         self.ledger, self.replies, self._progress = ledger, dict[str, Reply](), progress
+        self._reads, self._unread, self._failed = reads, 0, 0
 
     def keep(self, request: Request, reply: Reply) -> None:
-        """Write a reply down. Raises StopAskingError when the disk takes it no more."""
+        """Write a reply down. Raises StopAskingError when the disk takes it no more, or no reply can be read."""
         # One that was asked for log-probabilities is stored with them, as JSON beside the text.
-        if reply.text is not None and reply.logprobs and request.options.get("logprobs"):
+        if reply.text and reply.logprobs and request.options.get("logprobs"):
             reply = reply._replace(text=json.dumps({"text": reply.text, "logprobs": reply.logprobs}))
         self.ledger.write(request, reply)
         self.replies[request.key] = reply
+        if reply.text is None:
+            self._failed += 1
+            self._progress.set_postfix_str(f"{self._failed} failed", refresh=False)
+            return
         self._progress.update()
+        self._check_readable(request, reply)
+
+    def _check_readable(self, request: Request, reply: Reply) -> None:
+        if self._reads is None:
+            return
+        if self._reads(request, reply):
+            self._reads = None  # one that can be read: the others are counted at the end
+            return
+        self._unread += 1
+        if self._unread >= FIRST_REPLIES:
+            said = f"none of the first {self._unread} replies can be read; one of them: {show(reply)}"
+            raise StopAskingError(f"{said}: choose another model or prompt, or raise --max-tokens")
 
     def take_back(self, request: Request, why: str) -> None:
         """Turn an answer that proved to be none into a failure: the next run asks again."""
@@ -192,51 +270,66 @@ class Record:
         self.ledger.write(request, self.replies[request.key])
 
 
-def ask_all(requests: Sequence[Request], backend: Backend, ledger: Ledger, label: str) -> list[Reply]:
+def show(reply: Reply) -> str:
+    """A reply in one short line."""
+    said = " ".join((reply.text or "").split())
+    if not said:
+        cut = " within its limit of tokens" if reply.reason == "length" else ""
+        return f"nothing{cut}" + (", only reasoning" if reply.reasoning else "")
+    return repr(said if len(said) <= 200 else f"{said[:199]}…")
+
+
+def ask_all(
+    requests: Sequence[Request], backend: Backend, ledger: Ledger, label: str, reads: Reads | None = None
+) -> list[Reply]:
     """Answer every request, each different one at most once, from the ledger where it is there.
 
-    The replies are in the order of the requests; a failed call is a Reply with an error. Raises StopAskingError at the
-    first error that all further calls would meet; what was answered until then is in the ledger.
+    The replies are in the order of the requests; a failed call is a Reply with an error. `reads`: whether a reply says
+    what was asked for. Raises StopAskingError at the first error that all further calls would meet, and where none of
+    the first FIRST_REPLIES can be read; what was answered until then is in the ledger.
     """
     different = {request.key: request for request in requests}
-    known, asked = ledger.find(list(different)), dict[str, Reply]()
+    known, asked = ledger.find_answers(requests), dict[str, Reply]()
     if len(known) < len(different):
         with ledger.asking(requests[0]):
             # Whoever asked until now may have brought what was missing.
-            known = ledger.find(list(different))
+            known = ledger.find_answers(requests)
             missing = [request for key, request in different.items() if key not in known]
             if missing:
                 with track([], label, total=len(missing)) as progress:
-                    record = Record(ledger, progress)
+                    record = Record(ledger, progress, reads)
                     _run(backend.answer(missing, record))
                 asked = record.replies
-    replies = {key: Reply(text) for key, text in known.items()} | asked
+    replies = known | asked
     return [replies[request.key] for request in requests]
 
 
-def ask_in_some_way(ways: Sequence[Sequence[Request]], backend: Backend, ledger: Ledger, label: str) -> list[Reply]:
+def ask_in_some_way(
+    ways: Sequence[Sequence[Request]], backend: Backend, ledger: Ledger, label: str, reads: Reads | None = None
+) -> list[Reply]:
     """Answer every question in one of the ways to put it, best first; otherwise as `ask_all`.
 
-    Where the endpoint refuses the `response_format`, that is remembered in the ledger, and what is not answered yet is
-    asked in the next way. Every answer stands under the key of what was really asked.
+    Where the endpoint refuses the `response_format`, or log-probabilities, that is remembered in the ledger, and what
+    is not answered yet is asked in the next way. Every answer stands under the key of what was really asked.
     """
     requests = choose_ways(ways, ledger)
     try:
-        return ask_all(requests, backend, ledger, label)
-    except FormatRefusedError:
+        return ask_all(requests, backend, ledger, label, reads)
+    except FormatRefusedError as refused:
         if any(len(ways_of_one) == 1 for ways_of_one in ways):
             raise
-        ledger.note(requests[0], NO_FORMAT)
-        print(f"{requests[0].model} takes no response_format: asking in plain words", file=sys.stderr)
-    return ask_all(choose_ways(ways, ledger), backend, ledger, label)
+        ledger.note(requests[0], refused.note)
+        print(f"{requests[0].model} {refused.note}: asking in plain words", file=sys.stderr)
+    return ask_all(choose_ways(ways, ledger), backend, ledger, label, reads)
 
 
 def choose_ways(ways: Sequence[Sequence[Request]], ledger: Ledger | None) -> list[Request]:
     """Of each question's ways the one that is answered already, else the best that was not refused."""
     if ledger is None or not ways:
         return [each[0] for each in ways]
-    known = ledger.find([request.key for each in ways for request in each])
-    unasked = -1 if ledger.has_note(ways[0][0], NO_FORMAT) else 0
+    known = ledger.find_answers(request for each in ways for request in each)
+    refused = NO_LOGPROBS if "logprobs" in ways[0][0].options else NO_FORMAT
+    unasked = -1 if ledger.has_note(ways[0][0], refused) else 0
     return [next((way for way in each if way.key in known), each[unasked]) for each in ways]
 
 
@@ -244,7 +337,7 @@ def unanswered(requests: Sequence[Request], path: Path) -> list[Request]:
     """The requests that a run would have to ask: all different ones but those in the ledger at `path`."""
     different = {request.key: request for request in requests}
     with look_into(path) as ledger:
-        known = ledger.find(list(different)) if ledger else {}
+        known = ledger.find_answers(requests) if ledger else {}
     return [request for key, request in different.items() if key not in known]
 
 
