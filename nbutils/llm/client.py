@@ -52,12 +52,13 @@ class Request:
     @functools.cached_property
     def key(self) -> str:
         """Hash of everything that determines the answer."""
-        return self._hash(name_endpoint(self.endpoint))
-
-    @property
-    def old_key(self) -> str:
-        """The key under which answers of a server on this machine were kept while its port was part of it."""
         return self._hash(self.endpoint)
+
+    @functools.cached_property
+    def stored_key(self) -> str:
+        """The key in a ledger, which does not hold port and spelling of an address on this machine."""
+        named = name_endpoint(self.endpoint)
+        return self.key if named == self.endpoint else self._hash(named)
 
     def _hash(self, endpoint: str) -> str:
         fields = asdict(self) | {"endpoint": endpoint}
@@ -157,31 +158,40 @@ class Ledger:
         return found
 
     def find_answers(self, requests: Iterable[Request]) -> dict[str, Reply]:
-        """Stored answers of requests by their keys, also those that are kept under an old key."""
+        """Stored answers of requests by their keys, also those kept while a port was part of the stored key."""
         different = {request.key: request for request in requests}
-        found = self.find(list(different))
-        old = {request.old_key: key for key, request in different.items() if key not in found}
-        kept = self.find([each for each, key in old.items() if each != key])
-        return found | {old[each]: reply for each, reply in kept.items()}
+        stored = self.find([request.stored_key for request in different.values()])
+        found = {key: stored[each.stored_key] for key, each in different.items() if each.stored_key in stored}
+        old = [key for key, each in different.items() if key not in found and each.stored_key != key]
+        return found | self.find(old)
 
     def forget_empty(self, requests: Iterable[Request]) -> int:
         """Forget answers of no characters, so that they are asked for again; says how many."""
         different = {request.key: request for request in requests}
         empty = [key for key, reply in self.find_answers(different.values()).items() if not reply.text]
         for key in empty:
-            self.execute("DELETE FROM replies WHERE key IN (?, ?)", (key, different[key].old_key))
+            self.execute("DELETE FROM replies WHERE key IN (?, ?)", (key, different[key].stored_key))
         return len(empty)
 
     def write(self, request: Request, reply: Reply) -> None:
         """Store an answer, or note a failure. Raises StopAskingError when the disk takes it no more."""
         if reply.text is None:
-            entry = (request.key, request.model, writable(reply.error or ""), time.time())
+            entry = (request.stored_key, request.model, writable(reply.error or ""), time.time())
             self.execute("INSERT INTO failures VALUES (?, ?, ?, ?)", entry)
             return
         asked = json.dumps(asdict(request))
         facts = {name: value for name in ("reason", "reasoning") if (value := getattr(reply, name))}
         extra = json.dumps(facts) if facts else None
-        row = (request.key, request.model, asked, reply.text, reply.tokens_in, reply.tokens_out, time.time(), extra)
+        row = (
+            request.stored_key,
+            request.model,
+            asked,
+            reply.text,
+            reply.tokens_in,
+            reply.tokens_out,
+            time.time(),
+            extra,
+        )
         names = "key, model, request, reply, tokens_in, tokens_out, at, extra"
         self.execute(f"INSERT OR IGNORE INTO replies ({names}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)  # noqa: S608
 
@@ -265,7 +275,7 @@ class Record:
 
     def take_back(self, request: Request, why: str) -> None:
         """Turn an answer that proved to be none into a failure: the next run asks again."""
-        self.ledger.execute("DELETE FROM replies WHERE key = ?", (request.key,))
+        self.ledger.execute("DELETE FROM replies WHERE key = ?", (request.stored_key,))
         self.replies[request.key] = Reply(None, why)
         self.ledger.write(request, self.replies[request.key])
 
@@ -333,12 +343,16 @@ def choose_ways(ways: Sequence[Sequence[Request]], ledger: Ledger | None) -> lis
     return [next((way for way in each if way.key in known), each[unasked]) for each in ways]
 
 
-def unanswered(requests: Sequence[Request], path: Path) -> list[Request]:
-    """The requests that a run would have to ask: all different ones but those in the ledger at `path`."""
+def unanswered(requests: Sequence[Request], path: Path, retry_empty: bool = False) -> list[Request]:
+    """The requests that a run would have to ask: all different ones but those in the ledger at `path`.
+
+    retry_empty: whether answers of no characters are asked for again.
+    """
     different = {request.key: request for request in requests}
     with look_into(path) as ledger:
         known = ledger.find_answers(requests) if ledger else {}
-    return [request for key, request in different.items() if key not in known]
+    answered = {key for key, reply in known.items() if reply.text or not retry_empty}
+    return [request for key, request in different.items() if key not in answered]
 
 
 @contextlib.contextmanager

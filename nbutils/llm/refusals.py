@@ -53,6 +53,7 @@ _OVERFLOW = (
     r"|reduce the (length|number)|string_above_max_length|input.{0,30}exceeds|prompt.{0,40}exceeds"
     r"|token count.{0,40}exceeds|tokens? limit exceeded"
 )
+_UNFINISHED = "could not finish the message|output limit was reached"  # all tokens went into reasoning
 _FILTER = (
     r"content.?(filter|policy|management)|responsible.?ai|safety|usage polic|moderation|flagged|prohibited|"
     r"inappropriate|sensitive"
@@ -87,7 +88,7 @@ def is_about_one_request(error: BaseException, max_tokens: int = 0) -> bool:
         return False
     if is_above_limit(error, max_tokens):
         return False
-    return (_says(error, _OVERFLOW) and status != 403) or _says(error, _FILTER)
+    return (_says(error, f"{_OVERFLOW}|{_UNFINISHED}") and status != 403) or _says(error, _FILTER)
 
 
 def is_filter(error: BaseException) -> bool:

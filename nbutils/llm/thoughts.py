@@ -18,6 +18,8 @@ def split_thoughts(text: str) -> tuple[str, str]:
     Known are tags such as `<think>` at the beginning, their closing tag alone (the opening one is often part of the
     prompt), and the channels of gpt-oss. A tag further on belongs to the reply, which may quote one.
     """
+    if not any(mark in text for mark in "<[◁"):
+        return "", text
     if found := _HARMONY.search(text):
         head = re.sub(r"<\|[a-z]+\|>", " ", text[: found.start()])
         return head.strip(), _HARMONY_END.sub("", text[found.end() :]).strip()

@@ -858,15 +858,18 @@ def test_a_proxy_is_not_asked_for_a_server_on_this_machine(ledger, monkeypatch):
 def test_one_server_under_two_names_is_asked_once(ledger):
     spelled = [f"http://{host}:{port}/v1{slash}" for host, port, slash in
                [("localhost", 8000, ""), ("127.0.0.1", 9999, ""), ("[::1]", 1, "/")]]  # fmt: skip
-    keys = {questions("a")[0].__class__(url, "m", (("user", "a"),), 16).key for url in spelled}
-    assert len(keys) == 1
+    first, *others = (questions("a")[0].__class__(url, "m", (("user", "a"),), 16) for url in spelled)
+    ledger.write(first, Reply("paid for"))
+    assert [ledger.find_answers([other]) for other in others] == [{other.key: Reply("paid for")} for other in others]
+    elsewhere = questions("a")[0].__class__("http://localhost:8000/v2", "m", (("user", "a"),), 16)
+    assert ledger.find_answers([elsewhere]) == {}
 
 
 def test_answers_under_the_old_key_of_a_local_server_stay(ledger):
     request = questions("a")[0].__class__("http://localhost:8000/v1", "m", (("user", "a"),), 16)
     ledger.write(request, Reply("paid for"))
-    ledger.execute("UPDATE replies SET key = ?", [request.old_key])
-    assert request.old_key != request.key
+    ledger.execute("UPDATE replies SET key = ?", [request.key])
+    assert request.stored_key != request.key
     assert ledger.find_answers([request]) == {request.key: Reply("paid for")}
 
 
