@@ -33,7 +33,7 @@ PROBES = 2  # until the first answer
 PROBE_SECONDS = 5.0  # a refusal comes within seconds: after these the others follow, however slow the first answer is
 RECOVERY = 0.25  # what an answer gives back after a refusal: a quarter more with every round of answers
 MARGIN = 1.02  # starts are spread by this much more than the allowance asks: clocks and networks are not exact
-SPACING_SECONDS = 0.005  # between starts: calls that start together end together, and wait for each other's bookkeeping
+SPACING_SECONDS = 0.001  # between starts: calls that start together end together, and wait for each other's bookkeeping
 CATCH_UP_SECONDS = 1.0  # what late starts have lost and may make up for: less than MARGIN keeps free in a minute
 WIND_DOWN_SECONDS = 30.0  # how long a run that stops waits for the answers that are already being paid for
 
