@@ -12,7 +12,7 @@ import sys
 _CHOICE = {"index": 0, "message": {"role": "assistant", "content": "8 7\nBoth are fine."}, "finish_reason": "stop"}
 _USAGE = {"prompt_tokens": 400, "completion_tokens": 100, "total_tokens": 500}
 _COMPLETION = {
-    "id": "1",
+    "id": "chatcmpl-%d",
     "object": "chat.completion",
     "created": 1,
     "model": "m",
@@ -22,16 +22,16 @@ _COMPLETION = {
 
 
 def _http(body: bytes) -> bytes:
-    head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\nConnection: close"
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
     return head.encode() + b"\r\n\r\n" + body
 
 
 class Endpoint(asyncio.Protocol):
-    """One connection, which holds one request."""
+    """One connection, which holds one request after the other; every answer has an id of its own."""
 
     latency = 1.0
     asked = 0
-    answer = _http(json.dumps(_COMPLETION).encode())
+    answer = json.dumps(_COMPLETION)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport, self._received = transport, b""
@@ -42,14 +42,15 @@ class Endpoint(asyncio.Protocol):
         fields = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:])
         if not end or len(body) < int(fields.get(b"content-length", 0)):
             return
+        self._received = b""
         if head.startswith(b"GET"):
             return self._send(_http(str(Endpoint.asked).encode()))
         Endpoint.asked += 1
-        asyncio.get_running_loop().call_later(self.latency, self._send, self.answer)
+        answer = _http((self.answer % Endpoint.asked).encode())
+        asyncio.get_running_loop().call_later(self.latency, self._send, answer)
 
     def _send(self, answer: bytes) -> None:
         self._transport.write(answer)
-        self._transport.close()
 
 
 async def serve(latency: float) -> None:

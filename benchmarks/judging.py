@@ -1,4 +1,4 @@
-"""Aims J1 and J2 (judging): time against the bound that the limits set, and what a kill -9 costs."""
+"""Aims J1 to J3 (judging): time against the bound that the limits set, CPU a call, and what a kill -9 costs."""
 
 import contextlib
 import os
@@ -50,6 +50,35 @@ def time_of_judging() -> list[Result]:
         made = _asked(url) - asked
     met = again <= 2 and made == 0
     return [*rows, result("J1", f"the same run again: seconds ({made} calls made)", round(again, 2), "at most 2", met)]
+
+
+def time_at_low_latency() -> list[Result]:
+    """J3: the same calls at 100 ms, over the bound, and CPU a call beyond that of a run without calls."""
+    latency = 0.1
+    with tempfile.TemporaryDirectory() as scratch, _serving(latency) as url:
+        before = os.times()
+        _timed(url, Path(scratch) / "none.sqlite", 1, IN_FLIGHT)
+        started = os.times()
+        seconds, load = _timed(url, Path(scratch) / "all.sqlite", CALLS, IN_FLIGHT)
+        ended = os.times()
+    idle, busy = (
+        late.children_user + late.children_system - early.children_user - early.children_system
+        for early, late in ((before, started), (started, ended))
+    )
+    bound, cpu = CALLS * latency / IN_FLIGHT, 1000 * (busy - idle) / CALLS
+    what = f"{CALLS:,} calls, {latency:g} s each, {IN_FLIGHT} in flight"
+    detail = {"seconds": round(seconds, 2), "bound": round(bound, 2), "load of the machine": load}
+    return [
+        result(
+            "J3",
+            f"{what}: whole process over the bound",
+            round(seconds / bound, 3),
+            "at most 1.6",
+            seconds <= 1.6 * bound,
+            detail,
+        ),
+        result("J3", f"{what}: ms of CPU a call", round(cpu, 2), "at most 1.5", cpu <= 1.5, detail),
+    ]
 
 
 def _measured(name: str, url: str, scratch: Path, limits: str, bound: float) -> Result:
@@ -111,4 +140,4 @@ def _rows(ledger: Path) -> int:
         return int(database.execute("SELECT count(*) FROM replies").fetchone()[0])
 
 
-BENCHMARKS = [time_of_judging, cost_of_a_kill]
+BENCHMARKS = [time_of_judging, time_at_low_latency, cost_of_a_kill]

@@ -10,6 +10,7 @@ and improves nothing.
 import contextlib
 import functools
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,13 @@ from nbutils.core.judge_settings import Refining
 from nbutils.core.manifests import Manifest, Plan
 from nbutils.core.settings import Profile, as_profile
 from nbutils.data.rows import Row
-from nbutils.judging import judges
+from nbutils.judging import endings, judges
 from nbutils.judging import prompts as judge_prompts
 from nbutils.judging.prompts import JudgePrompt
 from nbutils.llm import client
-from nbutils.llm.client import Ledger, LocalBackend, Request
+from nbutils.llm.client import Ledger, LocalBackend, Reply, Request
+from nbutils.llm.control_tokens import restore
+from nbutils.llm.thoughts import split_thoughts
 
 OPEN, CLOSE = "[Better Answer]", "[End]"
 """The tags of the project's own prompt."""
@@ -87,12 +90,28 @@ def _refine(profile: Profile, selected: Manifest, folder: Path) -> dict[str, Any
     backend = judges.make_backend(settings.refiner) if settings.refiner else LocalBackend(rewrite_by_script)
     prompt = load_prompt(settings)
     requests = [build_request(row, settings, prompt) for row in rows]
+
+    def reads(_: Request, reply: Reply) -> bool:
+        return extract_rewrite(reply.text or "", prompt.tags) is not None
+
     with contextlib.closing(Ledger(disk.runs_folder() / profile.name / "ledger.sqlite")) as ledger:
-        replies = client.ask_all(requests, backend, ledger, "rewriting")
+        replies = client.ask_all(requests, backend, ledger, "rewriting", reads)
     records = [_record(row, reply.text, settings, prompt) for row, reply in zip(rows, replies, strict=True)]
     disk.write_jsonl(folder / "refined.jsonl", records)
+    _say_losses(records, replies)
     refiner = settings.refiner.model if settings.refiner else STAND_IN
     return {"outputs": ["refined.jsonl"], "refiner": refiner, "asked": len(requests), **count_changes(records)}
+
+
+def _say_losses(records: Sequence[dict[str, Any]], replies: Sequence[Reply]) -> None:
+    """Say which rows got no rewriting and why, with one reply to look at."""
+    names = {"failed": "failed", "kept": "unparsed"}
+    rows = [
+        {"status": names.get(record["status"], ""), "reason": reply.reason, "review": reply.text or reply.error}
+        for record, reply in zip(records, replies, strict=True)
+    ]
+    for line in endings.describe_losses(rows):
+        print(f"rewriting: {line}", file=sys.stderr)
 
 
 def load_prompt(settings: Refining) -> JudgePrompt:
@@ -168,10 +187,14 @@ _REFUSAL = re.compile(
 def extract_rewrite(reply: str, tags: tuple[str, str] = (OPEN, CLOSE)) -> str | None:
     """The text between the tags, or None unless there is exactly one opening tag with text after it.
 
-    Only the whole closing tag ends the text; the word "End" in an answer cuts nothing.
+    What a model thought before it replied is no answer, and tags may be in bold. Only the whole closing tag ends the
+    text; the word "End" in an answer cuts nothing.
     """
-    parts = reply.split(tags[0])
-    return (parts[1].partition(tags[1])[0].strip() or None) if len(parts) == 2 else None
+    said = split_thoughts(reply)[1]
+    for tag in tags:
+        said = re.sub(rf"([*_]{{1,3}})({re.escape(tag)}):?\1", r"\2", said)
+    parts = said.split(tags[0])
+    return (restore(parts[1].partition(tags[1])[0]).strip() or None) if len(parts) == 2 else None
 
 
 def find_flags(original: str, rewritten: str, factor: float, marker: str = "", is_closed: bool = True) -> list[str]:

@@ -448,7 +448,8 @@ def test_an_endpoint_and_running_again(files, tmp_path, capsys, monkeypatch):
         options = ("--judge", "fake-1", "--base-url", server.url, "--key-variable", "LIM_TEST_KEY", "-o", out)
         options += ("--concurrency", "1")
         status, printed, errors = run(capsys, *files, *options)
-        assert (status, errors, len(server.asked)) == (0, [], 6)
+        told = ["1 unparsed: no clear verdict", "one of the replies that could not be read: no grades"]
+        assert (status, errors, len(server.asked)) == (0, told, 6)
         assert "asked 6, judged 5, unparsed 1, failed 0" in printed
         first = judgments_in(out)
         assert run(capsys, *files, *options)[0] == 0
@@ -690,7 +691,7 @@ def test_an_endpoint_that_takes_no_schema_is_asked_in_words_from_then_on(tmp_pat
         for key, asked in stored:
             fields = json.loads(asked)
             again = Request(**fields | {"messages": tuple(map(tuple, fields["messages"]))})
-            assert again.key == key and again.options == {}, "the key is that of what was really asked"
+            assert again.stored_key == key and again.options == {}, "the key is that of what was really asked"
         assert run(capsys, *files, *options)[0] == 0
         assert "0 calls" in run(capsys, *files, *options, "--dry-run")[1]
         assert len(server.asked) == 12 + refused, "the refusal is remembered"

@@ -109,7 +109,7 @@ def test_the_stage_on_the_sample(runs, no_data):
 
 def test_the_stage_with_an_endpoint(runs, no_data, monkeypatch):
     monkeypatch.setenv("LIM_TEST_KEY", "sk-canary-0f")
-    monkeypatch.setattr("nbutils.llm.protocol.wait_seconds", lambda error, attempt: 0.0)
+    monkeypatch.setattr("nbutils.llm.refusals.wait_seconds", lambda error, attempt: 0.0)
     replies = [f"Short.\n{OPEN}\nBetter.\n{CLOSE}", "It is fine.", Answer(completion("", choices=[]))]
     with serving(lambda number, question: replies[number]) as server:
         refiner = JudgeModel(

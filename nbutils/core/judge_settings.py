@@ -12,9 +12,10 @@ from nbutils.core.errors import InputError
 
 _BODY = r"(?:(?=[A-Za-z_-]*[0-9])[A-Za-z0-9_-]{16,}|[A-Za-z0-9]{16,})"
 LIKE_A_KEY = re.compile(
-    rf"(?<![A-Za-z0-9])(?:(?:sk|pk|rk|gsk|hf|xai|nvapi|pplx|r8|ghp)[-_]{_BODY}|AIza[A-Za-z0-9_-]{{16,}})"
+    rf"(?<![A-Za-z0-9])(?:(?:sk|pk|rk|xai|nvapi)[-_]{_BODY}|AIza[A-Za-z0-9_-]{{16,}}"
+    r"|(?:gsk|hf|r8|ghp|pplx)[-_](?:api_|org_)?[A-Za-z0-9]{16,}(?![A-Za-z0-9]*[-.]))"
 )
-"""Keys of well-known services: their beginnings, then no mere words joined by dashes."""
+"""Keys of well-known services: their beginnings, then no mere words joined by dashes, as in names of models."""
 
 LLM_KINDS = ("openai", "transformers")
 """Kinds of judges that ask a language model; the reference judge and the controls do not."""
@@ -41,7 +42,8 @@ class JudgeModel(Settings):
     nowhere else: whatever looks like a key is refused here. `revision` pins a local judge from the Hub to a commit.
     Units: `timeout` in seconds for one attempt, `max_cost` in US dollars for one run of a stage. `structured` asks an
     endpoint for JSON by a schema; `auto` does so until it refuses, and asks in plain words from then on. `logprobs`
-    lets prompts that are read by log-probabilities ask for them.
+    lets prompts that are read by log-probabilities ask for them. `same_as` is the base_url of another endpoint that
+    this one is a mere way to: what that one has answered is not asked for again.
     """
 
     model_config = ConfigDict(hide_input_in_errors=True)
@@ -65,8 +67,9 @@ class JudgeModel(Settings):
     batch_size: int = Field(8, gt=0)
     structured: bool | Literal["auto"] = "auto"
     logprobs: bool = True
+    same_as: str | None = Field(None, exclude_if=lambda given: given is None)
 
-    @field_validator("name", "model", "base_url", "key_variable")
+    @field_validator("name", "model", "base_url", "same_as", "key_variable")
     @classmethod
     def _holds_no_key(cls, text: str | None, info: pydantic.ValidationInfo) -> str | None:
         # What was given is not shown: people put passwords and keys into addresses and names of variables.
@@ -75,7 +78,8 @@ class JudgeModel(Settings):
         if info.field_name == "key_variable" and not re.fullmatch("[A-Z][A-Z0-9_]{0,63}", text or ""):
             raise ValueError("give the name of an environment variable in capitals, not the key itself")
         url = r"https?://([\w.-]+|\[[0-9a-fA-F:.]+\])(:[1-9]\d{0,4})?(/[\w./~%:+-]*)?"
-        if info.field_name == "base_url" and text is not None and not re.fullmatch(url, text):
+        is_address = info.field_name in ("base_url", "same_as")
+        if is_address and text is not None and not re.fullmatch(url, text):
             raise ValueError("a base_url looks like https://host/v1: with scheme, without spaces, password or '?'")
         return text
 
@@ -178,13 +182,24 @@ def first_problem(error: ValidationError) -> str:
 NO_KEY = "no-key"
 
 
+def is_loopback(url: str) -> bool:
+    """Whether an address is of this machine."""
+    host = (urlsplit(url).hostname or "").rstrip(".")
+    return bool(re.fullmatch(r"(.*\.)?localhost|::1|0\.0\.0\.0|127(\.\d+){3}", host))
+
+
+def name_endpoint(url: str) -> str:
+    """What a ledger calls an endpoint: a server on this machine without port and spelling, all others as given."""
+    return "http://localhost" + urlsplit(url).path.rstrip("/") if "://" in url and is_loopback(url) else url
+
+
 def read_key(judge: JudgeModel) -> str:
     """The key of an endpoint, from the environment variable that the settings name, or from Colab's secrets.
 
     A server on this machine needs none. Raises InputError where a key is missing or cannot be one.
     """
     key = (os.environ.get(judge.key_variable) or _colab_secret(judge.key_variable) or "").strip()
-    if not key and urlsplit(judge.base_url or "").hostname in ("localhost", "127.0.0.1", "::1"):
+    if not key and is_loopback(judge.base_url or ""):
         return NO_KEY
     if not key:
         raise InputError(f"judge '{judge.name}' needs a key: set the environment variable {judge.key_variable}")

@@ -15,7 +15,7 @@ from nbutils.core.machine import Precision, choose_precision
 from nbutils.core.settings import Generation
 from nbutils.data.rows import EvalPrompt
 from nbutils.generation.slots import Draft, Room, Rules, SlotCounts, decode
-from nbutils.llm.protocol import is_passing, retry_rules
+from nbutils.llm.refusals import is_passing, retry_rules
 
 
 class Question(NamedTuple):

@@ -22,7 +22,7 @@ from nbutils.core import disk, manifests
 from nbutils.core.errors import ArgumentParser, InputError, exits_cleanly
 from nbutils.core.judge_settings import Benchmark
 from nbutils.data.records import read_records
-from nbutils.judging import command
+from nbutils.judging import command, endings
 from nbutils.judging.pairs import match_answers
 from nbutils.judging.prompts import load_prompt
 
@@ -96,12 +96,13 @@ def main(arguments: list[str] | None = None) -> None:
     prompt = load_prompt(TEST_SET, command.prompt_of(given))
     other = Path(given.baseline)
     baseline = read_answers(other) if other.is_file() else baseline_answers(given.baseline)
-    command.run_command(match_answers(read_answers(given.answers), baseline, {}), judging, prompt, given)
+    command.judge_into(match_answers(read_answers(given.answers), baseline, {}), judging, prompt, given)
     if not given.dry_run:
         path = given.out / command.JUDGMENTS
         rows = add_difficulty(disk.read_jsonl(path))
         disk.write_jsonl(path, rows)
         print(describe(rows))
+        endings.end(rows)
 
 
 if __name__ == "__main__":

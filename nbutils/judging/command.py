@@ -16,9 +16,9 @@ from nbutils import data
 from nbutils.analysis import verdicts
 from nbutils.core import disk
 from nbutils.core.errors import ArgumentParser, InputError, exits_cleanly
-from nbutils.core.judge_settings import JudgeModel, PromptFile
+from nbutils.core.judge_settings import JudgeModel, PromptFile, name_endpoint
 from nbutils.data.records import number_records, open_records
-from nbutils.judging import compare
+from nbutils.judging import compare, endings
 from nbutils.judging.judges import CONTROLS
 from nbutils.judging.pairs import (
     Pair,
@@ -32,7 +32,7 @@ from nbutils.judging.pairs import (
 from nbutils.judging.prompts import FOLDER, JudgePrompt, load_prompt
 from nbutils.judging.records import JUDGMENTS, write_judgments
 from nbutils.llm import client, limits
-from nbutils.llm.client import Ledger, Request
+from nbutils.llm.client import Ledger, Request, writable
 
 LEDGER = "ledger.sqlite"
 HELD = "judged.json"
@@ -43,6 +43,10 @@ def add_judge_options(parser: argparse.ArgumentParser, controls: Sequence[str] =
     """Who judges, with which prompt, within which limits, and where the results go."""
     parser.add_argument("--judge", help=f"{', '.join(controls)}, the model name of an endpoint, or --local")
     parser.add_argument("--base-url", help="OpenAI-compatible endpoint (default: OpenAI's own)")
+    same = "the base URL of another endpoint that this one is a way to: what is answered there is not asked again"
+    parser.add_argument("--same-as", metavar="URL", help=same)
+    again = "ask again for answers that came empty, though they were paid for"
+    parser.add_argument("--retry-empty", action="store_true", help=again)
     parser.add_argument("--key-variable", default="OPENAI_API_KEY", help="environment variable that holds the key")
     parser.add_argument("--concurrency", type=int, default=8, help="calls in flight (default 8)")
     parser.add_argument("--requests-per-minute", type=int, metavar="N", help="the endpoint's allowance")
@@ -114,17 +118,19 @@ def judging_into(
     continuation, and nothing is ever replaced by the results of something else.
     """
     names = ("name", "kind", "model", "base_url", "revision", "temperature", "max_tokens", "structured", "logprobs")
-    held = {"what": held["what"], "judge": {name: getattr(judging, name) for name in names}} | held
+    settings = {name: getattr(judging, name) for name in names}
+    settings["base_url"] = judging.same_as or judging.base_url
+    held = {"what": held["what"], "judge": settings} | held
     remedy = "give another folder with -o"
     if (given.out / results).is_file():
         if not (given.out / HELD).is_file():
             raise InputError(f"{given.out} holds a {results} that does not say what it is of: {remedy}")
         before = json.loads((given.out / HELD).read_text(encoding="utf-8"))
-        is_same = all(before[key] == held[key] for key in ("judge", "prompt"))
-        if not is_same or before["items"].items() - held["items"].items():
+        if other := _differences(before, held):
             by = before["judge"]["name"] + ("" if before["prompt"] == held["prompt"] else ", another prompt")
-            raise InputError(f"{given.out} holds {before['what']}, judged by {by}: {remedy}")
-    cost = limits.estimate(client.unanswered(requests, given.out / LEDGER), judging)
+            raise InputError(f"{given.out} holds {before['what']}, judged by {by}: {remedy} ({'; '.join(other)})")
+    left = client.unanswered(requests, given.out / LEDGER, given.retry_empty)
+    cost = limits.estimate(left, judging)
     if given.dry_run:
         print(cost.describe())
     if warning := cost.check_ceiling(given.max_cost):
@@ -133,8 +139,24 @@ def judging_into(
         yield None
         return
     with contextlib.closing(Ledger(given.out / LEDGER)) as ledger:
+        if given.retry_empty:
+            ledger.forget_empty(requests)
         yield ledger
     disk.write_json(given.out / HELD, held)
+
+
+def _differences(before: dict[str, Any], held: dict[str, Any]) -> list[str]:
+    """What a folder's results were made with that is not as it is now, in words; [] for a continuation."""
+    old, new = ({**each["judge"], "base_url": _address(each["judge"])} for each in (before, held))
+    found = [f"{name} {old.get(name)} there, {new[name]} here" for name in new if old.get(name) != new[name]]
+    found += [] if before["prompt"] == held["prompt"] else ["another prompt"]
+    lost = before["items"].items() - held["items"].items()
+    return found + ([f"{len(lost)} of its texts are other ones here"] if lost else [])
+
+
+def _address(judge: dict[str, Any]) -> str | None:
+    given = judge.get("base_url")
+    return None if given is None else name_endpoint(given)
 
 
 def read_answers(path: Path) -> list[dict[str, Any]]:
@@ -148,6 +170,8 @@ def read_answers(path: Path) -> list[dict[str, Any]]:
         if isinstance(answer["id"], bool) or not isinstance(answer["id"], str | int):
             raise InputError(f"{place}: 'id' is {answer['id']!r}, neither text nor a whole number")
         answer["id"] = str(answer["id"])
+        if writable(str(answer["id"])) != answer["id"]:
+            raise InputError(f"{place}: 'id' holds half of a surrogate pair: write it anew")
         for key in ("prompt", "response", "test_set", "arm"):
             if not isinstance(answer[key], str):
                 raise InputError(f"{place}: '{key}' is {type(answer[key]).__name__}, not text")
@@ -201,9 +225,17 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def run_command(pairs: Sequence[Pair], judging: JudgeModel, prompt: JudgePrompt, given: argparse.Namespace) -> None:
+    """Judge pairs as the options say, and print counts, result, and what was lost; exits with 1 where that was all."""
+    endings.end(judge_into(pairs, judging, prompt, given))
+
+
+def judge_into(
+    pairs: Sequence[Pair], judging: JudgeModel, prompt: JudgePrompt, given: argparse.Namespace
+) -> list[dict[str, Any]]:
     """Judge pairs as the options say, and print the counts and the result; re-running continues.
 
-    Raises InputError, before anything is asked, where the folder holds the judgments of something else.
+    Returns the judgments, none for a dry run. Raises InputError, before anything is asked, where the folder holds the
+    judgments of something else.
     """
     prompt = usable_prompt(judging, prompt)
     items = {f"{pair.test_set}/{pair.id}": disk.sha256_json(pair) for pair in pairs}
@@ -214,7 +246,7 @@ def run_command(pairs: Sequence[Pair], judging: JudgeModel, prompt: JudgePrompt,
         requests = client.choose_ways(ways, known)
     with judging_into(given, judging, JUDGMENTS, held, requests) as ledger:
         if not ledger:
-            return
+            return []
         judgments = judge_pairs(pairs, judging, ledger, prompt)
     write_judgments(given.out, judgments)
     print(f"{given.out}: {', '.join(f'{key} {value}' for key, value in verdicts.count_calls(judgments).items())}")
@@ -222,6 +254,7 @@ def run_command(pairs: Sequence[Pair], judging: JudgeModel, prompt: JudgePrompt,
     for row in table:
         print(verdicts.describe(row))
     print(verdicts.describe_length(table[0]))
+    return judgments
 
 
 def cut_files(given: argparse.Namespace) -> None:

@@ -26,7 +26,7 @@ def make_backend(judge: JudgeModel, controls: Mapping[str, Callable[[Request], s
 
 def service_of(judge: JudgeModel) -> str:
     """Who answers, as far as it determines the answers: the endpoint, or what identifies a model on this machine."""
-    return identify(judge) if judge.kind == "transformers" else judge.base_url or judge.kind
+    return identify(judge) if judge.kind == "transformers" else judge.same_as or judge.base_url or judge.kind
 
 
 def make_request(

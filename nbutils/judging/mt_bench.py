@@ -21,12 +21,13 @@ from nbutils.core import disk, manifests, tables
 from nbutils.core.errors import ArgumentParser, InputError, exits_cleanly
 from nbutils.core.judge_settings import Benchmark, JudgeModel
 from nbutils.data.records import read_records
-from nbutils.judging import command
+from nbutils.judging import command, endings
+from nbutils.judging.endings import told_by
 from nbutils.judging.judges import SINGLE_CONTROLS, make_backend, make_request
 from nbutils.judging.prompts import JudgePrompt, load_prompts
 from nbutils.judging.replies import grade
 from nbutils.llm import client
-from nbutils.llm.client import Ledger, Request
+from nbutils.llm.client import Ledger, Reply, Request
 
 TEST_SET: Benchmark = "mt-bench"
 JUDGMENTS = "mt_bench.jsonl"
@@ -107,13 +108,19 @@ def judge_conversations(
     prompts = prompts or load_prompts(TEST_SET)
     asked = [(talk, turn) for talk in talks for turn in TURNS]
     requests = [request_grade(talk, turn, judge, prompts) for talk, turn in asked]
-    replies = client.ask_all(requests, make_backend(judge, SINGLE_CONTROLS), ledger, f"MT-Bench by {judge.name}")
-    rows = []
+    forms = {prompt.output_format for prompt in prompts}
+
+    def reads(_: Request, reply: Reply) -> bool:
+        return any(grade(reply.text, None, form, *SCALE)["status"] == "judged" for form in forms)
+
+    backend, rows = make_backend(judge, SINGLE_CONTROLS), []
+    replies = client.ask_all(requests, backend, ledger, f"MT-Bench by {judge.name}", reads)
     for (talk, turn), reply in zip(asked, replies, strict=True):
         form = choose_prompt(prompts, turn, bool(talk.references)).output_format
         head = {"id": talk.id, "test_set": TEST_SET, "category": talk.category, "turn": turn, "arm": talk.arm}
         graded = grade(reply.text, reply.error, form, *SCALE)
         rows.append({**head, "judge": judge.name, **graded, "form": form, "len": len(talk.answers[turn - 1])})
+        rows[-1] |= told_by(reply, str(graded["status"]))
     return rows
 
 
@@ -180,6 +187,7 @@ def main(arguments: list[str] | None = None) -> None:
     disk.write_jsonl(given.out / JUDGMENTS, rows)
     tables.write(given.out / "mt_bench.csv", summary)
     print(describe(summary.iloc[0]))
+    endings.end(rows)
 
 
 if __name__ == "__main__":

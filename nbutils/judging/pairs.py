@@ -1,5 +1,6 @@
 """Pairwise judging: pairs of answers, the requests that grade them in both orders, and the judgment rows."""
 
+import dataclasses
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -8,14 +9,18 @@ from nbutils import data, lengths
 from nbutils.analysis.verdicts import ORDERS
 from nbutils.core.errors import InputError
 from nbutils.core.judge_settings import JudgeModel
+from nbutils.judging.endings import told_by
 from nbutils.judging.judges import CONTROLS, make_backend, make_request
 from nbutils.judging.prompts import JudgePrompt, load_prompt
-from nbutils.judging.replies import score_review
+from nbutils.judging.replies import read_pair, score_review
 from nbutils.llm import client
-from nbutils.llm.client import Backend, Ledger, Request
+from nbutils.llm.client import Backend, Ledger, Reply, Request
 
 MEASURE = "chars"
 """Length of an answer in judgment files, as AlpacaEval counts it."""
+
+TRIALS = 2  # calls for a single token, before all others are made
+NEEDS_ROOM = "says nothing in one token"  # what the ledger notes of a model whose letter comes later
 
 _GRADES = {
     "type": "object",
@@ -91,8 +96,14 @@ def build_request(pair: Pair, order: str, judge: JudgeModel, prompt: JudgePrompt
 
 
 def ways_to_ask(pair: Pair, order: str, judge: JudgeModel, prompt: JudgePrompt | None = None) -> list[Request]:
-    """The calls that grade a pair in one order, best first: as JSON where that may be tried, and in plain words."""
+    """The calls that grade a pair in one order, best first: as JSON where that may be tried, and in plain words.
+
+    For one letter: a single token, then a longer reply; without log-probabilities the longer reply at once.
+    """
     best = build_request(pair, order, judge, prompt)
+    if prompt and prompt.output_format == "m/M" and not judge.batch:
+        longer = dataclasses.replace(best, max_tokens=judge.max_tokens, options={})
+        return [best, longer] if judge.logprobs else [longer, best]
     if judge.structured != "auto" or "response_format" not in best.options:
         return [best]
     return [best, build_request(pair, order, judge.model_copy(update={"structured": False}), prompt)]
@@ -112,7 +123,9 @@ def judge_pairs(
     chosen = usable_prompt(judge, prompt)
     asked = [(pair, order) for pair in pairs for order in ORDERS]
     ways = [ways_to_ask(pair, order, judge, chosen) for pair, order in asked]
-    replies = client.ask_in_some_way(ways, backend or make_backend(judge), ledger, f"judge {judge.name}")
+    ask = _ask_for_letters if chosen.output_format == "m/M" else client.ask_in_some_way
+    label = f"judge {judge.name}"
+    replies = ask(ways, backend or make_backend(judge), ledger, label, _reader(chosen.output_format))
     mine = lengths.count([pair.answer for pair, _ in asked], MEASURE).tolist()
     theirs = lengths.count([pair.baseline_answer for pair, _ in asked], MEASURE).tolist()
     rows, form = [], chosen.output_format
@@ -121,8 +134,43 @@ def judge_pairs(
         row = {**names, "judge": judge.name, "order": order, **score_review(reply.text, order, form)}
         row["review"] = reply.text if reply.text is not None else reply.error
         row |= {"len_arm": len_arm, "len_baseline": len_baseline, "measure": MEASURE}
+        row |= told_by(reply, row["status"])
         rows.append(row if form == "scores" else row | {"form": form})
     return rows
+
+
+def _reader(form: str) -> client.Reads:
+    return lambda _, reply: bool(reply.text) and read_pair(str(reply.text), form) is not None
+
+
+def _ask_for_letters(
+    ways: Sequence[Sequence[Request]], backend: Backend, ledger: Ledger, label: str, reads: client.Reads
+) -> list[Reply]:
+    """Ask for one token each, and in the longer way where that says nothing, as with models that think before they
+    reply. Where none of the first TRIALS tokens says anything, all that is left is asked in the longer way.
+    """
+    longer = [max(each, key=lambda way: way.max_tokens) for each in ways]
+
+    def ask(these: Sequence[Sequence[Request]]) -> list[Reply]:
+        return client.ask_in_some_way(these, backend, ledger, label)
+
+    if not ledger.has_note(longer[0], NEEDS_ROOM):
+        first = ask(ways[:TRIALS])
+        if not any(reads(way[0], reply) for way, reply in zip(ways, first, strict=False)):
+            ledger.note(longer[0], NEEDS_ROOM)
+    if ledger.has_note(longer[0], NEEDS_ROOM):
+        known = ledger.find_answers(way for each in ways for way in each)
+        ways = [
+            [next((way for way in each if way.key in known and reads(way, known[way.key])), last)]
+            for each, last in zip(ways, longer, strict=True)
+        ]
+        return client.ask_all([way for (way,) in ways], backend, ledger, label, reads)
+    replies = ask(ways)
+    unread = [number for number, reply in enumerate(replies) if not reads(longer[number], reply)]
+    again = client.ask_all([longer[number] for number in unread], backend, ledger, label, reads) if unread else []
+    for number, reply in zip(unread, again, strict=True):
+        replies[number] = reply
+    return replies
 
 
 def cut_to(text: str, characters: int) -> str:

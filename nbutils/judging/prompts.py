@@ -29,6 +29,7 @@ from nbutils.core.judge_settings import PromptFile
 from nbutils.core.settings import is_offline
 from nbutils.data import catalogue
 from nbutils.data.records import read_records
+from nbutils.llm.control_tokens import defuse
 
 FOLDER = ROOT / "data" / "prompts"
 
@@ -77,9 +78,13 @@ class JudgePrompt(BaseModel):
         return set(_PLACES.findall(self.prompt_template))
 
     def messages(self, texts: Mapping[str, str], structured: bool = False) -> tuple[tuple[str, str], ...]:
-        """System and user message, with the texts filled in once and the marker made from them."""
+        """System and user message, with the texts filled in once and the marker made from them.
+
+        Control tokens of chat formats in the texts are broken (nbutils/llm/control_tokens.py).
+        """
         reply = self.reply_format_structured if structured else self.reply_format
-        values = {**texts, "marker": make_marker(*texts.values()), "reply_format": reply.strip()}
+        shown = {name: defuse(text) for name, text in texts.items()}
+        values = {**shown, "marker": make_marker(*texts.values()), "reply_format": reply.strip()}
         user = _PLACES.sub(lambda found: values.get(found[1], found[0]), self.prompt_template).strip()
         return (("system", self.system_prompt.strip()), ("user", user)) if self.system_prompt else (("user", user),)
 

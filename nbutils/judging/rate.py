@@ -19,12 +19,13 @@ from nbutils.core.errors import ArgumentParser, InputError, exits_cleanly
 from nbutils.core.judge_settings import JudgeModel
 from nbutils.data.records import open_records
 from nbutils.data.rows import Row, fingerprint_row
-from nbutils.judging import command
+from nbutils.judging import command, endings
+from nbutils.judging.endings import told_by
 from nbutils.judging.judges import SINGLE_CONTROLS, make_backend, make_request
 from nbutils.judging.prompts import JudgePrompt, load_prompt
 from nbutils.judging.replies import grade
 from nbutils.llm import client
-from nbutils.llm.client import Ledger, Request
+from nbutils.llm.client import Ledger, Reply, Request
 
 RATINGS = "ratings.jsonl"
 SCALE = (0, 5)
@@ -43,12 +44,18 @@ def rate_rows(
     """Rate every row: one record for each, in their order, with `score` None where there is no clear grade."""
     prompt = prompt or load_prompt("rate")
     requests = [request_rating(row, judge, prompt) for row in rows]
-    replies = client.ask_all(requests, make_backend(judge, SINGLE_CONTROLS), ledger, f"rating by {judge.name}")
-    graded = (grade(reply.text, reply.error, prompt.output_format, *SCALE) for reply in replies)
-    return [
-        {"id": row.id, "source": row.source, "text": fingerprint_row(row), "judge": judge.name, **grades}
-        for row, grades in zip(rows, graded, strict=True)
-    ]
+    form, backend = prompt.output_format, make_backend(judge, SINGLE_CONTROLS)
+
+    def reads(_: Request, reply: Reply) -> bool:
+        return grade(reply.text, None, form, *SCALE)["status"] == "judged"
+
+    rated = []
+    replies = client.ask_all(requests, backend, ledger, f"rating by {judge.name}", reads)
+    for row, reply in zip(rows, replies, strict=True):
+        grades = grade(reply.text, reply.error, form, *SCALE)
+        head = {"id": row.id, "source": row.source, "text": fingerprint_row(row), "judge": judge.name}
+        rated.append({**head, **grades, **told_by(reply, str(grades["status"]))})
+    return rated
 
 
 def describe(ratings: Sequence[dict[str, Any]]) -> str:
@@ -80,6 +87,7 @@ def main(arguments: list[str] | None = None) -> None:
         ratings = rate_rows(rows, judging, ledger, prompt)
     disk.write_jsonl(given.out / RATINGS, ratings)
     print(f"{given.out}: {describe(ratings)}")
+    endings.end(ratings)
 
 
 if __name__ == "__main__":

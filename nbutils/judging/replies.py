@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from nbutils.analysis.verdicts import ORDERS, ScorePair
+from nbutils.llm.thoughts import split_thoughts
 
 LONGEST_LINE = 300
 """Characters of a first line that can still be a verdict; a longer one is prose."""
@@ -38,7 +39,7 @@ def parse_scores(text: str) -> tuple[float, float] | None:
     lines are never looked at, and quotation marks are no dressing, so a verdict that is quoted does not count. A line
     of markup alone (the fence of a code block) counts as empty.
     """
-    line, found = _first_line(text), None
+    line, found = _first_line(split_thoughts(text)[1]), None
     if plain := _PLAIN.fullmatch(line):
         found = float(plain[1]), float(plain[2])
     elif labelled := _LABELLED.fullmatch(line):
@@ -67,6 +68,7 @@ class Reading(NamedTuple):
 
 def read_pair(text: str, form: str = "scores") -> Reading | None:
     """Read a pairwise reply of a form of nbutils/judging/prompts.py; None where it is not one clear verdict."""
+    text = split_thoughts(text)[1]
     if form == "m/M":
         weight = parse_weighted(text)
         return None if weight is None else Reading(None, weight)
@@ -82,7 +84,7 @@ def read_pair(text: str, form: str = "scores") -> Reading | None:
 
 def read_single(text: str, form: str, low: float = 1, high: float = 10) -> float | None:
     """The one score of a reply of the form `score` (its first line, dressed as in `parse_scores`) or `[[rating]]`."""
-    number = r"[0-9]{1,2}(?:\.[0-9]{1,4})?"
+    number, text = r"[0-9]{1,2}(?:\.[0-9]{1,4})?", split_thoughts(text)[1]
     if form == "score":
         scored = re.fullmatch(rf"({number})(?:\s*(?:/|out of)\s*{high:g}(?:\.0+)?)?\.?", _first_line(text))
         found = scored and scored[1]
@@ -127,7 +129,15 @@ def parse_weighted(text: str) -> float | None:
         if total := sum(weights.values()):
             return weights["m"] / total
         text = str(fields["text"])
-    return {"m": 1.0, "M": 0.0}.get(text.strip())
+    lines = [line for line in split_thoughts(text)[1].splitlines() if line.strip()]
+    letters = {read[1] for line in lines[:: max(1, len(lines) - 1)] if (read := _LETTER.fullmatch(line))}
+    return {"m": 1.0, "M": 0.0}[letters.pop()] if len(letters) == 1 else None
+
+
+_LETTER = re.compile(
+    r"[\W_]*(?:(?i:the |my |final |best |better )*(?i:answer|verdict|choice)(?i: is)?[\W_]*)?([mM])[\W_]*"
+)
+"""A line that is one of the letters, on its own or after a word for it."""
 
 
 def _read_json(text: str) -> dict[str, Any]:

@@ -17,9 +17,9 @@ from pydantic import SecretStr
 
 from nbutils.core.judge_settings import NO_KEY, JudgeModel, read_key, without_key
 from nbutils.llm.client import Ledger, Record, Reply, Request, StopAskingError
-from nbutils.llm.endpoint import connect
 from nbutils.llm.limits import Budget
-from nbutils.llm.protocol import BadAnswerError, build_body, hide_key, read_body, retry_rules, why_to_stop
+from nbutils.llm.protocol import BadAnswerError, build_body, hide_key, read_body
+from nbutils.llm.refusals import retry_rules, why_to_stop
 
 MOST_REQUESTS, MOST_BYTES = 50_000, 100_000_000
 """Size of one batch; the API allows 50,000 requests and 200 MB (reference of POST /batches)."""
@@ -66,14 +66,24 @@ class BatchBackend:
         query = "SELECT token, requests, id FROM batches WHERE service = ? ORDER BY at"
         for token, asked, batch_id in ledger.execute(query, [service]):
             if batch_id is None:
-                listed = await self._call(client.batches.list, limit=100)
-                batch_id = next((each.id for each in listed.data if (each.metadata or {}).get(TOKEN) == token), None)
+                batch_id = await self._find_id(client, token)
                 if batch_id is None:
                     _forget(ledger, token)
                     continue
                 _identify(ledger, token, batch_id)
             fields = [each | {"messages": tuple(map(tuple, each["messages"]))} for each in json.loads(asked)]
             yield Submission(token, [Request(**each) for each in fields], batch_id)
+
+    async def _find_id(self, client: Any, token: str) -> str | None:
+        """The id of the batch that carries our token, however many batches of others are newer."""
+        page = await self._call(client.batches.list, limit=100)
+        while True:
+            for each in page.data:
+                if (each.metadata or {}).get(TOKEN) == token:
+                    return str(each.id)
+            if not page.data or not page.has_next_page():
+                return None
+            page = await self._call(page.get_next_page)
 
     def _parts(self, requests: Sequence[Request]) -> Iterator[list[Request]]:
         """The requests in parts that the API takes. A batch cannot be stopped at a ceiling: it must fit before."""
@@ -176,6 +186,16 @@ class BatchBackend:
             said = without_key(f"{type(error).__name__}: {error}", self._key, self._judge)[:500]
             why = why_to_stop(error, self._judge, said) or f"{said}: run again, what was submitted is not lost"
         raise StopAskingError(why)
+
+
+def connect(judge: JudgeModel, key: SecretStr) -> Any:
+    """A client of the openai package, for one event loop. Close it at the end."""
+    from openai import AsyncOpenAI
+
+    base = judge.base_url or "https://api.openai.com/v1"
+    options: dict[str, Any] = {"api_key": key.get_secret_value(), "base_url": base, "max_retries": 0}
+    # On a connection that is used again, an answer that comes twice is taken for the answer to the next question.
+    return AsyncOpenAI(**options, timeout=judge.timeout, default_headers={"Connection": "close"})
 
 
 def _service(request: Request) -> str:

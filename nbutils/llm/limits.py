@@ -13,6 +13,7 @@ import collections
 import contextlib
 import functools
 import math
+import re
 import tomllib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from nbutils import ROOT
 from nbutils.core.errors import InputError
 from nbutils.core.judge_settings import JudgeModel
 from nbutils.llm.client import Request, StopAskingError
-from nbutils.llm.protocol import backoff_seconds
+from nbutils.llm.refusals import backoff_seconds
 
 TOKENS_PER_MESSAGE = 8  # what a chat format adds to each message for its role and its ends, on the cautious side
 SECONDS_PER_CALL = 5.0  # assumed time of one call in estimates: some 150 to 250 tokens from a hosted model
@@ -32,7 +33,7 @@ PROBES = 2  # until the first answer
 PROBE_SECONDS = 5.0  # a refusal comes within seconds: after these the others follow, however slow the first answer is
 RECOVERY = 0.25  # what an answer gives back after a refusal: a quarter more with every round of answers
 MARGIN = 1.02  # starts are spread by this much more than the allowance asks: clocks and networks are not exact
-SPACING_SECONDS = 0.005  # between starts: calls that start together end together, and wait for each other's bookkeeping
+SPACING_SECONDS = 0.001  # between starts: calls that start together end together, and wait for each other's bookkeeping
 CATCH_UP_SECONDS = 1.0  # what late starts have lost and may make up for: less than MARGIN keeps free in a minute
 WIND_DOWN_SECONDS = 30.0  # how long a run that stops waits for the answers that are already being paid for
 
@@ -139,11 +140,21 @@ def estimate(requests: Sequence[Request], judge: JudgeModel) -> Cost:
 
 def find_price(judge: JudgeModel) -> Price | None:
     """The price of a judge's tokens, in batches where it uses them; None where data/prices.toml does not say."""
-    known = _prices().get(judge.model)
+    known = _known_price(judge.model)
     if known is None or (judge.batch and "batch" not in known):
         return None
     factor = known["batch"] if judge.batch else 1.0
     return Price(known["input"] * factor, known["output"] * factor, known["date"])
+
+
+def _known_price(model: str) -> dict[str, Any] | None:
+    """The entry of a model, also under a name with its publisher before it or its date behind it.
+
+    A mere beginning is another model: gpt-4o-mini is not gpt-4o.
+    """
+    prices, bare = _prices(), model.rpartition("/")[2]
+    undated = re.sub(r"[-@:](\d{4}-\d{2}-\d{2}|\d{8}|\d{4}|latest)$", "", bare)
+    return next((prices[name] for name in (model, bare, undated) if name in prices), None)
 
 
 def _unknown(model: str) -> str:
@@ -240,10 +251,15 @@ class Throttle:
 
     def refused(self, call: Call, asked_to_wait: float | None) -> None:
         """The endpoint said "too many": halve, once for all the calls that were in flight together, and wait."""
-        now, started = self._loop.time(), call.started or 0.0
-        if started > self._halved_at:
-            self.limit, self._halved_at, self._halvings = max(1.0, self.limit / 2), now, self._halvings + 1
-        self._resume_at = max(self._resume_at, now + (asked_to_wait or backoff_seconds(self._halvings)))
+        self.slow_down(call)
+        wait = asked_to_wait or backoff_seconds(max(1, self._halvings))
+        self._resume_at = max(self._resume_at, self._loop.time() + wait)
+
+    def slow_down(self, call: Call) -> None:
+        """Halve the number in flight, once for all the calls that were in flight together."""
+        if (call.started or 0.0) > self._halved_at:
+            self.limit, self._halved_at = max(1.0, self.limit / 2), self._loop.time()
+            self._halvings += 1
 
     def _open(self) -> None:
         self._opening.cancel()

@@ -15,6 +15,7 @@ from nbutils.core.errors import InputError
 from nbutils.core.judge_settings import JudgeModel
 from nbutils.core.machine import choose_precision
 from nbutils.llm.client import Record, Reply, Request
+from nbutils.llm.thoughts import split_thoughts
 
 
 class TransformersBackend:
@@ -121,9 +122,19 @@ def _generate(model: Any, tokenizer: Any, batch: Sequence[Request], prompts: dic
         new = row[longest:].tolist()[: request.max_tokens]
         text = tokenizer.decode(new, skip_special_tokens=True).strip()
         written = sum(token != tokenizer.pad_token_id for token in new)
+        thoughts, said = split_thoughts(text)
+        # The last token of an answer that ends by itself is the end of the turn.
+        is_cut = written >= request.max_tokens and new[-1] not in _ends(model)
+        reason = "length" if is_cut else "" if said else "empty"
         error = None if text else "the model wrote no text"
-        replies.append(Reply(text or None, error, len(prompts[request.key]), written))
+        reply = Reply(said if text else None, error, len(prompts[request.key]), written)
+        replies.append(reply._replace(reason=reason, reasoning=thoughts))
     return replies
+
+
+def _ends(model: Any) -> list[int]:
+    end = model.generation_config.eos_token_id
+    return end if isinstance(end, list) else [end]
 
 
 def _options(judge: JudgeModel) -> dict[str, Any]:

@@ -1,39 +1,87 @@
-"""What is said to a chat endpoint and what comes back: bodies, completions, and what an error means."""
+"""What is said to a chat endpoint and what comes back: bodies, completions, and the words of a refusal."""
 
-import datetime
-import email.utils
 import json
-import math
 import re
-from collections.abc import Callable
 from typing import Any
 
 from pydantic import SecretStr
 
 from nbutils.core.judge_settings import JudgeModel, without_key
 from nbutils.llm.client import Reply, Request, writable
+from nbutils.llm.thoughts import read_message
 
-LONGEST_WAIT_SECONDS = 600.0  # an endpoint that asks to wait longer is left alone: the run stops and says so
-LONGEST_BACKOFF_SECONDS = 30.0  # between attempts where it does not say how long: one second, then twice as long each
-REFUSALS = 20  # how often one call may be told "too many requests" before it counts as failed
-
-_LARGER_THAN_ALLOWANCE = "request too large"
-"""With status 429: this request alone is more than a minute's tokens, and never will be less."""
+REDIRECTS = (301, 302, 303, 307, 308)
 
 
 class BadAnswerError(Exception):
     """Something came that is no chat completion. `status_code`, `code` and `type` are what it says of itself."""
 
-    def __init__(self, said: str, error: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, said: str, error: dict[str, Any] | None = None, status: int | None = None, headers: Any = None
+    ) -> None:
         super().__init__(said)
         self.code, self.type = (error or {}).get("code"), (error or {}).get("type")
-        if re.fullmatch("[45][0-9][0-9]", str(self.code)):  # some routers give the HTTP status there
+        self.headers = headers or {}
+        if status is not None:
+            self.status_code = status
+        elif re.fullmatch("[45][0-9][0-9]", str(self.code)):  # some routers give the HTTP status there
             self.status_code = int(str(self.code))
 
 
-def build_body(request: Request, limit_name: str = "max_tokens") -> dict[str, Any]:
-    """The JSON body that asks an endpoint; `limit_name` is what it calls the limit of the answer's tokens."""
+class UnreachableError(BadAnswerError):
+    """There was no connection at all: refused, no such host, no TLS."""
+
+
+class LostAnswerError(BadAnswerError):
+    """The connection broke, or the answer did not come in time: it may have been written, and billed."""
+
+
+def read_refusal(content: bytes, status: int, kind: str, headers: Any) -> BadAnswerError:
+    """The error that an answer of another status than 200 stands for, in the server's own words."""
+    body: Any
+    try:
+        body = json.loads(content)
+    except (ValueError, RecursionError):
+        text = content[:20_000].decode("utf-8", "replace")
+        if "html" in kind or re.match(r"\s*<(!doctype|html)", text, re.IGNORECASE):
+            title = re.search(r"<title>(.{1,200}?)</title>", text, re.IGNORECASE | re.DOTALL)
+            body = f"a web page{': ' + title[1].strip() if title else ''}"
+        else:
+            body = text
+    said = " ".join(words_in(body)[:1000].split()) or "without a word"
+    inner = body.get("error") if isinstance(body, dict) else None
+    fields = inner if isinstance(inner, dict) else body if isinstance(body, dict) else {}
+    if status in REDIRECTS:
+        said = f"moved to {headers.get('location', 'an unknown place')}"
+    return BadAnswerError(f"HTTP {status}: {writable(said)}", fields, status, headers)
+
+
+_SAYING = ("error", "message", "detail", "details", "errors", "msg", "reason", "description", "title", "error_message")
+
+
+def words_in(body: Any) -> str:
+    """What an error's body says, of whatever form: OpenAI's, FastAPI's with its locations, a text, a list of them."""
+    if isinstance(body, list):
+        return "; ".join(filter(None, map(words_in, body[:5])))
+    if not isinstance(body, dict):
+        return "" if body is None else str(body).strip()
+    if "msg" in body and isinstance(body.get("loc"), list):
+        return f"{'.'.join(map(str, body['loc']))}: {words_in(body['msg'])}"
+    said = [words_in(body[name]) for name in _SAYING if body.get(name)]
+    if isinstance(body.get("metadata"), dict):  # where routers put what the endpoint behind them said
+        said += [str(value) for value in (body["metadata"].get(name) for name in ("raw", "reasons")) if value]
+    said = list(dict.fromkeys(filter(None, said)))
+    return ": ".join(said) if said else json.dumps(body, ensure_ascii=False)[:300]
+
+
+def build_body(request: Request, limit_name: str = "max_tokens", joins_system: bool = False) -> dict[str, Any]:
+    """The JSON body that asks an endpoint; `limit_name` is what it calls the limit of the answer's tokens.
+
+    joins_system: True puts the system message before the user's, for models that take none.
+    """
     messages = [{"role": role, "content": writable(content)} for role, content in request.messages]
+    if joins_system:
+        messages = [{"role": "user", "content": "\n\n".join(message["content"] for message in messages)}]
     settings = {limit_name: request.max_tokens, "temperature": request.temperature}
     return {"model": request.model, "messages": messages, **settings, **request.options}
 
@@ -56,28 +104,60 @@ def read_body(body: Any) -> Reply:
     """The same for a body that is parsed already."""
     if not isinstance(body, dict):
         raise BadAnswerError(f"the answer is not a chat completion but a {type(body).__name__}")
-    if error := body.get("error"):
-        fields = error if isinstance(error, dict) else {"message": error}
-        raise BadAnswerError(f"an error instead of an answer: {fields.get('message')}", fields)
+    choices = body.get("choices")
+    if (error := body.get("error")) or ("choices" not in body and words_in_known(body)):
+        fields = error if isinstance(error, dict) else {"code": body.get("code")}
+        raise BadAnswerError(f"an error instead of an answer: {words_in(error or body)}", fields)
     if "choices" not in body:
         raise BadAnswerError("the answer has no 'choices': is this a chat endpoint?")
-    first = body["choices"][0] if isinstance(body["choices"], list) and body["choices"] else None
-    message = first.get("message") if isinstance(first, dict) else None
-    said = message.get("content") if isinstance(message, dict) else None
-    text = writable(said) if isinstance(said, str) and said.strip() else None
-    error = None if text else "the answer holds no text"
+    first = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
+    if isinstance(inner := first.get("error"), dict) and not first.get("message"):
+        raise BadAnswerError(f"an error instead of an answer: {words_in(inner)}", inner)
     served = writable(name) if isinstance(name := body.get("model"), str) else ""
     usage = given if isinstance(given := body.get("usage"), dict) else {}
     counts = [usage.get("prompt_tokens"), usage.get("completion_tokens")]
     # 0 where the server does not say, or says something that cannot be.
     tokens_in, tokens_out = (count if type(count) is int and 0 <= count < 10**9 else 0 for count in counts)
-    return Reply(text, error, tokens_in, tokens_out, _logprobs_of(body["choices"]), served[:100])
+    reply = _read_choice(first, tokens_out)
+    logprobs = _logprobs_of(choices)
+    return reply._replace(tokens_in=tokens_in, tokens_out=tokens_out, logprobs=logprobs, served=served[:100])
+
+
+def words_in_known(body: dict[str, Any]) -> str:
+    """What a body without an answer says, where it says it under a name that is known for errors."""
+    return words_in({name: body[name] for name in _SAYING if body.get(name)}) if set(body) & set(_SAYING) else ""
+
+
+_REASONS = {"length": "length", "max_tokens": "length", "content_filter": "filter", "safety": "filter"}
+"""What endpoints give as `finish_reason`, in our words; others end an answer in the ordinary way."""
+
+
+def _read_choice(first: dict[str, Any], tokens_out: int) -> Reply:
+    """The reply of one choice: its text, or what became of it.
+
+    An empty answer that was written and billed is a text of no characters; one that a filter withheld is a failure.
+    """
+    message = given if isinstance(given := first.get("message"), dict) else {}
+    reason = _REASONS.get(str(first.get("finish_reason")).lower(), "")
+    thoughts, said = read_message(message)
+    thoughts, said = writable(thoughts), writable(said)
+    refused = message.get("refusal")
+    if not said.strip() and isinstance(refused, str) and refused.strip():
+        return Reply(writable(refused), reason="refusal", reasoning=thoughts)
+    if said.strip():
+        return Reply(said, reason=reason, reasoning=thoughts)
+    if reason == "filter":
+        return Reply(None, "the endpoint's content filter withheld the answer", reason=reason, reasoning=thoughts)
+    is_written = isinstance(message.get("content"), str) or bool(thoughts)
+    if is_written and (tokens_out > 0 or thoughts):
+        return Reply("", reason=reason or "empty", reasoning=thoughts)
+    return Reply(None, "the answer holds no text", reason=reason or "empty", reasoning=thoughts)
 
 
 def hide_key(reply: Reply, key: SecretStr, judge: JudgeModel) -> Reply:
     """The reply without the key, which servers quote, in its text and its error."""
     text, error = (said and without_key(said, key, judge) for said in (reply.text, reply.error))
-    return reply._replace(text=text, error=error)
+    return reply._replace(text=text, error=error, reasoning=without_key(reply.reasoning, key, judge))
 
 
 def is_same_model(asked: str, served: str) -> bool:
@@ -94,129 +174,3 @@ def _logprobs_of(choices: Any) -> dict[str, float] | None:
         return {writable(token): float(value) for token, value in reversed(pairs) if -1e9 < value <= 0.001}
     except (KeyError, IndexError, TypeError, ValueError):
         return None
-
-
-def is_passing(error: BaseException) -> bool:
-    """Whether another attempt may succeed, within a time that a run can wait."""
-    if (retry_after(error) or 0) > LONGEST_WAIT_SECONDS:
-        return False
-    if isinstance(error, BadAnswerError) and not hasattr(error, "status_code"):
-        return not is_quota_used_up(error)
-    status = getattr(error, "status_code", None)
-    if status is None:
-        return _is_connection_error(error)
-    return (status in (408, 409, 425, 429) or status >= 500) and not _is_hopeless(error)
-
-
-def is_busy(error: BaseException) -> bool:
-    """Whether the endpoint has too much to do: too many requests, or unavailable with a time to come back."""
-    status = getattr(error, "status_code", None)
-    return (status in (429, 529) or (status == 503 and bool(retry_after(error)))) and not _is_hopeless(error)
-
-
-def is_unreachable(error: BaseException) -> bool:
-    """Whether there was no connection at all: refused, no such host, no TLS."""
-    return _is_connection_error(error) and type(error.__cause__).__name__ in ("ConnectError", "UnsupportedProtocol")
-
-
-def is_about_one_request(error: BaseException) -> bool:
-    """Whether the endpoint refuses this one text and would answer another."""
-    words = "context|too long|longer than|too large|content.?(filter|policy|management)|safety"
-    is_refused = getattr(error, "status_code", None) in (400, 413) and _says(error, words)
-    return is_refused or _says(error, _LARGER_THAN_ALLOWANCE)
-
-
-def is_about_format(error: BaseException) -> bool:
-    """Whether the endpoint refuses the `response_format`, in which case it may answer in plain words."""
-    words = "response.?format|json.?schema|structured.?output"
-    return getattr(error, "status_code", None) in (400, 422, 501) and _says(error, words)
-
-
-def is_quota_used_up(error: BaseException) -> bool:
-    """Whether the account behind the key has nothing left."""
-    words = "insufficient_quota|billing_hard_limit|credit balance|insufficient (funds|balance|credits)"
-    return getattr(error, "status_code", None) == 402 or _says(error, words)
-
-
-def retry_after(error: BaseException) -> float | None:
-    """Seconds that the endpoint asks to wait (Retry-After, a number or a date); None where it does not, or in vain."""
-    headers = getattr(getattr(error, "response", None), "headers", {})
-    for name, per_second in (("retry-after-ms", 1000), ("retry-after", 1)):
-        if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", given := headers.get(name, "").strip()):
-            return float(given) / per_second
-    try:
-        then = email.utils.parsedate_to_datetime(given)
-    except ValueError:
-        return None
-    wait = (then.replace(tzinfo=then.tzinfo or datetime.UTC) - datetime.datetime.now(datetime.UTC)).total_seconds()
-    return wait if wait > 0 else None
-
-
-def why_to_stop(error: BaseException, judge: JudgeModel, said: str) -> str:
-    """What to tell, with the mend, of an error that every further call would meet as well; "" for any other.
-
-    `said` is the error in words that may be shown. The caller raises, after it has left the `except` block: the error
-    itself can quote the key, and no traceback may hold it.
-    """
-    status, where = getattr(error, "status_code", None), judge.base_url or "the default endpoint"
-    if status in (401, 403):
-        return f"{where} refuses the key in {judge.key_variable} (HTTP {status}): correct it"
-    if is_quota_used_up(error):
-        return f"{where}: the quota of the key in {judge.key_variable} is used up: top it up"
-    if status in (400, 401, 402, 403, 404) and not is_about_one_request(error):
-        mend = f"check model '{judge.model}', base_url and the judge's settings"
-        return f"{where} refuses the request ({said}): {mend}"
-    if is_unreachable(error):
-        return f"{where} cannot be reached: is the server running and base_url right?"
-    if (wait := retry_after(error)) and wait > LONGEST_WAIT_SECONDS:
-        return f"{where} asks to wait {math.ceil(wait / 60)} minutes: run the same again then"
-    return ""
-
-
-def retry_rules(
-    attempts: int, may_pass: Callable[[BaseException], bool] = is_passing, waits_when_busy: bool = True
-) -> dict[str, Any]:
-    """What tenacity's `Retrying` or `AsyncRetrying` has to know to make one call, of which every failure is raised.
-
-    `attempts` bounds the faults; refusals are counted apart, since they cost nothing but time. waits_when_busy: False
-    where a refusal makes everybody wait, and not this call alone.
-    """
-    import tenacity
-
-    left = {"fault": attempts, "refusal": REFUSALS}
-
-    def is_spent(state: Any) -> bool:
-        left["refusal" if is_busy(state.outcome.exception()) else "fault"] -= 1
-        return min(left.values()) <= 0
-
-    def wait(state: Any) -> float:
-        error = state.outcome.exception()
-        return wait_seconds(error, state.attempt_number) if waits_when_busy or not is_busy(error) else 0.0
-
-    return {"stop": is_spent, "wait": wait, "retry": tenacity.retry_if_exception(may_pass), "reraise": True}
-
-
-def wait_seconds(error: BaseException, attempt: int) -> float:
-    """Seconds until a call whose attempt of this number has failed is made again, as long as the endpoint asks."""
-    return retry_after(error) or backoff_seconds(attempt)
-
-
-def backoff_seconds(times: int) -> float:
-    """Seconds to wait after so many failures where the endpoint does not say."""
-    return min(2.0 ** (times - 1), LONGEST_BACKOFF_SECONDS)
-
-
-def _is_connection_error(error: BaseException) -> bool:
-    import openai
-
-    return isinstance(error, openai.APIConnectionError)
-
-
-def _is_hopeless(error: BaseException) -> bool:
-    return is_quota_used_up(error) or _says(error, _LARGER_THAN_ALLOWANCE)
-
-
-def _says(error: BaseException, words: str) -> bool:
-    # The text of an error of the openai package holds the server's message only, and not its code and type.
-    said = " ".join(str(part) for part in (error, getattr(error, "code", ""), getattr(error, "type", "")))
-    return bool(re.search(words, said, re.IGNORECASE))

@@ -70,7 +70,7 @@ def test_a_server_is_asked_again_after_a_passing_error(tmp_path):
 
 def test_a_server_is_asked_again_after_as_long_as_it_says(tmp_path, monkeypatch):
     waits = []
-    monkeypatch.setattr("nbutils.llm.protocol.wait_seconds", lambda error, attempt: waits.append(attempt) or 0.0)
+    monkeypatch.setattr("nbutils.llm.refusals.wait_seconds", lambda error, attempt: waits.append(attempt) or 0.0)
     refused = 429, {"error": {"message": "too many requests"}}
     done, _, seen = ask_server(tmp_path, lambda number, _: refused if number < 5 else (200, completion("ok")), ("x",))
     assert (done[0].text, len(seen), waits) == ("ok", 6, [1, 2, 3, 4, 5]), "refusals are no faults"

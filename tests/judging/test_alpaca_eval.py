@@ -108,3 +108,30 @@ def test_what_is_refused(answers, tmp_path, capsys, mirror):
     disk.write_jsonl(tmp_path / "other.jsonl", [{"id": "1", "prompt": "p", "response": "r", "test_set": "lima"}])
     status, _, errors = run(capsys, tmp_path / "other.jsonl", "--judge", "longer", "-o", tmp_path / "out")
     assert status == 2 and "no answers of the test set 'alpaca-eval'" in errors
+
+
+def test_a_model_that_thinks_gets_room_after_two_trials(answers, tmp_path, capsys):
+    """One token holds nothing but the beginning of its thoughts."""
+
+    def script(number, question):
+        return letter("<think>") if number < 2 else Answer(completion("<think>M is longer.</think>\n\nm"))
+
+    with serving(script) as server:
+        options = ("--judge", "fake-1", "--base-url", server.url, "-o", tmp_path / "out", "--concurrency", "1")
+        status, printed, errors = run(capsys, answers, *options)
+        assert (status, errors) == (0, "")
+        assert run(capsys, answers, *options)[0] == 0
+    assert [body["max_tokens"] for body in server.asked] == [1, 1] + [512] * 6
+    rows = disk.read_jsonl(tmp_path / "out" / "judgments.jsonl")
+    assert [row["preference"] for row in rows] == [1, 0] * 3
+    assert {row["reasoning"] for row in rows} == {"M is longer."}
+    assert "judged 6" in printed
+
+
+def test_an_endpoint_that_refuses_log_probabilities_is_asked_without(answers, tmp_path, capsys):
+    refused = Answer({"error": {"message": "logprobs is not supported with reasoning models"}}, 400)
+    with serving(lambda number, question: refused if number < 1 else "M") as server:
+        options = ("--judge", "fake-1", "--base-url", server.url, "-o", tmp_path / "out", "--concurrency", "1")
+        assert run(capsys, answers, *options)[0] == 0
+    assert ["logprobs" in body for body in server.asked] == [True] + [False] * 6
+    assert server.asked[-1]["max_tokens"] == 512

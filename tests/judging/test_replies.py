@@ -355,7 +355,10 @@ def weighted(text, **logprobs):
 @pytest.mark.parametrize(
     ("reply", "expected"),
     [
-        ("m", 1.0), (" M\n", 0.0), ("x", None), ("m M", None), ("", None), ("**m**", None),
+        ("m", 1.0), (" M\n", 0.0), ("x", None), ("m M", None), ("", None), ("**m**", 1.0),
+        ("Both help.\n\nAnswer: M", 0.0),
+        ("m\nno, M\nM", None),
+        ("I am m", None),
         # the log-probabilities of the example in alpaca_eval's parser
         (weighted("M", M=-0.017597131, m=-4.048847, Both=-14.9), 1 / (1 + math.exp(4.048847 - 0.017597131))),
         (weighted("m", m=-0.1), 1.0),

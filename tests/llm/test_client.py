@@ -184,7 +184,7 @@ def test_several_processes_share_a_ledger(tmp_path):
         thread.join()
     with contextlib.closing(Ledger(path)) as ledger:
         assert count(ledger, "replies") == 150
-        assert ledger.find([asked[7].key]) == {asked[7].key: "7"}
+        assert ledger.find([asked[7].key]) == {asked[7].key: Reply("7")}
 
 
 ASK_MANY = """

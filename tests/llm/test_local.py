@@ -171,8 +171,9 @@ def test_the_command(folder, tmp_path):
         "8",
     ]
     done = subprocess.run([*command, "-o", str(tmp_path / "out")], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 1 and done.stderr.rstrip().endswith("nothing was judged"), done.stderr
     assert "asked 2, judged 0, unparsed" in done.stdout
+    assert "cut off at the limit of tokens: raise --max-tokens" in done.stderr
 
 
 def test_an_answer_cannot_end_its_turn(folder):

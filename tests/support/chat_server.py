@@ -11,7 +11,7 @@ from typing import NamedTuple
 class Answer(NamedTuple):
     """What the server sends; a `body` that is not bytes is sent as JSON, and None closes the connection unanswered.
 
-    drip: seconds between one byte and the next. copies: how often the whole answer is written.
+    drip: seconds between one byte and the next. copies: how often the whole answer is written, `pause` seconds apart.
     """
 
     body: object
@@ -20,6 +20,7 @@ class Answer(NamedTuple):
     kind: str = "application/json"
     drip: float = 0.0
     copies: int = 1
+    pause: float = 0.0
 
 
 def completion(text, **changed):
@@ -41,10 +42,11 @@ def refusal(status, message, code=None, **options):
 
 
 class ChatServer:
-    """`asked` holds the bodies in the order of their arrival, `keys` the Authorization headers, `finished` counts."""
+    """`asked` holds the bodies in the order of their arrival, `keys` the Authorization headers, `ports`
+    the clients' ends of connections, `finished` counts."""
 
     def __init__(self, script):
-        self.asked, self.keys, self.finished = [], [], 0
+        self.asked, self.keys, self.finished, self.ports = [], [], 0, set()
         self._lock, self._script = threading.Lock(), script
         self._http = _Http(("127.0.0.1", 0), _Handler)
         self._http.chat = self
@@ -87,12 +89,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.chat.ports.add(self.client_address[1])
         answer = self.server.chat.answer(body, self.headers.get("Authorization"))
         if answer.body is None:
             self.close_connection = True
             return
         content = answer.body if isinstance(answer.body, bytes) else json.dumps(answer.body).encode()
-        for _ in range(answer.copies):
+        for copy in range(answer.copies):
+            time.sleep(answer.pause if copy else 0)
             self._send(answer, content)
         self.server.chat.done()
 

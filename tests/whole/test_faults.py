@@ -76,7 +76,7 @@ def check_reviews(out):
 @pytest.mark.parametrize("share", [0.2, 0.6])
 def test_all_faults_at_once(files, tmp_path, monkeypatch, share):
     """`share` of the answers are faults, of all kinds alike: what is judged is right, and the counts add up."""
-    monkeypatch.setattr("nbutils.llm.protocol.LONGEST_BACKOFF_SECONDS", 0.05)
+    monkeypatch.setattr("nbutils.llm.refusals.LONGEST_BACKOFF_SECONDS", 0.05)
     dice, lock = random.Random(5), threading.Lock()
     met = collections.Counter()
 
