@@ -24,6 +24,7 @@ from nbutils.data.rows import Row
 from nbutils.judging import judges
 from nbutils.judging import prompts as judge_prompts
 from nbutils.judging.prompts import JudgePrompt
+from nbutils.judging.replies import without_thinking
 from nbutils.llm import client
 from nbutils.llm.client import Ledger, LocalBackend, Request
 
@@ -49,7 +50,7 @@ def plan(profile: str | Profile, arm: str | None = None, seed: int = 42) -> Plan
     inputs = {"select": manifests.upstream(select.plan(chosen, name, seed))}
     made_of = {**settings.model_dump(), "prompt": load_prompt(settings).fingerprint}
     folder = manifests.stage_folder(chosen.name, "refine", name, seed)
-    return Plan("refine", chosen.name, name, seed, folder, made_of, inputs, version=3)
+    return Plan("refine", chosen.name, name, seed, folder, made_of, inputs, version=4)
 
 
 def run(profile: str | Profile, arm: str | None = None, seed: int = 42) -> Manifest:
@@ -125,7 +126,7 @@ def _record(row: Row, reply: str | None, settings: Refining, prompt: JudgePrompt
     flags: list[str] = []
     if rewritten:
         marker = judge_prompts.make_marker(*_texts(row).values())
-        is_closed = prompt.tags[1] in str(reply).partition(prompt.tags[0])[2]
+        is_closed = prompt.tags[1] in without_thinking(str(reply)).partition(prompt.tags[0])[2]
         flags = find_flags(row.response, rewritten, settings.length_factor, marker, is_closed)
     usable = None if {"critique", "markers"} & set(flags) else rewritten  # with these flags the original is kept
     return {
@@ -168,10 +169,18 @@ _REFUSAL = re.compile(
 def extract_rewrite(reply: str, tags: tuple[str, str] = (OPEN, CLOSE)) -> str | None:
     """The text between the tags, or None unless there is exactly one opening tag with text after it.
 
-    Only the whole closing tag ends the text; the word "End" in an answer cuts nothing.
+    Only the whole closing tag ends the text; the word "End" in an answer cuts nothing. A tag may be dressed in bold, as
+    a heading or as code, which goes with it; a block of thoughts before the answer is set aside.
     """
-    parts = reply.split(tags[0])
-    return (parts[1].partition(tags[1])[0].strip() or None) if len(parts) == 2 else None
+    opening, closing = (_dressed(tag) for tag in tags)
+    parts = opening.split(without_thinking(reply))
+    return (closing.split(parts[1])[0].strip() or None) if len(parts) == 2 else None
+
+
+def _dressed(tag: str) -> re.Pattern[str]:
+    """A tag with the marks around it: bold or code directly at it, and the sign of a heading that begins its line."""
+    marks = r"(?:\*{1,3}|_{1,3}|`)?"
+    return re.compile(rf"(?:^[ \t]*#{{1,6}}[ \t]*)?{marks}{re.escape(tag)}:?{marks}:?", re.MULTILINE)
 
 
 def find_flags(original: str, rewritten: str, factor: float, marker: str = "", is_closed: bool = True) -> list[str]:
