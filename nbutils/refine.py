@@ -22,9 +22,10 @@ from nbutils.core.judge_settings import Refining
 from nbutils.core.manifests import Manifest, Plan
 from nbutils.core.settings import Profile, as_profile
 from nbutils.data.rows import Row
-from nbutils.judging import endings, judges
+from nbutils.judging import judges
 from nbutils.judging import prompts as judge_prompts
 from nbutils.judging.prompts import JudgePrompt
+from nbutils.judging.replies import describe_losses
 from nbutils.llm import client
 from nbutils.llm.client import Ledger, LocalBackend, Reply, Request
 from nbutils.llm.control_tokens import restore
@@ -52,7 +53,7 @@ def plan(profile: str | Profile, arm: str | None = None, seed: int = 42) -> Plan
     inputs = {"select": manifests.upstream(select.plan(chosen, name, seed))}
     made_of = {**settings.model_dump(), "prompt": load_prompt(settings).fingerprint}
     folder = manifests.stage_folder(chosen.name, "refine", name, seed)
-    return Plan("refine", chosen.name, name, seed, folder, made_of, inputs, version=3)
+    return Plan("refine", chosen.name, name, seed, folder, made_of, inputs, version=4)
 
 
 def run(profile: str | Profile, arm: str | None = None, seed: int = 42) -> Manifest:
@@ -110,7 +111,7 @@ def _say_losses(records: Sequence[dict[str, Any]], replies: Sequence[Reply]) -> 
         {"status": names.get(record["status"], ""), "reason": reply.reason, "review": reply.text or reply.error}
         for record, reply in zip(records, replies, strict=True)
     ]
-    for line in endings.describe_losses(rows):
+    for line in describe_losses(rows):
         print(f"rewriting: {line}", file=sys.stderr)
 
 
@@ -144,7 +145,7 @@ def _record(row: Row, reply: str | None, settings: Refining, prompt: JudgePrompt
     flags: list[str] = []
     if rewritten:
         marker = judge_prompts.make_marker(*_texts(row).values())
-        is_closed = prompt.tags[1] in str(reply).partition(prompt.tags[0])[2]
+        is_closed = prompt.tags[1] in split_thoughts(str(reply))[1].partition(prompt.tags[0])[2]
         flags = find_flags(row.response, rewritten, settings.length_factor, marker, is_closed)
     usable = None if {"critique", "markers"} & set(flags) else rewritten  # with these flags the original is kept
     return {
@@ -187,14 +188,18 @@ _REFUSAL = re.compile(
 def extract_rewrite(reply: str, tags: tuple[str, str] = (OPEN, CLOSE)) -> str | None:
     """The text between the tags, or None unless there is exactly one opening tag with text after it.
 
-    What a model thought before it replied is no answer, and tags may be in bold. Only the whole closing tag ends the
-    text; the word "End" in an answer cuts nothing.
+    Only the whole closing tag ends the text; the word "End" in an answer cuts nothing. A tag may be dressed in bold, as
+    a heading or as code, which goes with it; what a model thought before it replied is set aside.
     """
-    said = split_thoughts(reply)[1]
-    for tag in tags:
-        said = re.sub(rf"([*_]{{1,3}})({re.escape(tag)}):?\1", r"\2", said)
-    parts = said.split(tags[0])
-    return (restore(parts[1].partition(tags[1])[0]).strip() or None) if len(parts) == 2 else None
+    opening, closing = (_dressed(tag) for tag in tags)
+    parts = opening.split(split_thoughts(reply)[1])
+    return (restore(closing.split(parts[1])[0]).strip() or None) if len(parts) == 2 else None
+
+
+def _dressed(tag: str) -> re.Pattern[str]:
+    """A tag with the marks around it: bold or code directly at it, and the sign of a heading that begins its line."""
+    marks = r"(?:\*{1,3}|_{1,3}|`)?"
+    return re.compile(rf"(?:^[ \t]*#{{1,6}}[ \t]*)?{marks}{re.escape(tag)}:?{marks}:?", re.MULTILINE)
 
 
 def find_flags(original: str, rewritten: str, factor: float, marker: str = "", is_closed: bool = True) -> list[str]:

@@ -710,7 +710,11 @@ def test_the_command_as_a_process(tmp_path, rows):
     assert done.stdout.splitlines()[0] == "long against short, judged by j: 150 prompts"
     path.write_text("")
     refused = subprocess.run(call, capture_output=True, text=True, check=False)
-    assert (refused.returncode, refused.stdout, refused.stderr) == (2, "", f"error: {path}: the file is empty\n")
+    assert (refused.returncode, refused.stdout, refused.stderr) == (
+        2,
+        "",
+        f"error: {path}: the file is empty: give one that has rows\n",
+    )
 
 
 # --- the truncated counterfactual ----------------------------------------------------------------------------------

@@ -29,6 +29,17 @@ OPEN, CLOSE = refine.OPEN, refine.CLOSE
         (f"{OPEN}\nUse [end] in lower case.\n{CLOSE}", "Use [end] in lower case."),
         (f"{OPEN}\nNo closing tag: the text ends with the reply.", "No closing tag: the text ends with the reply."),
         (f"{OPEN}\nOne.\n{CLOSE}\nremark\n{CLOSE}", "One."),
+        # tags in bold, as a heading or as code
+        (f"**{OPEN}**\nOne.\n**{CLOSE}**", "One."),
+        (f"**{OPEN}:** One. **{CLOSE}**", "One."),
+        (f"### {OPEN}\n**One** and *two*.\n### {CLOSE}", "**One** and *two*."),
+        (f"`{OPEN}`\n* One\n* Two\n`{CLOSE}`", "* One\n* Two"),
+        (f"{OPEN}\n**One.**\n{CLOSE}", "**One.**"),
+        (f"{OPEN}\n# Head\nOne.\n{CLOSE}", "# Head\nOne."),
+        # thoughts are no answer, whatever tags they name
+        (f"<think>I write {OPEN} and then {CLOSE}.</think>\n{OPEN}\nOne.\n{CLOSE}", "One."),
+        (f"<think>It goes behind {OPEN}\nPerhaps this.\n{CLOSE}", None),
+        (f"<think>{OPEN} x {CLOSE}</think>\nI cannot.", None),
         # nothing that could be told apart from a failure
         ("", None),
         ("The answer is fine as it is.", None),

@@ -11,7 +11,7 @@ from pandas import DataFrame
 from nbutils.analysis.intervals import Estimate, Numbers, bootstrap_interval, draw_counts, mean_with_interval
 from nbutils.analysis.items import Items, comparisons, find_faults, preferences, to_calls, to_items
 from nbutils.analysis.length_control import SCALES, Design, JudgeFit, add_pseudo_items, expit, fit_judge, make_design
-from nbutils.analysis.verdicts import COMPARISON, Rows
+from nbutils.analysis.verdicts import CLUSTER, COMPARISON, PROMPT, Rows
 from nbutils.core import tables
 from nbutils.core.errors import InputError
 
@@ -129,8 +129,8 @@ def is_doubtful(items: Items, fitted: JudgeFit) -> bool:
 
 def longer_preferred(items: Items) -> Estimate:
     """Mean preference for the longer answer where the lengths differ; 0.5 is indifference, NaN says none differ."""
-    sign = np.sign(items.len_arm - items.len_baseline)
-    return mean_with_interval(np.where(sign > 0, items.preference, 1 - items.preference)[sign != 0])
+    sign = items.longer
+    return items.mean(np.where(sign > 0, items.preference, 1 - items.preference), sign != 0)
 
 
 def decided_by(items: Items) -> str:
@@ -138,7 +138,7 @@ def decided_by(items: Items) -> str:
 
     Only where each side is the longer one often enough: else it may be the arm that is preferred, and not the length.
     """
-    sign = np.sign(items.len_arm - items.len_baseline)
+    sign = items.longer
     differs, longer = int((sign != 0).sum()), longer_preferred(items).value
     if differs < DECIDED or min((sign > 0).mean(), (sign < 0).mean()) < OVERLAP:
         return ""
@@ -188,10 +188,13 @@ def _analyse_one(key: tuple[str, str, str], rows: DataFrame, draws: int) -> dict
     else:
         fitted = by_ratio = known = JudgeFit(*[_UNKNOWN] * 4)
         parts = Decomposition(*[_UNKNOWN] * 4)
-    raw, matched = mean_with_interval(items.preference), mean_with_interval(items.preference[are_alike(items)])
+    raw, matched = items.mean(items.preference), items.mean(items.preference, are_alike(items))
     # Half of what standing first gains, over the prompts with both orders.
-    position = _rescale(mean_with_interval(items.position[~np.isnan(items.position)] + 0.5), 1, -0.5)
+    position = _rescale(items.mean(items.position + 0.5, ~np.isnan(items.position)), 1, -0.5)
     finding, other = (describe_finding(raw, each.win_rate, decided_by(items)) for each in (fitted, by_ratio))
+    if np.isnan(items.len_arm + items.len_baseline).any():
+        notes.append("the log has no lengths for some answers, so that nothing is said of length")
+        finding = other = finding.replace("one side is nearly always longer: length", "lengths are not known: it")
     if other != finding:
         notes.append(f"by the ratio of lengths, not their difference: {other}")
     if is_doubtful(items, fitted):
@@ -205,7 +208,7 @@ def _analyse_one(key: tuple[str, str, str], rows: DataFrame, draws: int) -> dict
         **_columns(length_matched=matched),
         "length_matched_prompts": matched.n,
         "longer_preferred": round(longer_preferred(items).value, 4),
-        "length_only_judge": round(float(np.mean(0.5 + 0.5 * np.sign(items.len_arm - items.len_baseline))), 4),
+        "length_only_judge": round(float(np.mean(0.5 + 0.5 * items.longer)), 4),
         **_columns(position_bias=position, length_taste=fitted.length, position_taste=fitted.position),
         **_columns(net_win=parts.net, net_at_equal_length=parts.at_equal_length),
         **_columns(net_due_to_length=parts.due_to_length, share_remaining=parts.share),
@@ -231,7 +234,7 @@ def bin_by_length(items: Items) -> DataFrame:
     """Win rate of the arm by how much longer its answer is (natural log of the ratio), with intervals."""
     rows = []
     for low, high in itertools.pairwise(BIN_EDGES):
-        inside = mean_with_interval(items.preference[(items.log_ratio >= low) & (items.log_ratio < high)])
+        inside = items.mean(items.preference, (items.log_ratio >= low) & (items.log_ratio < high))
         rows.append({"from": low, "to": high, "prompts": inside.n, **_columns(win_rate=inside)})
     return tables.make("bins", rows)
 
@@ -255,8 +258,10 @@ def compare_cut(rows: Rows, cut: Rows) -> DataFrame:
         if both.empty:
             raise InputError(f"{key[0]}, {key[1]}: no prompt (test_set and id) is judged in both files")
         before, after = both["before"].to_numpy(), both["after"].to_numpy()
-        lost = _rescale(mean_with_interval(0.5 + (before - after) / 2), 2, -1)
-        rates = {"win_rate": mean_with_interval(before), "win_rate_cut": mean_with_interval(after)}
+        of_prompt = mine.drop_duplicates(PROMPT).set_index(PROMPT)[CLUSTER]
+        clusters = of_prompt.loc[both.index].to_numpy()
+        lost = _rescale(mean_with_interval(0.5 + (before - after) / 2, clusters), 2, -1)
+        rates = {"win_rate": mean_with_interval(before, clusters), "win_rate_cut": mean_with_interval(after, clusters)}
         head = dict(zip(COMPARISON, key, strict=True))
         found.append({**head, "prompts": len(both), **_columns(**rates, lost_by_cutting=lost)})
     if not found:

@@ -22,8 +22,12 @@ class Estimate(NamedTuple):
     method: str
 
 
-def mean_with_interval(values: Numbers) -> Estimate:
+def mean_with_interval(values: Numbers, clusters: Any = None) -> Estimate:
     """Mean of preferences in 0..1, shape (n,), with a 95% interval over prompts.
+
+    clusters: the question of each prompt, shape (n,). Where several prompts share one, the number of prompts is divided
+    by the design effect, that of the questions' sums on the variance (1 at least), and Student's quantile is by
+    questions.
 
     Wilson's interval for the number of yes-or-no items that would scatter as much as these do (ties scatter less);
     their variance is taken with half a win and half a loss added, so that few equal values are no certainty.
@@ -31,15 +35,20 @@ def mean_with_interval(values: Numbers) -> Estimate:
     n = len(values)
     if n == 0:
         return Estimate(math.nan, math.nan, math.nan, 0, "no item")
+    places = np.arange(n) if clusters is None else np.unique(np.asarray(clusters), return_inverse=True)[1]
+    independent = int(places.max()) + 1
     if agree(values):
-        return unanimous_interval(float(values[0]), n, n)
+        return unanimous_interval(float(values[0]), n, independent)
     value = float(values.mean())
-    if n == 1:
-        return Estimate(value, 0.0, 1.0, 1, "one item")
+    if independent == 1:
+        return Estimate(value, 0.0, 1.0, n, "one item")
     centre = (float(values.sum()) + 0.5) / (n + 1)
     variance = (float(((values - centre) ** 2).sum()) + 0.5 * (centre**2 + (1 - centre) ** 2)) / n
     effective = n / min(1.0, variance / (centre * (1 - centre)))
-    low, high = wilson_interval(value, effective, student_margin(n - 1))
+    apart = values - value
+    if independent < n and apart.any():
+        effective /= max(1.0, float((np.bincount(places, apart) ** 2).sum() / (apart**2).sum()))
+    low, high = wilson_interval(value, effective, student_margin(independent - 1))
     return Estimate(value, max(0.0, low), min(1.0, high), n, "mean over prompts, Wilson")
 
 

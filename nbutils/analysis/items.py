@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 from pandas import DataFrame
 
-from nbutils.analysis.intervals import Numbers
-from nbutils.analysis.verdicts import COMPARISON, ORDERS, PROMPT, Rows, to_frame
+from nbutils.analysis.intervals import Estimate, Numbers, mean_with_interval
+from nbutils.analysis.verdicts import CLUSTER, COMPARISON, ORDERS, PROMPT, Rows, to_frame
 
 LARGEST = 1e15
 """No length and no difficulty is larger; beyond it sums of squares would lose their meaning."""
@@ -16,13 +16,25 @@ LARGEST = 1e15
 class Items(NamedTuple):
     """Judged prompts of one comparison: mean preference over the orders, and both lengths; each of shape (n,).
 
-    position: half the preference that the arm gains by standing first, NaN where a prompt has not both orders.
+    Lengths are NaN where a log has none. position: half the preference that the arm gains by standing first, NaN where
+    a prompt has not both orders. clusters: a number for each prompt's question, where a caller knows it.
     """
 
     preference: Numbers
     len_arm: Numbers
     len_baseline: Numbers
     position: Numbers
+    clusters: Any = None
+
+    @property
+    def longer(self) -> Numbers:
+        """1 where the arm's answer is longer, -1 where it is shorter, 0 where they are equal or not known."""
+        return np.nan_to_num(np.sign(self.len_arm - self.len_baseline))
+
+    def mean(self, values: Numbers, use: Any = None) -> Estimate:
+        """The mean of a number for each prompt, by default of all, with its interval by question."""
+        chosen = np.ones(len(values), bool) if use is None else use
+        return mean_with_interval(values[chosen], None if self.clusters is None else self.clusters[chosen])
 
     @property
     def log_ratio(self) -> Numbers:
@@ -33,7 +45,8 @@ class Items(NamedTuple):
 class Calls(NamedTuple):
     """Judged orders of one comparison, as arguments of `length_controlled_win_rate`, each of shape (n,).
 
-    clusters: a number for each prompt; first: 1 or -1, whether the arm stood first; None where a row lacks one.
+    clusters: a number for each prompt's question; first: 1 or -1, whether the arm stood first; None where a row lacks
+    one.
     """
 
     preference: Numbers
@@ -74,17 +87,21 @@ def _judged_orders(rows: Rows) -> DataFrame:
     judged = frame[frame["preference"].notna()]
     number = judged.groupby(PROMPT, sort=False, dropna=False).ngroup().rename("prompt")
     orders = judged.groupby([number, "order"], sort=False, dropna=False)["preference"].mean().reset_index()
-    each = judged.groupby(number).agg({"len_arm": "first", "len_baseline": "first", "difficulty": "last"})
+    each = judged.groupby(number).agg(
+        {"len_arm": "first", "len_baseline": "first", "difficulty": "last", CLUSTER: "first"}
+    )
     return orders.sort_values("prompt", kind="stable").join(each, on="prompt")
 
 
 def to_items(rows: Rows) -> Items:
     """One item per prompt: the mean preference over its judged orders, and what the order alone did to it."""
     orders = _judged_orders(rows)
-    prompts = orders.groupby("prompt").agg({"preference": "mean", "len_arm": "first", "len_baseline": "first"})
+    firsts = dict.fromkeys(("len_arm", "len_baseline", CLUSTER), "first")
+    prompts = orders.groupby("prompt").agg({"preference": "mean", **firsts})
     first, second = (orders[orders["order"] == name].set_index("prompt")["preference"] for name in ORDERS)
     position = ((first - second) / 2).reindex(prompts.index)
-    return Items(*(column.to_numpy(float) for _, column in prompts.assign(position=position).items()))
+    preference, mine, theirs = (prompts[name].to_numpy(float) for name in ("preference", "len_arm", "len_baseline"))
+    return Items(preference, mine, theirs, position.to_numpy(float), prompts[CLUSTER].to_numpy(int))
 
 
 def preferences(rows: Rows) -> "pd.Series[float]":
@@ -101,4 +118,4 @@ def to_calls(rows: Rows) -> Calls:
     preference, mine, theirs = (orders[name].to_numpy(float) for name in ("preference", "len_arm", "len_baseline"))
     difficulty = None if orders["difficulty"].isna().any() else orders["difficulty"].to_numpy(float)
     position = None if place.isna().any() else place.to_numpy(float)
-    return Calls(preference, mine, theirs, difficulty, orders["prompt"].to_numpy(int), position)
+    return Calls(preference, mine, theirs, difficulty, orders[CLUSTER].to_numpy(int), position)

@@ -26,6 +26,9 @@ VERDICTS = ("win", "tie", "lose")
 COMPARISON = ["judge", "arm", "baseline"]
 SIDES = COMPARISON[1:]
 PROMPT = ["test_set", "id"]
+CLUSTER = "cluster"
+"""Rows of one question, such as the two turns of MT-Bench, which intervals keep together; a prompt where none is said.
+"""
 
 
 def verdict(first_order: ScorePair | None, swapped_order: ScorePair | None, rule: str = "exact") -> str:
@@ -53,20 +56,34 @@ def count_verdicts(verdicts: Sequence[str]) -> dict[str, int]:
     return {name: verdicts.count(name) for name in (*VERDICTS, "unscored")}
 
 
-def net_win(verdicts: Sequence[str], draws: int = 10_000, seed: int = 0) -> Estimate:
-    """Share of wins minus share of losses among scored prompts, with a bootstrap interval over prompts."""
+def net_win(
+    verdicts: Sequence[str], draws: int = 10_000, seed: int = 0, clusters: Sequence[Any] | None = None
+) -> Estimate:
+    """Share of wins minus share of losses among scored prompts, with a bootstrap interval over prompts.
+
+    clusters: the question of each prompt; where prompts share one, whole questions are drawn.
+    """
     counts = np.array([verdicts.count(name) for name in VERDICTS])
     n = int(counts.sum())
     if n == 0:
         return Estimate(math.nan, math.nan, math.nan, 0, "no scored prompt")
-    drawn = draw_counts(n, draws, seed, counts / n)
-    nets = (drawn[:, 0] - drawn[:, 2]) / n
-    return bootstrap_interval((counts[0] - counts[2]) / n, nets, n, f"{n} prompts")
+    value = (counts[0] - counts[2]) / n
+    scored = (
+        [] if clusters is None else [each for each, name in zip(clusters, verdicts, strict=True) if name in VERDICTS]
+    )
+    if len(set(scored)) == len(scored):
+        drawn = draw_counts(n, draws, seed, counts / n)
+        return bootstrap_interval(value, (drawn[:, 0] - drawn[:, 2]) / n, n, f"{n} prompts")
+    signs = [(name == "win") - (name == "lose") for name in verdicts if name in VERDICTS]
+    places = np.unique(np.asarray(scored), return_inverse=True)[1]
+    sums, sizes = np.bincount(places, signs), np.bincount(places)
+    drawn = draw_counts(len(sizes), draws, seed)
+    return bootstrap_interval(value, (drawn @ sums) / (drawn @ sizes), n, f"{len(sizes)} questions")
 
 
-def describe_verdicts(verdicts: Sequence[str]) -> dict[str, Any]:
+def describe_verdicts(verdicts: Sequence[str], clusters: Sequence[Any] | None = None) -> dict[str, Any]:
     """One row of a result table: counts, net win with interval, and whether enough was judged for a headline."""
-    estimate = net_win(verdicts)
+    estimate = net_win(verdicts, clusters=clusters)
     return {
         "prompts": len(verdicts),
         **count_verdicts(verdicts),
@@ -80,11 +97,25 @@ def describe_verdicts(verdicts: Sequence[str]) -> dict[str, Any]:
 def to_frame(rows: Rows) -> DataFrame:
     """Judgment rows as a frame of what is counted and analysed, numbers as floats; a frame stays as it is."""
     if isinstance(rows, DataFrame):
-        return rows
+        is_whole = CLUSTER in rows or not set(PROMPT) <= set(rows.columns)
+        return rows if is_whole else rows.assign(**{CLUSTER: rows.groupby(PROMPT, dropna=False).ngroup()})
     texts = (*COMPARISON, *PROMPT, "order", "status", "measure")
     numbers = ("preference", "score_arm", "score_baseline", "len_arm", "len_baseline", "difficulty")
     frame = DataFrame({name: [row.get(name) for row in rows] for name in texts}, dtype=object)
+    frame[CLUSTER] = number_clusters(rows)
     return frame.assign(**{name: np.array([row.get(name) for row in rows], np.float64) for name in numbers})
+
+
+def number_clusters(rows: Sequence[Mapping[str, Any]]) -> list[int]:
+    """A number for each row's question: its `cluster` within its test set, else its prompt."""
+    numbers: dict[tuple[Any, ...], int] = {}
+    said = [row.get(CLUSTER) for row in rows]
+    named = [value is not None and value == value and value != "" for value in said]  # NaN is unlike itself
+    keys = [
+        (row.get("test_set"), "cluster", str(value)) if has else (row.get("test_set"), "prompt", row.get("id"))
+        for row, value, has in zip(rows, said, named, strict=True)
+    ]
+    return [numbers.setdefault(key, len(numbers)) for key in keys]
 
 
 def count_calls(judgments: Rows) -> dict[str, int]:
@@ -162,11 +193,12 @@ def _summarise(judgments: DataFrame, rule: str) -> dict[str, Any]:
     longer = [_decide(difference) for difference in sizes["len_arm"] - sizes["len_baseline"]]
     by_length = dict(zip(zip(sizes["test_set"], sizes["id"], strict=True), longer, strict=True))
     counts = count_verdicts(longer)
+    of_prompt = dict(zip(zip(judgments["test_set"], judgments["id"], strict=True), judgments[CLUSTER], strict=True))
     decided = [key for key, name in verdicts.items() if name in ("win", "lose") and by_length.get(key, "tie") != "tie"]
     agreeing = sum(verdicts[key] == by_length[key] for key in decided)
     return {
         **count_calls(judgments),
-        **describe_verdicts(list(verdicts.values())),
+        **describe_verdicts(list(verdicts.values()), [of_prompt[key] for key in verdicts]),
         **{"order_inconsistent": inconsistency(judgments), "win_rate": rate, "win_rate_error": error},
         **{f"longer_{name}": counts[name] for name in VERDICTS},
         "longer_net_win": round((counts["win"] - counts["lose"]) / max(1, len(by_length)), 4),
@@ -184,12 +216,16 @@ def inconsistency(judgments: Rows) -> float:
 
 
 def win_rate(judgments: Rows) -> tuple[float | None, float | None]:
-    """Mean preference for the arm over prompts (each by the mean of its orders), and its standard error."""
+    """Mean preference for the arm over prompts (each by the mean of its orders), and its standard error by question."""
     judged = to_frame(judgments).dropna(subset="preference")
-    means = judged.groupby(PROMPT, sort=False)["preference"].mean().to_numpy()
+    prompts = judged.groupby(PROMPT, sort=False).agg({"preference": "mean", CLUSTER: "first"})
+    means = prompts["preference"].to_numpy()
     if not len(means):
         return None, None
-    error = round(float(np.std(means, ddof=1)) / math.sqrt(len(means)), 6) if len(means) > 1 else None
+    apart = (prompts["preference"] - means.mean()).groupby(prompts[CLUSTER]).sum().to_numpy()
+    clusters = len(apart)
+    spread = float(np.sqrt((apart**2).sum() * clusters / (clusters - 1))) if clusters > 1 else math.nan
+    error = round(spread / len(means), 6) if clusters > 1 else None
     return round(float(means.mean()), 6), error
 
 

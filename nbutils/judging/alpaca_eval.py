@@ -22,9 +22,10 @@ from nbutils.core import disk, manifests
 from nbutils.core.errors import ArgumentParser, InputError, exits_cleanly
 from nbutils.core.judge_settings import Benchmark
 from nbutils.data.records import read_records
-from nbutils.judging import command, endings
+from nbutils.judging import command
 from nbutils.judging.pairs import match_answers
 from nbutils.judging.prompts import load_prompt
+from nbutils.judging.replies import end_command
 
 TEST_SET: Benchmark = "alpaca-eval"
 
@@ -102,7 +103,7 @@ def main(arguments: list[str] | None = None) -> None:
         rows = add_difficulty(disk.read_jsonl(path))
         disk.write_jsonl(path, rows)
         print(describe(rows))
-        endings.end(rows)
+        end_command(rows)
 
 
 if __name__ == "__main__":

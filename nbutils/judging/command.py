@@ -4,6 +4,7 @@ import argparse
 import collections
 import contextlib
 import difflib
+import hashlib
 import itertools
 import json
 import math
@@ -18,7 +19,7 @@ from nbutils.core import disk
 from nbutils.core.errors import ArgumentParser, InputError, exits_cleanly
 from nbutils.core.judge_settings import JudgeModel, PromptFile, name_endpoint
 from nbutils.data.records import number_records, open_records
-from nbutils.judging import compare, endings
+from nbutils.judging import compare, logs
 from nbutils.judging.judges import CONTROLS
 from nbutils.judging.pairs import (
     Pair,
@@ -31,8 +32,9 @@ from nbutils.judging.pairs import (
 )
 from nbutils.judging.prompts import FOLDER, JudgePrompt, load_prompt
 from nbutils.judging.records import JUDGMENTS, write_judgments
+from nbutils.judging.replies import end_command
 from nbutils.llm import client, limits
-from nbutils.llm.client import Ledger, Request, writable
+from nbutils.llm.client import Ledger, Request
 
 LEDGER = "ledger.sqlite"
 HELD = "judged.json"
@@ -160,29 +162,47 @@ def _address(judge: dict[str, Any]) -> str | None:
 
 
 def read_answers(path: Path) -> list[dict[str, Any]]:
-    """Read an answer file of anybody's making; raises InputError naming the row and the missing or faulty key."""
+    """Read an answer file of anybody's making, or of a tool that `logs.to_answer` knows.
+
+    Where no row has an id, the prompt's text is one (the row's number where a prompt comes twice), which a line says.
+    Raises InputError naming the row and the missing or faulty key.
+    """
     answers = []
     for number, record in number_records(open_records(path)):
-        answer, place = {"test_set": "", "arm": path.stem, **record}, f"{path}: row {number}"
-        for key in ("id", "prompt", "response"):
+        answer, place = {"test_set": "", "arm": path.stem, **logs.to_answer(record)}, f"{path}: row {number}"
+        for key in ("prompt", "response"):
             if key not in answer:
                 raise InputError(f"{place}: no '{key}': an answer needs id, prompt and response")
-        if isinstance(answer["id"], bool) or not isinstance(answer["id"], str | int):
+        if "id" in answer and (isinstance(answer["id"], bool) or not isinstance(answer["id"], str | int)):
             raise InputError(f"{place}: 'id' is {answer['id']!r}, neither text nor a whole number")
-        answer["id"] = str(answer["id"])
-        if writable(str(answer["id"])) != answer["id"]:
-            raise InputError(f"{place}: 'id' holds half of a surrogate pair: write it anew")
         for key in ("prompt", "response", "test_set", "arm"):
             if not isinstance(answer[key], str):
                 raise InputError(f"{place}: '{key}' is {type(answer[key]).__name__}, not text")
+        for key in ("id", "test_set", "arm"):
+            if not logs.is_whole(str(answer.get(key, ""))):
+                raise InputError(f"{place}: '{key}' is {answer[key]!a}, which holds half a character: write it anew")
         answers.append(answer)
     if not answers:
         raise InputError(f"{path}: no answers")
+    _name_answers(answers, path)
     times = collections.Counter((answer["test_set"], answer["id"]) for answer in answers)
     (test_set, prompt), most = times.most_common(1)[0]
     if most > 1:
         raise InputError(f"{path}: prompt '{prompt}' of '{test_set}' is answered {most} times: keep one answer")
     return answers
+
+
+def _name_answers(answers: Sequence[dict[str, Any]], path: Path) -> None:
+    """Give ids to answers without any, and make all of them texts."""
+    without = [number for number, answer in enumerate(answers) if "id" not in answer]
+    if without and len(without) < len(answers):
+        raise InputError(f"{path}: row {without[0]}: no 'id', and other rows have one: give every row one")
+    is_unique = len({(answer["test_set"], answer["prompt"]) for answer in answers}) == len(answers)
+    for number, answer in enumerate(answers):
+        by_text = hashlib.sha256(answer["prompt"].strip().encode("utf-8", "replace")).hexdigest()[:12]
+        answer["id"] = str(answer.get("id", by_text if is_unique else number))
+    if without:
+        print(f"{path}: no ids: rows are matched by {'their prompt' if is_unique else 'their number'}")
 
 
 def pairs_of_files(mine: Path, theirs: Path, judging: JudgeModel, references: Path | None) -> list[Pair]:
@@ -216,17 +236,21 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--references", type=Path, help="prompts with reference answers, for --judge reference")
     cut = "judge nothing: write OUT/a.jsonl and OUT/b.jsonl, every pair of answers cut to the shorter one's length"
     parser.add_argument("--cut", action="store_true", help=cut)
+    parser.add_argument("--max-prompts", type=int, metavar="N", help="judge the first N prompts only")
     add_judge_options(parser)
     given = parser.parse_args(arguments)
+    if given.max_prompts is not None and given.max_prompts < 1:
+        raise InputError(f"--max-prompts {given.max_prompts}: at least one prompt must be judged")
     if given.cut:
         return cut_files(given)
     judging, prompt = judge_of(given), load_prompt("pair", prompt_of(given))
-    run_command(pairs_of_files(given.answers_a, given.answers_b, judging, given.references), judging, prompt, given)
+    pairs = pairs_of_files(given.answers_a, given.answers_b, judging, given.references)
+    run_command(pairs[: given.max_prompts], judging, prompt, given)
 
 
 def run_command(pairs: Sequence[Pair], judging: JudgeModel, prompt: JudgePrompt, given: argparse.Namespace) -> None:
     """Judge pairs as the options say, and print counts, result, and what was lost; exits with 1 where that was all."""
-    endings.end(judge_into(pairs, judging, prompt, given))
+    end_command(judge_into(pairs, judging, prompt, given))
 
 
 def judge_into(

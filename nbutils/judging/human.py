@@ -122,13 +122,33 @@ def read_key(folder: Path) -> dict[str, Any]:
         raise InputError(f"{folder / KEY}: cannot be read ({error}): give the folder of an exported ballot") from None
 
 
-def read_votes(path: Path, key: dict[str, Any]) -> list[dict[str, Any]]:
-    """The votes of one annotator, called as the file, as judgment rows: one a pair, "failed" where no vote is given.
+def read_all_votes(paths: Sequence[Path], key: dict[str, Any]) -> list[dict[str, Any]]:
+    """The votes of several annotators, as `read_votes`. Raises InputError where two of them have one name."""
+    rows, files = [], dict[str, Path]()
+    for path in paths:
+        votes = read_votes(path, key)
+        name = votes[0]["judge"]
+        if name in files:
+            mend = "give each file the annotator's name, or fill in its column 'annotator'"
+            raise InputError(f"{files[name]} and {path}: both are of an annotator '{name}': {mend}")
+        files[name] = path
+        rows += votes
+    return rows
 
-    Raises InputError naming file and line for a vote that is none of 1, 2 and tie, and for an unknown or second number.
+
+def read_votes(path: Path, key: dict[str, Any]) -> list[dict[str, Any]]:
+    """The votes of one annotator as judgment rows: one a pair, "failed" where no vote is given.
+
+    The judge is called as the file's column `annotator` says, else as the file. Raises InputError naming file and line
+    for a vote that is none of 1, 2 and tie, for an unknown or second number, and for a second annotator.
     """
     given: dict[str, str] = {}
+    annotator = ""
     for line, record in _records(path):
+        name = str(record.get("annotator") or "").strip()
+        if name and annotator and name != annotator:
+            raise InputError(f"{path}: line {line}: of '{name}', but of '{annotator}' before: give each a file")
+        annotator = annotator or name
         number, vote = str(record.get("number", "")).strip(), str(record.get("vote") or "").strip().lower()
         if number not in key["items"]:
             raise InputError(f"{path}: line {line}: the ballot has no number '{number}'")
@@ -143,7 +163,12 @@ def read_votes(path: Path, key: dict[str, Any]) -> list[dict[str, Any]]:
         shown_first = VOTES.get(vote)
         weight = shown_first if shown_first is None or item["order"] == ORDERS[0] else 1 - shown_first
         names = {name: item[name] for name in ("id", "test_set", "arm", "baseline")}
-        rest = {"judge": path.stem, "order": item["order"], "review": vote or "no vote", "measure": MEASURE}
+        rest = {
+            "judge": annotator or path.stem,
+            "order": item["order"],
+            "review": vote or "no vote",
+            "measure": MEASURE,
+        }
         scores = {"score_arm": None, "score_baseline": None, "preference": weight}
         sizes = {"len_arm": item["len_arm"], "len_baseline": item["len_baseline"], "number": int(number)}
         rows.append(names | rest | scores | sizes | {"status": "failed" if weight is None else "judged"})
@@ -214,7 +239,7 @@ def main(arguments: list[str] | None = None) -> None:
         return print(f"{given.out}: {len(ballots)} pairs in ballot.csv and ballot.html; keep key.json to yourself")
     key = read_key(given.folder)
     others = read_judgments(given.judgments) if given.judgments else []
-    votes = [row for path in given.votes for row in read_votes(path, key)]
+    votes = read_all_votes(given.votes, key)
     disk.write_jsonl(given.folder / "votes.jsonl", votes)
     _print(votes, others)
 

@@ -2,7 +2,8 @@
 
     python -m nbutils.judging.mt_bench ANSWERS --judge MODEL --base-url URL -o DIR [--dry-run] [--max-cost USD]
 
-ANSWERS is a model_answer file in FastChat's form (question_id, choices[0].turns), or rows with `id` and `turns`. The
+ANSWERS is a model_answer file in FastChat's form (question_id, choices[0].turns), or rows with `id` and `turns`; a log
+of grades (gpt-4_single.jsonl) is summed up, and nobody is asked. The
 prompts are our own (data/prompts/mt-bench.toml); FastChat's are `--prompt` with its judge_prompts.jsonl.
 
 In a profile, `benchmarks = ["mt-bench"]` under [judging] makes it a part of stage 06:
@@ -21,11 +22,10 @@ from nbutils.core import disk, manifests, tables
 from nbutils.core.errors import ArgumentParser, InputError, exits_cleanly
 from nbutils.core.judge_settings import Benchmark, JudgeModel
 from nbutils.data.records import read_records
-from nbutils.judging import command, endings
-from nbutils.judging.endings import told_by
+from nbutils.judging import command, logs
 from nbutils.judging.judges import SINGLE_CONTROLS, make_backend, make_request
 from nbutils.judging.prompts import JudgePrompt, load_prompts
-from nbutils.judging.replies import grade
+from nbutils.judging.replies import end_command, grade, told_by
 from nbutils.llm import client
 from nbutils.llm.client import Ledger, Reply, Request
 
@@ -164,6 +164,17 @@ def score_turns(rows: Sequence[dict[str, Any]]) -> DataFrame:
     return tables.make("scores", table)
 
 
+def _sum_up(grades: Sequence[dict[str, Any]], folder: Path) -> None:
+    """Write and print the scores of a log of grades that FastChat made: nothing is asked."""
+    table = score_turns(grades)
+    tables.write(folder / "scores.csv", table)
+    for row in table[table["turn"] == "both"].to_dict("records"):
+        score = (
+            f"{row['score']:.2f} [{row['low']:.2f}, {row['high']:.2f}]" if row["score"] == row["score"] else "no score"
+        )
+        print(f"{row['arm']}, graded by {row['judge']}: {score}; asked {row['asked']}, judged {row['judged']}")
+
+
 @exits_cleanly
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of `python -m nbutils.judging.mt_bench`."""
@@ -172,9 +183,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("answers", metavar="ANSWERS", type=Path, help="a model_answer file")
     command.add_judge_options(parser, tuple(SINGLE_CONTROLS))
     given = parser.parse_args(arguments)
+    records = read_records(given.answers)
+    if grades := [row for record in records if (row := logs.to_grades(record))]:
+        return _sum_up(grades, given.out)
     judging = command.judge_of(given, tuple(SINGLE_CONTROLS))
     prompts = load_prompts(TEST_SET, command.prompt_of(given))
-    talks = to_conversations(read_records(given.answers), given.answers.stem, str(given.answers))
+    talks = to_conversations(records, given.answers.stem, str(given.answers))
     items = {talk.id: disk.sha256_json(talk) for talk in talks}
     prints = disk.sha256_json([prompt.fingerprint for prompt in prompts])
     held = {"what": f"the grades of {talks[0].arm}", "prompt": prints, "items": items}
@@ -187,7 +201,7 @@ def main(arguments: list[str] | None = None) -> None:
     disk.write_jsonl(given.out / JUDGMENTS, rows)
     tables.write(given.out / "mt_bench.csv", summary)
     print(describe(summary.iloc[0]))
-    endings.end(rows)
+    end_command(rows)
 
 
 if __name__ == "__main__":

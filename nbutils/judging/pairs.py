@@ -9,10 +9,9 @@ from nbutils import data, lengths
 from nbutils.analysis.verdicts import ORDERS
 from nbutils.core.errors import InputError
 from nbutils.core.judge_settings import JudgeModel
-from nbutils.judging.endings import told_by
 from nbutils.judging.judges import CONTROLS, make_backend, make_request
 from nbutils.judging.prompts import JudgePrompt, load_prompt
-from nbutils.judging.replies import read_pair, score_review
+from nbutils.judging.replies import read_pair, score_review, told_by
 from nbutils.llm import client
 from nbutils.llm.client import Backend, Ledger, Reply, Request
 

@@ -19,11 +19,10 @@ from nbutils.core.errors import ArgumentParser, InputError, exits_cleanly
 from nbutils.core.judge_settings import JudgeModel
 from nbutils.data.records import open_records
 from nbutils.data.rows import Row, fingerprint_row
-from nbutils.judging import command, endings
-from nbutils.judging.endings import told_by
+from nbutils.judging import command
 from nbutils.judging.judges import SINGLE_CONTROLS, make_backend, make_request
 from nbutils.judging.prompts import JudgePrompt, load_prompt
-from nbutils.judging.replies import grade
+from nbutils.judging.replies import end_command, grade, told_by
 from nbutils.llm import client
 from nbutils.llm.client import Ledger, Reply, Request
 
@@ -87,7 +86,7 @@ def main(arguments: list[str] | None = None) -> None:
         ratings = rate_rows(rows, judging, ledger, prompt)
     disk.write_jsonl(given.out / RATINGS, ratings)
     print(f"{given.out}: {describe(ratings)}")
-    endings.end(ratings)
+    end_command(ratings)
 
 
 if __name__ == "__main__":

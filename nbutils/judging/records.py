@@ -7,7 +7,7 @@ only as text nodes (report.js): nothing of it is ever read as HTML.
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,9 +17,9 @@ from nbutils.analysis.items import LARGEST
 from nbutils.core import disk, tables
 from nbutils.core.errors import InputError
 from nbutils.core.manifests import Manifest
+from nbutils.data.line_records import CsvLines
 from nbutils.data.records import number_records, open_records
-from nbutils.judging.pairs import MEASURE
-from nbutils.judging.replies import score_review
+from nbutils.judging.logs import expand, is_missing, is_whole, reviews_of
 
 JUDGMENTS = "judgments.jsonl"
 
@@ -40,7 +40,10 @@ def write_judgments(folder: Path, judgments: Sequence[dict[str, Any]]) -> dict[s
 def read_judgments(path: Path) -> list[dict[str, Any]]:
     """Judgment rows of anybody's making, or a log that `expand` knows. Raises InputError naming the row and the key."""
     rows = []
-    for number, record in number_records(open_records(path)):
+    file = open_records(path)
+    for number, record in number_records(file):
+        if isinstance(file, CsvLines):  # its cells are texts
+            record = record | {key: _to_number(record[key]) for key in _NUMBERS if key in record}
         try:
             expanded = list(expand(record, number))
         except InputError as error:
@@ -52,17 +55,20 @@ def read_judgments(path: Path) -> list[dict[str, Any]]:
 
 
 _OPTIONAL = {"test_set": "", "arm": "arm", "baseline": "baseline", "judge": "judge", "order": "arm_first"}
+_NUMBERS = ("preference", "len_arm", "len_baseline", "difficulty", "score_arm", "score_baseline")
 
 
 def _checked_judgment(place: str, record: Mapping[str, Any]) -> dict[str, Any]:
-    given = {key: value for key, value in record.items() if key not in _OPTIONAL or value is not None}
+    given = {key: value for key, value in record.items() if key not in _OPTIONAL or not is_missing(value)}
     row: dict[str, Any] = _OPTIONAL | given
     for key in ("id", "preference", "len_arm", "len_baseline"):
         if key not in row:
             raise InputError(f"{place}: no '{key}': id, preference, len_arm and len_baseline are needed")
-    for key in ("id", *_OPTIONAL):
+    for key in ("id", *_OPTIONAL, *({"cluster"} & {key for key in row if not is_missing(row[key])})):
         if not isinstance(row[key], str | int | float):
             raise InputError(f"{place}: '{key}' is {_shown(row[key])}, neither text nor a number")
+        if isinstance(row[key], str) and not is_whole(row[key]):
+            raise InputError(f"{place}: '{key}' is {row[key]!a}, which holds half a character: write it anew")
     weight = row["preference"]
     if row.get("status") in ("unparsed", "failed") or (isinstance(weight, float) and math.isnan(weight)):
         weight = None  # tables write what is missing as NaN
@@ -71,12 +77,25 @@ def _checked_judgment(place: str, record: Mapping[str, Any]) -> dict[str, Any]:
     if weight is not None and not 0 <= weight <= 1:
         raise InputError(f"{place}: preference {weight} is outside 0..1")
     for key in ("len_arm", "len_baseline"):
-        if not _is_number(row[key]) or row[key] < 0:
+        is_unknown = row[key] is None and record.get("measure") is not None
+        if not is_unknown and (not _is_number(row[key]) or row[key] < 0):
             raise InputError(f"{place}: '{key}' is {_shown(row[key])}, not a length")
     difficulty = row.get("difficulty")
     if difficulty is not None and not _is_number(difficulty):
         raise InputError(f"{place}: 'difficulty' is {_shown(difficulty)}, not a number")
     return row | {"preference": None if weight is None else float(weight)}
+
+
+def _to_number(value: Any) -> Any:
+    """A table's cell as a number where it holds one; what is missing (NaN, an empty cell) as None."""
+    if is_missing(value):
+        return None
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
 
 
 def _shown(value: Any) -> str:
@@ -93,64 +112,6 @@ def cherry_judgments() -> list[dict[str, Any]]:
     """The published Cherry LLM reviews as judgment rows: cherry-5% against alpaca-7b, two judges, five test sets."""
     records = data.load_table("cherry-reviews").to_dict("records")
     return [row for record in records for row in reviews_of(record, 0, "cherry-5%", "alpaca-7b")]
-
-
-_ANNOTATION = ("generator_1", "generator_2", "output_1", "output_2", "preference")
-_REVIEWS = ("Answer1", "Answer2", "review", "review_reverse")
-
-
-def expand(record: Mapping[str, Any], number: int) -> Iterator[Mapping[str, Any]]:
-    """The judgment rows that a record of a log stands for; a record of no known log stands for itself.
-
-    number: the record's place in its file, which is its id where it has none. Raises InputError naming a faulty key.
-    """
-    if isinstance(record.get("data"), list):  # a whole log as one object
-        for place, inner in enumerate(record["data"]):
-            if not isinstance(inner, dict):
-                raise InputError(f"row {place} of 'data' is {type(inner).__name__}, not an object")
-            yield from expand(inner, place)
-    elif all(key in record for key in _ANNOTATION):
-        yield _annotation(record, number)
-    elif all(key in record for key in _REVIEWS):
-        yield from reviews_of(record, number)
-    else:
-        yield record
-
-
-def _annotation(record: Mapping[str, Any], number: int) -> dict[str, Any]:
-    """AlpacaEval draws the order at random and does not say which; its preferences lie between 1 and 2."""
-    weight = record["preference"]
-    if isinstance(weight, int | float) and (weight < 1 or weight > 2):  # NaN is neither: nothing was judged
-        raise InputError(f"row {number}: AlpacaEval's 'preference' is {weight}, not between 1 and 2")
-    return {
-        "id": str(record.get("idx", number)),
-        "test_set": "alpaca-eval",
-        "arm": record["generator_2"],
-        "baseline": record["generator_1"],
-        "judge": record.get("annotator") or "judge",
-        "order": "random",
-        "preference": weight - 1 if isinstance(weight, int | float) else weight,
-        "len_arm": _size(record, "output_2", number),
-        "len_baseline": _size(record, "output_1", number),
-        "measure": MEASURE,
-    }
-
-
-def reviews_of(
-    record: Mapping[str, Any], number: int, arm: str = "answer 1", baseline: str = "answer 2"
-) -> list[dict[str, Any]]:
-    """Both orders of a pair from its two reviews: the first answer is the arm's."""
-    head = {"id": str(record.get("index", number)), "test_set": record.get("test_set", "")}
-    sides = {"judge": record.get("judge", "judge"), "arm": arm, "baseline": baseline, "measure": MEASURE}
-    sizes = {"len_arm": _size(record, "Answer1", number), "len_baseline": _size(record, "Answer2", number)}
-    orders = zip(verdicts.ORDERS, (record["review"], record["review_reverse"]), strict=True)
-    return [{**head, **sides, **sizes, "order": order, **score_review(text, order)} for order, text in orders]
-
-
-def _size(record: Mapping[str, Any], key: str, number: int) -> int:
-    if not isinstance(record[key], str):
-        raise InputError(f"row {number}: '{key}' is {type(record[key]).__name__}, not text")
-    return len(record[key])
 
 
 LONGEST_TEXT = 20_000

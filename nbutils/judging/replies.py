@@ -3,10 +3,13 @@
 import json
 import math
 import re
-from collections.abc import Iterable
+import sys
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from nbutils.analysis.verdicts import ORDERS, ScorePair
+from nbutils.llm.client import Reply
 from nbutils.llm.thoughts import split_thoughts
 
 LONGEST_LINE = 300
@@ -33,6 +36,8 @@ _LABELLED = re.compile(rf"{_LABELLED_NUMBER}{_SEPARATOR}{_LABELLED_NUMBER}\.?")
 
 def parse_scores(text: str) -> tuple[float, float] | None:
     """The two scores, 1 to 10, that the reply's first non-empty line gives, or None where it is not one clear pair.
+
+    A block of thoughts before it is set aside.
 
     The line may be dressed ("**8 9**", "Score: 8, 9", "8/10 and 7/10", "Assistant 1: 8, Assistant 2: 9"; labels that
     come as 2 then 1 are put in order); anything else in it, a third number or a score out of range gives None. Later
@@ -158,20 +163,94 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 _QUOTED = re.compile(r"\"[^\"]*\"|“[^”]*”|«[^»]*»|`[^`]*`|'\[\[[^\[\]]*\]\]'")
+_BY_ITSELF = re.compile(
+    r"(?:[\"“«`]|(?<!\w)')(?:[*_ ]*rating[*_ ]*:)?[*_ ]*\[\[[^\[\]]*\]\][*_ .]*(?:[\"”»`]|'(?!\w))", re.IGNORECASE
+)
+_NAMES_IT = re.compile(
+    r"\b(?:verdict|decision|conclusion|judge?ment|assessment|evaluation|winner|ranking|rating|score|grade|output|final|tie"
+    r"|format for (?:this|my))\b[^;\"]{0,90}?(?:\b(?:is|be|as|by)|[:\-–])\W*$"
+    r"|\bI(?:['’]m| am| would| will| must|['’]d)?(?: therefore)? (?:rate|rating|give|giving|choose|score|grade)\b"
+    r"[^;\"]{0,90}$",
+    re.IGNORECASE,
+)
+_FOLLOWS = re.compile(r"^\W*(?:therefore|thus|hence|so|as such|consequently)\b[^;\"]{0,90}$", re.IGNORECASE)
+_DECIDES = re.compile(
+    r"^\W*(?:assistant [ab] )?(?:is|wins|provide[sd]|gives?|gave|has|for a tie)\b|^\W*$", re.IGNORECASE
+)
+_SPEAKS = (
+    r"says?|said|saying|writes?|wrote|writing|written|states?|stated|claims?|claimed|reads"
+    r"|(?:ends?|begins?|closes?) with"
+    r"|inserts?|inserted|embed\w*|appends?|appended|prints?|printed|repeats?|repeated|quote[sd]?|quoting|tells?|told"
+    r"|demand\w*|insist\w*|instruct(?:s|ed|ing)|declar\w*|announc\w*|pretend\w*|asserts?|manipulat\w*|inject\w*"
+    r"|trick\w*|itself"
+)
+_REPORTS = re.compile(rf"\b(?:{_SPEAKS})\b", re.IGNORECASE)
+_IS_NO_DECISION = re.compile(
+    rf"\b(?:{_SPEAKS}|contains?|contained|includes?|included|adds?|added|adding|outputs|outputted|asks?|asked|asking"
+    r"|requests|requested|orders|ordered|suggests|suggested|awards|awarded|tri(?:es|ed)|attempt\w*|ignore[sd]?|wants?"
+    r"|wanted|expects|expected|if|unless|whether|otherwise|example|e\.g|instead of|rather than|called|named"
+    r"|in (?:the |its |an? )?(?:first |second |assistant [ab](?:['’]s)? )?(?:answer|response) (?:the|its|an?)"
+    r"|(?:assistant|answer|response|model|user|prompt|text)(?: [ab12])?['’]s (?:\w+ )?(?:verdict|rating|score|decision"
+    r"|output|judge?ment|conclusion|grade))\b",
+    re.IGNORECASE,
+)
+_DENIED = re.compile(
+    r"(?:\bnot|n['’]t|\bnever|\bcannot|\bneither|\bnor|\bno)(?: \w+){0,3}[\s:*_\"“«`'(]*\[\[", re.IGNORECASE
+)
+_SAYS_IT = re.compile(
+    r"\b(?:says|said|writes|wrote|states|claims|claimed|reads|(?:ends|begins) (?:with|in|by)|contains|includes|inserts"
+    r"|prints|asks for|demands)(?: (?:that|the|its|own|a|final|words?|verdict|rating|of|is|with))*[\s:,]*\[\[",
+    re.IGNORECASE,
+)
 
 
 def _only_verdict(text: str, inside: str) -> str | None:
-    """The verdict in double brackets, where all of them agree and one stands, unquoted, on the first or last line.
+    """The verdict in double brackets, where all of them agree and one is the judge's own on the first or last line.
 
-    FastChat takes the first one found anywhere, so that a verdict quoted from an answer decides.
+    A verdict in quotation marks, as FastChat's prompt shows it, is a decision only on the last line, by itself within
+    its marks, and in a sentence that decides and reports of nobody's words. FastChat takes the first one found
+    anywhere, so that a verdict quoted from an answer decides.
     """
     # Verdicts of any sort count, so that an unknown one beside ours is no agreement.
     found = set(re.findall(r"\[\[([^\[\]\n]{1,40})\]\]", text))
     if len(found) != 1 or not re.fullmatch(inside, verdict := found.pop()):
         return None
-    lines = text.strip().splitlines()
-    own_words = (_QUOTED.sub("", line[-LONGEST_JSON:]) for line in (lines[0], lines[-1]))
-    return verdict if any(f"[[{verdict}]]" in words for words in own_words) else None
+    lines = [line[-LONGEST_JSON:] for line in text.strip().splitlines()]
+    mark = f"[[{verdict}]]"
+    if _is_own(lines[0], mark) or (_is_own(lines[-1], mark) and not _closes_quotation(lines, mark)):
+        return verdict
+    return verdict if _decides(lines, mark) else None
+
+
+def _is_own(line: str, mark: str) -> bool:
+    """Whether a line gives a verdict outside of quotation marks, and neither denies it nor says who else gives it."""
+    words = _QUOTED.sub("", line)
+    is_told = line.startswith(">") or any(pattern.search(words) for pattern in (_DENIED, _SAYS_IT))
+    return mark in words and not is_told
+
+
+def _closes_quotation(lines: Sequence[str], mark: str) -> bool:
+    """Whether the verdict on the last line stands within quotation marks that were opened on a line before."""
+    head, last = "\n".join(lines[:-1]), lines[-1]
+    is_open = head.count('"') % 2 == 1 and last.count('"') % 2 == 1
+    return (is_open and '"' in last.rpartition(mark)[2]) or head.count("“") > head.count("”")
+
+
+def _decides(lines: Sequence[str], mark: str) -> bool:
+    """Whether the verdict on the last line, quoted by itself, is the decision of the sentence that it stands in."""
+    places = [found for found in _BY_ITSELF.finditer(lines[-1]) if mark in found.group()]
+    if not places or lines[-1].startswith(">"):
+        return False
+    place = places[-1]
+    behind = re.split(r"(?<=[.!?])\s|\n", lines[-1][place.end() :])[0]
+    filled = [line for line in lines[-8:-1] if line.strip()]
+    before = "\n".join([*filled[-1:], lines[-1][: place.start()]])
+    *_, above, sentence = ["", *re.split(r"(?<=[.!?])[\"”»)]*\s+", before)]
+    if not (sentence + behind).strip(" .*_\n"):  # a sentence of the verdict alone: the one above says whose it is
+        return not _REPORTS.search(above)
+    told = f"{sentence}{mark}{behind}"
+    is_decision = _NAMES_IT.search(sentence) or (_FOLLOWS.search(sentence) and _DECIDES.search(behind))
+    return bool(is_decision) and not _IS_NO_DECISION.search(told) and not _DENIED.search(told)
 
 
 def score_review(review: str | None, order: str, form: str = "scores") -> dict[str, Any]:
@@ -194,3 +273,54 @@ def rescore(judgments: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """Stored judgment rows, read anew from their reviews; a call that failed stays one."""
     reviews = ((row, None if row["status"] == "failed" else row["review"]) for row in judgments)
     return [row | score_review(review, row["order"], row.get("form", "scores")) for row, review in reviews]
+
+
+# --- what was lost ----------------------------------------------------------------------------------------------------
+
+_REASONS = {
+    "length": "cut off at the limit of tokens: raise --max-tokens, with another folder",
+    "empty": "an empty answer, which was paid for: --retry-empty asks again",
+    "filter": "withheld by a filter of contents",
+    "refusal": "the model refused",
+    "overflow": "too long for the model's context",
+}
+
+
+def told_by(reply: Reply, status: str) -> dict[str, str]:
+    """The columns `reason`, of what was not judged, and `reasoning`, where there are any."""
+    found = {"reason": reply.reason if status != "judged" else "", "reasoning": reply.reasoning}
+    return {name: said for name, said in found.items() if said}
+
+
+def describe_losses(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Lines that say what was not judged, the commonest reasons first, and show one reply that could not be read."""
+    lost = [row for row in rows if row["status"] in ("failed", "unparsed")]
+    counted = Counter(_why(row) for row in lost)
+    lines = [f"{times} {why}" for why, times in counted.most_common(5)]
+    if more := sum(counted.values()) - sum(times for _, times in counted.most_common(5)):
+        lines.append(f"{more} for other reasons")
+    if shown := next((text for row in lost if row["status"] == "unparsed" and (text := _in_a_line(row["review"]))), ""):
+        lines.append(f"one of the replies that could not be read: {shown}")
+    return lines
+
+
+def end_command(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Say on stderr what was lost; exits with status 1 where nothing was judged at all."""
+    for line in describe_losses(rows):
+        print(line, file=sys.stderr)
+    if rows and all(row["status"] in ("failed", "unparsed", "kept") for row in rows):
+        print("nothing was judged", file=sys.stderr)
+        sys.exit(1)
+
+
+def _why(row: Mapping[str, Any]) -> str:
+    reason = row.get("reason", "")
+    said = _REASONS.get(reason, "") or (_in_a_line(row["review"]) if row["status"] == "failed" else "no clear verdict")
+    if row["status"] == "failed" and reason in _REASONS:
+        said = f"{said} ({_in_a_line(row['review'])})"
+    return f"{row['status']}: {said}"
+
+
+def _in_a_line(text: str | None) -> str:
+    said = " ".join((text or "").split())
+    return said if len(said) <= 200 else f"{said[:199]}…"

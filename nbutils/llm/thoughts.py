@@ -6,7 +6,7 @@ from typing import Any
 _NAMES = "think|thinking|thought|thoughts|reasoning|reflection|seed:think"
 _OPEN = re.compile(rf"\s*(?:<({_NAMES})>|\[(THINK)\]|◁(think)▷|<\|begin_of_(thought)\|>)", re.IGNORECASE)
 _CLOSE = r"(?:</{0}>|\[/{0}\]|◁/{0}▷|<\|end_of_{0}\|>)"
-_LONE_CLOSE = re.compile(r"</think(?:ing)?>|\[/THINK\]|◁/think▷")
+_LONE_CLOSE = re.compile(r"^[ \t]{0,9}(?:</think(?:ing)?>|\[/THINK\]|◁/think▷)[ \t]{0,9}$", re.MULTILINE)
 _HARMONY = re.compile(r"<\|channel\|>\s*final\b[^<]*<\|message\|>")
 _HARMONY_THOUGHT = re.compile(r"\s*(?:<\|start\|>assistant)?<\|channel\|>\s*(?:analysis|commentary)\b")
 _HARMONY_END = re.compile(r"<\|(?:return|end|call)\|>\s*\Z")
@@ -15,8 +15,8 @@ _HARMONY_END = re.compile(r"<\|(?:return|end|call)\|>\s*\Z")
 def split_thoughts(text: str) -> tuple[str, str]:
     """(reasoning, reply) of a raw reply; a reasoning that was cut off leaves an empty reply.
 
-    Known are tags such as `<think>` at the beginning, their closing tag alone (the opening one is often part of the
-    prompt), and the channels of gpt-oss. A tag further on belongs to the reply, which may quote one.
+    Known are tags such as `<think>` at the beginning, their closing tag alone on a line (the opening one is often part
+    of the prompt), and the channels of gpt-oss. A tag further on belongs to the reply, which may quote one.
     """
     if not any(mark in text for mark in "<[◁"):
         return "", text

@@ -116,3 +116,15 @@ def test_every_bootstrap_draws_as_many_as_there_are():
         assert np.array_equal(counts, intervals.draw_counts(50, 200, 3, shares))
     found = intervals.bootstrap_interval(0.5, np.linspace(0, 1, 1001), 7, "7 things")
     assert found == (0.5, 0.025, 0.975, 7, "bootstrap over 7 things, 1001 draws")
+
+
+def test_prompts_of_one_question_count_as_one():
+    values = np.random.default_rng(0).choice([0.0, 0.5, 1.0], 60)
+    alone = intervals.mean_with_interval(values)
+    apart = intervals.mean_with_interval(values, np.arange(60))
+    twice = intervals.mean_with_interval(np.repeat(values, 2), np.repeat(np.arange(60), 2))
+    assert apart == alone
+    assert twice.value == pytest.approx(alone.value)
+    assert twice.high - twice.low == pytest.approx(alone.high - alone.low, rel=0.03), "copies add nothing"
+    assert intervals.mean_with_interval(np.ones(4), [0, 0, 1, 1]).low == pytest.approx(0.025**0.5)
+    assert intervals.mean_with_interval(np.array([0.0, 1.0]), [7, 7])[:3] == (0.5, 0.0, 1.0)

@@ -99,3 +99,36 @@ def test_help_says_what_cutting_does(capsys):
     said = " ".join(run(capsys, command, "--help")[1].split())
     assert "Judge two answer files in both orders; or, with --cut, cut their answers to one length." in said
     assert "judge nothing: write OUT/a.jsonl and OUT/b.jsonl, every pair of answers cut" in said
+
+
+def write_rows(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def test_answers_of_other_tools_and_without_ids(tmp_path, capsys):
+    plain = [{"prompt": f"Q{n}", "response": f"R{n}"} for n in range(3)]
+    first, second = command.read_answers(write_rows(tmp_path / "a.jsonl", plain)), tmp_path / "b.csv"
+    second.write_text("prompt,response\nQ2,S2\nQ0,S0\n", encoding="utf-8")
+    others = {answer["id"]: answer["response"] for answer in command.read_answers(second)}
+    assert [others.get(answer["id"]) for answer in first] == ["S0", None, "S2"]
+    assert "no ids: rows are matched by their prompt" in capsys.readouterr().out
+    twice = command.read_answers(write_rows(tmp_path / "c.jsonl", [plain[0], plain[0]]))
+    assert [answer["id"] for answer in twice] == ["0", "1"]
+    outputs = [{"instruction": "Do.", "input": "it", "output": "Done.", "generator": "g", "dataset": "d"}]
+    (answer,) = command.read_answers(write_rows(tmp_path / "model_outputs.jsonl", outputs))
+    assert (answer["prompt"], answer["response"], answer["arm"]) == ("Do.\n\nit", "Done.", "g")
+
+
+def test_half_a_character_in_an_id_is_one_line(tmp_path, capsys):
+    rows = [{"id": "\ud800", "prompt": "Q", "response": "R"}]
+    path = write_rows(tmp_path / "a.jsonl", rows)
+    status, _, said = run(capsys, command, path, path, "--judge", "longer", "-o", tmp_path / "out")
+    assert status == 2 and said.count("\n") == 1 and "row 0: 'id' is '\\ud800'" in said
+
+
+def test_the_first_prompts_only(tmp_path, capsys, files):
+    status, said, _ = run(capsys, command, *files, "--judge", "longer", "-o", tmp_path / "o", "--max-prompts", 1)
+    assert status == 0 and "asked 2" in said
+    status, _, said = run(capsys, command, *files, "--judge", "longer", "-o", tmp_path / "p", "--max-prompts", 0)
+    assert status == 2 and "--max-prompts 0" in said

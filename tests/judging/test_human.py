@@ -106,6 +106,27 @@ def test_faulty_votes_are_one_line(ballot, change, expected):
     assert "ann.csv" in str(caught.value)
 
 
+def test_two_annotators_of_one_name_are_refused(ballot, tmp_path, capsys):
+    key, names = human.read_key(ballot), [tmp_path / "x" / "votes.csv", tmp_path / "y" / "votes.csv"]
+    for path, vote in zip(names, ("1", "2"), strict=True):
+        path.parent.mkdir()
+        path.write_text("number,vote\n" + "".join(f"{number},{vote}\n" for number in key["items"]), encoding="utf-8")
+    with pytest.raises(InputError, match=r"x/votes.csv and .*y/votes.csv: both are of an annotator 'votes': give each"):
+        human.read_all_votes(names, key)
+    with pytest.raises(SystemExit) as ended:
+        human.main(["read", str(ballot), *map(str, names)])
+    assert ended.value.code == 2 and not (ballot / "votes.jsonl").exists()
+    for path, name in zip(names, ("Ann", "Bo, the 2nd"), strict=True):
+        lines = path.read_text(encoding="utf-8").splitlines()
+        rows = [lines[0] + ",annotator", *(f'{line},"{name}"' for line in lines[1:])]
+        path.write_text("\n".join(rows), encoding="utf-8")
+    rows = human.read_all_votes(names, key)
+    assert [row["judge"] for row in rows] == ["Ann"] * len(key["items"]) + ["Bo, the 2nd"] * len(key["items"])
+    names[0].write_text("number,vote,annotator\n1,1,Ann\n2,1,Bo\n", encoding="utf-8")
+    with pytest.raises(InputError, match="line 3: of 'Bo', but of 'Ann' before"):
+        human.read_votes(names[0], key)
+
+
 def test_a_ballot_is_not_replaced_and_its_votes_stay(ballot):
     vote_by(ballot, lambda row: "tie", "ballot.csv")
     human.export(human.draw_ballots(PAIRS, 12, seed=4), ballot)
@@ -244,11 +265,15 @@ def test_votes_by_mouse_and_keyboard_stay_and_come_back(page, ballot, capsys):
     page.get_by_role("button", name="Back").click()
     assert page.get_by_role("button", name="Tie").get_attribute("aria-pressed") == "true"
     assert page.locator("[aria-pressed=true]").count() == 1
+    page.get_by_role("button", name="Save").click()
+    assert page.locator("#name").get_attribute("placeholder") == "write your name first"
+    page.locator("#name").press_sequentially('anna "2"')  # a digit in a name is no vote
     with page.expect_download() as download:
         page.get_by_role("button", name="Save").click()
+    assert download.value.suggested_filename == "votes-anna-2-.csv"
     download.value.save_as(ballot / "anna.csv")
     human.main(["read", str(ballot), str(ballot / "anna.csv")])
-    assert "anna: win 6, tie 1, lose 0, 7 votes" in capsys.readouterr().out
+    assert 'anna "2": win 6, tie 1, lose 0, 7 votes' in capsys.readouterr().out
     weights = [row["preference"] for row in disk.read_jsonl(ballot / "votes.jsonl")]
     assert weights == [1] * 6 + [0.5] + [None] * 5
     assert all(url.startswith(("file:", "blob:")) for url in page.requests) and page.faults == []

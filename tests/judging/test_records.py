@@ -3,12 +3,14 @@
 import gzip
 import json
 
+import numpy as np
 import pytest
 from frames import records_of
 
 from nbutils import data, length_bias
-from nbutils.analysis import comparison, leaderboards
+from nbutils.analysis import comparison, leaderboards, verdicts
 from nbutils.core.errors import InputError
+from nbutils.judging import mt_bench
 from nbutils.judging.records import cherry_judgments, read_judgments
 
 
@@ -85,3 +87,75 @@ def test_an_annotation_without_a_preference_is_counted_as_not_judged(tmp_path):
     first, second, third = read_judgments(path)
     assert (first["preference"], second["preference"], third["preference"]) == (None, 1.0, None)
     assert (second["arm"], second["baseline"], second["len_arm"], second["len_baseline"]) == ("b", "a", 2, 1)
+
+
+def opencs(mirror, kind):
+    return mirror / "opencs" / f"mt_bench_gpt4_{kind}_judgments.jsonl.gz"
+
+
+def test_a_log_of_fastchats_pairs(mirror):
+    rows = read_judgments(opencs(mirror, "pair"))
+    assert len(rows) == 4480 and {row["judge"] for row in rows} == {"gpt-4"}
+    with gzip.open(opencs(mirror, "pair"), "rt", encoding="utf-8") as lines:
+        files = [json.loads(line)["file"] for line in lines]
+    logs = {name: [row for row, file in zip(rows, np.repeat(files, 2), strict=True) if file == name] for name in files}
+    headlines = [bool(verdicts.summarise(log)["headline"].iloc[0]) for log in logs.values()]
+    assert (len(headlines), sum(headlines)) == (14, 11)
+    clusters = {(row["arm"], row["baseline"], row["cluster"]) for row in rows}
+    assert len(clusters) == 12 * 80, "two turns of one question belong together"
+
+
+def test_a_log_of_fastchats_grades(mirror, tmp_path, capsys):
+    mt_bench.main([str(opencs(mirror, "single")), "-o", str(tmp_path)])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 10 and sum("no score" not in line for line in lines) == 9
+    with pytest.raises(
+        InputError, match=r"grades of single answers compare nothing: python -m nbutils.judging.mt_bench"
+    ):
+        read_judgments(opencs(mirror, "single"))
+
+
+def arena(**changes):
+    def game(first, second, score):
+        shown = f"<|The Start of Assistant A's Answer|>\n{first}\n<|The End of Assistant A's Answer|>\n\n"
+        shown += f"<|The Start of Assistant B's Answer|>\n{second}\n<|The End of Assistant B's Answer|>"
+        return {"user_prompt": f"<|User Prompt|>\nQ\n\n{shown}", "judgment": f"So: [[{score}]]", "score": score}
+
+    games = [game("base", "models", "B>>A"), game("models", "base", "A=B")]
+    return {"question_id": "q1", "model": "m", "judge": "gpt-4", "games": games} | changes
+
+
+def write(path, *records):
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    return path
+
+
+def test_arena_hards_games_show_the_baseline_first(tmp_path):
+    first, second = read_judgments(write(tmp_path / "m.jsonl", arena()))
+    assert (first["order"], first["preference"], second["order"], second["preference"]) == (
+        "baseline_first", 1.0, "arm_first", 0.5,
+    )  # fmt: skip
+    assert {(row["len_arm"], row["len_baseline"], row["arm"]) for row in (first, second)} == {(6, 4, "m")}
+    newer = arena(uid="u1", baseline="o3", games=[{"score": "A<<B", "judgment": {"answer": "x"}, "prompt": []}, None])
+    newer.pop("question_id")
+    first, second = read_judgments(write(tmp_path / "n.jsonl", newer))
+    assert (first["id"], first["baseline"], first["preference"], first["len_arm"]) == ("u1", "o3", 1.0, None)
+    assert (second["preference"], second["status"]) == (None, "failed")
+    with pytest.raises(InputError, match="row 0: arena-hard's score is 'A<>B', none of A>>B"):
+        read_judgments(write(tmp_path / "o.jsonl", arena(games=[{"score": "A<>B"}])))
+
+
+def test_draws_of_the_first_alpaca_eval(tmp_path):
+    record = {"generator_1": "a", "generator_2": "b", "output_1": "x", "output_2": "yy"}
+    path = write(tmp_path / "a.jsonl", *({**record, "preference": weight} for weight in (0, 1.5, 1, 2, 0.0)))
+    assert [row["preference"] for row in read_judgments(path)] == [0.5, 0.5, 0, 1, 0.5]
+
+
+def test_a_table_and_half_a_character(tmp_path):
+    path = tmp_path / "j.csv"
+    path.write_text("id,preference,len_arm,len_baseline,cluster\n1,0.5,10,20,q\n2,,3,4,\n", encoding="utf-8")
+    first, second = read_judgments(path)
+    assert (first["preference"], first["len_arm"], first["cluster"], second["preference"]) == (0.5, 10.0, "q", None)
+    bad = {"id": "\ud800", "preference": 1, "len_arm": 1, "len_baseline": 2}
+    with pytest.raises(InputError, match=r"row 0: 'id' is .*half a character"):
+        read_judgments(write(tmp_path / "s.jsonl", bad))
