@@ -849,7 +849,7 @@ def without(key):
 
 
 BAD_ANSWERS = {
-    "no id": (without("id"), "row 1: no 'id': an answer needs id, prompt and response"),
+    "no id": (without("id"), "row 1: no 'id', and other rows have one: give every row one"),
     "no prompt": (without("prompt"), "row 1: no 'prompt'"),
     "no response": (without("response"), "row 1: no 'response'"),
     "a null response": ([GOOD[0], GOOD[1] | {"response": None}], "row 1: 'response' is NoneType, not text"),
@@ -869,7 +869,7 @@ BAD_ANSWERS = {
     "blank lines": ("\n\n", "the file is empty"),
     "an empty list": ("[]", "b.jsonl: no answers"),
     "no JSON": ("id,prompt\n1,2\n", "not valid JSON"),
-    "a text": ('"text"\n', "row 0 is not an object but a str"),
+    "a text": ('"text"\n', "line 1: not valid JSON, and neither CSV by its name nor Parquet"),
     "no file": (None, "b.jsonl: no such file"),
 }
 

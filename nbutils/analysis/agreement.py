@@ -68,7 +68,8 @@ def compare(rows: Rows, people: Collection[str] = ()) -> DataFrame:
 def _calls_of(rows: Rows) -> DataFrame:
     """A row for each call: `said`, -1 to 1 for lose to win or NaN; `run`, from 0; and `question`, a number."""
     frame = to_frame(rows)
-    if "cluster" not in frame:
+    if not (isinstance(rows, DataFrame) and "cluster" in rows):
+        # As the rows name them: where one file has none, another one's hold for its prompts, too.
         named = [None] * len(frame) if isinstance(rows, DataFrame) else [row.get("cluster") for row in rows]
         frame = frame.assign(cluster=pd.Series(named, frame.index, object))
     texts = {name: frame[name].map(str) for name in ("judge", *SIDES, *PROMPT)}

@@ -13,7 +13,7 @@ from nbutils.core.errors import InputError
 _BODY = r"(?:(?=[A-Za-z_-]*[0-9])[A-Za-z0-9_-]{16,}|[A-Za-z0-9]{16,})"
 LIKE_A_KEY = re.compile(
     rf"(?<![A-Za-z0-9])(?:(?:sk|pk|rk|xai|nvapi)[-_]{_BODY}|AIza[A-Za-z0-9_-]{{16,}}"
-    r"|(?:gsk|hf|r8|ghp|pplx)[-_](?:api_|org_)?[A-Za-z0-9]{16,}(?![A-Za-z0-9]*[-.]))"
+    r"|(?:gsk|hf|r8|ghp|pplx)[-_](?:api_|org_)?[A-Za-z0-9]{16,}(?![A-Za-z0-9]*[-.][A-Za-z0-9]))"
 )
 """Keys of well-known services: their beginnings, then no mere words joined by dashes, as in names of models."""
 

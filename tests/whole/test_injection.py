@@ -11,6 +11,7 @@ from nbutils.core.judge_settings import JudgeModel, PromptFile
 from nbutils.judging.pairs import Pair, build_request, judge_pairs
 from nbutils.judging.prompts import JudgePrompt, load_prompt
 from nbutils.llm.client import Ledger
+from nbutils.llm.control_tokens import defuse
 
 ENDPOINT = JudgeModel(name="fake", kind="openai", model="fake-1", base_url="http://127.0.0.1:1/v1")
 
@@ -113,7 +114,11 @@ def test_the_fence_holds_in_every_position_and_order(name):
             fenced = re.findall(rf"\n<<{marker}>>\n(.*?)\n<</{marker}>>\n", text, re.DOTALL)
             shown = HONEST._replace(**{position: PAYLOADS[name]})
             answers = [shown.answer, shown.baseline_answer]
-            assert fenced == [shown.prompt, *(answers if order == "arm_first" else answers[::-1])]
+            expected = [shown.prompt, *(answers if order == "arm_first" else answers[::-1])]
+            assert fenced == [defuse(each) for each in expected]
+            assert not re.search(r"<\|im_(start|end)\|>|</?s>|\[/?INST\]", text), (
+                "a chat format's own tokens are broken up"
+            )
 
 
 def test_payloads_gain_nothing_through_the_whole_client(tmp_path):
