@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -99,3 +100,22 @@ def counted_runs(runs, counted, alpaca_words):
     runs.mkdir()
     (runs / ".lengths").symlink_to(counted / ".lengths")
     return runs
+
+
+@pytest.fixture
+def standard_input(monkeypatch):
+    """Give standard input these bytes, through a pipe as a shell does."""
+    kept = os.dup(0)
+
+    def give(content):
+        read, write = os.pipe()
+        with open(write, "wb") as file:
+            file.write(content)
+        os.dup2(read, 0)
+        os.close(read)
+        monkeypatch.setattr(sys, "stdin", stack.enter_context(open(0, closefd=False)))  # noqa: SIM115
+
+    with contextlib.ExitStack() as stack:
+        stack.callback(os.close, kept)
+        stack.callback(os.dup2, kept, 0)
+        yield give

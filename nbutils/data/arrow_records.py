@@ -86,7 +86,7 @@ class ArrowTable(RecordFile):
         name, given = form.column, self.fields or ()
         if name not in given:
             raise InputError(f"{self.path}: row 0: no column '{name}': it has {', '.join(given)}")
-        if form.kind != "text" or form.response in PROMPTED or set(form.fields()) & set(given) != {name}:
+        if not form.is_one_text or set(form.fields()) & set(given) != {name}:
             yield from super().responses(form, faults)
             return
         import pyarrow as pa

@@ -17,7 +17,7 @@ from nbutils.core.errors import InputError
 from nbutils.data.line_records import LINE_SUFFIXES, read_field
 from nbutils.data.packed import atomic_binary, beginning, form_suffix, read_text
 from nbutils.data.record_file import BATCH_ROWS, Faults, RecordFile, Responses
-from nbutils.data.rows import PROMPTED, Form
+from nbutils.data.rows import Form
 from nbutils.data.turns import NOT_ROWS
 
 WINDOW = 1_000_000
@@ -60,7 +60,7 @@ class JsonDocument(RecordFile):
 
     def responses(self, form: Form, faults: Faults) -> Iterator[Responses]:
         """Stream the responses of all rows: text by Arrow's parser, what it does not take by Python's."""
-        if form.kind != "text" or form.response in PROMPTED or self.shape == "objects":
+        if not form.is_one_text or self.shape == "objects":
             yield from super().responses(form, faults)
             return
         first = 0

@@ -16,7 +16,7 @@ import numpy as np
 from nbutils.core.errors import InputError
 from nbutils.data.packed import atomic_binary, form_suffix, read_blocks, read_lines
 from nbutils.data.record_file import BATCH_BYTES, BATCH_ROWS, Faults, RecordFile, Responses
-from nbutils.data.rows import PROMPTED, Form
+from nbutils.data.rows import Form
 
 LINE_SUFFIXES = (".jsonl", ".ndjson")
 CSV_SUFFIXES = (".csv", ".tsv")
@@ -45,7 +45,7 @@ class JsonLines(RecordFile):
 
     def responses(self, form: Form, faults: Faults) -> Iterator[Responses]:
         """Stream the responses of all rows: text by Arrow's parser, blocks that it does not take by Python's."""
-        if form.kind != "text" or form.response in PROMPTED:
+        if not form.is_one_text:
             yield from super().responses(form, faults)
             return
         first = 0

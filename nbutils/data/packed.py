@@ -60,8 +60,12 @@ def suffix_of(path: Path) -> str:
             return _text_suffix(beginning(inner)) + packing
         finally:
             inner.rename(path)
-    is_arrow = start.startswith((b"ARROW1", b"\xff\xff\xff\xff"))
-    return ".arrow" if is_arrow else _text_suffix(start)
+    return ".arrow" if is_arrow(start) else _text_suffix(start)
+
+
+def is_arrow(start: bytes) -> bool:
+    """Whether a file begins as one of Arrow's own format does, a file (Feather, too) or a stream."""
+    return start.startswith((b"ARROW1", b"\xff\xff\xff\xff"))
 
 
 def _text_suffix(start: bytes) -> str:

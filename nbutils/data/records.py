@@ -14,7 +14,7 @@ from nbutils.core.errors import InputError
 from nbutils.data.arrow_records import IpcFiles, ParquetFiles, saved_parts
 from nbutils.data.json_records import JsonDocument, shape_of
 from nbutils.data.line_records import CSV_SUFFIXES, LINE_SUFFIXES, CsvLines, JsonLines
-from nbutils.data.packed import PACKED_SUFFIXES, beginning, form_suffix, refuse_binary
+from nbutils.data.packed import PACKED_SUFFIXES, beginning, form_suffix, is_arrow, refuse_binary
 from nbutils.data.record_file import Faults, RecordFile
 from nbutils.data.rows import Form, detect_form, responses_of
 from nbutils.data.turns import Tags
@@ -54,7 +54,7 @@ def _open_parts(path: Path, parts: Sequence[Path], may_be_empty: bool = False) -
         raise InputError(f"{told}: {suffix[1:]} packed once more: unpack it first")
     if start.startswith(b"PAR1") and is_packed:
         raise InputError(f"{told}: Parquet packed once more: unpack it first")
-    if suffix == ".parquet" and start.startswith((b"ARROW1", b"\xff\xff\xff\xff")):
+    if suffix == ".parquet" and is_arrow(start):
         raise InputError(f"{told}: Arrow's own format and not Parquet: let its name end in .arrow")
     if suffix == ".parquet" or start.startswith(b"PAR1"):
         return ParquetFiles(path, parts)
@@ -87,7 +87,7 @@ def _open_folder(path: Path, split: str, config: str | None) -> RecordFile:
     kind = max(kinds, key=lambda suffix: (kinds[suffix], *(suffix == commoner for commoner in COMMONER)))
     parts = [part for part in found if form_suffix(part) == kind]
     read = {part for files in splits.values() for part in files}
-    others = [] if is_said else [part for part in sorted(path.rglob("*")) if _is_data(path, part) and part not in read]
+    others = [] if is_said else [part for part in _data_files(path) if part not in read]
     if unread := [part.relative_to(path).as_posix() for part in (*set(found).difference(parts), *others)]:
         more = f" and {len(unread) - 3} more" if len(unread) > 3 else ""
         warnings.warn(f"{path}: read as {kind}; left unread: {', '.join(unread[:3])}{more}", stacklevel=2)
@@ -142,12 +142,16 @@ def hub_splits(folder: Path, config: str | None = None) -> tuple[dict[str, list[
     if "data_files" in said and set(splits) != set(found or [""]):
         patterns = said["data_files"]
         raise InputError(f"{card}: not all of its data_files can be found ({patterns}): mend them, or add the files")
-    if not splits and not said and (loose := [part for part in sorted(folder.rglob("*")) if _is_data(folder, part)]):
+    if not splits and not said and (loose := _data_files(folder)):
         splits = {"train": loose}  # the names of files of other kinds (images/train/a.png) have told of splits
     if not splits:
         ends = ", ".join(FORM_SUFFIXES)
         raise InputError(f"{folder}: the folder holds no file of rows: give one with files that end in {ends}")
     return splits, bool(said)
+
+
+def _data_files(folder: Path) -> list[Path]:
+    return [part for part in sorted(folder.rglob("*")) if _is_data(folder, part)]
 
 
 def _is_data(folder: Path, path: Path) -> bool:

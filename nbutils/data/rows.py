@@ -39,6 +39,11 @@ class Form(NamedTuple):
     tags: Tags | None = None
 
     @property
+    def is_one_text(self) -> bool:
+        """Whether the response is one text that says all by itself, and needs no other field to be read."""
+        return self.kind == "text" and self.response not in PROMPTED
+
+    @property
     def note(self) -> str | None:
         """Which response is read, and how to read the other, where a file has two."""
         if not self.others:
@@ -137,7 +142,7 @@ def detect_form(record: Mapping[str, Any], field: str | None = None) -> Form:
 
 
 def _is_talk(value: Any) -> bool:
-    return _is_list(value) and not (isinstance(value, list) and not any(isinstance(turn, Mapping) for turn in value))
+    return any(isinstance(turn, Mapping) for turn in value) if isinstance(value, list) else _is_list(value)
 
 
 def _is_list(value: Any) -> bool:
@@ -149,7 +154,7 @@ def _is_list(value: Any) -> bool:
 def responses_of(record: Mapping[str, Any], form: Form) -> list[str]:
     """The assistant turns of a record, in order. Raises InputError when there is none or one is not text."""
     record = form.rename(record)
-    before = read_history(record["history"], "history") if record.get("history") else []
+    before = _earlier_turns(record)
     if form.kind == "text":
         return [text for role, text in before if role == "assistant"] + [_response(record, form)]
     turns, _ = _conversation(record, form)
@@ -168,7 +173,7 @@ def to_row(record: Mapping[str, Any], number: int, source: str, form: Form | Non
     stratum = str(record.get("category") or record.get("source") or "")
     systems = [_optional(record, name) for name in SYSTEM_FIELDS]
     systems += [write_json(record[name]) for name in TOOL_FIELDS if record.get(name)]
-    before = read_history(record["history"], "history") if record.get("history") else []
+    before = _earlier_turns(record)
     if form.kind == "text":
         turns = [Turn("assistant", _response(record, form))]
         asked, given = _questions(record, form)
@@ -190,6 +195,10 @@ def to_row(record: Mapping[str, Any], number: int, source: str, form: Form | Non
     *history, (question, answer) = pairs
     system = "\n".join(text for text in systems if text)
     return Row(number, source, question, given, answer, score_of(record), tuple(history), system, stratum)
+
+
+def _earlier_turns(record: Mapping[str, Any]) -> list[Turn]:
+    return read_history(record["history"], "history") if record.get("history") else []
 
 
 def _conversation(record: Mapping[str, Any], form: Form) -> tuple[list[Turn], list[Turn]]:

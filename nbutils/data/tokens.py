@@ -211,10 +211,17 @@ def token_counter(tokenizer: Any = None) -> TokenCounter:
 _counters: dict[int, tuple[TokenCounter, Any]] = {}
 
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def has_surrogate(text: str) -> bool:
+    """Whether a text holds a lone surrogate, half a character, which no tokenizer takes."""
+    return not text.isascii() and _SURROGATE.search(text) is not None
+
+
 def _refuse_surrogates(texts: Sequence[str]) -> None:
-    surrogate = re.compile("[\ud800-\udfff]")
     for index, text in enumerate(texts):
-        if not text.isascii() and surrogate.search(text):
+        if has_surrogate(text):
             raise InputError(f"text {index} holds a lone surrogate, which is not valid Unicode: repair or remove it")
 
 

@@ -34,7 +34,7 @@ from nbutils.judging.prompts import FOLDER, JudgePrompt, load_prompt
 from nbutils.judging.records import JUDGMENTS, write_judgments
 from nbutils.judging.replies import end_command
 from nbutils.llm import client, limits
-from nbutils.llm.client import Ledger, Request
+from nbutils.llm.client import Ledger, Request, writable
 
 LEDGER = "ledger.sqlite"
 HELD = "judged.json"
@@ -179,7 +179,7 @@ def read_answers(path: Path) -> list[dict[str, Any]]:
             if not isinstance(answer[key], str):
                 raise InputError(f"{place}: '{key}' is {type(answer[key]).__name__}, not text")
         for key in ("id", "test_set", "arm"):
-            if not logs.is_whole(str(answer.get(key, ""))):
+            if writable(text := str(answer.get(key, ""))) != text:
                 raise InputError(f"{place}: '{key}' is {answer[key]!a}, which holds half a character: write it anew")
         answers.append(answer)
     if not answers:

@@ -92,8 +92,7 @@ def _fastchat_pair(record: Mapping[str, Any], number: int) -> list[dict[str, Any
 
     The log holds no answers, so that lengths are unknown where its prompts are left out.
     """
-    turn, judge = record.get("turn", 1), record.get("judge", "judge")
-    name, asked = (str(judge[0]), str(judge[-1])) if isinstance(judge, list) and judge else (str(judge), "")
+    turn, (name, asked) = record.get("turn", 1), _judge_of(record)
     question = str(record["question_id"])
     head = {
         "id": f"{question}-{turn}",
@@ -111,6 +110,12 @@ def _fastchat_pair(record: Mapping[str, Any], number: int) -> list[dict[str, Any
         shown = _shown_sizes(record.get(f"{game}_user_prompt"), order)
         rows.append({**head, **sides, **shown, "order": order, "review": review, "form": "[[A]]", **read})
     return rows
+
+
+def _judge_of(record: Mapping[str, Any]) -> tuple[str, str]:
+    """FastChat's judge, a pair of its model and the prompt that it was asked by, or a name alone."""
+    judge = record.get("judge", "judge")
+    return (str(judge[0]), str(judge[-1])) if isinstance(judge, list) and judge else (str(judge), "")
 
 
 _WON = {"model_1": 1.0, "model_2": 0.0, "tie": 0.5, "error": None}
@@ -177,10 +182,9 @@ def to_grades(record: Mapping[str, Any]) -> dict[str, Any] | None:
     """A row of MT-Bench's grades from FastChat's log of single answers; None for a record of another kind."""
     if not all(key in record for key in _FASTCHAT_SINGLE):
         return None
-    judge, review = record.get("judge", "judge"), record["judgment"]
+    (name, asked), review = _judge_of(record), record["judgment"]
     score = read_single(review, "[[rating]]") if isinstance(review, str) else None
     status = "failed" if review == "$ERROR$" else "unparsed" if score is None else "judged"
-    name, asked = (str(judge[0]), str(judge[-1])) if isinstance(judge, list) and judge else (str(judge), "")
     head = {"id": f"mt_bench_{record['question_id']}", "test_set": "mt-bench", "turn": record["turn"]}
     return {
         **head,
@@ -230,11 +234,6 @@ def _first_choice(record: Mapping[str, Any]) -> str | None:
         content = content.get("answer") if isinstance(content, dict) else content
         return content if isinstance(content, str) else None
     return None
-
-
-def is_whole(text: str) -> bool:
-    """Whether a text can be written as UTF-8: a lone surrogate, half a character, cannot."""
-    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def is_missing(value: Any) -> bool:

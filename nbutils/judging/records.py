@@ -19,7 +19,8 @@ from nbutils.core.errors import InputError
 from nbutils.core.manifests import Manifest
 from nbutils.data.line_records import CsvLines
 from nbutils.data.records import number_records, open_records
-from nbutils.judging.logs import expand, is_missing, is_whole, reviews_of
+from nbutils.judging.logs import expand, is_missing, reviews_of
+from nbutils.llm.client import writable
 
 JUDGMENTS = "judgments.jsonl"
 
@@ -67,7 +68,7 @@ def _checked_judgment(place: str, record: Mapping[str, Any]) -> dict[str, Any]:
     for key in ("id", *_OPTIONAL, *({"cluster"} & {key for key in row if not is_missing(row[key])})):
         if not isinstance(row[key], str | int | float):
             raise InputError(f"{place}: '{key}' is {_shown(row[key])}, neither text nor a number")
-        if isinstance(row[key], str) and not is_whole(row[key]):
+        if isinstance(row[key], str) and writable(row[key]) != row[key]:
             raise InputError(f"{place}: '{key}' is {row[key]!a}, which holds half a character: write it anew")
     weight = row["preference"]
     if row.get("status") in ("unparsed", "failed") or (isinstance(weight, float) and math.isnan(weight)):

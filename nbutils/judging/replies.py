@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from nbutils.analysis.verdicts import ORDERS, ScorePair
-from nbutils.llm.client import Reply
+from nbutils.llm.client import Reply, in_a_line
 from nbutils.llm.thoughts import split_thoughts
 
 LONGEST_LINE = 300
@@ -299,7 +299,7 @@ def describe_losses(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = [f"{times} {why}" for why, times in counted.most_common(5)]
     if more := sum(counted.values()) - sum(times for _, times in counted.most_common(5)):
         lines.append(f"{more} for other reasons")
-    if shown := next((text for row in lost if row["status"] == "unparsed" and (text := _in_a_line(row["review"]))), ""):
+    if shown := next((text for row in lost if row["status"] == "unparsed" and (text := in_a_line(row["review"]))), ""):
         lines.append(f"one of the replies that could not be read: {shown}")
     return lines
 
@@ -315,12 +315,7 @@ def end_command(rows: Sequence[Mapping[str, Any]]) -> None:
 
 def _why(row: Mapping[str, Any]) -> str:
     reason = row.get("reason", "")
-    said = _REASONS.get(reason, "") or (_in_a_line(row["review"]) if row["status"] == "failed" else "no clear verdict")
+    said = _REASONS.get(reason, "") or (in_a_line(row["review"]) if row["status"] == "failed" else "no clear verdict")
     if row["status"] == "failed" and reason in _REASONS:
-        said = f"{said} ({_in_a_line(row['review'])})"
+        said = f"{said} ({in_a_line(row['review'])})"
     return f"{row['status']}: {said}"
-
-
-def _in_a_line(text: str | None) -> str:
-    said = " ".join((text or "").split())
-    return said if len(said) <= 200 else f"{said[:199]}…"

@@ -91,11 +91,17 @@ class Record:
 
 def show(reply: Reply) -> str:
     """A reply in one short line."""
-    said = " ".join((reply.text or "").split())
+    said = in_a_line(reply.text)
     if not said:
         cut = " within its limit of tokens" if reply.reason == "length" else ""
         return f"nothing{cut}" + (", only reasoning" if reply.reasoning else "")
-    return repr(said if len(said) <= 200 else f"{said[:199]}…")
+    return repr(said)
+
+
+def in_a_line(text: str | None) -> str:
+    """A text in one line of at most 200 characters."""
+    said = " ".join((text or "").split())
+    return said if len(said) <= 200 else f"{said[:199]}…"
 
 
 def ask_all(

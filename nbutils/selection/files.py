@@ -24,6 +24,7 @@ from nbutils.data.packed import PACKED_SUFFIXES, form_suffix, suffix_of
 from nbutils.data.record_file import Faults, RecordFile, Responses
 from nbutils.data.records import KNOWN_SUFFIXES, detect_rows, open_records
 from nbutils.data.rows import Form
+from nbutils.data.tokens import has_surrogate
 from nbutils.selection.counting import counting, load_tokenizer
 from nbutils.selection.measures import Scripts, count_array
 from nbutils.selection.topk import Candidates, Count, Longest, per_row
@@ -107,8 +108,9 @@ def open_inputs(
         if type(file) is not type(files[0]) or getattr(file, "shape", "") != getattr(files[0], "shape", ""):
             mend = "convert it, or leave it out"
             raise InputError(f"{path}: several inputs must be of one kind (all JSON lines, all Parquet, ...): {mend}")
-    Inputs(paths, files).whole()  # raises where their columns differ
-    return Inputs(paths, files)
+    inputs = Inputs(paths, files)
+    inputs.whole()  # raises where their columns differ
+    return inputs
 
 
 def check_output(inputs: Inputs, out: Path) -> None:
@@ -184,14 +186,11 @@ def _add_batch(candidates: Candidates, batch: Responses, first: int, request: Se
         candidates.add_texts(texts, first)
 
 
-_SURROGATE = re.compile("[\ud800-\udfff]")
-
-
 def _leave_out_surrogates(file: RecordFile, batch: Responses, faults: Faults) -> Responses:
     """The batch without rows whose text is not valid Unicode, which no tokenizer takes."""
     if not isinstance(batch.texts, list):
         return batch
-    bad = [i for i, turns in enumerate(batch.texts) if any(not t.isascii() and _SURROGATE.search(t) for t in turns)]
+    bad = [i for i, turns in enumerate(batch.texts) if any(map(has_surrogate, turns))]
     for position in bad:
         mend = "repair it, or take the row out"
         faults.add(file, batch.first + position, f"holds a lone surrogate, which is not valid Unicode: {mend}")

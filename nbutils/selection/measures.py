@@ -4,11 +4,12 @@ Words are told apart by spaces, which Chinese, Japanese, Thai and their like do 
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
+from nbutils.data.tokens import is_arrow
 from nbutils.selection.topk import Numbers
 
 AUTO = "auto"
@@ -29,9 +30,10 @@ class Scripts:
         self.spaceless = self.letters = 0
 
     def add(self, texts: Any) -> None:
-        """Look at some texts of a batch (a sequence or an Arrow array), evenly from all of it."""
-        step = max(1, len(texts) // SAMPLED)
-        for text in map(str, texts[::step]):
+        """Look at some rows of a batch, evenly from all of it: an Arrow array, or a text or several texts a row."""
+        sample = texts[:: max(1, len(texts) // SAMPLED)]
+        rows = sample.to_pylist() if is_arrow(sample) else sample
+        for text in (text for row in rows for text in ([row] if isinstance(row, str) else row)):
             self.letters += len(text) - text.count(" ")
             self.spaceless += len(SPACELESS.findall(text)) if not text.isascii() else 0
 
@@ -41,7 +43,7 @@ class Scripts:
         return self.spaceless * 2 > self.letters
 
 
-def choose_measure(batches: Iterable[Sequence[str]]) -> str:
+def choose_measure(batches: Iterable[Any]) -> str:
     """What `auto` stands for: `chars` where most of the text is in scripts without spaces, else `nltk_words`."""
     scripts = Scripts()
     for batch in batches:

@@ -126,7 +126,7 @@ def resolve_measure(
     if is_part:
         raise InputError("--measure auto looks at all rows, and a part has not all of them: name the measure")
     batches = (
-        batch.texts if not isinstance(batch.texts, list) else [text for turns in batch.texts for text in turns]
+        batch.texts
         for file, form in zip(inputs.files, forms, strict=True)
         for batch in (file.responses(form, Faults("skip")) if form else ())
     )

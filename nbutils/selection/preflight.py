@@ -45,9 +45,9 @@ def show_example(file: RecordFile, style: str = "plain", field: str | None = Non
 
     Raises InputError, naming file and row, for what cannot be read.
     """
-    form = detect_rows(file, field)
+    form, nothing = detect_rows(file, field), InputError(f"{file.path}: no rows: give a file that has some")
     if form is None:
-        raise InputError(f"{file.path}: no rows: give a file that has some")
+        raise nothing
     used: dict[str, None] = {}
     unused: dict[str, None] = {}
     example: Row | None = None
@@ -58,7 +58,7 @@ def show_example(file: RecordFile, style: str = "plain", field: str | None = Non
         for names, seen in zip(used_fields(record, form), (used, unused), strict=True):
             seen.update(dict.fromkeys(names))
     if example is None:
-        raise InputError(f"{file.path}: no rows: give a file that has some")
+        raise nothing
     kind = "the conversation" if form.kind == "turns" else "the response"
     fields = f"{kind} in '{form.column}'; fields used: {', '.join(used)}; not used: {', '.join(unused) or 'none'}"
     notes = [f"note: {form.note}"] if form.note else []

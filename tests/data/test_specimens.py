@@ -6,13 +6,10 @@ field as it was, in the form that was read; the manifest must have their numbers
 
 # ruff: noqa: E501 (the tables have one specimen a line)
 
-import contextlib
 import csv
 import datetime
 import decimal
 import json
-import os
-import sys
 import tempfile
 import time
 from functools import partial
@@ -454,25 +451,6 @@ def test_several_files_and_globs(place, monkeypatch, names, given):
     made = layout(place, names)
     monkeypatch.chdir(place / "dataset")
     _select(made._replace(sources=given), place, _words())
-
-
-@pytest.fixture
-def standard_input(monkeypatch):
-    """Give standard input these bytes, through a pipe as a shell does."""
-    kept = os.dup(0)
-
-    def give(content):
-        read, write = os.pipe()
-        with open(write, "wb") as file:
-            file.write(content)
-        os.dup2(read, 0)
-        os.close(read)
-        monkeypatch.setattr(sys, "stdin", stack.enter_context(open(0, closefd=False)))  # noqa: SIM115
-
-    with contextlib.ExitStack() as stack:
-        stack.callback(os.close, kept)
-        stack.callback(os.dup2, kept, 0)
-        yield give
 
 
 STREAMS = {

@@ -7,7 +7,6 @@ with `error: `, and nothing written anywhere.
 # ruff: noqa: E501 (the tables have one case a line)
 
 import bz2
-import contextlib
 import gzip
 import json
 import lzma
@@ -17,7 +16,6 @@ import re
 import signal
 import sqlite3
 import struct
-import sys
 import tempfile
 import warnings
 from pathlib import Path
@@ -600,25 +598,6 @@ def test_a_link_that_leads_nowhere(place):
 def test_a_link_that_leads_to_itself(place):
     (place / "rows.jsonl").symlink_to("rows.jsonl")
     _refused(place, ["rows.jsonl", "-o", "out.jsonl", "-k", 1], file="rows.jsonl")
-
-
-@pytest.fixture
-def standard_input(monkeypatch):
-    """Give standard input these bytes, through a pipe as a shell does."""
-    kept = os.dup(0)
-
-    def give(content):
-        read, write = os.pipe()
-        with open(write, "wb") as file:
-            file.write(content)
-        os.dup2(read, 0)
-        os.close(read)
-        monkeypatch.setattr(sys, "stdin", stack.enter_context(open(0, closefd=False)))  # noqa: SIM115
-
-    with contextlib.ExitStack() as stack:
-        stack.callback(os.close, kept)
-        stack.callback(os.dup2, kept, 0)
-        yield give
 
 
 STREAMS = {
