@@ -2,7 +2,7 @@
 
     python -m nbutils.judging.rate ROWS --judge MODEL --base-url URL -o DIR
 
-ROWS is a JSON, JSON-lines or Parquet file in Alpaca, ShareGPT or messages form. DIR gets `ratings.jsonl` (one object a
+ROWS is a file of training rows in any form that `nbutils.select` reads. DIR gets `ratings.jsonl` (one object a
 row) and the ledger of calls; re-running continues. `python -m nbutils.select ROWS --ratings DIR/ratings.jsonl` chooses
 rows by them, as does an arm such as `alpaca-1k-rated-7` in a profile with `ratings = "DIR/ratings.jsonl"`.
 """
@@ -69,7 +69,7 @@ def describe(ratings: Sequence[dict[str, Any]]) -> str:
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of `python -m nbutils.judging.rate`."""
     parser = ArgumentParser(prog="python -m nbutils.judging.rate", description="Rate a dataset's rows.")
-    parser.add_argument("rows", metavar="ROWS", type=Path, help="a JSON, JSON-lines or Parquet file")
+    parser.add_argument("rows", metavar="ROWS", type=Path, help="a file of training rows (docs/data-forms.md)")
     command.add_judge_options(parser, tuple(SINGLE_CONTROLS))
     given = parser.parse_args(arguments)
     judging = command.judge_of(given, tuple(SINGLE_CONTROLS))
