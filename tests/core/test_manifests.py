@@ -131,7 +131,7 @@ def test_a_selection_on_a_full_disk_is_one_line(tmp_path, name):
         [sys.executable, "-B", "-c", SELECT_ON_A_FULL_DISK, *options], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"error: {out}: cannot be written (File too large)\n"
+    assert done.stderr == f"error: {out}: cannot be written (File too large): choose another place, or make room\n"
     assert [each.name for each in tmp_path.iterdir()] == [source.name]
 
 
