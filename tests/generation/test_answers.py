@@ -184,7 +184,7 @@ def test_an_endpoint_grades_and_a_second_run_asks_nothing(base, mirror, monkeypa
 def test_what_failed_is_asked_again_by_the_next_run(base, mirror, monkeypatch):
     monkeypatch.setenv("LIM_TEST_KEY", "none")
     down = [True]
-    with serving(lambda number, question: Answer(completion("")) if down[0] else "8 7") as server:
+    with serving(lambda number, question: Answer(completion(None)) if down[0] else "8 7") as server:
         endpoint = {"name": "fake", "kind": "openai", "model": "fake-2", "base_url": server.url}
         chosen = base | {"judging": judging_of(endpoint | {"key_variable": "LIM_TEST_KEY"}, benchmarks=("mt-bench",))}
         profile = Profile.model_validate(chosen)
