@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import time
+from pathlib import Path
 
 import killable
 import numpy as np
@@ -203,12 +204,17 @@ def test_a_killed_run_continues_on_the_same_curve(base, tmp_path, monkeypatch):
     assert (found / weights).read_bytes() == whole.path(weights).read_bytes()
 
 
+def checkpoints(runs):
+    """The checkpoints' folders of a running training, which may take one away while they are listed."""
+    return {place for place, _, _ in os.walk(runs) if Path(place).name.startswith("checkpoint-")}
+
+
 def kill_at_each_save(runs, base, training):
     """Train until it finishes, each time killed soon after a new checkpoint's folder appears, whole or not."""
     seen, kills = set(), 0
     while True:
         running = killable.start(train_in, runs, base, training)
-        while running.is_alive() and not (new := set(runs.rglob("checkpoint-*")) - seen):
+        while running.is_alive() and not (new := checkpoints(runs) - seen):
             time.sleep(0.002)
         if not running.is_alive():
             assert running.exitcode == 0
