@@ -17,10 +17,9 @@ from typing import Any
 from pandas import DataFrame
 
 from nbutils import arms, judge
+from nbutils.analysis import findings
 from nbutils.analysis.comparison import BIN_EDGES, MATCHED, analyse, bin_comparisons, compare_cut
-from nbutils.analysis.items import comparisons, to_calls
 from nbutils.analysis.length_control import length_controlled_win_rate
-from nbutils.analysis.verdicts import Rows
 from nbutils.core import disk, manifests, tables
 from nbutils.core.errors import ArgumentParser, InputError, exits_cleanly
 from nbutils.core.manifests import Manifest, Plan
@@ -36,7 +35,7 @@ def plan(profile: str | Profile, arm: str | None = None, seed: int = 42) -> Plan
     inputs = {"judge": manifests.upstream(judge.plan(chosen, name, seed))}
     folder = manifests.stage_folder(chosen.name, "length_bias", name, seed)
     settings = {"matched": MATCHED, "bins": BIN_EDGES}
-    return Plan("length_bias", chosen.name, name, seed, folder, settings, inputs, version=3)
+    return Plan("length_bias", chosen.name, name, seed, folder, settings, inputs, version=4)
 
 
 def run(profile: str | Profile, arm: str | None = None, seed: int = 42) -> Manifest:
@@ -50,44 +49,39 @@ def run(profile: str | Profile, arm: str | None = None, seed: int = 42) -> Manif
 
 def _analyse_all(judged: Manifest, folder: Path) -> dict[str, Any]:
     rows, cut = load_judgments(judged), disk.read_jsonl(judged.path("judgments_cut.jsonl"))
-    table = analyse(rows)
+    table = analyse(rows, cut=cut)
     tables.write(folder / "length_bias.csv", table)
     tables.write(folder / "bins.csv", bin_comparisons(rows))
     tables.write(folder / "cut.csv", compare_cut(rows, cut) if cut else [])
     return {"outputs": ["length_bias.csv", "bins.csv", "cut.csv"], "comparisons": len(table)}
 
 
-_RATES = {
-    "win_rate": "win rate",
-    "length_controlled": "length controlled",
-    "length_controlled_log": "length controlled, by the ratio",
-    "length_controlled_difficulty": "length controlled, difficulty",
-    "length_matched": "length matched ({length_matched_prompts})",
+_RATES = dict(findings.COLUMNS.values()) | {
+    "length_controlled_difficulty": "by the difference, with difficulty",
     "share_remaining": "share left of the net win",
     "position_bias": "gained by standing first",
 }
 
 
-def print_analysis(table: DataFrame, rows: Rows) -> None:
-    """Print a length analysis of judgment rows, a few lines for each comparison."""
-    for row, mine in zip(table.to_dict("records"), comparisons(rows).values(), strict=True):
+def print_analysis(table: DataFrame) -> None:
+    """Print a length analysis, a few lines for each comparison, the verdict first."""
+    for row in table.to_dict("records"):
         print(f"{row['arm']} against {row['baseline']}, judged by {row['judge']}: {row['prompts']} prompts")
+        print(f"  finding: {row['finding']}")
         if row["unjudged"]:
             print(f"  {row['unjudged']} of {row['calls']} calls gave no score and are left out")
         if row["notes"]:
             print(f"  note: {row['notes']}")
         if math.isnan(row.get("win_rate", math.nan)):
-            print(f"  {row['finding']}")
             continue
         print(f"  mean length {row['mean_len_arm']} against {row['mean_len_baseline']}")
-        has_difficulty = to_calls(mine).difficulty is not None
-        for name, words in _RATES.items():
-            if name != "length_controlled_difficulty" or has_difficulty:
-                print(f"  {words.format(**row):32} {_interval(row, name)}")
+        optional = ("length_controlled_difficulty", "win_rate_cut")
+        for name in (name for name in _RATES if name not in optional or not math.isnan(row.get(name, math.nan))):
+            pairs = f" ({row['length_matched_prompts']})" if name == "length_matched" else ""
+            print(f"  {_RATES[name] + pairs:44} {_interval(row, name)}")
         if not math.isnan(row["longer_preferred"]):
             rates = f"{row['longer_preferred']:.3f}; a length-only judge {row['length_only_judge']:.3f}"
-            print(f"  {'longer preferred':32} {rates}")
-        print(f"  finding: {row['finding']}")
+            print(f"  {'longer preferred':44} {rates}")
 
 
 def _interval(row: dict[Any, Any], name: str) -> str:
@@ -105,16 +99,16 @@ def main(arguments: list[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     if given.out and given.out.resolve() in [path.resolve() for path in (given.judgments, given.cut) if path]:
         raise InputError(f"{given.out}: the table would replace the judgments: give the output another name")
-    rows = read_judgments(given.judgments)
-    table = analyse(rows)
-    compared = compare_cut(rows, read_judgments(given.cut)) if given.cut else DataFrame()
+    rows, cut = read_judgments(given.judgments), read_judgments(given.cut) if given.cut else ()
+    table = analyse(rows, cut=cut)
+    compared = compare_cut(rows, cut) if len(cut) else DataFrame()
     if given.out:
         disk.write_text(given.out, table.to_csv(index=False, lineterminator="\n"))
-    print_analysis(table, rows)
+    print_analysis(table)
     for row in compared.to_dict("records"):
         print(f"{row['arm']} against {row['baseline']}, judged by {row['judge']}: answers cut to one length")
         for name in ("win_rate", "win_rate_cut", "lost_by_cutting"):
-            print(f"  {name.replace('_', ' '):32} {_interval(row, name)}")
+            print(f"  {name.replace('_', ' '):44} {_interval(row, name)}")
 
 
 if __name__ == "__main__":

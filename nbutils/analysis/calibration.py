@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from pandas import DataFrame
 
-from nbutils.analysis.comparison import decided_by, decompose, describe_finding
-from nbutils.analysis.intervals import Estimate, mean_with_interval
-from nbutils.analysis.items import Calls, to_calls, to_items
+from nbutils.analysis.comparison import analyse, decompose
+from nbutils.analysis.intervals import Estimate, Numbers
+from nbutils.analysis.items import Calls
 from nbutils.analysis.length_control import expit, fit_judge
 from nbutils.analysis.verdicts import ORDERS
 from nbutils.core import tables
@@ -125,34 +125,55 @@ CONTROLS = {
     "longer": "always the longer answer",
     "first": "always the first answer",
     "quality": "quality alone (1 logit)",
+    "little quality": "quality alone (0.5 logits)",
     "mixed": "quality (1 logit) and length (1.5 logits)",
+    "ratio": "the logarithm of the lengths' ratio",
+    "threshold": "answers over 20% longer",
+    "one-sided threshold": "the arm, where its answer is over 20% longer",
+    "saturating": "length, up to 1.6 times",
+    "one-sided saturating": "length, the more from 0.9 to 1.35 times",
+    "ideal": "answers near an ideal length",
 }
+"""Simulated judges. All after "mixed" toss a coin at equal length, with a taste that no model here holds."""
 
 
 def judge_simulated(control: str, prompts: int, rng: np.random.Generator) -> DataFrame:
     """Judgments of one simulated comparison by a control judge of CONTROLS, as a frame of `verdicts.to_frame`."""
-    tastes = {"quality": Taste(1.0), "mixed": Taste(1.0, 1.5)}
+    tastes = {"quality": Taste(1.0), "little quality": Taste(0.5), "mixed": Taste(1.0, 1.5)}
     calls = simulate(tastes.get(control, Taste()), prompts, rng)
     preference = calls.preference
     if control == "longer":
         preference = 0.5 + 0.5 * np.sign(calls.len_model - calls.len_baseline)
-    if control == "first":
+    elif control == "first":
         preference = np.repeat([1.0, 0.0], prompts)
+    elif control not in tastes and control != "coin":
+        logits = _taste_in_shape(control, np.log(calls.len_model), np.log(calls.len_baseline))
+        preference = (rng.random(2 * prompts) < expit(logits)).astype(float)
     head = {"judge": control, "arm": "arm", "baseline": "baseline", "test_set": "simulated", "id": calls.clusters}
     numbers = {"preference": preference, "len_arm": calls.len_model, "len_baseline": calls.len_baseline}
-    return DataFrame({**head, "order": np.repeat(ORDERS, prompts), **numbers, "difficulty": math.nan})
+    return DataFrame({**head, "order": np.repeat(ORDERS, prompts), **numbers, "difficulty": math.nan, "measure": None})
 
 
-def count_findings(replicates: int = REPLICATES, prompts: int = PROMPTS, seed: int = 0) -> DataFrame:
+def _taste_in_shape(control: str, mine: Numbers, theirs: Numbers) -> Numbers:
+    """Logits for the arm of a judge whose taste for length has another shape; mine, theirs: logarithms of lengths."""
+    ratio, step, ideal = mine - theirs, math.log(1.2), 5.4
+    return {
+        "ratio": 1.5 * ratio,
+        "threshold": 1.5 * np.sign(ratio) * (np.abs(ratio) > step),
+        "one-sided threshold": 1.5 * (ratio > step),
+        "saturating": 4 * np.clip(ratio, -0.5, 0.5),
+        "one-sided saturating": np.clip(20 / 3 * ratio, -0.7, 2.0),
+        "ideal": 2 * (np.abs(theirs - ideal) - np.abs(mine - ideal)),
+    }[control]
+
+
+def count_findings(replicates: int = REPLICATES, sizes: Iterable[int] = (200, 1030), seed: int = 0) -> DataFrame:
     """How often the analysis reaches each of its findings about each control judge, as shares of the replicates."""
     rows = []
-    for number, (control, what) in enumerate(CONTROLS.items()):
+    for prompts, (number, (control, what)) in itertools.product(sizes, enumerate(CONTROLS.items())):
         rng = np.random.default_rng([seed, number])
-        found = Counter[str]()
-        for _ in range(replicates):
-            judgments = judge_simulated(control, prompts, rng)
-            items, controlled = to_items(judgments), fit_judge(**to_calls(judgments)._asdict()).win_rate
-            found[describe_finding(mean_with_interval(items.preference), controlled, decided_by(items))] += 1
+        tables_of = (analyse(judge_simulated(control, prompts, rng), draws=1) for _ in range(replicates))
+        found = Counter(str(table["finding"].iloc[0]) for table in tables_of)
         head = {"judge": control, "what": what, "prompts": prompts, "replicates": replicates}
         rows += [{**head, "finding": name, "share": times / replicates} for name, times in found.most_common()]
     return tables.make("length-findings", rows)

@@ -8,7 +8,17 @@ import numpy as np
 import pandas as pd
 from pandas import DataFrame
 
-from nbutils.analysis.intervals import Estimate, Numbers, bootstrap_interval, draw_counts, mean_with_interval
+from nbutils.analysis import findings
+from nbutils.analysis.findings import Card
+from nbutils.analysis.intervals import (
+    Estimate,
+    Numbers,
+    bootstrap_interval,
+    draw_counts,
+    mean_with_interval,
+    net_win_interval,
+    rescale,
+)
 from nbutils.analysis.items import Items, comparisons, find_faults, preferences, to_calls, to_items
 from nbutils.analysis.length_control import SCALES, Design, JudgeFit, add_pseudo_items, expit, fit_judge, make_design
 from nbutils.analysis.verdicts import CLUSTER, COMPARISON, PROMPT, Rows
@@ -19,7 +29,7 @@ DRAWS = 1000
 
 
 class Decomposition(NamedTuple):
-    """The net win (win rate minus loss rate, -1..1) and its parts, with 95% bootstrap intervals over prompts.
+    """The net win (win rate minus loss rate, -1..1) and its parts, with 95% intervals over prompts.
 
     net = at_equal_length + due_to_length; share = at_equal_length / net, NaN bounds where the net win itself cannot be
     told from 0, since a share of nothing means nothing.
@@ -35,10 +45,15 @@ def decompose(*arguments: Any, draws: int = DRAWS, seed: int = 0, **named: Any) 
     """Split the net win of judged items; arguments and errors as of `length_controlled_win_rate`.
 
     Prompts (`clusters`; items where none are given) are resampled by multinomial counts, which is the bootstrap, and
-    the model is fitted again to every draw. The length scale stays that of the data.
+    the model is fitted again to every draw. The length scale stays that of the data. The net win's own interval is that
+    of `mean_with_interval`; where all items are alike there is nothing to split, and the parts are NaN.
     """
     design = make_design(*arguments, **named)
     prompts = int(design.clusters.max()) + 1
+    means = np.bincount(design.clusters, design.y) / np.bincount(design.clusters)
+    net = rescale(mean_with_interval(means), 2, -1)
+    if not np.ptp(design.y):
+        return Decomposition(net, *[Estimate(math.nan, math.nan, math.nan, prompts, "all items are alike")] * 3)
     drawn = draw_counts(prompts, draws, seed)
     # The first row is the data itself. Every draw needs a number for each item: in blocks of 2 MB, a cache's size.
     drawn = np.vstack([np.ones_like(drawn[:1]), drawn])
@@ -57,7 +72,6 @@ def decompose(*arguments: Any, draws: int = DRAWS, seed: int = 0, **named: Any) 
     def estimate(values: Numbers) -> Estimate:
         return bootstrap_interval(values[0], values[1:], prompts, f"{prompts} prompts")
 
-    net = estimate(nets)
     if net.low > 0 or net.high < 0:
         share = kept / np.where(nets == 0, math.nan, nets)
     else:
@@ -119,14 +133,6 @@ def are_alike(items: Items) -> Any:
     return np.abs(np.expm1(-np.abs(items.log_ratio))) < MATCHED
 
 
-def is_doubtful(items: Items, fitted: JudgeFit) -> bool:
-    """Whether a model sees a preference at equal length that the pairs of equal length, if not few, do not lean to."""
-    found, seen = fitted.win_rate, items.preference[are_alike(items)]
-    if len(seen) < DECIDED or math.isnan(found.value) or found.low <= 0.5 <= found.high:
-        return False
-    return bool((found.value > 0.5) != (seen.mean() > 0.5))
-
-
 def longer_preferred(items: Items) -> Estimate:
     """Mean preference for the longer answer where the lengths differ; 0.5 is indifference, NaN says none differ."""
     sign = items.longer
@@ -145,74 +151,61 @@ def decided_by(items: Items) -> str:
     return "longer" if longer >= LENGTH_ONLY else "shorter" if longer <= 1 - LENGTH_ONLY else ""
 
 
-def describe_finding(raw: Estimate, controlled: Estimate, decided: str = "") -> str:
-    """In words: does the preference outlive the control for length? A judge of length alone is named as such.
-
-    raw, controlled: win rates as judged and at equal length; decided: what `decided_by` says.
-    """
-    if decided:
-        return f"this judge decided by length alone: it prefers the {decided} answer"
-    if raw.low <= 0.5 <= raw.high:
-        return "no preference that could be told from chance"
-    side = "arm" if raw.value > 0.5 else "baseline"
-    if math.isnan(controlled.value):
-        return f"the {side} is preferred, but one side is nearly always longer: length cannot be told apart"
-    if controlled.low <= 0.5 <= controlled.high:
-        return f"the {side} is preferred, but not separably at equal length"
-    if (controlled.value > 0.5) != (raw.value > 0.5):
-        return f"the {side} is preferred, and at equal length the other side would be"
-    return f"the {side} is preferred, also at equal length"
-
-
-def analyse(rows: Rows, draws: int = DRAWS) -> DataFrame:
+def analyse(rows: Rows, draws: int = DRAWS, cut: Rows = ()) -> DataFrame:
     """The length analysis, one row per (judge, arm, baseline); rates in 0..1 for the arm, lengths as in the file.
 
     Net wins are wins minus losses (-1..1) and their decomposition, with a bootstrap of so many draws; taste columns are
-    coefficients in logits. What cannot be estimated is NaN.
+    coefficients in logits; the verdict, `finding`, is made from all estimates (see `findings`). cut: judgments of the
+    same prompts' answers cut to one length, where there are some. What cannot be estimated is NaN.
     """
-    return tables.make("length_bias", [_analyse_one(key, mine, draws) for key, mine in comparisons(rows).items()])
+    shortened = comparisons(cut) if len(cut) else {}
+    found = [_analyse_one(key, mine, draws, shortened.get(key)) for key, mine in comparisons(rows).items()]
+    return tables.make("length_bias", found)
 
 
-def _analyse_one(key: tuple[str, str, str], rows: DataFrame, draws: int) -> dict[str, Any]:
+def _analyse_one(key: tuple[str, str, str], rows: DataFrame, draws: int, cut: DataFrame | None) -> dict[str, Any]:
     items, notes = to_items(rows), find_faults(rows)
     head: dict[str, Any] = dict(zip(COMPARISON, key, strict=True))
     head |= {"calls": len(rows), "unjudged": int(rows["preference"].isna().sum()), "prompts": len(items.preference)}
     if head["prompts"] < 3:
-        return {**head, "finding": "too few judged prompts", "notes": "; ".join(notes)}
+        return {**head, "finding": "too few judged prompts", "settled": False, "notes": "; ".join(notes)}
     calls = to_calls(rows)
     plain = calls._replace(difficulty=None)
     if is_separable(items):
         fitted, by_ratio = (fit_judge(**plain._asdict(), scale=scale) for scale in SCALES)
-        known = fitted if calls.difficulty is None else fit_judge(**calls._asdict())
+        known, headline = fitted, by_ratio
+        if calls.difficulty is not None:
+            known, headline = (fit_judge(**calls._asdict(), scale=scale) for scale in SCALES)
         parts = decompose(**plain._asdict(), draws=draws)
     else:
-        fitted = by_ratio = known = JudgeFit(*[_UNKNOWN] * 4)
+        fitted = by_ratio = known = headline = JudgeFit(*[_UNKNOWN] * 4)
         parts = Decomposition(*[_UNKNOWN] * 4)
     raw, matched = items.mean(items.preference), items.mean(items.preference, are_alike(items))
+    won = rescale(net_win_interval(items.decision, items.clusters), 0.5, 0.5)
+    shortened = findings.NONE if cut is None else _mean_of_cut(rows, cut).after
     # Half of what standing first gains, over the prompts with both orders.
-    position = _rescale(items.mean(items.position + 0.5, ~np.isnan(items.position)), 1, -0.5)
-    finding, other = (describe_finding(raw, each.win_rate, decided_by(items)) for each in (fitted, by_ratio))
+    position = rescale(items.mean(items.position + 0.5, ~np.isnan(items.position)), 1, -0.5)
+    finding = findings.find(Card(raw, won, headline.win_rate, known.win_rate, matched, shortened), decided_by(items))
     if np.isnan(items.len_arm + items.len_baseline).any():
         notes.append("the log has no lengths for some answers, so that nothing is said of length")
-        finding = other = finding.replace("one side is nearly always longer: length", "lengths are not known: it")
-    if other != finding:
-        notes.append(f"by the ratio of lengths, not their difference: {other}")
-    if is_doubtful(items, fitted):
-        notes.append("pairs of equal length lean the other way, so the model of length may be wrong")
+        text = finding.text.replace("one side is nearly always longer: length", "lengths are not known: it")
+        finding = finding._replace(text=text)
     return {
         **head,
         "mean_len_arm": round(float(items.len_arm.mean()), 1),
         "mean_len_baseline": round(float(items.len_baseline.mean()), 1),
         **_columns(win_rate=raw, length_controlled=fitted.win_rate, length_controlled_log=by_ratio.win_rate),
         **({} if calls.difficulty is None else _columns(length_controlled_difficulty=known.win_rate)),
-        **_columns(length_matched=matched),
+        **_columns(prompts_won=won, at_equal_length=headline.win_rate, length_matched=matched),
+        **({} if cut is None else _columns(win_rate_cut=shortened)),
         "length_matched_prompts": matched.n,
         "longer_preferred": round(longer_preferred(items).value, 4),
         "length_only_judge": round(float(np.mean(0.5 + 0.5 * items.longer)), 4),
         **_columns(position_bias=position, length_taste=fitted.length, position_taste=fitted.position),
         **_columns(net_win=parts.net, net_at_equal_length=parts.at_equal_length),
         **_columns(net_due_to_length=parts.due_to_length, share_remaining=parts.share),
-        "finding": finding,
+        "finding": finding.text,
+        "settled": finding.settled,
         "notes": "; ".join(notes),
     }
 
@@ -223,11 +216,6 @@ def _columns(**estimates: Estimate) -> dict[str, float]:
     for name, found in estimates.items():
         columns |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
     return {name: round(number, 4) for name, number in columns.items()}
-
-
-def _rescale(estimate: Estimate, factor: float, offset: float) -> Estimate:
-    value, low, high = (factor * number + offset for number in estimate[:3])
-    return Estimate(value, low, high, estimate.n, estimate.method)
 
 
 def bin_by_length(items: Items) -> DataFrame:
@@ -252,18 +240,29 @@ def compare_cut(rows: Rows, cut: Rows) -> DataFrame:
     """
     shortened, found = comparisons(cut), []
     for key, mine in comparisons(rows).items():
-        if key not in shortened:
-            continue
-        both = preferences(mine).to_frame("before").join(preferences(shortened[key]).rename("after"), how="inner")
-        if both.empty:
-            raise InputError(f"{key[0]}, {key[1]}: no prompt (test_set and id) is judged in both files")
-        before, after = both["before"].to_numpy(), both["after"].to_numpy()
-        of_prompt = mine.drop_duplicates(PROMPT).set_index(PROMPT)[CLUSTER]
-        clusters = of_prompt.loc[both.index].to_numpy()
-        lost = _rescale(mean_with_interval(0.5 + (before - after) / 2, clusters), 2, -1)
-        rates = {"win_rate": mean_with_interval(before, clusters), "win_rate_cut": mean_with_interval(after, clusters)}
-        head = dict(zip(COMPARISON, key, strict=True))
-        found.append({**head, "prompts": len(both), **_columns(**rates, lost_by_cutting=lost)})
+        if key in shortened:
+            before, after, lost, prompts = _mean_of_cut(mine, shortened[key])
+            if not prompts:
+                raise InputError(f"{key[0]}, {key[1]}: no prompt (test_set and id) is judged in both files")
+            rates = _columns(win_rate=before, win_rate_cut=after, lost_by_cutting=lost)
+            found.append({**dict(zip(COMPARISON, key, strict=True)), "prompts": prompts, **rates})
     if not found:
         raise InputError("the cut judgments share no judge, arm and baseline with the others: judge the same prompts")
     return tables.make("cut", found)
+
+
+class _Cut(NamedTuple):
+    """Win rates over the prompts judged both ways: whole, cut to one length, their difference; and how many prompts."""
+
+    before: Estimate
+    after: Estimate
+    lost: Estimate
+    prompts: int
+
+
+def _mean_of_cut(rows: DataFrame, cut: DataFrame) -> _Cut:
+    both = preferences(rows).to_frame("before").join(preferences(cut).rename("after"), how="inner")
+    before, after = both["before"].to_numpy(), both["after"].to_numpy()
+    clusters = rows.drop_duplicates(PROMPT).set_index(PROMPT)[CLUSTER].loc[both.index].to_numpy()
+    lost = rescale(mean_with_interval(0.5 + (before - after) / 2, clusters), 2, -1)
+    return _Cut(mean_with_interval(before, clusters), mean_with_interval(after, clusters), lost, len(both))

@@ -17,13 +17,15 @@ class Items(NamedTuple):
     """Judged prompts of one comparison: mean preference over the orders, and both lengths; each of shape (n,).
 
     Lengths are NaN where a log has none. position: half the preference that the arm gains by standing first, NaN where
-    a prompt has not both orders. clusters: a number for each prompt's question, where a caller knows it.
+    a prompt has not both orders. decision: 1, 0 or -1, the prompt's win, tie or lose by the signs of its orders.
+    clusters: a number for each prompt's question, where a caller knows it.
     """
 
     preference: Numbers
     len_arm: Numbers
     len_baseline: Numbers
     position: Numbers
+    decision: Numbers
     clusters: Any = None
 
     @property
@@ -100,8 +102,9 @@ def to_items(rows: Rows) -> Items:
     prompts = orders.groupby("prompt").agg({"preference": "mean", **firsts})
     first, second = (orders[orders["order"] == name].set_index("prompt")["preference"] for name in ORDERS)
     position = ((first - second) / 2).reindex(prompts.index)
+    decision = np.sign(np.sign(orders["preference"] - 0.5).groupby(orders["prompt"]).sum()).to_numpy(float)
     preference, mine, theirs = (prompts[name].to_numpy(float) for name in ("preference", "len_arm", "len_baseline"))
-    return Items(preference, mine, theirs, position.to_numpy(float), prompts[CLUSTER].to_numpy(int))
+    return Items(preference, mine, theirs, position.to_numpy(float), decision, prompts[CLUSTER].to_numpy(int))
 
 
 def preferences(rows: Rows) -> "pd.Series[float]":

@@ -83,8 +83,8 @@ def fit_judge(*arguments: Any, **named: Any) -> JudgeFit:
         name: Estimate(float(value), float(value - margin), float(value + margin), n, "logits of the logistic model")
         for name, value, margin in zip(design.names, coefficients, margins, strict=True)
     }
-    if intervals.agree(design.y):
-        rate = intervals.unanimous_interval(float(design.y[0]), n, independent)
+    if not np.ptp(design.y):  # no curve: all that is known is how often the same was said
+        rate = intervals.mean_with_interval(np.full(independent, design.y[0]))._replace(n=n)
     else:
         probability = expit(design.equal @ coefficients)
         value = float(probability.mean())

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from pandas import DataFrame
 
-from nbutils.analysis.intervals import Estimate, bootstrap_interval, draw_counts
+from nbutils.analysis.intervals import Estimate, net_win_interval
 from nbutils.core import manifests, tables
 
 ScorePair = tuple[float, float]
@@ -56,29 +56,14 @@ def count_verdicts(verdicts: Sequence[str]) -> dict[str, int]:
     return {name: verdicts.count(name) for name in (*VERDICTS, "unscored")}
 
 
-def net_win(
-    verdicts: Sequence[str], draws: int = 10_000, seed: int = 0, clusters: Sequence[Any] | None = None
-) -> Estimate:
-    """Share of wins minus share of losses among scored prompts, with a bootstrap interval over prompts.
+def net_win(verdicts: Sequence[str], clusters: Sequence[Any] | None = None) -> Estimate:
+    """Share of wins minus share of losses among scored prompts, with its 95% interval (see `net_win_interval`).
 
-    clusters: the question of each prompt; where prompts share one, whole questions are drawn.
+    clusters: the question of each prompt, where several prompts may share one.
     """
-    counts = np.array([verdicts.count(name) for name in VERDICTS])
-    n = int(counts.sum())
-    if n == 0:
-        return Estimate(math.nan, math.nan, math.nan, 0, "no scored prompt")
-    value = (counts[0] - counts[2]) / n
-    scored = (
-        [] if clusters is None else [each for each, name in zip(clusters, verdicts, strict=True) if name in VERDICTS]
-    )
-    if len(set(scored)) == len(scored):
-        drawn = draw_counts(n, draws, seed, counts / n)
-        return bootstrap_interval(value, (drawn[:, 0] - drawn[:, 2]) / n, n, f"{n} prompts")
-    signs = [(name == "win") - (name == "lose") for name in verdicts if name in VERDICTS]
-    places = np.unique(np.asarray(scored), return_inverse=True)[1]
-    sums, sizes = np.bincount(places, signs), np.bincount(places)
-    drawn = draw_counts(len(sizes), draws, seed)
-    return bootstrap_interval(value, (drawn @ sums) / (drawn @ sizes), n, f"{len(sizes)} questions")
+    scored = np.array([name in VERDICTS for name in verdicts], bool)
+    signs = np.array([(name == "win") - (name == "lose") for name in verdicts], float)
+    return net_win_interval(signs[scored], None if clusters is None else np.asarray(clusters)[scored])
 
 
 def describe_verdicts(verdicts: Sequence[str], clusters: Sequence[Any] | None = None) -> dict[str, Any]:

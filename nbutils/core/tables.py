@@ -33,8 +33,10 @@ _LENGTH_BIAS = _columns(
     count="calls unjudged prompts",
     number="mean_len_arm mean_len_baseline longer_preferred length_only_judge",
     count_or_none="length_matched_prompts",
-    rate="win_rate length_controlled length_controlled_log length_controlled_difficulty length_matched position_bias "
-    "length_taste position_taste net_win net_at_equal_length net_due_to_length share_remaining",
+    flag="settled",
+    rate="win_rate prompts_won at_equal_length length_controlled length_controlled_log length_controlled_difficulty "
+    "length_matched win_rate_cut position_bias length_taste position_taste net_win net_at_equal_length "
+    "net_due_to_length share_remaining",
 )
 
 _AGREEMENT = _columns(

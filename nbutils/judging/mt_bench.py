@@ -138,7 +138,9 @@ def _to_frame(rows: Sequence[dict[str, Any]]) -> DataFrame:
 
 
 def _summary(graded: DataFrame) -> dict[str, Any]:
-    mean = intervals.bootstrap_mean([scores.dropna() for _, scores in graded.groupby("id", sort=False)["score"]])
+    scored, (least, most) = graded.dropna(subset="score"), SCALE
+    shares = (scored["score"].to_numpy() - least) / (most - least)
+    mean = intervals.rescale(intervals.mean_with_interval(shares, scored["id"]), most - least, least)
     calls = verdicts.count_calls(graded)
     interval = {"score": round(mean.value, 4), "low": round(mean.low, 4), "high": round(mean.high, 4)}
     headline = manifests.is_enough(calls["judged"], calls["asked"])

@@ -53,7 +53,7 @@ def test_the_parts_add_up_and_agree_with_the_analytic_estimate(rng):
     assert (parts.at_equal_length.low, parts.at_equal_length.high) == pytest.approx(bounds, abs=0.02)
     assert parts.share.value == pytest.approx(parts.at_equal_length.value / parts.net.value)
     assert parts.share.low < parts.share.value < parts.share.high
-    assert parts.net.n == 600 and parts.net.method == "bootstrap over 600 prompts, 1000 draws"
+    assert parts.net.n == 600 and parts.share.method == "bootstrap over 600 prompts, 1000 draws"
 
 
 def test_a_length_only_judge_leaves_nothing(rng):
@@ -95,7 +95,7 @@ def test_prompts_with_more_calls_weigh_no_more_in_the_net_win():
 def test_the_same_seed_gives_the_same_interval(rng):
     calls = arguments(rng, 100, quality=0.5)
     assert decompose(**calls, draws=50) == decompose(**calls, draws=50)
-    assert decompose(**calls, draws=50, seed=1).net != decompose(**calls, draws=50).net
+    assert decompose(**calls, draws=50, seed=1).share != decompose(**calls, draws=50).share
 
 
 def test_the_jackknife_leaves_out_one_prompt_at_a_time(rng):

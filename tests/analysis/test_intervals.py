@@ -37,16 +37,53 @@ def test_the_papers_net_win_and_interval():
     found = analysis_verdicts.net_win(PAPER)
     assert found.value == pytest.approx(0.1806, abs=1e-4)
     assert (found.low, found.high) == pytest.approx((0.1806 - 0.052, 0.1806 + 0.052), abs=0.003)
-    assert found.n == 1030 and found.method == "bootstrap over 1030 prompts, 10000 draws"
+    assert found.n == 1030 and found.method == "1030 prompts"
 
 
-def test_drawing_counts_is_resampling_prompts():
-    """The multinomial draw against the textbook bootstrap that it stands for."""
+def test_the_interval_is_near_the_bootstraps():
     signs = np.array([{"win": 1, "tie": 0, "lose": -1}[verdict] for verdict in PAPER[::10]])
     rng = np.random.default_rng(1)
     means = [rng.choice(signs, len(signs)).mean() for _ in range(4000)]
     found = analysis_verdicts.net_win(PAPER[::10])
     assert (found.low, found.high) == pytest.approx(tuple(np.quantile(means, [0.025, 0.975])), abs=0.02)
+
+
+SHARES = [(0.5, 0.2), (0.9, 0.05), (0.95, 0.0), (0.7, 0.3), (0.05, 0.9), (0.02, 0.97), (0.99, 0.005), (0.5, 0.0)]
+
+
+@pytest.mark.parametrize("n", [3, 20, 80])
+@pytest.mark.parametrize(("win", "tie"), SHARES)
+def test_few_prompts_and_lopsided_shares_are_covered(n, win, tie):
+    """The exact chance that the interval holds the truth, over all outcomes of n prompts."""
+    from scipy.stats import multinomial
+
+    wins, ties = (numbers.ravel() for numbers in np.mgrid[: n + 1, : n + 1])
+    outcomes = np.column_stack([wins, ties, n - wins - ties])[wins + ties <= n]
+    chances = multinomial.pmf(outcomes, n, [win, tie, 1 - win - tie])
+    held = 0.0
+    for counts, chance in zip(outcomes[chances > 1e-9], chances[chances > 1e-9], strict=True):
+        found = intervals.net_win_interval(np.repeat([1.0, 0.0, -1.0], counts))
+        assert -1 <= found.low < found.high <= 1 and found.low <= found.value <= found.high
+        held += chance * (found.low - 1e-9 <= 2 * win + tie - 1 <= found.high + 1e-9)
+    assert held > 0.94
+
+
+def test_three_wins_of_three_are_no_certainty():
+    found = analysis_verdicts.net_win(["win"] * 3)
+    assert found.value == found.high == 1
+    assert found.low == pytest.approx(0.6 - intervals.NORMAL * math.sqrt((1 - 0.36) / 5))
+    assert found.low < 0
+
+
+def test_verdicts_of_one_question_count_as_one():
+    names = list(np.random.default_rng(3).choice(["win", "tie", "lose"], 80, p=[0.5, 0.2, 0.3]))
+    alone, twice = analysis_verdicts.net_win(names), analysis_verdicts.net_win(names * 2, [*range(80)] * 2)
+    assert (twice.value, twice.method) == (pytest.approx(alone.value), "80 questions")
+    assert twice.high - twice.low == pytest.approx(alone.high - alone.low, rel=0.03), "copies add nothing"
+    assert analysis_verdicts.net_win(names, range(80)) == alone
+    same = analysis_verdicts.net_win(["win"] * 6, [0, 0, 1, 1, 2, 2])
+    assert same.low < analysis_verdicts.net_win(["win"] * 6).low, "three questions, not six"
+    assert analysis_verdicts.net_win(["win", "lose"], [5, 5])[:3] == (0, -1, 1)
 
 
 def test_unscored_prompts_are_left_out():
@@ -72,7 +109,7 @@ def test_an_interval_covers_the_truth_19_times_out_of_20():
     rng, hits = np.random.default_rng(0), 0
     for _ in range(400):
         drawn = rng.choice(["win", "tie", "lose"], 200, p=[0.5, 0.2, 0.3])
-        found = analysis_verdicts.net_win(list(drawn), draws=1000)
+        found = analysis_verdicts.net_win(list(drawn))
         hits += found.low <= 0.2 <= found.high
     assert 364 <= hits <= 394, "a true coverage of 0.95 misses this once in a thousand times"
 
@@ -90,7 +127,7 @@ def test_no_headline_on_nothing():
     assert analysis_verdicts.describe_verdicts([])["headline"] is False
 
 
-def test_ten_thousand_draws_are_quick():
+def test_a_net_win_is_quick():
     times = []
     for _ in range(5):
         started = time.perf_counter()
@@ -110,10 +147,9 @@ def test_wilsons_interval_is_the_librarys(share, n):
 
 
 def test_every_bootstrap_draws_as_many_as_there_are():
-    for shares, kinds in ((None, 50), (np.array([0.2, 0.8]), 2)):
-        counts = intervals.draw_counts(50, 200, 3, shares)
-        assert counts.shape == (200, kinds) and set(counts.sum(axis=1)) == {50}
-        assert np.array_equal(counts, intervals.draw_counts(50, 200, 3, shares))
+    counts = intervals.draw_counts(50, 200, 3)
+    assert counts.shape == (200, 50) and set(counts.sum(axis=1)) == {50}
+    assert np.array_equal(counts, intervals.draw_counts(50, 200, 3))
     found = intervals.bootstrap_interval(0.5, np.linspace(0, 1, 1001), 7, "7 things")
     assert found == (0.5, 0.025, 0.975, 7, "bootstrap over 7 things, 1001 draws")
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nbutils import data
-from nbutils.analysis import intervals, verdicts
+from nbutils.analysis import verdicts
 from nbutils.analysis.verdicts import ORDERS, summarise
 from nbutils.core import manifests
 
@@ -167,24 +167,6 @@ def test_counts_always_add_up(prompts):
         assert each["asked"] == each["judged"] + each["unparsed"] + each["failed"] == 2 * each["prompts"]
         assert each["prompts"] == each["win"] + each["tie"] + each["lose"] + each["unscored"]
         assert each["headline"] == (each["unscored"] <= 0.01 * each["prompts"])
-
-
-def test_a_clustered_mean():
-    found = intervals.bootstrap_mean([[1, 3], [5], [], [7, 7]])
-    assert (found.value, found.n) == (23 / 5, 5)
-    assert 1 < found.low < 23 / 5 < found.high <= 7
-    assert "3 questions" in found.method
-    assert intervals.bootstrap_mean([[4, 4], [4]])[:3] == (4, 4, 4)
-    assert math.isnan(intervals.bootstrap_mean([[]]).value)
-
-
-def test_clustering_widens_the_interval():
-    rng = np.random.default_rng(1)
-    questions = rng.normal(5, 2, 40)
-    alike = [[value, value] for value in questions]
-    apart = [[value] for pair in alike for value in pair]
-    wide, narrow = (found.high - found.low for found in map(intervals.bootstrap_mean, (alike, apart)))
-    assert wide == pytest.approx(math.sqrt(2) * narrow, rel=0.1)
 
 
 def test_win_rates_equal_the_published_leaderboard(mirror):
