@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nbutils import __version__, arms, capabilities, explore, finetune, generate, judge, length_bias, select
+from nbutils.analysis import findings
 from nbutils.analysis.leaderboards import BASE
 from nbutils.analysis.verdicts import ORDERS
 from nbutils.claims import evidence, page, published, settle
@@ -142,7 +143,7 @@ def render(profile: Profile, seed: int, found: Found) -> str:
         datasets=_records(tables.read(found.of("explore").path("lengths.csv"))),
         results=_records(summary.query("test_set == 'all'")),
         biases=_records(biases),
-        run_lines=list(sum_up(measured, found.target)),
+        run_verdicts=list(sum_up(measured, found.target)),
         figures=list(_run_figures(profile, found, summary, biases, measured)),
         paper_figures=[_embed(caption, draw_beside(name, measured)) for name, caption in PAPER_FIGURES.items()],
         length_figures=list(_figures_of(LENGTH_FIGURES, registry.FOLDER / "tables")),
@@ -191,18 +192,22 @@ def describe_claims(settled: Sequence[settle.Settled]) -> dict[str, Any]:
         "intervals": page.INTERVALS,
         "sources": page.SOURCES,
         "power": published.power_table().to_dict("records"),
+        "smallest": page.describe_smallest(),
     }
 
 
-def sum_up(measured: Results, target: str) -> Iterator[str]:
-    """What a run's own judging found, a sentence for each judge (no control) and baseline."""
+def sum_up(measured: Results, target: str) -> Iterator[dict[str, Any]]:
+    """What a run's own judging found, for each judge (no control) and baseline: verdict, net win, card of estimates."""
     pair = ["judge", "arm", "baseline"]
-    findings = measured.length_bias[[*pair, "finding"]].drop_duplicates(pair, keep="last")
-    shown = measured.pooled(evidence.SHOWN_JUDGES).merge(findings, how="left", on=pair)
-    for row in shown[shown.arm == target].fillna({"finding": "length not analysed"}).itertuples():
-        net, low, high = 100 * row.net_win, 100 * row.low, 100 * row.high
-        wins = f"net win {net:+.0f} points [{low:+.0f}, {high:+.0f}] over {row.baseline}"
-        yield f"{row.judge}: {wins}, {row.prompts} prompts; {row.finding}"
+    analysed = measured.length_bias.drop_duplicates(pair, keep="last")
+    shown = measured.pooled(evidence.SHOWN_JUDGES)[[*pair, "prompts", "net_win", "low", "high"]]
+    shown = shown.rename(columns={"prompts": "scored", "net_win": "net", "low": "net_low", "high": "net_high"})
+    shown = shown.merge(analysed, how="left", on=pair).fillna({"finding": "length not analysed"})
+    for row in shown[shown.arm == target].to_dict("records"):
+        net, low, high = (100 * row[name] for name in ("net", "net_low", "net_high"))
+        wins = f"net win {net:+.0f} points [{low:+.0f}, {high:+.0f}] over {row['baseline']}, {row['scored']} prompts"
+        card = findings.tabulate_card(row).to_dict("records")
+        yield {"judge": row["judge"], "finding": row["finding"], "wins": wins, "card": card}
 
 
 def find_mismatches(trainings: Sequence[Manifest]) -> Iterator[str]:

@@ -61,6 +61,9 @@ _SHORT = {
 NOTHING = "no preference that could be told from chance"
 
 
+_ENDS = {"value": "", "low": "_low", "high": "_high"}
+
+
 def side_of(estimate: Estimate) -> str:
     """The side that a rate's interval decides for: "arm", "baseline", or "" where it covers one half."""
     return "arm" if estimate.low > 0.5 else "baseline" if estimate.high < 0.5 else ""
@@ -136,7 +139,7 @@ def tabulate_card(row: Mapping[str, Any]) -> DataFrame:
     """
     found = []
     for column, words in COLUMNS.values():
-        rate = Estimate(*(row.get(f"{column}{end}", math.nan) for end in ("", "_low", "_high")), 0, "")
+        rate = NONE._replace(**{name: row.get(f"{column}{end}", math.nan) for name, end in _ENDS.items()})
         if not math.isnan(rate.value):
             side = side_of(rate)
             says = f"the {side}" if side else "cannot tell"

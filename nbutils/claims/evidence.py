@@ -4,8 +4,6 @@ data/published/comparisons.csv names, for every claim, who is compared with whom
 """
 
 import functools
-import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +19,17 @@ from nbutils.analysis.items import to_items
 from nbutils.analysis.verdicts import VERDICTS
 from nbutils.arms import Arm
 from nbutils.claims import published
+from nbutils.claims.differences import (
+    NUMBER,
+    PAIR,
+    PROMPTS,
+    compare_lengths,
+    compare_net_wins,
+    compare_rates,
+    compare_scores,
+    list_items,
+    subtract_scores,
+)
 from nbutils.claims.published import Number, Z
 from nbutils.core import tables
 from nbutils.core.judge_settings import LLM_KINDS
@@ -50,7 +59,8 @@ class Results:
     """A run's fresh tables, the rows of all its arms together.
 
     judge, length_bias, mt_bench, alpaca_eval: as their stages write them. lengths: judgment rows' `arm`, `baseline`
-    and the mean difference of their answers' lengths in characters with its interval. capabilities: `arm`, and the
+    and the mean difference of their answers' lengths in characters with its interval. items: what differences between
+    two arms are paired by, as `to_items` gives them. capabilities: `arm`, and the
     mean of the paper's four tasks as a share with its error. votes: judgment rows of people. words: mean NLTK words of
     a training response, by selection (`Arm.selection`).
     """
@@ -58,6 +68,7 @@ class Results:
     profile: Profile
     judge: pd.DataFrame = field(default_factory=functools.partial(tables.make, "summary"))
     lengths: pd.DataFrame = field(default_factory=lambda: compare_lengths([]))
+    items: pd.DataFrame = field(default_factory=lambda: list_items({}, "exact"))
     length_bias: pd.DataFrame = field(default_factory=functools.partial(tables.make, "length_bias"))
     mt_bench: pd.DataFrame = field(default_factory=functools.partial(tables.make, "scores"))
     alpaca_eval: pd.DataFrame = field(default_factory=functools.partial(tables.make, "rates"))
@@ -91,10 +102,15 @@ def read(profile: Profile, found: Mapping[str, Manifest], votes: Sequence[dict[s
     averages = [{"arm": arm, **mean} for arm, table in tasks.items() if (mean := leaderboards.mean_of_four(table))]
     # Of rewritten rows their training knows the words, of all others their selection.
     counted = [one for one in of("select", "finetune") if one.facts.get("measure") == "nltk_words"]
+    judged = of("judge", "mt_bench", "alpaca_eval")
+    judgments: dict[str, list[dict[str, Any]]] = {one.stage: [] for one in judged}
+    for one in judged:
+        judgments[one.stage] += records.load_judgments(one)
     return Results(
         profile,
         judge=join("judge", "summary"),
-        lengths=compare_lengths([row for one in of("judge") for row in records.load_judgments(one)]),
+        lengths=compare_lengths(judgments.get("judge", [])),
+        items=list_items(judgments, profile.judging.rule),
         length_bias=join("length_bias", "length_bias"),
         mt_bench=join("mt_bench", "scores"),
         alpaca_eval=join("alpaca_eval", "rates"),
@@ -102,18 +118,6 @@ def read(profile: Profile, found: Mapping[str, Manifest], votes: Sequence[dict[s
         votes=votes,
         words={one.arm.partition("+")[0]: one.facts["mean_length"] for one in counted},
     )
-
-
-def compare_lengths(judgments: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """Mean difference of both sides' answers in characters (arm minus baseline), with a 95% interval over prompts."""
-    pair = ["arm", "baseline"]
-    rows = pd.DataFrame(judgments, columns=[*pair, "test_set", "id", "len_arm", "len_baseline"])
-    prompts = rows.drop_duplicates([*pair, "test_set", "id"], keep="last")
-    differences = prompts.assign(by=prompts.len_arm - prompts.len_baseline).groupby(pair, sort=False).by
-    found = differences.agg(["mean", "std", "size"]).reset_index()
-    margin = (Z * found["std"] / np.sqrt(found["size"])).fillna(math.inf)
-    label, mean = "answers of " + found.arm + " minus " + found.baseline, found["mean"]
-    return found[pair].assign(label=label, judge="", value=mean, low=mean - margin, high=mean + margin)
 
 
 def is_evidence(profile: Profile) -> bool:
@@ -142,26 +146,23 @@ def measure(results: Results) -> Measured:
         # "Llama-2-13B or Mistral-7B" is a figure of which our source does not say which of them it shows.
         if wanted.base and base not in wanted.base.split(" or "):
             continue
-        table, unit, zero = by_stage[wanted.stage]
+        table, unit, zero = by_stage["ratios" if wanted.expected == "twice" else wanted.stage]
+        if wanted.than_arm:
+            table = compare_net_wins(results.items, table, wanted)
         found = [
             Number(row.label, row.value, row.low, row.high, unit, wanted.expected, zero, row.judge)
             for row in table.itertuples()
-            if _is_named(wanted.arm, row.arm) and (not wanted.against or _is_named(wanted.against, row.baseline))
+            if published.is_named(wanted.arm, row.arm)
+            and (not wanted.against or published.is_named(wanted.against, row.baseline))
         ]
         if found:
             measured.numbers.setdefault(wanted.claim, []).extend(found)
         else:
             words = f"{wanted.arm} against {wanted.against or 'a rival'} ({wanted.stage.replace('_', ' ')})"
+            words = published.describe_contrast(wanted) if wanted.than_arm else words
             measured.missing.setdefault(wanted.claim, []).append(words)
     missing = {claim: parts for claim, parts in measured.missing.items() if claim in measured.numbers}
     return measured._replace(missing=missing)
-
-
-def _is_named(wanted: str, arm: str) -> bool:
-    """Whether an arm is the one that a comparison names (`*` stands for a number, such as a sampling seed)."""
-    # The paper trains whole datasets for three epochs, which a profile says in their arms' names.
-    name = re.sub(r"^(alpaca-52k|evol-70k)\+epochs3(?=\+|$)", r"\1", arm)
-    return re.fullmatch(re.escape(wanted).replace(r"\*", r"\d+"), name) is not None
 
 
 def _tabulate_by_stage(results: Results) -> dict[str, tuple[pd.DataFrame, str, float]]:
@@ -169,21 +170,37 @@ def _tabulate_by_stage(results: Results) -> dict[str, tuple[pd.DataFrame, str, f
 
     Each a table of `label`, `judge`, `arm`, `baseline`, and the number with its interval: `value`, `low`, `high`.
     """
-    rows, pair, controlled = results.pooled(LLM_KINDS), ["judge", "arm", "baseline"], "length_controlled"
+    rows, key = results.pooled(LLM_KINDS), ["judge", *PAIR]
     pooled = rows.assign(label=rows.judge + ", " + rows.arm + " against " + rows.baseline)
-    nets = _in_percent(pooled, "net_win", "low", "high")
+    nets = _in_percent(pooled[pooled.prompts >= PROMPTS], "net_win", "low", "high")
     nets["label"] += ", " + nets.prompts.astype("str") + " prompts"
-    biases = results.length_bias.merge(pooled[[*pair, "label"]].drop_duplicates(pair), on=pair)
-    rates = _in_percent(biases.dropna(subset=controlled), controlled, f"{controlled}_low", f"{controlled}_high")
+    biases = results.length_bias.merge(nets[[*key, "label"]].drop_duplicates(key), on=key)
+    grades, rates = scores_of(results, LLM_KINDS), rates_of(results, LLM_KINDS)
     return {
         "judge": (nets, "points net win", 0),
         "lengths": (results.lengths, "characters", 0),
-        "length_bias": (rates, "% at equal length", 50),
-        "mt_bench": (_differences(scores_of(results, LLM_KINDS)), "points MT-Bench", 0),
-        "alpaca_eval": (_differences(rates_of(results, LLM_KINDS)), "points AlpacaEval 2.0", 0),
-        "capabilities": (_differences(averages_of(results)), "points, mean of four tasks", 0),
+        "length_bias": (_rates_at_equal_length(biases), "% at equal length", 50),
+        "mt_bench": (compare_scores(results.items, "mt_bench", grades), "points MT-Bench", 0),
+        "alpaca_eval": (compare_scores(results.items, "alpaca_eval", rates), "points AlpacaEval 2.0", 0),
+        "ratios": (compare_rates(results.items, rates), published.RATIO, 1),
+        "capabilities": (subtract_scores(averages_of(results)), "points, mean of four tasks", 0),
         "human": (_human_rates(results.votes), "% of judgements", 50),
     }
+
+
+def _rates_at_equal_length(biases: pd.DataFrame) -> pd.DataFrame:
+    """Win rates at equal length in percent; an interval of which the verdict is not `settled` is widened to hold 50.
+
+    A curve alone can seem sure of a side where a judge tosses coins at equal length (docs/length.md).
+    """
+    rates = _in_percent(
+        biases.dropna(subset="at_equal_length"), *(f"at_equal_length{end}" for end in ("", "_low", "_high"))
+    )
+    low, high = (
+        rates.low.where(rates.settled, rates.low.clip(upper=50)),
+        rates.high.where(rates.settled, rates.high.clip(lower=50)),
+    )
+    return rates.assign(low=low, high=high)
 
 
 def _in_percent(rows: pd.DataFrame, value: str, low: str, high: str) -> pd.DataFrame:
@@ -218,25 +235,15 @@ def averages_of(results: Results) -> pd.DataFrame:
     return pd.DataFrame({"arm": arm, "judge": "", "baseline": "", **bounds})
 
 
-def _differences(scores: pd.DataFrame) -> pd.DataFrame:
-    """Differences of two arms' scores by the same judge, as if independent: wider than by question or prompt."""
-    rows = scores.merge(scores, on=["judge", "baseline"], suffixes=("", "_other"))
-    value = rows.value - rows.value_other
-    low = value - np.hypot(rows.value - rows.low, rows.high_other - rows.value_other)
-    high = value + np.hypot(rows.high - rows.value, rows.value_other - rows.low_other)
-    label = rows.judge.where(rows.judge == "", rows.judge + ", ") + rows.arm + " against " + rows.arm_other
-    return rows.assign(label=label, baseline=rows.arm_other, value=value, low=low, high=high)
-
-
 def _human_rates(votes: Sequence[dict[str, Any]]) -> pd.DataFrame:
     found = []
     for arm, baseline in dict.fromkeys((row["arm"], row["baseline"]) for row in votes):
         mine = [row for row in votes if (row["arm"], row["baseline"]) == (arm, baseline)]
-        if is_enough(sum(row["preference"] is not None for row in mine), len(mine)):
-            rate = mean_with_interval(to_items(mine).preference)
+        rate = mean_with_interval(to_items(mine).preference)
+        if rate.n >= PROMPTS and is_enough(sum(row["preference"] is not None for row in mine), len(mine)):
             label = f"people ({len({row['judge'] for row in mine})}), {arm} against {baseline}, {rate.n} prompts"
             found.append((label, "", arm, baseline, 100 * rate.value, 100 * rate.low, 100 * rate.high))
-    return pd.DataFrame(found, columns=["label", "judge", "arm", "baseline", "value", "low", "high"])
+    return pd.DataFrame(found, columns=NUMBER)
 
 
 def beside_paper(results: Results) -> dict[str, pd.DataFrame]:
@@ -298,7 +305,7 @@ def describe(baseline: Arm) -> str:
 def tabulate(results: Results) -> pd.DataFrame:
     """One row for each baseline and judge (no control judge): what it controls for, both sides' mean answers in
     characters, and the target's net win over it in points with a 95% interval; by kind, plain arms before variants."""
-    pair, known = ["judge", "arm", "baseline"], results.profile.arms
+    pair, known = ["judge", *PAIR], results.profile.arms
     lengths = results.length_bias[[*pair, "mean_len_arm", "mean_len_baseline"]].drop_duplicates(pair)
     rows = results.pooled(SHOWN_JUDGES).merge(lengths, how="left", on=pair)
     rows = rows[rows.arm.isin(known) & rows.baseline.isin(known)].reset_index(drop=True)

@@ -18,6 +18,10 @@ SCORED, LIMA, EVOL = "alpaca-1k-score", "lima-1k", "evol-1k-score"
 RELEASED = (LONGEST, REFINED, SCORED, LIMA, EVOL)
 """The five training sets that the official repository released, of 1,000 rows each."""
 
+POOL_ROWS = 52_002
+ALPAGASUS_ROWS = 9_229
+"""Rows of Alpaca-52k, and those of them that GPT-3.5 rated 4.5 or more (Chen et al., AlpaGasus, arXiv 2307.08701)."""
+
 SOURCES = (POOL, *RELEASED, "llama2-tokenizer", "punkt")
 
 
@@ -89,8 +93,11 @@ def _scores() -> Iterator[Fact]:
     passing = sum(score >= 4.5 for score in scores)
     shared, mean = sum(row.id in rated for row in longest), round(sum(scores) / len(scores), 4)
     usual, below = Counter(scores).most_common(1)[0][0], len(scores) - passing
-    yield Fact("D3", "rows of the longest 1,000 that are in AlpaGasus-1k", shared, "below", 500, "half")
-    yield Fact("D3", "rows of the longest 1,000 rated 4.5 or more", passing, "below", 500, "half")
+    among, rate = "rows of the longest 1,000 that are in AlpaGasus-1k", "rows of the longest 1,000 rated 4.5 or more"
+    chance = {among: len(rated) * len(longest) / POOL_ROWS, rate: ALPAGASUS_ROWS * len(longest) / POOL_ROWS}
+    for what, count in {among: shared, rate: passing}.items():
+        yield Fact("D3", what, count, "below", 500, "half")
+        yield Fact("D3", what, count, "above", round(chance[what], 1), "chance")
     yield Fact("D4", "mean rating of the longest 1,000", mean, "below", 4.5, "threshold")
     yield Fact("D4", "most frequent rating", usual, "equal", 3.5, "the paper: around 3.5")
     yield Fact("D4", "rows below AlpaGasus' threshold", below, "above", 500, "half")

@@ -10,21 +10,24 @@ from nbutils.claims import published
 
 RULE = (
     "Reproduced: measured here on the claimed side, with a 95% interval that excludes no effect (a fact about data: it "
-    "equals the published value to its printed digits, or lies on the claimed side of the bound given). Within the "
-    "interval, not separable: the interval covers no effect, and the paper's value too (where none is published: lies "
-    "on the claimed side; where the claim itself is that there is no effect, or no loss: always). Not reproduced: "
-    "neither. Not run: nothing that could decide it was run here; the tiny model, a part of MT-Bench or AlpacaEval, "
-    "and every profile whose note says that it is not the paper's setting count as not run. Where a claim has several "
-    "parts or judges, the weakest decides, and a part that was not run leaves the claim not run. Judges and base "
-    "models differ from the paper's, so direction is compared, not size."
+    "equals the published value to its printed digits, or lies on the claimed side of the bound given). A claim that "
+    "there is no effect, or no loss, is one of equivalence: reproduced where the interval excludes a difference, or a "
+    "loss, of half the smallest difference that the paper calls one (5 points net win, 0.9 points AlpacaEval 2.0, 0.1 "
+    "points MT-Bench; 1 point of the four tasks). Within the interval, not separable: the interval can tell neither, "
+    "and covers the paper's value too (where none is published: lies on the claimed side). Not reproduced: neither. "
+    "Not run: nothing that could decide it was run here; the tiny model, a part of MT-Bench or AlpacaEval, fewer than "
+    "80 prompts, and every profile whose note says that it is not the paper's setting count as not run. Where a claim "
+    "has several parts or judges, the weakest decides, and a part that was not run leaves the claim not run. Judges "
+    "and base models differ from the paper's, so direction is compared, not size."
 )
 
 INTERVALS = (
     "The paper gives single runs without error bars; the intervals are ours. Pairwise: normal, over 1,030 prompts. "
     "AlpacaEval 2.0: the leaderboard's standard error where it has one, else 0.88 of a coin's over 805 prompts (0.84 "
     "to 0.92 in the 27 models below 20% whose preferences are public). MT-Bench: a standard error of 0.30 a score "
-    "(0.25 to 0.36, clustered by question, in the judgments of the TACOS repository). Differences are taken as if "
-    "independent, the paper's and ours. None of them holds the variation between training seeds."
+    "(0.25 to 0.36, clustered by question, in the judgments of the TACOS repository). The paper's differences are "
+    "taken as if independent; ours are paired by question, but for the four tasks. None of them holds the variation "
+    "between training seeds."
 )
 
 SOURCES = (
@@ -85,6 +88,15 @@ def summarise(table: pd.DataFrame) -> list[Line]:
     return found
 
 
+def describe_smallest() -> str:
+    """What `published.power_table` is about: the paper's smallest effect, in words."""
+    row = published.smallest_net_win()
+    rival = f"{row.judge}, {row.against}, {row.base}"
+    return (
+        f"A net win of {row.net:.1f} points with {row.tie:.0f}% ties: the paper's smallest published effect ({rival})."
+    )
+
+
 def _separable(published_shows: str) -> str:
     """How many published comparisons are separable on the claimed side: `all`, `some`, `none`, or `unknown`."""
     shows = published_shows.split(", ")
@@ -107,7 +119,7 @@ def render(table: pd.DataFrame) -> str:
             minute.append("\n".join([f"- {line.head}:", *claims]))
     parts += ["\n".join(minute), "## The rule", *map(_wrap, (RULE, INTERVALS, SOURCES))]
     parts += [_render_topic(str(topic), rows) for topic, rows in table.groupby("topic", sort=False)]
-    what = "A net win of 18 points with 25% ties: the paper's smallest published effect, against LIMA-1k (P3)."
+    what = describe_smallest()
     power = ["| prompts | 95% interval | excludes zero in |", "|---|---|---|"]
     rows = published.power_table().itertuples()
     power += [f"| {row.prompts:,} | ±{row.margin} | {row.power:.0f}% of runs |" for row in rows]

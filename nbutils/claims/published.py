@@ -5,6 +5,7 @@ measurement: 1,030 prompts for the pairwise figures, 805 for AlpacaEval, 80 ques
 """
 
 import math
+import re
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,12 +34,21 @@ TACOS repository published."""
 Z = 1.959964
 """Normal quantile of a 95% interval."""
 
+MARGINS = {
+    "points net win": 5.0,
+    "points AlpacaEval 2.0": 0.9,
+    "points MT-Bench": 0.1,
+    "points, mean of four tasks": 1.0,
+}
+"""What counts as no difference, by unit: half of the smallest difference that the paper calls one (10.3 points net win
+over LIMA-1k, 1.88 by NEFTune, 0.20 by refinement); of the four tasks, one point, the longest's gain over the base."""
+
 
 class Number(NamedTuple):
     """A published difference: value, and 95% interval (None where nothing is known of its error), all in `unit`.
 
-    expected: what the claim says of it, `more`, `less`, `not less` or `same` (than zero; than `zero`, for a share);
-    judge: who judged, where that is known.
+    expected: what the claim says of it: `more`, `less`, `not less` or `same` (than zero; than `zero`, for a share or a
+    ratio), or `twice`, of a ratio; judge: who judged, where that is known.
     """
 
     label: str
@@ -54,15 +64,22 @@ class Number(NamedTuple):
     def reading(self) -> str:
         """`separable` on the claimed side, `contradicted`, `not separable`, or `no interval`.
 
-        For the claim `same` there is no side: it is `contradicted` if the interval excludes zero, else `not separable`.
-        `not less` is contradicted by less alone, and `separable` where there is more.
+        `same` and `not less` are tests of equivalence: `same` is separable where the interval lies within the unit's
+        margin (MARGINS) on both sides, and contradicted where it lies outside; `not less` is separable where the
+        interval excludes a loss of the margin, and contradicted where it excludes that there is none. `twice` is
+        separable where the interval excludes no change and holds 2 or more, and contradicted where it ends below 2.
         """
         if self.low is None or self.high is None:
             return "no interval"
-        side = "more" if self.low > self.zero else "less" if self.high < self.zero else "same"
-        if side == "same":
-            return "not separable"
-        return "separable" if side == self.expected.replace("not less", "more") else "contradicted"
+        low, high, margin = self.low - self.zero, self.high - self.zero, MARGINS.get(self.unit, 0.0)
+        shown, denied = {
+            "more": (low > 0, high < 0),
+            "less": (high < 0, low > 0),
+            "same": (-margin < low and high < margin, low > margin or high < -margin),
+            "not less": (low > -margin, high < 0),
+            "twice": (low > 0 and self.high >= 2, self.high < 2),
+        }[self.expected]
+        return "separable" if shown else "contradicted" if denied else "not separable"
 
     def __str__(self) -> str:
         digits, sign = (2 if "MT-Bench" in self.unit or "AlpacaEval" in self.unit else 1), "" if self.zero else "+"
@@ -77,13 +94,19 @@ def net_win_margin(win: Any, lose: Any, prompts: int) -> Any:
     return Z * np.sqrt((win + lose - (win - lose) ** 2) / prompts)
 
 
-def power_table(net: float = 0.18, tie: float = 0.25) -> pd.DataFrame:
-    """What a number of prompts can show of a net win (default: the paper's smallest, against LIMA), by normal theory.
+def smallest_net_win() -> Any:
+    """The paper's smallest effect: the row of `read_win_rates` with the least net win."""
+    table = read_win_rates()
+    return table.loc[table.net.idxmin()]
+
+
+def power_table() -> pd.DataFrame:
+    """What a number of prompts can show of the paper's smallest net win, by normal theory.
 
     margin: half the 95% interval, in points; power: how often the interval would exclude zero, in percent.
     """
-    win, lose = (1 - tie + net) / 2, (1 - tie - net) / 2
-    rows = []
+    found, rows = smallest_net_win(), []
+    win, lose, net = found.win / 100, found.lose / 100, found.net / 100
     for prompts in (80, 200, 300, 500, ALPACA_EVAL_PROMPTS, PROMPTS):
         margin = net_win_margin(win, lose, prompts)
         power = 0.5 * math.erfc((Z - Z * net / margin) / math.sqrt(2))
@@ -111,6 +134,8 @@ _SCORES = {
 }
 """By table of scores: the column with the score, and the unit of a difference."""
 
+RATIO = "times the AlpacaEval 2.0 win rate"
+
 
 def read_scores(name: str) -> pd.DataFrame:
     """A published table of scores, with standard errors and intervals (missing where nobody knows an error).
@@ -137,18 +162,40 @@ def _read_number(row: Any) -> Number:
     """The difference of two sides' scores, as if these were independent: they share their questions, and nobody
     published by how much that narrows it. Win rates and people's choices are differences already."""
     if row.table == "win-rates":
-        found = _find("win-rates", base=row.base, arm=row.arm, against=row.against, judge=row.judge)
-        label = f"{row.judge}, {row.base}"
-        return Number(label, found.net, found.low, found.high, "points net win", row.expected, judge=row.judge)
+        return _read_net_win(row)
     if row.table == "human":
         found = read("human").iloc[0]
         least, most = (100 * bound for bound in wilson_interval(found.wins_percent / 100, found.judgements))
         return Number("people", found.wins_percent, least, most, "% of judgements", row.expected, 50.0)
     mine, other = (_find(row.table, base=row.base, arm=arm) for arm in (row.arm, row.against))
     column, unit = _SCORES[row.table]
+    label = f"{row.base}, {row.arm} against {row.against}"
+    if row.expected == "twice":
+        ratio = mine[column] / other[column]
+        factor = math.exp(Z * math.hypot(mine.error / mine[column], other.error / other[column]))
+        return Number(label, ratio, ratio / factor, ratio * factor, RATIO, row.expected, 1.0)
     value, margin = float(mine[column] - other[column]), Z * math.hypot(mine.error, other.error)
     low, high = (None, None) if math.isnan(margin) else (value - margin, value + margin)
-    return Number(f"{row.base}, {row.arm} against {row.against}", value, low, high, unit, row.expected)
+    return Number(label, value, low, high, unit, row.expected)
+
+
+def _read_net_win(row: Any) -> Number:
+    """A published net win, or by how much it is larger than another one (`than_arm` over `than_against`)."""
+    found = _find("win-rates", base=row.base, arm=row.arm, against=row.against, judge=row.judge)
+    label, value, low, high = f"{row.judge}, {row.base}", found.net, found.low, found.high
+    if row.than_arm:
+        other = _find("win-rates", base=row.base, arm=row.than_arm, against=row.than_against, judge=row.judge)
+        label, value = f"{label}, {describe_contrast(row)}", value - other.net
+        margin = math.hypot(found.high - found.net, other.high - other.net)
+        low, high = value - margin, value + margin
+    return Number(label, value, low, high, "points net win", row.expected, judge=row.judge)
+
+
+def describe_contrast(row: Any) -> str:
+    """Two comparisons of which the first is to be the larger, in words."""
+    if row.arm == row.than_arm:
+        return f"{row.arm} over {row.against} more than over {row.than_against}"
+    return f"{row.arm} over {row.against} more than {row.than_arm} over {row.than_against}"
 
 
 def _find(table: str, **wanted: str) -> Any:
@@ -157,6 +204,13 @@ def _find(table: str, **wanted: str) -> Any:
     if len(found) != 1:
         raise InputError(f"data/published/{table}.csv: {len(found)} rows for {wanted}: there should be one")
     return found.iloc[0]
+
+
+def is_named(wanted: str, arm: str) -> bool:
+    """Whether an arm is the one that a comparison names (`*` stands for a number, such as a sampling seed)."""
+    # The paper trains whole datasets for three epochs, which a profile says in their arms' names.
+    name = re.sub(r"^(alpaca-52k|evol-70k)\+epochs3(?=\+|$)", r"\1", arm)
+    return re.fullmatch(re.escape(wanted).replace(r"\*", r"\d+"), name) is not None
 
 
 def tabulate() -> dict[str, pd.DataFrame]:

@@ -4,7 +4,7 @@ Claims are in data/published/claims.csv, the comparisons on which they stand in 
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ from nbutils.core import tables
 OUTCOMES = ("reproduced", "within the interval, not separable", "not reproduced", "not run")
 REPRODUCED, WITHIN, FAILED, NOT_RUN = OUTCOMES
 AGREEMENT = "P4"
-"""The claim about the order of other claims' numbers; what else rests on claims takes the weakest of their verdicts."""
+"""The claim about two judges: one alone settles nothing of it."""
 
 
 class Claim(NamedTuple):
@@ -85,15 +85,16 @@ def load_facts() -> list[Fact]:
 def judge_measurement(number: Number, published: Sequence[Number]) -> str:
     """The verdict on one measurement.
 
-    reproduced: it lies on the claimed side and its interval excludes no effect; within: the interval covers no effect
-    and a value of the paper too (where the paper has none: lies on the claimed side; where the claim is that there is
-    no effect, or none the other way: always); else not reproduced.
+    reproduced: its reading is `separable` (it lies on the claimed side and its interval excludes no effect; of a claim
+    of equivalence, it excludes an effect of the margin); within: the interval can tell neither and covers a value of
+    the paper too (where the paper has none: lies on the claimed side; of a claim of equivalence: always); else not
+    reproduced.
     """
     if number.reading == "separable":
         return REPRODUCED
     if number.reading != "not separable" or number.low is None or number.high is None:
         return FAILED
-    if number.expected in ("same", "not less"):
+    if number.expected in ("same", "not less", "twice"):
         return WITHIN
     same_kind = [other.value for other in published if other.unit == number.unit]
     side = (number.value > number.zero) == (number.expected == "more")
@@ -107,19 +108,6 @@ def weakest(verdicts: Sequence[str]) -> str:
     return min(verdicts, key=order.index) if verdicts else NOT_RUN
 
 
-def judges_agree(numbers: Mapping[str, Sequence[Number]]) -> str:
-    """The claim AGREEMENT: every judge sees Alpaca-52k beaten by most, then AlpaGasus-1k, then LIMA-1k."""
-    nets: dict[str, dict[str, float]] = {}
-    for claim in ("P1", "P2", "P3"):
-        for number in numbers.get(claim, ()):
-            nets.setdefault(number.judge, {})[claim] = number.value
-    complete = [found for found in nets.values() if len(found) == 3]
-    if len(complete) < 2:
-        return NOT_RUN
-    agree = all(found["P1"] > found["P2"] > found["P3"] > 0 for found in complete)
-    return REPRODUCED if agree else FAILED
-
-
 def settle(found: Measured | None = None) -> list[Settled]:
     """Every claim with its verdict; `found` as `measure_run` or `evidence.measure` gives it (default: nothing)."""
     found, facts, claims = found or Measured({}, {}), load_facts(), load_claims()
@@ -127,24 +115,26 @@ def settle(found: Measured | None = None) -> list[Settled]:
     # A claim that rests on others comes after them.
     for claim in sorted(claims, key=lambda claim: bool(claim.rests_on)):
         if claim.rests_on:
-            done[claim.id] = _settle_by_parts(claim, found, [done[part] for part in claim.rests_on])
+            done[claim.id] = _settle_by_parts(claim, [done[part] for part in claim.rests_on])
             continue
         known = [fact for fact in facts if fact.claim == claim.id]
         mine, published = found.numbers.get(claim.id, []), paper.published_numbers(claim.id)
         missing = tuple(found.missing.get(claim.id, ()))
         verdicts = [REPRODUCED if fact.holds else FAILED for fact in known]
         verdicts += [judge_measurement(number, published) for number in mine] + [NOT_RUN for _ in missing]
+        if claim.id == AGREEMENT and len({number.judge for number in mine}) < 2:
+            verdicts.append(NOT_RUN)
         done[claim.id] = Settled(claim, published, known, mine, weakest(verdicts), missing)
     return [done[claim.id] for claim in claims]
 
 
-def _settle_by_parts(claim: Claim, found: Measured, parts: list[Settled]) -> Settled:
+def _settle_by_parts(claim: Claim, parts: list[Settled]) -> Settled:
     return Settled(
         claim,
         published=[number for part in parts for number in part.published],
         facts=[fact for part in parts for fact in part.facts],
         measured=[number for part in parts for number in part.measured],
-        verdict=judges_agree(found.numbers) if claim.id == AGREEMENT else weakest([part.verdict for part in parts]),
+        verdict=weakest([part.verdict for part in parts]),
         missing=tuple(missing for part in parts for missing in part.missing),
         silent=tuple(part.claim.id for part in parts if not part.published and not part.facts),
     )

@@ -105,7 +105,7 @@ SCHEMAS: dict[str, dict[str, str]] = {
     "paper-pairwise": _columns(text="where base arm against judge", number="win tie lose net low high"),
     # data/published
     "alpacaeval": _columns(text="where base arm via", number="win_rate standard_error", count_or_none="length_chars"),
-    "comparisons": _columns(text="claim stage table base judge arm against expected"),
+    "comparisons": _columns(text="claim stage table base judge arm against expected than_arm than_against"),
     "human": _columns(text="where what via", count="judgements", number="wins_percent"),
     "measured-facts": _columns(text="claim quantity relation bound_is", number="measured bound"),
     "mt-bench": _columns(text="where base arm via", number="score"),

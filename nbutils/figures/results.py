@@ -64,11 +64,11 @@ def draw_control(biases: "DataFrame", note: str = "") -> "Figure":
 
     biases: stage 07's length_bias.csv.
     """
-    caption = "Win rate with 95% interval: as judged (blue), at equal answer length (red) where that is identified."
+    caption = "Win rate with 95% interval: as judged (blue), at equal length, by the ratio of lengths (orange), where it can be told."
     title = "Does the preference outlive the control?"
     page, axes = style.make_page(0.5 * len(biases) + 0.4, title, caption, note, _LABELS, 0.4, 0.45)
     axes.axvline(0.5, color=FAINT, linewidth=1)
-    for column, colour, shift in (("win_rate", BLUE, -0.13), ("length_controlled", VERMILION, 0.13)):
+    for column, colour, shift in (("win_rate", BLUE, -0.13), ("at_equal_length", VERMILION, 0.13)):
         if column in biases:
             bounds = [biases[f"{column}{end}"] for end in ("", "_low", "_high")]
             style.draw_intervals(axes, [place + shift for place in range(len(biases))], bounds, colour)

@@ -2,13 +2,16 @@
 
 import functools
 import json
+import math
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from nbutils import arms, data, generate, report
 from nbutils.analysis import comparison, leaderboards
 from nbutils.analysis import verdicts as analysis_verdicts
-from nbutils.claims import __main__, evidence, published
+from nbutils.claims import __main__, differences, evidence, published
 from nbutils.claims import settle as claims_settle
 from nbutils.core import disk, manifests, settings, tables
 from nbutils.judging import alpaca_eval, human, mt_bench
@@ -64,16 +67,40 @@ def plant_judging(profile, arm, *comparisons):
     return plant(profile, "judge", arm, {"judgments.jsonl": rows, "summary.csv": analysis_verdicts.summarise(rows)})
 
 
-def score_row(arm, score, half=0.3, judged=160, turn="both", judge_name=JUDGE):
-    interval = {"score": score, "low": score - half, "high": score + half}
-    return {"arm": arm, "judge": judge_name, "turn": turn, "asked": 160, "judged": judged, **interval}
+def noise(arm, n, spread):
+    """So many numbers of mean 0 and this spread, the arm's own."""
+    drawn = np.random.default_rng([ord(letter) for letter in arm]).normal(size=n)
+    return spread * (drawn - drawn.mean()) / drawn.std(ddof=1)
 
 
-def rate_row(arm, rate, half=0.01, judge_name=JUDGE):
-    interval = {"win_rate": rate, "win_low": rate - half, "win_high": rate + half}
-    controlled = {"lc_win_rate": "", "lc_low": "", "lc_high": "", "mean_chars": 900, "baseline_mean_chars": 2000}
-    head = {"arm": arm, "baseline": "gpt4_1106_preview", "judge": judge_name, "asked": 1610, "judged": 1610}
-    return {**head, **interval, **controlled}
+def plant_scores(profile, arm, score, half=0.3, judged=160, asked=160, judge_name=JUDGE, turns=(1, 2)):
+    """MT-Bench's grades of an arm: a mean score whose own 95% interval is `half` wide on each side."""
+    grades = score + noise(arm, 80, half / 1.96 * 80**0.5)
+    rows = [
+        {"id": f"mt_bench_{number}", "test_set": "mt-bench", "category": "c", "turn": turn, "arm": arm}
+        | {"judge": judge_name, "score": grade, "status": "judged"}
+        for number, grade in enumerate(grades)
+        for turn in (1, 2)
+    ]
+    rows = [row if place < judged else row | {"score": None, "status": "failed"} for place, row in enumerate(rows)][
+        :asked
+    ]
+    table = mt_bench.score_turns([row for row in rows if row["turn"] in turns])
+    return plant(profile, "mt_bench", arm, {"judgments.jsonl": rows, "scores.csv": table})
+
+
+def plant_rates(profile, arm, rate, half=0.01, calls=1610, judge_name=JUDGE):
+    """AlpacaEval's preferences of an arm: a mean rate whose own 95% interval is `half` wide on each side."""
+    preferences = rate + noise(arm, 805, half / 1.96 * 805**0.5)
+    head = {"test_set": "alpaca-eval", "arm": arm, "baseline": "gpt4_1106_preview", "judge": judge_name}
+    rows = [
+        head | {"id": str(number), "order": order, "preference": preference, "status": "judged"}
+        for number, preference in enumerate(preferences)
+        for order in analysis_verdicts.ORDERS
+    ][:calls]
+    bounds = {"win_rate": rate, "win_low": rate - half, "win_high": rate + half}
+    table = [{"arm": arm, "baseline": head["baseline"], "judge": judge_name, "asked": calls, "judged": calls} | bounds]
+    return plant(profile, "alpaca_eval", arm, {"judgments.jsonl": rows, "rates.csv": table})
 
 
 def task_rows(four, error=0.005):
@@ -117,17 +144,43 @@ WITHIN = claims_settle.WITHIN
 def test_mt_bench_scores_settle_that_the_longest_are_as_good(folder, mine, half, verdict):
     profile = make_profile()
     for arm, score in ((LONGEST, mine), (SCORE, 4.0), (LIMA, 4.0), (FULL, 4.0)):
-        plant(profile, "mt_bench", arm, {"scores.csv": [score_row(arm, score, half), score_row(arm, 9, turn="1")]})
+        plant_scores(profile, arm, score, half)
     found = settle(profile)["M1"]
     assert found.verdict == verdict
     assert [round(number.value, 2) for number in found.measured] == [round(mine - 4, 2)] * 3
-    assert found.measured[0].high - found.measured[0].value == pytest.approx(half * 2**0.5)
+
+
+def test_no_loss_of_a_tenth_of_a_point_is_as_good(folder):
+    profile = make_profile()
+    for arm in (LONGEST, SCORE, LIMA, FULL):
+        plant_scores(profile, arm, 4.0, half=0.03)
+    assert verdicts(profile)["M1"] == "reproduced", "equal, and a loss of 0.1 is excluded"
+
+
+def test_scores_are_paired_by_question(folder):
+    """Where one question's grades go up and down together, the difference is known better than either score."""
+    profile = make_profile()
+    hard = noise("hard", 80, 2.0)
+    for arm, score in ((LONGEST, 5.0), (SCORE, 4.5)):
+        own = score + hard + noise(arm, 80, 0.5)
+        rows = [
+            {"id": str(i), "test_set": "mt-bench", "turn": turn, "arm": arm, "judge": JUDGE, "score": grade}
+            | {"status": "judged"}
+            for i, grade in enumerate(own)
+            for turn in (1, 2)
+        ]
+        plant(profile, "mt_bench", arm, {"judgments.jsonl": rows, "scores.csv": mt_bench.score_turns(rows)})
+    (number,) = settle(profile)["M1"].measured
+    apart = noise(LONGEST, 80, 0.5) - noise(SCORE, 80, 0.5)
+    margin = stats.t.ppf(0.975, 79) * apart.std(ddof=1) / 80**0.5
+    assert (number.low, number.high) == pytest.approx((0.5 - margin, 0.5 + margin))
+    assert margin < 0.2 < 1.96 * 2 / 80**0.5
 
 
 def test_a_rival_that_was_not_graded_leaves_the_claim_open_and_is_named(folder):
     profile = make_profile()
     for arm, score in ((LONGEST, 5.0), (SCORE, 4.0), (LIMA, 4.0)):
-        plant(profile, "mt_bench", arm, {"scores.csv": [score_row(arm, score)]})
+        plant_scores(profile, arm, score)
     found = settle(profile)["M1"]
     assert found.verdict == "not run"
     assert found.here[-1] == "not run: alpaca-1k-longest against alpaca-52k (mt bench)"
@@ -137,23 +190,22 @@ def test_a_rival_that_was_not_graded_leaves_the_claim_open_and_is_named(folder):
 def test_a_failed_part_decides_before_one_that_was_not_run(folder):
     profile = make_profile()
     for arm, score in ((LONGEST, 3.0), (SCORE, 5.0)):
-        plant(profile, "mt_bench", arm, {"scores.csv": [score_row(arm, score)]})
+        plant_scores(profile, arm, score)
     assert verdicts(profile)["M1"] == "not reproduced"
 
 
 def test_a_rate_that_could_not_be_estimated_is_passed_over(folder):
     profile = make_profile()
     for arm in (LONGEST, REFINED):
-        empty = rate_row(arm, 0.5) | {"win_rate": "", "win_low": "", "win_high": ""}
-        plant(profile, "alpaca_eval", arm, {"rates.csv": [empty]})
+        plant_rates(profile, arm, math.nan)
     assert verdicts(profile)["A1"] == "not run"
 
 
-@pytest.mark.parametrize("changes", [{"judged": 150}, {"judge_name": "longer"}, {"turn": "1"}])
+@pytest.mark.parametrize("changes", [{"judged": 150}, {"judge_name": "longer"}, {"turns": (1,)}])
 def test_half_graded_answers_controls_and_single_turns_are_no_evidence(folder, changes):
     profile = make_profile()
     for arm, score in ((LONGEST, 5.0), (REFINED, 8.0)):
-        plant(profile, "mt_bench", arm, {"scores.csv": [score_row(arm, score, **changes)]})
+        plant_scores(profile, arm, score, **changes)
     assert verdicts(profile)["M2"] == "not run"
 
 
@@ -161,14 +213,14 @@ def test_half_graded_answers_controls_and_single_turns_are_no_evidence(folder, c
 def test_a_part_of_mt_bench_is_not_the_benchmark(folder, calls, verdict):
     profile = make_profile()
     for arm, score in ((LONGEST, 5.0), (REFINED, 8.0)):
-        plant(profile, "mt_bench", arm, {"scores.csv": [score_row(arm, score, judged=calls) | {"asked": calls}]})
+        plant_scores(profile, arm, score, judged=calls, asked=calls)
     assert verdicts(profile)["M2"] == verdict
 
 
 def test_scores_of_two_judges_are_not_mixed(folder):
     profile = make_profile()
-    plant(profile, "mt_bench", LONGEST, {"scores.csv": [score_row(LONGEST, 5.0)]})
-    plant(profile, "mt_bench", REFINED, {"scores.csv": [score_row(REFINED, 8.0, judge_name="another")]})
+    plant_scores(profile, LONGEST, 5.0)
+    plant_scores(profile, REFINED, 8.0, judge_name="another")
     assert verdicts(profile)["M2"] == "not run"
 
 
@@ -178,20 +230,33 @@ def test_scores_of_two_judges_are_not_mixed(folder):
 def test_alpaca_eval_rates_settle_refinement_and_that_the_longest_gain_little(folder):
     profile = make_profile()
     for arm, rate in ((LONGEST, 0.032), (REFINED, 0.06), (FULL, 0.03), (LIMA, 0.03)):
-        plant(profile, "alpaca_eval", arm, {"rates.csv": [rate_row(arm, rate)]})
+        plant_rates(profile, arm, rate)
     found = settle(profile)
-    assert found["A1"].verdict == "reproduced"
-    assert found["A1"].measured[0].value == pytest.approx(2.8)
+    (ratio,) = found["A1"].measured
+    spreads = (noise(arm, 805, 0.01 / 1.96 * 805**0.5) / rate for arm, rate in ((REFINED, 0.06), (LONGEST, 0.032)))
+    error = np.subtract(*spreads).std(ddof=1) / 805**0.5
+    expected = [0.06 / 0.032 * math.exp(side * 1.96 * error) for side in (0, -1, 1)]
+    assert (ratio.value, ratio.low, ratio.high) == pytest.approx(expected, rel=1e-4)
+    assert found["A1"].verdict == "reproduced"  # more than before, and twice as much is within the interval
     assert found["A4"].verdict == WITHIN  # "little" was the claim, and no difference can be told
     assert found["A5"].verdict == "not run"
+
+
+@pytest.mark.parametrize(
+    ("rate", "verdict"), [(0.045, "not reproduced"), (0.0405, "not reproduced"), (0.09, "reproduced")]
+)
+def test_a_gain_that_is_no_doubling_is_not_said_to_be_one(folder, rate, verdict):
+    profile = make_profile()
+    for arm, found in ((LONGEST, 0.032), (REFINED, rate)):
+        plant_rates(profile, arm, found, half=0.003)
+    assert verdicts(profile)["A1"] == verdict
 
 
 @pytest.mark.parametrize(("calls", "verdict"), [(100, "not run"), (805, "not run"), (1594, "reproduced")])
 def test_a_part_of_alpaca_eval_is_not_the_benchmark(folder, calls, verdict):
     profile = make_profile()
     for arm, rate in ((LONGEST, 0.032), (REFINED, 0.06)):
-        row = rate_row(arm, rate) | {"asked": calls, "judged": calls}
-        plant(profile, "alpaca_eval", arm, {"rates.csv": [row]})
+        plant_rates(profile, arm, rate, calls=calls)
     assert verdicts(profile)["A1"] == verdict
 
 
@@ -203,22 +268,25 @@ def test_the_whole_benchmarks_are_as_large_as_said(mirror):
 def test_a_large_gain_contradicts_that_the_longest_gain_little(folder):
     profile = make_profile()
     for arm, rate in ((LONGEST, 0.2), (FULL, 0.03), (LIMA, 0.03)):
-        plant(profile, "alpaca_eval", arm, {"rates.csv": [rate_row(arm, rate)]})
+        plant_rates(profile, arm, rate)
     assert verdicts(profile)["A4"] == "not reproduced"
 
 
-def test_a_longer_limit_is_an_arm_of_its_own(folder):
+@pytest.mark.parametrize(("half", "verdict"), [(0.01, WITHIN), (0.003, "reproduced")])
+def test_a_longer_limit_is_an_arm_of_its_own(folder, half, verdict):
     short = "alpaca-1k-longest-refined+neftune"
     profile = make_profile((LONGEST, short, f"{short}+max4096"))
     for arm, rate in ((short, 0.079), (f"{short}+max4096", 0.078)):
-        plant(profile, "alpaca_eval", arm, {"rates.csv": [rate_row(arm, rate)]})
-    assert verdicts(profile)["A3"] == WITHIN
+        plant_rates(profile, arm, rate, half)
+    assert verdicts(profile)["A3"] == verdict
 
 
 # --- capabilities --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("tuned", "verdict"), [(0.56, "reproduced"), (0.532, WITHIN), (0.50, "not reproduced")])
+@pytest.mark.parametrize(
+    ("tuned", "verdict"), [(0.56, "reproduced"), (0.529, "reproduced"), (0.525, WITHIN), (0.50, "not reproduced")]
+)
 def test_no_loss_on_the_four_tasks(folder, tuned, verdict):
     profile = make_profile()
     plant(profile, "capabilities", leaderboards.BASE, task_rows(0.531))
@@ -294,7 +362,7 @@ def test_answers_that_grow_over_the_epochs_speak_against_the_papers_dynamics(fol
     ],
 )
 def test_an_arm_is_the_one_that_a_comparison_names(wanted, arm, is_named):
-    assert evidence._is_named(wanted, arm) is is_named
+    assert published.is_named(wanted, arm) is is_named
 
 
 def test_other_epochs_and_treated_draws_settle_nothing(folder):
@@ -339,7 +407,42 @@ def test_equal_length_counts_against_the_two_rivals_of_the_abstract(folder):
 def test_another_judged_arm_than_the_target_is_read_too(folder):
     profile = make_profile((LONGEST, LIMA, REFINED), base="mistral-7b")
     plant_judging(profile, REFINED, judgments_of(REFINED, LIMA, 140, 20))
-    assert verdicts(profile)["P7"] == "reproduced"
+    found = settle(profile)["P7"]
+    assert [number.value for number in found.measured] == [60]
+    assert found.verdict == "not run", "whether it is by more than the plain longest is not known"
+    assert found.here[-1] == (
+        "not run: alpaca-1k-longest-refined over lima-1k more than alpaca-1k-longest over lima-1k"
+    )
+
+
+@pytest.mark.parametrize(("wins", "verdict"), [(90, "reproduced"), (135, "not reproduced"), (150, "not reproduced")])
+def test_the_refined_have_to_win_by_more(folder, wins, verdict):
+    profile = make_profile((LONGEST, LIMA, REFINED), base="mistral-7b")
+    plant_judging(profile, LONGEST, judgments_of(LONGEST, LIMA, wins, 20))
+    plant_judging(profile, REFINED, judgments_of(REFINED, LIMA, 140, 20))
+    found = settle(profile)["P7"]
+    assert [number.value for number in found.measured] == [60, pytest.approx((140 - wins) / 2)]
+    assert found.verdict == verdict
+
+
+def test_three_prompts_reproduce_nothing(folder):
+    profile = make_profile((LONGEST, SCORE, LIMA))
+    plant_judging(profile, LONGEST, *(judgments_of(LONGEST, arm, 3, 0, n=3, longer=50) for arm in (SCORE, LIMA)))
+    assert __main__.measure_run(profile, SEED).numbers == {}
+    assert published.PROMPTS > differences.PROMPTS == 80
+
+
+def test_the_order_of_rivals_is_a_difference_of_net_wins_by_two_judges(folder):
+    profile = make_profile((LONGEST, FULL, SCORE, LIMA))
+    two = profile.judging.judges[0].model_copy(update={"name": "another"})
+    judging = profile.judging.model_copy(update={"judges": (*profile.judging.judges, two)})
+    profile = profile.model_copy(update={"judging": judging})
+    wins = {FULL: 150, SCORE: 110, LIMA: 60}
+    rows = [judgments_of(LONGEST, arm, n, 20, judge_name=j) for arm, n in wins.items() for j in (JUDGE, "another")]
+    plant_judging(profile, LONGEST, *rows)
+    found = settle(profile)["P4"]
+    assert [round(number.value) for number in found.measured] == [20, 20, 25, 25]
+    assert found.verdict == "reproduced"
 
 
 # --- people --------------------------------------------------------------------------------------------------------
@@ -410,8 +513,8 @@ def test_half_a_ballot_does_not_count(folder):
 def plant_everything(profile):
     plant_judging(profile, LONGEST, *(judgments_of(LONGEST, arm, 150, 20) for arm in (SCORE, LIMA)))
     for arm, score in ((LONGEST, 5.0), (SCORE, 3.0), (LIMA, 3.0), (FULL, 3.0), (REFINED, 7.0)):
-        plant(profile, "mt_bench", arm, {"scores.csv": [score_row(arm, score)]})
-        plant(profile, "alpaca_eval", arm, {"rates.csv": [rate_row(arm, score / 50)]})
+        plant_scores(profile, arm, score)
+        plant_rates(profile, arm, score / 50)
         plant(profile, "capabilities", arm, task_rows(0.56))
     plant(profile, "capabilities", leaderboards.BASE, task_rows(0.53))
 

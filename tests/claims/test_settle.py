@@ -13,7 +13,7 @@ matplotlib.use("agg")
 
 from nbutils import ROOT, data
 from nbutils.claims import __main__, evidence, facts, page, published, settle
-from nbutils.claims.evidence import Results
+from nbutils.claims.evidence import Measured, Results
 from nbutils.claims.facts import Fact
 from nbutils.claims.published import Number
 from nbutils.core import settings, tables
@@ -34,8 +34,10 @@ MISTRAL = LLAMA.model_copy(update={"model": LLAMA.model.model_copy(update={"base
         ("P2", ["+51.9 [+47.3, +56.5]", "+64.6 [+60.9, +68.3]"]),
         ("P3", ["+18.0 [+12.8, +23.2]", "+20.9 [+15.8, +26.0]"]),
         ("P5c", ["+10.3 [+4.9, +15.7]", "+13.1 [+7.9, +18.3]"]),
-        ("P7", ["+40.6 [+35.8, +45.4]", "+49.4 [+45.0, +53.8]"]),
-        ("A1", ["+2.84 [+1.05, +4.63]", "+4.61 [+2.10, +7.12]"]),
+        ("P4", ["+5.3 [-1.1, +11.7]", "+6.8 [+1.6, +12.0]", "+33.9 [+27.0, +40.8]", "+43.7 [+37.4, +50.0]"]),
+        ("P7", ["+40.6 [+35.8, +45.4]", "+49.4 [+45.0, +53.8]", "+30.3 [+23.1, +37.5]", "+36.3 [+29.5, +43.1]"]),
+        ("A1", ["1.90 [1.26, 2.87] times", "1.65 [1.25, 2.17] times"]),
+        ("A2", ["+1.88 [-0.30, +4.06]"]),
         ("A5", ["+0.28 [-2.00, +2.56]", "-0.32 [-2.68, +2.04]", "-3.37 [-5.85, -0.89]"]),
         ("M2", ["+0.22 [-0.61, +1.05]", "+0.77 [-0.06, +1.60]", "+0.20 [-0.63, +1.03]"]),
         ("O1", ["+2.8 points", "+3.3 points"]),
@@ -62,8 +64,11 @@ def test_margin_is_that_of_a_mean_of_signs(signs):
 
 def test_power_table():
     table = published.power_table().set_index("prompts")
-    assert [table.margin[n] for n in (80, 200, 300, 500, 1030)] == [18.6, 11.7, 9.6, 7.4, 5.2]
-    draws = np.random.default_rng(0).multinomial(200, [0.465, 0.25, 0.285], size=20_000)
+    row = published.smallest_net_win()
+    assert (row.net, row.judge, row.against) == (pytest.approx(10.3), "GPT-4", "lima-1k")
+    assert [table.margin[n] for n in (80, 200, 300, 500, 1030)] == [19.2, 12.2, 9.9, 7.7, 5.4]
+    assert round(table.power[200]) == 38
+    draws = np.random.default_rng(0).multinomial(200, [row.win / 100, row.tie / 100, row.lose / 100], size=20_000)
     net = (draws[:, 0] - draws[:, 2]) / 200
     margins = [published.net_win_margin(a / 200, b / 200, 200) for a, b in draws[:, [0, 2]]]
     assert table.power[200] == pytest.approx(100 * np.mean(net > margins), abs=2)
@@ -106,6 +111,40 @@ def test_leaderboard_rows_are_those_of_the_leaderboard(mirror):
 )
 def test_what_an_interval_shows(low, high, expected, reading):
     assert Number("x", 1.0, low, high, "points", expected).reading == reading
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected", "reading"),
+    [
+        (-4, 4, "same", "separable"),
+        (1, 4, "same", "separable"),
+        (-6, 4, "same", "not separable"),
+        (3, 9, "same", "not separable"),
+        (6, 9, "same", "contradicted"),
+        (-9, -6, "same", "contradicted"),
+        (-4, 9, "not less", "separable"),
+        (-4, -1, "not less", "separable"),
+        (-6, 1, "not less", "not separable"),
+        (-6, -1, "not less", "contradicted"),
+    ],
+)
+def test_equivalence_is_within_half_of_the_smallest_claimed_difference(low, high, expected, reading):
+    assert published.MARGINS["points net win"] == 5
+    assert Number("x", 0.0, low, high, "points net win", expected).reading == reading
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "reading"),
+    [
+        (1.26, 2.87, "separable"),
+        (2.1, 3.0, "separable"),
+        (0.9, 2.9, "not separable"),
+        (1.2, 1.9, "contradicted"),
+        (0.8, 1.5, "contradicted"),
+    ],
+)
+def test_what_doubles(low, high, reading):
+    assert Number("x", 1.9, low, high, published.RATIO, "twice", 1.0).reading == reading
 
 
 def test_a_missing_table_and_a_row_that_is_not_there_are_named():
@@ -253,19 +292,12 @@ def test_rates_at_equal_length():
     assert verdicts(LLAMA, rows, [row | {"judge": "longer"} for row in both])["L4"] == "not run"
 
 
-def test_agreement_takes_two_judges_and_the_papers_order():
-    def nets(judge, *values):
-        pairs = zip(("P1", "P2", "P3"), values, strict=True)
-        return {claim: Number("x", value, 0, 1, "points net win", "more", judge=judge) for claim, value in pairs}
-
-    def both(*judges):
-        return {claim: [one[claim] for one in judges] for claim in ("P1", "P2", "P3")}
-
-    paper = {claim: published.published_numbers(claim) for claim in ("P1", "P2", "P3")}
-    assert settle.judges_agree(paper) == "reproduced"
-    assert settle.judges_agree(both(nets("a", 3, 2, 1))) == "not run"
-    assert settle.judges_agree(both(nets("a", 3, 2, 1), nets("b", 3, 1, 2))) == "not reproduced"
-    assert settle.judges_agree(both(nets("a", 3, 2, 1), nets("b", 3, 2, -1))) == "not reproduced"
+def test_agreement_takes_two_judges():
+    (plain, other) = (Number("x", 20, 10, 30, "points net win", "more", judge=name) for name in ("a", "b"))
+    found = {item.claim.id: item for item in settle.settle(Measured({"P4": [plain, plain]}, {}))}
+    assert found["P4"].verdict == "not run"
+    found = {item.claim.id: item for item in settle.settle(Measured({"P4": [plain, other]}, {}))}
+    assert found["P4"].verdict == "reproduced"
 
 
 # --- what is committed ---------------------------------------------------------------------------------------------
