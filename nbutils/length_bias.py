@@ -1,12 +1,14 @@
 """Stage 07: is it only length? The length analysis of any judgments.
 
     python -m nbutils.length_bias JUDGMENTS [-o TABLE.csv] [--cut CUT_JUDGMENTS]
+    python -m nbutils.length_bias [JUDGMENTS] --plan [--comparisons N]
 
 JUDGMENTS is a JSON-lines or Parquet file with one row per order: id, preference (0 to 1 for the arm, or null),
 len_arm, len_baseline, and where there are several of them test_set, arm, baseline, judge, order; `difficulty`, a number
 for each prompt, is used where all rows have it. AlpacaEval's annotations.json and pairwise reviews such as Cherry LLM's
 are read as they are (nbutils/judging/records.py). CUT_JUDGMENTS are of the same prompts after
-`python -m nbutils.judge A B --cut` cut every pair of answers to one length.
+`python -m nbutils.judge A B --cut` cut every pair of answers to one length. --plan says how many prompts an effect
+takes, by the spread of published judgments or of JUDGMENTS.
 """
 
 import functools
@@ -20,6 +22,7 @@ from nbutils import arms, judge
 from nbutils.analysis import findings
 from nbutils.analysis.comparison import BIN_EDGES, MATCHED, analyse, bin_comparisons, compare_cut
 from nbutils.analysis.length_control import length_controlled_win_rate
+from nbutils.analysis.planning import POWER, PUBLISHED, Spread, measure_spread, plan_prompts, smallest_effects
 from nbutils.core import disk, manifests, tables
 from nbutils.core.errors import ArgumentParser, InputError, exits_cleanly
 from nbutils.core.manifests import Manifest, Plan
@@ -89,14 +92,37 @@ def _interval(row: dict[Any, Any], name: str) -> str:
     return "cannot be estimated" if math.isnan(value + low) else f"{value:.3f} [{low:.3f}, {high:.3f}]"
 
 
+def print_plan(comparisons: int, spread: Spread) -> None:
+    """Print how many prompts an effect takes, and what so many prompts can see."""
+    words = {"judged": "as judged", "equal": "at equal length", "matched": "settled (by pairs)"}
+    print(f"Prompts in both orders that show an effect in {POWER:.0%} of runs, at 5% over {comparisons} comparison(s):")
+    print(plan_prompts(comparisons=comparisons, spread=spread).rename(columns=words).to_string(index=False))
+    print("The smallest effect that so many prompts show, in points of win rate (a net win is twice as many):")
+    print(smallest_effects(comparisons=comparisons, spread=spread).rename(columns=words).to_string(index=False))
+
+
 @exits_cleanly
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of `python -m nbutils.length_bias`."""
     parser = ArgumentParser(prog="python -m nbutils.length_bias", description="Length analysis of judgments.")
-    parser.add_argument("judgments", metavar="JUDGMENTS", type=Path, help="JSON lines or Parquet, one row per order")
+    about = "JSON lines or Parquet, one row per order"
+    parser.add_argument("judgments", metavar="JUDGMENTS", type=Path, nargs="?", help=about)
     parser.add_argument("-o", "--out", type=Path, help="also write the table as CSV")
     parser.add_argument("--cut", type=Path, metavar="CUT_JUDGMENTS", help="judgments of the answers cut to one length")
+    parser.add_argument("--plan", action="store_true", help="how many prompts an effect takes, and nothing else")
+    parser.add_argument("--comparisons", type=int, default=1, help="how many are made at once (with --plan; 1)")
     given = parser.parse_args(arguments)
+    if given.plan:
+        if given.out or given.cut:
+            parser.error("--plan writes no table and reads no cut judgments")
+        if given.comparisons < 1:
+            parser.error("--comparisons: at least 1")
+        spread = measure_spread(analyse(read_judgments(given.judgments), draws=1)) if given.judgments else PUBLISHED
+        if math.isnan(sum(spread)):
+            raise InputError(f"{given.judgments}: no comparison with pairs of equal length: --plan without a file")
+        return print_plan(given.comparisons, spread)
+    if not given.judgments:
+        parser.error("JUDGMENTS are needed, or --plan")
     if given.out and given.out.resolve() in [path.resolve() for path in (given.judgments, given.cut) if path]:
         raise InputError(f"{given.out}: the table would replace the judgments: give the output another name")
     rows, cut = read_judgments(given.judgments), read_judgments(given.cut) if given.cut else ()

@@ -64,7 +64,7 @@ def draw_control(biases: "DataFrame", note: str = "") -> "Figure":
 
     biases: stage 07's length_bias.csv.
     """
-    caption = "Win rate with 95% interval: as judged (blue), at equal length, by the ratio of lengths (orange), where it can be told."
+    caption = "Win rate with 95% interval: as judged (blue); at equal length, by the ratio of lengths (orange)."
     title = "Does the preference outlive the control?"
     page, axes = style.make_page(0.5 * len(biases) + 0.4, title, caption, note, _LABELS, 0.4, 0.45)
     axes.axvline(0.5, color=FAINT, linewidth=1)
