@@ -19,10 +19,11 @@ from typing import Any
 from pandas import DataFrame
 
 from nbutils import arms, judge
-from nbutils.analysis import findings
 from nbutils.analysis.comparison import BIN_EDGES, MATCHED, analyse, bin_comparisons, compare_cut
+from nbutils.analysis.items import comparisons, to_calls
 from nbutils.analysis.length_control import length_controlled_win_rate
 from nbutils.analysis.planning import POWER, PUBLISHED, Spread, measure_spread, plan_prompts, smallest_effects
+from nbutils.analysis.verdicts import Rows
 from nbutils.core import disk, manifests, tables
 from nbutils.core.errors import ArgumentParser, InputError, exits_cleanly
 from nbutils.core.manifests import Manifest, Plan
@@ -59,32 +60,43 @@ def _analyse_all(judged: Manifest, folder: Path) -> dict[str, Any]:
     return {"outputs": ["length_bias.csv", "bins.csv", "cut.csv"], "comparisons": len(table)}
 
 
-_RATES = dict(findings.COLUMNS.values()) | {
-    "length_controlled_difficulty": "by the difference, with difficulty",
+_RATES = {
+    "win_rate": "win rate",
+    "prompts_won": "prompts won, ties half",
+    "at_equal_length": "at equal length",
+    "length_controlled": "length controlled",
+    "length_controlled_log": "length controlled, by the ratio",
+    "length_controlled_difficulty": "length controlled, difficulty",
+    "length_matched": "length matched ({length_matched_prompts})",
+    "win_rate_cut": "cut to one length",
     "share_remaining": "share left of the net win",
     "position_bias": "gained by standing first",
 }
 
 
-def print_analysis(table: DataFrame) -> None:
-    """Print a length analysis, a few lines for each comparison, the verdict first."""
-    for row in table.to_dict("records"):
+def print_analysis(table: DataFrame, rows: Rows) -> None:
+    """Print a length analysis of judgment rows, a few lines for each comparison, the verdict first."""
+    for row, mine in zip(table.to_dict("records"), comparisons(rows).values(), strict=True):
         print(f"{row['arm']} against {row['baseline']}, judged by {row['judge']}: {row['prompts']} prompts")
-        print(f"  finding: {row['finding']}")
+        is_analysed = not math.isnan(row.get("win_rate", math.nan))
+        print(f"  finding: {row['finding']}" if is_analysed else f"  {row['finding']}")
         if row["unjudged"]:
             print(f"  {row['unjudged']} of {row['calls']} calls gave no score and are left out")
         if row["notes"]:
             print(f"  note: {row['notes']}")
-        if math.isnan(row.get("win_rate", math.nan)):
+        if not is_analysed:
             continue
         print(f"  mean length {row['mean_len_arm']} against {row['mean_len_baseline']}")
-        optional = ("length_controlled_difficulty", "win_rate_cut")
-        for name in (name for name in _RATES if name not in optional or not math.isnan(row.get(name, math.nan))):
-            pairs = f" ({row['length_matched_prompts']})" if name == "length_matched" else ""
-            print(f"  {_RATES[name] + pairs:44} {_interval(row, name)}")
+        has = {
+            "length_controlled_difficulty": to_calls(mine).difficulty is not None,
+            "win_rate_cut": "win_rate_cut" in row,
+        }
+        for name, words in _RATES.items():
+            if has.get(name, True):
+                print(f"  {words.format(**row):32} {_interval(row, name)}")
         if not math.isnan(row["longer_preferred"]):
             rates = f"{row['longer_preferred']:.3f}; a length-only judge {row['length_only_judge']:.3f}"
-            print(f"  {'longer preferred':44} {rates}")
+            print(f"  {'longer preferred':32} {rates}")
 
 
 def _interval(row: dict[Any, Any], name: str) -> str:
@@ -122,7 +134,7 @@ def main(arguments: list[str] | None = None) -> None:
             raise InputError(f"{given.judgments}: no comparison with pairs of equal length: --plan without a file")
         return print_plan(given.comparisons, spread)
     if not given.judgments:
-        parser.error("JUDGMENTS are needed, or --plan")
+        parser.error("the following arguments are required: JUDGMENTS (or --plan)")
     if given.out and given.out.resolve() in [path.resolve() for path in (given.judgments, given.cut) if path]:
         raise InputError(f"{given.out}: the table would replace the judgments: give the output another name")
     rows, cut = read_judgments(given.judgments), read_judgments(given.cut) if given.cut else ()
@@ -130,11 +142,11 @@ def main(arguments: list[str] | None = None) -> None:
     compared = compare_cut(rows, cut) if len(cut) else DataFrame()
     if given.out:
         disk.write_text(given.out, table.to_csv(index=False, lineterminator="\n"))
-    print_analysis(table)
+    print_analysis(table, rows)
     for row in compared.to_dict("records"):
         print(f"{row['arm']} against {row['baseline']}, judged by {row['judge']}: answers cut to one length")
         for name in ("win_rate", "win_rate_cut", "lost_by_cutting"):
-            print(f"  {name.replace('_', ' '):44} {_interval(row, name)}")
+            print(f"  {name.replace('_', ' '):32} {_interval(row, name)}")
 
 
 if __name__ == "__main__":

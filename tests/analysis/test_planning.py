@@ -61,7 +61,7 @@ def test_the_command(capsys, tmp_path):
     assert "at 5% over 3 comparison(s)" in printed
     assert f"{'5.0':>8}" in printed and "714" in printed and "at equal length" in printed
     for arguments, words in (
-        ([], "JUDGMENTS are needed, or --plan"),
+        ([], "the following arguments are required: JUDGMENTS (or --plan)"),
         (["--plan", "--comparisons", "0"], "--comparisons: at least 1"),
         (["--plan", "-o", str(tmp_path / "x.csv")], "--plan writes no table"),
     ):

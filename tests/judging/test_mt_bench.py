@@ -82,7 +82,8 @@ def test_grades_and_counts_by_hand(talks, tmp_path):
     assert [table["all"][name] for name in ("questions", "asked", "judged", "unparsed", "failed")] == [2, 4, 3, 1, 0]
     assert [table[name]["score"] for name in ("turn 1", "turn 2", "writing", "math")] == [5.5, 6, 7, 3]
     assert mt_bench.describe(table["all"]).endswith("no score below 99% judged")
-    assert mt_bench.describe(table["writing"]) == "MT-Bench: 7.00 [7.00, 7.00]; 1 of 80 questions; asked 2, judged 2"
+    # One question says nothing of the others: its interval is the whole scale.
+    assert mt_bench.describe(table["writing"]) == "MT-Bench: 7.00 [1.00, 10.00]; 1 of 80 questions; asked 2, judged 2"
 
 
 @pytest.mark.parametrize(
