@@ -4,8 +4,9 @@ The unit is a prompt of one comparison (arm, baseline, test set, id) with its ve
 verdict is missing are left out and counted. Win, tie and lose are ordered: `kappa` (Cohen's) takes every disagreement
 alike, `kappa_linear` weighs win against lose twice as much as either against a tie, `alpha` is Krippendorff's, ordinal.
 
-Kappa is statsmodels', alpha NLTK's. Intervals are of 95% and by the jackknife over questions: rows that share a test
-set and a `cluster`, or else an id, are left out together.
+Kappa and alpha are computed from counts, for all samples of the jackknife at once (the tests hold them against
+statsmodels, scikit-learn, NLTK and krippendorff). Intervals are of 95% and leave out one question at a time: all rows
+that share a test set and a `cluster`, or else an id.
 """
 
 import itertools
@@ -33,8 +34,9 @@ LEGEND = (
 _UNIT = ["question", *SIDES, *PROMPT]
 _RATES = ("agree", "agree_decided", "kappa", "kappa_linear", "alpha")
 
-Statistic = Callable[[Codes, Any], float]
-"""A figure of units of few kinds: verdicts of each kind, shape (kinds, raters), and how many units are of it."""
+Statistic = Callable[[Codes, Any], Any]
+"""A figure of units of few kinds: verdicts of each kind, shape (kinds, raters), and how many units are of it, shape
+(..., kinds), to numbers of shape (...): many samples at once."""
 
 
 def compare(rows: Rows, people: Collection[str] = ()) -> DataFrame:
@@ -147,7 +149,8 @@ def _compare_many(codes: DataFrame, kind: str, who: str) -> dict[str, Any]:
     kept, seen = scores[(scores != ABSENT).sum(axis=1) > 1], codes[(codes != ABSENT).sum(axis=1) > 1]
     questions = _questions(kept).nunique()
     head = {"kind": kind, "judge": who, "other": "", "prompts": len(kept), "left_out": len(seen) - len(kept)}
-    alpha = _estimate(ordinal_alpha, _sample(kept), _NONE)
+    # Whose a verdict is does not matter to alpha: sorted, the units are of fewer kinds.
+    alpha = _estimate(ordinal_alpha, _sample(DataFrame(np.sort(kept.to_numpy(), axis=1), kept.index)), _NONE)
     note = "" if not math.isnan(alpha.value) else "alpha is undefined: fewer than two different verdicts"
     return head | {"decided": None, "questions": questions, "note": note} | _rounded({"alpha": alpha})
 
@@ -186,59 +189,62 @@ def _sample(codes: DataFrame) -> Sample:
     return Sample(kinds, counts)
 
 
-def share_equal(kinds: Codes, counts: Any) -> float:
+def share_equal(kinds: Codes, counts: Any) -> Any:
     """Share of the units on which two raters say the same."""
-    return float(counts[kinds[:, 0] == kinds[:, 1]].sum() / counts.sum())
+    return counts[..., kinds[:, 0] == kinds[:, 1]].sum(axis=-1) / counts.sum(axis=-1)
 
 
-def kappa(kinds: Codes, counts: Any, weights: str | None = None) -> float:
-    """Cohen's kappa; NaN where one of the raters always says the same, so that chance explains everything."""
-    from statsmodels.stats.inter_rater import cohens_kappa
+def kappa(kinds: Codes, counts: Any, distance: Any = None) -> Any:
+    """Cohen's kappa; NaN where one of the raters always says the same, so that chance explains everything.
 
-    table = np.zeros((len(VERDICTS), len(VERDICTS)))
-    np.add.at(table, (kinds[:, 0], kinds[:, 1]), counts)
-    if min(np.count_nonzero(table.sum(axis=axis)) for axis in (0, 1)) < 2:
-        return math.nan
-    return float(cohens_kappa(table, wt=weights, return_results=False))
+    distance: how far two verdicts lie apart, shape (verdicts, verdicts); by default every two are alike.
+    """
+    verdicts = np.eye(len(VERDICTS))
+    apart = 1 - verdicts if distance is None else distance
+    one, other = (counts @ verdicts[side] for side in kinds.T)
+    found = (counts @ apart[tuple(kinds.T)]) * counts.sum(axis=-1)
+    is_defined = np.minimum(np.count_nonzero(one, axis=-1), np.count_nonzero(other, axis=-1)) > 1
+    return _one_minus(found, np.einsum("...c,...k,ck->...", one, other, apart), is_defined)
 
 
-def linear_kappa(kinds: Codes, counts: Any) -> float:
+def linear_kappa(kinds: Codes, counts: Any) -> Any:
     """Cohen's kappa with linear weights: win against lose counts as two steps."""
-    return kappa(kinds, counts, "linear")
+    steps = np.arange(len(VERDICTS))
+    return kappa(kinds, counts, np.abs(steps[:, None] - steps))
 
 
-def ordinal_alpha(kinds: Codes, counts: Any) -> float:
+def ordinal_alpha(kinds: Codes, counts: Any) -> Any:
     """Krippendorff's alpha with his ordinal metric; ABSENT verdicts may be among the raters' own.
 
-    NaN where fewer than two different verdicts stand in units with at least two.
+    From his matrix of coincidences (Computing Krippendorff's Alpha-Reliability, 2011): of a unit with m verdicts each
+    pair of them counts 1 / (m - 1). Two verdicts lie as far apart as there are verdicts between them, half of each of
+    the two included, squared. NaN where fewer than two different verdicts stand in units with at least two.
     """
-    from nltk.metrics.agreement import AnnotationTask
+    codes = range(max(len(VERDICTS), int(kinds.max()) + 1))
+    times = np.stack([(kinds == code).sum(axis=1) for code in codes], axis=1).astype(float)
+    paired = times * (times.sum(axis=1, keepdims=True) > 1)
+    pairs = paired[:, :, None] * paired[:, None, :] - paired[:, :, None] * np.eye(len(codes))
+    coincidences = np.tensordot(counts, pairs / np.maximum(times.sum(axis=1) - 1, 1)[:, None, None], 1)
+    seen = counts @ paired
+    ranks = np.cumsum(seen, axis=-1) - seen / 2
+    apart = (ranks[..., :, None] - ranks[..., None, :]) ** 2
+    found = (seen.sum(axis=-1) - 1) * (coincidences * apart).sum(axis=(-2, -1))
+    expected = np.einsum("...c,...k,...ck->...", seen, seen, apart)
+    return _one_minus(found, expected, np.count_nonzero(seen, axis=-1) > 1)
 
-    kept = ((kinds != ABSENT).sum(axis=1) > 1) & (counts > 0)
-    units = np.repeat(kinds[kept], counts[kept], axis=0)
-    seen = np.bincount(units[units != ABSENT])
-    if np.count_nonzero(seen) < 2:
-        return math.nan
-    places = zip(*np.nonzero(units != ABSENT), units[units != ABSENT].tolist(), strict=True)
-    data = [(rater, unit, code) for unit, rater, code in places]
-    return float(AnnotationTask(data, _ordinal_metric(seen)).alpha())
 
-
-def _ordinal_metric(seen: Any) -> Callable[[int, int], float]:
-    """Krippendorff's: the square of how many verdicts lie between two, half of each of the two included."""
-    ranks = np.cumsum(seen) - seen / 2
-    return lambda one, other: float(ranks[one] - ranks[other]) ** 2
+def _one_minus(found: Any, expected: Any, is_defined: Any) -> Any:
+    """One minus the disagreement found over that expected by chance, NaN where that is not defined."""
+    return np.where(is_defined, 1 - found / np.where(is_defined, expected, 1), np.nan)
 
 
 def _jackknife(statistic: Statistic, sample: Sample) -> float:
-    """Standard error by leaving out one question at a time; questions alike are computed once. NaN if undefined."""
-    questions, total = len(sample.counts), sample.counts.sum(axis=0)
+    """Standard error by leaving out one question at a time. NaN if undefined."""
+    questions = len(sample.counts)
     if questions < 2:
         return math.nan
-    alike, times = np.unique(sample.counts, axis=0, return_counts=True)
-    without = np.array([statistic(sample.kinds, total - each) for each in alike])
-    mean = float(without @ times) / questions
-    return math.sqrt((questions - 1) / questions * float((without - mean) ** 2 @ times))
+    without = statistic(sample.kinds, sample.counts.sum(axis=0) - sample.counts)
+    return math.sqrt((questions - 1) / questions * float(((without - without.mean()) ** 2).sum()))
 
 
 def _estimate_share(sample: Sample) -> Estimate:
@@ -247,7 +253,7 @@ def _estimate_share(sample: Sample) -> Estimate:
     questions = len(sample.counts)
     if not n:
         return _NONE
-    value = share_equal(sample.kinds, sample.counts.sum(axis=0))
+    value = float(share_equal(sample.kinds, sample.counts.sum(axis=0)))
     if value in (0.0, 1.0):
         return unanimous_interval(value, n, questions)
     error = _jackknife(share_equal, sample)
@@ -266,7 +272,7 @@ def _estimate(statistic: Statistic, sample: Sample, share: Estimate) -> Estimate
     if not sample.counts.any():
         return _NONE
     total, n = sample.counts.sum(axis=0), int(sample.counts.sum())
-    value = statistic(sample.kinds, total)
+    value = float(statistic(sample.kinds, total))
     if value == 1:
         shares = np.array([(sample.kinds == code)[:, 0] @ total for code in range(len(VERDICTS))]) / n
         low = 1 - (1 - share.low) / (1 - float(shares @ shares))
@@ -298,4 +304,4 @@ def _values(table: DataFrame, name: str) -> Sequence[tuple[float, float, float]]
 def _in_words(value: float, low: float, high: float) -> str:
     if math.isnan(value):
         return "-"
-    return f"{value:.3f}" + ("" if math.isnan(low) else f" [{low:.3f}, {high:.3f}]")
+    return f"{value:z.3f}" + ("" if math.isnan(low) else f" [{low:z.3f}, {high:z.3f}]")

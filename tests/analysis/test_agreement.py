@@ -1,6 +1,7 @@
 """Agreement of judges: by hand, against other libraries, and how often the intervals hold the truth."""
 
 import math
+import time
 
 import numpy as np
 import pandas as pd
@@ -115,6 +116,55 @@ def test_alpha_is_that_of_another_library(codes):
     data[data == ABSENT] = np.nan
     theirs = krippendorff.alpha(data, level_of_measurement="ordinal", value_domain=[0, 1, 2])
     assert found == pytest.approx(theirs, abs=1e-9)
+
+
+@given(gappy_codes)
+@settings(max_examples=40, deadline=None)
+def test_the_figures_are_those_of_nltk_and_statsmodels(codes):
+    """The libraries' own, unit by unit: of one sample, and of several at once."""
+    from nltk.metrics.agreement import AnnotationTask
+    from statsmodels.stats.inter_rater import cohens_kappa
+
+    kinds, counts = np.unique(codes, axis=0, return_counts=True)
+    samples = np.array([counts, 3 * counts, counts + np.arange(len(counts))])
+    for number, found in enumerate(agreement.ordinal_alpha(kinds, samples)):
+        units = [each for each in np.repeat(kinds, samples[number], axis=0) if (each != ABSENT).sum() > 1]
+        data = [(who, i, said) for i, each in enumerate(units) for who, said in enumerate(each) if said != ABSENT]
+        seen = np.bincount([said for *_, said in data], minlength=3)
+        if np.count_nonzero(seen) < 2:
+            assert math.isnan(found)
+            continue
+        ranks = np.cumsum(seen) - seen / 2
+        task = AnnotationTask(data, lambda one, other, ranks=ranks: float(ranks[one] - ranks[other]) ** 2)
+        assert found == pytest.approx(task.alpha(), abs=1e-9)
+    both = kinds[(kinds[:, :2] != ABSENT).all(axis=1), :2]
+    if len(both):
+        table = np.zeros((3, 3))
+        np.add.at(table, tuple(both.T), 1)
+        for weights, mine in ((None, agreement.kappa), ("linear", agreement.linear_kappa)):
+            found = mine(both, np.ones((2, len(both)), int))
+            if min(len(set(side)) for side in both.T) == 1:
+                assert np.isnan(found).all()
+            else:
+                assert found == pytest.approx(cohens_kappa(table, wt=weights, return_results=False), abs=1e-12)
+
+
+@pytest.mark.parametrize(("value", "shown"), [(-0.0001, "0.000 [0.000, 0.500]"), (-0.0006, "-0.001 [0.000, 0.500]")])
+def test_nothing_is_shown_as_minus_nothing(value, shown):
+    assert agreement._in_words(value, -0.0004, 0.5) == shown
+
+
+def test_a_hundred_thousand_questions_take_seconds():
+    """Intervals leave out one question at a time, all at once: by hand for every question this took minutes."""
+    random, n = np.random.default_rng(0), 100_000
+    codes = frame_of(random.integers(0, 3, (n, 2)))
+    begun = time.process_time()
+    found = agreement._compare_two(codes, "judges", "x", "y")
+    assert time.process_time() - begun < 5
+    # Of independent judges: kappa's standard error is then about that of the share, over what chance leaves.
+    error = math.sqrt(1 / 3 * 2 / 3 / n) / (2 / 3)
+    assert (found["kappa_high"] - found["kappa_low"]) / 2 == pytest.approx(1.96 * error, rel=0.02)
+    assert abs(found["alpha"]) < 0.02 and found["questions"] == n
 
 
 @given(codes_of, st.integers(1, 3))
