@@ -11,19 +11,18 @@ still to come. `read` writes `votes.jsonl`, judgment rows as every other judge's
 import csv
 import html
 import io
-import itertools
 import json
-import math
+import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from pandas import DataFrame
 
 from nbutils import lengths
+from nbutils.analysis import agreement
 from nbutils.analysis.verdicts import ORDERS, VERDICTS, decisions_of
-from nbutils.core import disk
+from nbutils.core import disk, tables
 from nbutils.core.errors import ArgumentParser, InputError, exits_cleanly
 from nbutils.core.judge_settings import JudgeModel
 from nbutils.judging.command import pairs_of_files
@@ -31,7 +30,7 @@ from nbutils.judging.pairs import MEASURE, Pair
 from nbutils.judging.records import read_judgments
 from nbutils.llm.client import writable
 
-COLUMNS = ("number", "request", "answer_1", "answer_2", "vote")
+COLUMNS = ("number", "request", "answer_1", "answer_2", "vote", "ballot")
 VOTES = {"1": 1.0, "2": 0.0, "tie": 0.5, "t": 0.5, "=": 0.5, "0": 0.5, "0.5": 0.5, "both": 0.5}
 KEY = "key.json"
 
@@ -91,15 +90,16 @@ def make_key(ballots: Sequence[Ballot]) -> dict[str, Any]:
 
 
 def to_csv(ballots: Sequence[Ballot]) -> str:
-    """The ballot as a table whose last column is to be filled in."""
+    """The ballot as a table whose column `vote` is to be filled in; `ballot` says which ballot it is."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
+    mark = make_key(ballots)["ballot"]
     for ballot in ballots:
         cells = [writable(cell).replace("\0", "") for cell in (ballot.pair.prompt, *ballot.answers)]
         # No spreadsheet is to take a cell for a formula.
         safe = [f"'{cell}" if cell.lstrip()[:1] in ("=", "+", "-", "@") else cell for cell in cells]
-        writer.writerow([ballot.number, *safe, ""])
+        writer.writerow([ballot.number, *safe, "", mark])
     return "\ufeff" + text.getvalue()  # without the mark spreadsheets take UTF-8 for something else
 
 
@@ -117,21 +117,26 @@ def to_html(ballots: Sequence[Ballot]) -> str:
 def read_key(folder: Path) -> dict[str, Any]:
     """The key of an exported ballot. Raises InputError where the folder has none."""
     try:
-        return dict(json.loads((folder / KEY).read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
+        key = json.loads((folder / KEY).read_text(encoding="utf-8"))
+        return {"ballot": key["ballot"], "items": dict(key["items"])}
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise InputError(f"{folder / KEY}: cannot be read ({error}): give the folder of an exported ballot") from None
 
 
 def read_all_votes(paths: Sequence[Path], key: dict[str, Any]) -> list[dict[str, Any]]:
-    """The votes of several annotators, as `read_votes`. Raises InputError where two of them have one name."""
+    """The votes of several annotators, as `read_votes`. Raises InputError where two of them have one name.
+
+    Names that differ in capitals, or in how Unicode spells a letter, are one name.
+    """
     rows, files = [], dict[str, Path]()
     for path in paths:
         votes = read_votes(path, key)
         name = votes[0]["judge"]
-        if name in files:
+        same = unicodedata.normalize("NFKC", name).casefold()
+        if same in files:
             mend = "give each file the annotator's name, or fill in its column 'annotator'"
-            raise InputError(f"{files[name]} and {path}: both are of an annotator '{name}': {mend}")
-        files[name] = path
+            raise InputError(f"{files[same]} and {path}: both are of an annotator '{name}': {mend}")
+        files[same] = path
         rows += votes
     return rows
 
@@ -140,7 +145,7 @@ def read_votes(path: Path, key: dict[str, Any]) -> list[dict[str, Any]]:
     """The votes of one annotator as judgment rows: one a pair, "failed" where no vote is given.
 
     The judge is called as the file's column `annotator` says, else as the file. Raises InputError naming file and line
-    for a vote that is none of 1, 2 and tie, for an unknown or second number, and for a second annotator.
+    for a vote that is none of 1, 2 and tie, for an unknown or second number, a second annotator, and another ballot.
     """
     given: dict[str, str] = {}
     annotator = ""
@@ -149,7 +154,10 @@ def read_votes(path: Path, key: dict[str, Any]) -> list[dict[str, Any]]:
         if name and annotator and name != annotator:
             raise InputError(f"{path}: line {line}: of '{name}', but of '{annotator}' before: give each a file")
         annotator = annotator or name
-        number, vote = str(record.get("number", "")).strip(), str(record.get("vote") or "").strip().lower()
+        if (mark := str(record.get("ballot") or "").strip()) not in ("", key["ballot"]):
+            raise InputError(f"{path}: line {line}: of the ballot {mark}, and not of this folder's ({key['ballot']})")
+        # A spreadsheet may write 1 as 1.0.
+        number, vote = (str(record.get(name) or "").strip().lower().removesuffix(".0") for name in ("number", "vote"))
         if number not in key["items"]:
             raise InputError(f"{path}: line {line}: the ballot has no number '{number}'")
         if number in given:
@@ -179,41 +187,14 @@ def _records(path: Path) -> Iterable[tuple[int, dict[str, Any]]]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as UTF-8 text ({error})") from None
+        raise InputError(f"{path}: cannot be read as UTF-8 text ({error}): save it as CSV in UTF-8") from None
     header = text.partition("\n")[0]
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count))
-    if not {"number", "vote"} <= set(reader.fieldnames or ()):
+    reader.fieldnames = [str(name).strip().lower() for name in reader.fieldnames or ()]
+    if not {"number", "vote"} <= set(reader.fieldnames):
         raise InputError(f"{path}: no columns 'number' and 'vote': give a ballot.csv with votes")
     for record in reader:
         yield reader.line_num, record
-
-
-def agreement(rows: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """How far two judges agree on the prompts that both decided: share, and Cohen's kappa with its 95% interval.
-
-    Kappa is None where one of them always says the same, so that chance explains everything.
-    """
-    from statsmodels.stats.inter_rater import cohens_kappa
-
-    mine, theirs = decisions_of(rows), decisions_of(others)
-    common = [(said, theirs[key]) for key, said in mine.items() if key in theirs]
-    table = np.array([[common.count((one, other)) for other in VERDICTS] for one in VERDICTS])
-    sides = {"judge": rows[0]["judge"], "other": others[0]["judge"], "prompts": len(common)}
-    share = round(float(np.trace(table)) / len(common), 4) if common else None
-    if not common or min(np.count_nonzero(table.sum(axis=0)), np.count_nonzero(table.sum(axis=1))) < 2:
-        return sides | {"agree": share, "kappa": None, "low": None, "high": None}
-    found = cohens_kappa(table)
-    numbers = {"agree": share, "kappa": found.kappa, "low": found.kappa_low, "high": found.kappa_upp}
-    return sides | {name: round(float(number), 4) for name, number in numbers.items()}
-
-
-def compare_all(rows: Sequence[dict[str, Any]]) -> DataFrame:
-    """The agreement of every two judges among the rows of one comparison."""
-    judges = dict.fromkeys(row["judge"] for row in rows)
-    by_judge = [[row for row in rows if row["judge"] == judge] for judge in judges]
-    found = [agreement(mine, others) for mine, others in itertools.combinations(by_judge, 2)]
-    names, numbers = ("judge", "other", "prompts"), ("agree", "kappa", "low", "high")
-    return DataFrame(found, columns=[*names, *numbers]).astype(dict.fromkeys(numbers, float))
 
 
 @exits_cleanly
@@ -240,6 +221,9 @@ def main(arguments: list[str] | None = None) -> None:
     key = read_key(given.folder)
     others = read_judgments(given.judgments) if given.judgments else []
     votes = read_all_votes(given.votes, key)
+    if both := {row["judge"] for row in votes} & {row["judge"] for row in others}:
+        mend = "call the annotator otherwise in the column 'annotator'"
+        raise InputError(f"{given.judgments}: '{min(both)}' is a judge there, and an annotator here: {mend}")
     disk.write_jsonl(given.folder / "votes.jsonl", votes)
     _print(votes, others)
 
@@ -250,10 +234,10 @@ def _print(votes: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]]) ->
     for annotator in dict.fromkeys(row["judge"] for row in votes):
         found = list(decisions_of([row for row in votes if row["judge"] == annotator]).values())
         print(f"{annotator}: {', '.join(f'{name} {found.count(name)}' for name in VERDICTS)}, {len(found)} votes")
-    for row in compare_all([*votes, *others]).to_dict("records"):
-        kappa = "none" if math.isnan(row["kappa"]) else f"{row['kappa']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
-        share = "nothing in common" if math.isnan(row["agree"]) else f"agree on {row['agree']:.0%}"
-        print(f"{row['judge']} and {row['other']}: {row['prompts']} prompts, {share}, Cohen's kappa {kappa}")
+    table = agreement.compare([*votes, *others], {row["judge"] for row in votes})
+    between = table[table["kind"].isin(("judges", "judge and person", "people"))]
+    if len(between):
+        print(tables.Table(agreement.describe(between), agreement.LEGEND))
 
 
 class Voting:

@@ -127,6 +127,28 @@ def test_two_annotators_of_one_name_are_refused(ballot, tmp_path, capsys):
         human.read_votes(names[0], key)
 
 
+def test_votes_on_another_ballot_are_refused(ballot, tmp_path):
+    human.export(human.draw_ballots(PAIRS, 12, seed=5), tmp_path / "other")
+    theirs = vote_by(tmp_path / "other", for_mine)
+    with pytest.raises(InputError, match=r"ann.csv: line 2: of the ballot \w+, and not of this folder's \(\w+\)"):
+        human.read_votes(theirs, human.read_key(ballot))
+    assert sum(row["preference"] for row in human.read_votes(theirs, human.read_key(tmp_path / "other"))) == 12
+    (ballot / "key.json").write_text('{"items": []}', encoding="utf-8")
+    with pytest.raises(InputError, match="give the folder of an exported ballot"):
+        human.read_key(ballot)
+
+
+def test_names_that_look_alike_are_one_name(ballot):
+    key, names = human.read_key(ballot), ("ZOË", "Zoe\u0308 ", "zoë")
+    paths = [ballot / f"{number}.csv" for number in range(len(names))]
+    for path, name in zip(paths, names, strict=True):
+        path.write_text(f"Number, Vote ,annotator\n1.0,2.0,{name}\n", encoding="utf-8")
+    assert human.read_votes(paths[0], key)[0]["review"] == "2", "a spreadsheet's number"
+    for other in paths[1:]:
+        with pytest.raises(InputError, match="both are of an annotator"):
+            human.read_all_votes([paths[0], other], key)
+
+
 def test_a_ballot_is_not_replaced_and_its_votes_stay(ballot):
     vote_by(ballot, lambda row: "tie", "ballot.csv")
     human.export(human.draw_ballots(PAIRS, 12, seed=4), ballot)
@@ -163,17 +185,6 @@ def rows_of(judge, *weights):
     ]
 
 
-def test_agreement_is_cohens_kappa():
-    mine, theirs = [1, 1, 0.5, 0, 0, 1, None, 1], [1, 0, 0.5, 0, 1, 1, 1, 0.5]
-    found = human.agreement(rows_of("a", *mine), rows_of("b", *theirs))
-    # By hand: 4 of the 7 common ones agree; by chance (4 x 3 + 1 x 2 + 2 x 2) / 49 would.
-    assert found["kappa"] == pytest.approx((4 / 7 - 18 / 49) / (1 - 18 / 49), abs=1e-4)
-    assert (found["judge"], found["other"], found["prompts"], found["agree"]) == ("a", "b", 7, round(4 / 7, 4))
-    assert found["low"] < found["kappa"] < found["high"]
-    assert human.agreement(rows_of("a", 1, 1), rows_of("b", 1, 1))["kappa"] is None
-    assert human.agreement(rows_of("a", None), rows_of("b", 1))["agree"] is None
-
-
 def test_both_orders_of_a_judge_count_together():
     rows = rows_of("j", 1, 1, 0) + [row | {"order": "baseline_first"} for row in rows_of("j", 0, 0.5, None)]
     assert human.decisions_of(rows) == {("a", "b", "s", "0"): "tie", ("a", "b", "s", "1"): "win"}
@@ -200,11 +211,18 @@ def test_the_command(tmp_path, capsys):
     human.main(["read", str(out), str(ann), str(ben)])
     printed = capsys.readouterr().out.splitlines()
     assert printed[:2] == ["ann: win 5, tie 0, lose 0, 5 votes", "ben: win 4, tie 1, lose 0, 5 votes"]
-    assert printed[2].startswith("ann and ben: 5 prompts, agree on 80%")
+    (line,) = [line.split() for line in printed if line.startswith("people")]
+    assert line[:5] == ["people", "ann", "ben", "5", "0"] and "0.800" in line
     assert len(disk.read_jsonl(out / "votes.jsonl")) == 10
     judge.main([str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl"), "--judge", "longer", "-o", str(tmp_path / "out")])
     human.main(["read", str(out), str(ben), "--judgments", str(tmp_path / "out" / "judgments.jsonl")])
-    assert "ben and longer: 5 prompts, agree on 80%" in capsys.readouterr().out
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("judge and person")]
+    assert line.split()[3:8] == ["ben", "longer", "5", "0", "4"] and " 0.800 [" in line
+    rows = [row | {"judge": "ben"} for row in disk.read_jsonl(tmp_path / "out" / "judgments.jsonl")]
+    disk.write_jsonl(tmp_path / "ben.jsonl", rows)
+    with pytest.raises(SystemExit):
+        human.main(["read", str(out), str(ben), "--judgments", str(tmp_path / "ben.jsonl")])
+    assert "'ben' is a judge there, and an annotator here" in capsys.readouterr().err
     with pytest.raises(SystemExit) as ended:
         human.main(["read", str(tmp_path), str(ann)])
     assert ended.value.code == 2 and "give the folder of an exported ballot" in capsys.readouterr().err
