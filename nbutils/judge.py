@@ -7,7 +7,7 @@
 
 ANSWERS_A is the target, ANSWERS_B the baseline. Re-running continues: what was answered is in DIR/ledger.sqlite.
 `--cut` judges nothing: it writes both files again, every pair of answers cut to one length.
-`--compare` measures how far judges agree (nbutils/judging/compare.py).
+`--compare` measures how far judges agree (nbutils/judging/records.py).
 """
 
 import contextlib

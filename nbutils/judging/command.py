@@ -1,10 +1,8 @@
 """The commands that judge: their options, what a folder holds, and two answer files of anybody's making."""
 
 import argparse
-import collections
 import contextlib
 import difflib
-import hashlib
 import itertools
 import json
 import math
@@ -18,8 +16,7 @@ from nbutils.analysis import verdicts
 from nbutils.core import disk
 from nbutils.core.errors import ArgumentParser, InputError, exits_cleanly
 from nbutils.core.judge_settings import JudgeModel, PromptFile, name_endpoint
-from nbutils.data.records import number_records, open_records
-from nbutils.judging import compare, logs
+from nbutils.judging.answers import read_answers
 from nbutils.judging.judges import CONTROLS
 from nbutils.judging.pairs import (
     Pair,
@@ -31,10 +28,10 @@ from nbutils.judging.pairs import (
     ways_to_ask,
 )
 from nbutils.judging.prompts import FOLDER, JudgePrompt, load_prompt
-from nbutils.judging.records import JUDGMENTS, write_judgments
+from nbutils.judging.records import JUDGMENTS, compare, write_judgments
 from nbutils.judging.replies import end_command
 from nbutils.llm import client, limits
-from nbutils.llm.client import Ledger, Request, writable
+from nbutils.llm.client import Ledger, Request
 
 LEDGER = "ledger.sqlite"
 HELD = "judged.json"
@@ -71,9 +68,17 @@ def add_judge_options(parser: argparse.ArgumentParser, controls: Sequence[str] =
     parser.add_argument("--batch-size", type=int, default=8, help="prompts that a local judge answers at once (8)")
     parser.add_argument("--prompt", metavar="FILE", help="a prompt file in place of the project's own (data/prompts)")
     parser.add_argument("--prompt-name", metavar="NAME", help="one prompt of a file that holds several")
+    first = "judge the first N prompts only; the same command with more, or without, goes on"
+    parser.add_argument("--max-prompts", type=int, metavar="N", help=first)
     parser.add_argument("-o", "--out", type=Path, required=True, help="folder for the results and the ledger of calls")
     parser.add_argument("--dry-run", action="store_true", help="say calls, tokens and price, and ask nobody")
     parser.add_argument("--max-cost", type=float, metavar="USD", help="stop before this much is spent")
+
+
+def add_questions_option(parser: argparse.ArgumentParser) -> None:
+    """Where the prompts are that an answer file leaves out."""
+    questions = "question.jsonl for answers without prompts (found beside them or a folder above), or a test set's name"
+    parser.add_argument("--questions", metavar="FILE", help=questions)
 
 
 def _refuse_key(_: str) -> None:
@@ -82,8 +87,7 @@ def _refuse_key(_: str) -> None:
 
 def judge_of(given: argparse.Namespace, controls: Sequence[str] = tuple(CONTROLS)) -> JudgeModel:
     """The judge that the options name. Raises InputError with one line."""
-    if given.max_cost is not None and not (given.max_cost >= 0 and math.isfinite(given.max_cost)):
-        raise InputError(f"--max-cost {given.max_cost}: give an amount in dollars")
+    _check_limits(given)
     if given.judge is None:
         raise InputError("the following arguments are required: --judge")
     if given.judge in controls:
@@ -96,6 +100,13 @@ def judge_of(given: argparse.Namespace, controls: Sequence[str] = tuple(CONTROLS
     fields = {key: value for key, value in vars(given).items() if key in JudgeModel.model_fields}
     kind = "transformers" if given.local else "openai"
     return JudgeModel.build(name=given.judge, kind=kind, model=given.judge, **fields)
+
+
+def _check_limits(given: argparse.Namespace) -> None:
+    if given.max_cost is not None and not (given.max_cost >= 0 and math.isfinite(given.max_cost)):
+        raise InputError(f"--max-cost {given.max_cost}: give an amount in dollars")
+    if given.max_prompts is not None and given.max_prompts < 1:
+        raise InputError(f"--max-prompts {given.max_prompts}: at least one prompt must be judged")
 
 
 def prompt_of(given: argparse.Namespace) -> PromptFile | None:
@@ -161,53 +172,21 @@ def _address(judge: dict[str, Any]) -> str | None:
     return None if given is None else name_endpoint(given)
 
 
-def read_answers(path: Path) -> list[dict[str, Any]]:
-    """Read an answer file of anybody's making, or of a tool that `logs.to_answer` knows.
+def pairs_of_files(
+    mine: Path, theirs: Path, judging: JudgeModel, references: Path | None = None, questions: str | None = None
+) -> list[Pair]:
+    """Read and match two answer files, with reference answers where the judge needs them.
 
-    Where no row has an id, the prompt's text is one (the row's number where a prompt comes twice), which a line says.
-    Raises InputError naming the row and the missing or faulty key.
+    questions: a file with the prompts of answers that leave them out, or a test set's name.
     """
-    answers = []
-    for number, record in number_records(open_records(path)):
-        answer, place = {"test_set": "", "arm": path.stem, **logs.to_answer(record)}, f"{path}: row {number}"
-        for key in ("prompt", "response"):
-            if key not in answer:
-                raise InputError(f"{place}: no '{key}': an answer needs id, prompt and response")
-        if "id" in answer and (isinstance(answer["id"], bool) or not isinstance(answer["id"], str | int)):
-            raise InputError(f"{place}: 'id' is {answer['id']!r}, neither text nor a whole number")
-        for key in ("prompt", "response", "test_set", "arm"):
-            if not isinstance(answer[key], str):
-                raise InputError(f"{place}: '{key}' is {type(answer[key]).__name__}, not text")
-        for key in ("id", "test_set", "arm"):
-            if writable(text := str(answer.get(key, ""))) != text:
-                raise InputError(f"{place}: '{key}' is {answer[key]!a}, which holds half a character: write it anew")
-        answers.append(answer)
-    if not answers:
-        raise InputError(f"{path}: no answers")
-    _name_answers(answers, path)
-    times = collections.Counter((answer["test_set"], answer["id"]) for answer in answers)
-    (test_set, prompt), most = times.most_common(1)[0]
-    if most > 1:
-        raise InputError(f"{path}: prompt '{prompt}' of '{test_set}' is answered {most} times: keep one answer")
-    return answers
-
-
-def _name_answers(answers: Sequence[dict[str, Any]], path: Path) -> None:
-    """Give ids to answers without any, and make all of them texts."""
-    without = [number for number, answer in enumerate(answers) if "id" not in answer]
-    if without and len(without) < len(answers):
-        raise InputError(f"{path}: row {without[0]}: no 'id', and other rows have one: give every row one")
-    is_unique = len({(answer["test_set"], answer["prompt"]) for answer in answers}) == len(answers)
-    for number, answer in enumerate(answers):
-        by_text = hashlib.sha256(answer["prompt"].strip().encode("utf-8", "replace")).hexdigest()[:12]
-        answer["id"] = str(answer.get("id", by_text if is_unique else number))
-    if without:
-        print(f"{path}: no ids: rows are matched by {'their prompt' if is_unique else 'their number'}")
-
-
-def pairs_of_files(mine: Path, theirs: Path, judging: JudgeModel, references: Path | None) -> list[Pair]:
-    """Read and match two answer files, with reference answers where the judge needs them."""
-    target, baseline = read_answers(mine), read_answers(theirs)
+    asked = _questions_file(questions)
+    target, baseline = read_answers(mine, asked), read_answers(theirs, asked)
+    if len(arms := {answer["arm"] for answer in (*target, *baseline)}) == 1:  # out1/answers.jsonl, out2/answers.jsonl
+        for path, answers in ((mine, target), (theirs, baseline)):
+            place = path.resolve()
+            name = f"{place.parent.name}/{place.stem}" if arms == {path.stem} else f"{min(arms)} ({path})"
+            answers[:] = [answer | {"arm": name} for answer in answers]
+    _match_by_prompt(target, baseline)
     test_sets, known = {answer["test_set"] for answer in target}, dict[tuple[str, str], str]()
     if references:
         # An id alone says which prompt it is only where the answers are of one test set.
@@ -223,11 +202,37 @@ def pairs_of_files(mine: Path, theirs: Path, judging: JudgeModel, references: Pa
     return pairs
 
 
+def _questions_file(given: str | None) -> Path | None:
+    if given is None or Path(given).exists() or given not in data.sources_of("prompts"):
+        return None if given is None else Path(given)
+    return data.obtain(given)[0]
+
+
+def _match_by_prompt(target: Sequence[dict[str, Any]], baseline: list[dict[str, Any]]) -> None:
+    """Name the baseline's prompts as the target does where no id is common to both, but texts of prompts are."""
+    places = [[(answer["test_set"], answer["id"]) for answer in answers] for answers in (target, baseline)]
+    texts = {answer["prompt"].strip(): place for answer, place in zip(target, places[0], strict=True)}
+    theirs = {answer["prompt"].strip() for answer in baseline}
+    if set(places[0]) & set(places[1]) or len(texts) < len(target) or len(theirs) < len(baseline):
+        return
+    if theirs & texts.keys():
+        print("no id is common to both files: prompts are matched by their text")
+    for answer in baseline:
+        answer["test_set"], answer["id"] = texts.get(answer["prompt"].strip(), (answer["test_set"], answer["id"]))
+
+
+def first_prompts(pairs: Sequence[Pair], most: int | None) -> list[Pair]:
+    """The pairs of the first so many questions, all turns of each."""
+    asked = list(dict.fromkeys((pair.test_set, pair.cluster or pair.id) for pair in pairs))[:most]
+    return [pair for pair in pairs if (pair.test_set, pair.cluster or pair.id) in set(asked)]
+
+
 @exits_cleanly
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of `python -m nbutils.judge`."""
-    if "--compare" in (sys.argv[1:] if arguments is None else arguments):
-        return compare.main(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    if "--compare" in words:
+        return compare(words)
     about = "Judge two answer files in both orders; or, with --cut, cut their answers to one length."
     other = "How far judges agree: python -m nbutils.judge --compare JUDGMENTS... [--votes FILE] [-o DIR]"
     parser = ArgumentParser(prog="python -m nbutils.judge", description=about, epilog=other)
@@ -236,16 +241,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--references", type=Path, help="prompts with reference answers, for --judge reference")
     cut = "judge nothing: write OUT/a.jsonl and OUT/b.jsonl, every pair of answers cut to the shorter one's length"
     parser.add_argument("--cut", action="store_true", help=cut)
-    parser.add_argument("--max-prompts", type=int, metavar="N", help="judge the first N prompts only")
+    add_questions_option(parser)
     add_judge_options(parser)
     given = parser.parse_args(arguments)
-    if given.max_prompts is not None and given.max_prompts < 1:
-        raise InputError(f"--max-prompts {given.max_prompts}: at least one prompt must be judged")
     if given.cut:
         return cut_files(given)
     judging, prompt = judge_of(given), load_prompt("pair", prompt_of(given))
-    pairs = pairs_of_files(given.answers_a, given.answers_b, judging, given.references)
-    run_command(pairs[: given.max_prompts], judging, prompt, given)
+    pairs = pairs_of_files(given.answers_a, given.answers_b, judging, given.references, given.questions)
+    run_command(first_prompts(pairs, given.max_prompts), judging, prompt, given)
 
 
 def run_command(pairs: Sequence[Pair], judging: JudgeModel, prompt: JudgePrompt, given: argparse.Namespace) -> None:
@@ -262,7 +265,7 @@ def judge_into(
     judgments of something else.
     """
     prompt = usable_prompt(judging, prompt)
-    items = {f"{pair.test_set}/{pair.id}": disk.sha256_json(pair) for pair in pairs}
+    items = {f"{pair.test_set}/{pair.id}": disk.sha256_json(pair[:-1]) for pair in pairs}
     what = f"the judgments of {pairs[0].arm} against {pairs[0].baseline}"
     held = {"what": what, "prompt": prompt.fingerprint, "items": items}
     ways = [ways_to_ask(pair, order, judging, prompt) for pair in pairs for order in verdicts.ORDERS]
@@ -283,16 +286,20 @@ def judge_into(
 
 def cut_files(given: argparse.Namespace) -> None:
     """Match two answer files, cut every pair, write both sides. Errors as of `match_answers`."""
+    _check_limits(given)
     if given.judge:
         raise InputError("--cut judges nothing: leave out --judge, and judge the files that it writes")
     sides = {"a": given.answers_a, "b": given.answers_b}
     for name, path in itertools.product(sides, sides.values()):
         if (given.out / f"{name}.jsonl").resolve() == path.resolve():
             raise InputError(f"{path}: the cut answers would replace it: give another folder with -o")
-    pairs = match_answers(read_answers(given.answers_a), read_answers(given.answers_b), {})
-    cut = [cut_pair(pair) for pair in pairs]
+    pairs = pairs_of_files(
+        given.answers_a, given.answers_b, JudgeModel(name="nobody", kind="coin"), None, given.questions
+    )
+    cut = [cut_pair(pair) for pair in first_prompts(pairs, given.max_prompts)]
     for name, arm, answer in (("a", "arm", "answer"), ("b", "baseline", "baseline_answer")):
         fields = {"id": "id", "test_set": "test_set", "prompt": "prompt", "arm": arm, "response": answer}
+        fields |= {"cluster": "cluster"} if any(pair.cluster for pair in cut) else {}
         rows = [{key: getattr(pair, field) for key, field in fields.items()} for pair in cut]
         disk.write_jsonl(given.out / f"{name}.jsonl", rows)
     shorter = sum(old.answer != new.answer for old, new in zip(pairs, cut, strict=True))

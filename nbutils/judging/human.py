@@ -25,7 +25,7 @@ from nbutils.analysis.verdicts import ORDERS, VERDICTS, decisions_of
 from nbutils.core import disk, tables
 from nbutils.core.errors import ArgumentParser, InputError, exits_cleanly
 from nbutils.core.judge_settings import JudgeModel
-from nbutils.judging.command import pairs_of_files
+from nbutils.judging.command import add_questions_option, pairs_of_files
 from nbutils.judging.pairs import MEASURE, Pair
 from nbutils.judging.records import read_judgments
 from nbutils.llm.client import writable
@@ -85,6 +85,7 @@ def make_key(ballots: Sequence[Ballot]) -> dict[str, Any]:
     for number, pair, arm_first in ballots:
         sizes = lengths.count([pair.answer, pair.baseline_answer], MEASURE).tolist()
         names = {"id": pair.id, "test_set": pair.test_set, "arm": pair.arm, "baseline": pair.baseline}
+        names |= {"cluster": pair.cluster} if pair.cluster else {}
         items[str(number)] = names | {"order": ORDERS[not arm_first], "len_arm": sizes[0], "len_baseline": sizes[1]}
     return {"ballot": disk.sha256_json(shown)[:12], "items": items}
 
@@ -170,7 +171,7 @@ def read_votes(path: Path, key: dict[str, Any]) -> list[dict[str, Any]]:
         vote = given.get(number, "")
         shown_first = VOTES.get(vote)
         weight = shown_first if shown_first is None or item["order"] == ORDERS[0] else 1 - shown_first
-        names = {name: item[name] for name in ("id", "test_set", "arm", "baseline")}
+        names = {name: item[name] for name in ("id", "test_set", "arm", "baseline", "cluster") if name in item}
         rest = {
             "judge": annotator or path.stem,
             "order": item["order"],
@@ -205,6 +206,7 @@ def main(arguments: list[str] | None = None) -> None:
     exporting = commands.add_parser("export", help="write a blind ballot for two answer files")
     exporting.add_argument("answers_a", metavar="ANSWERS_A", type=Path)
     exporting.add_argument("answers_b", metavar="ANSWERS_B", type=Path)
+    add_questions_option(exporting)
     exporting.add_argument("-o", "--out", type=Path, required=True, help="folder for the ballot and its key")
     exporting.add_argument("-n", type=int, help="how many pairs to draw (default: all)")
     exporting.add_argument("--seed", type=int, default=0, help="of the draw (default 0)")
@@ -214,7 +216,9 @@ def main(arguments: list[str] | None = None) -> None:
     reading.add_argument("--judgments", type=Path, help="a judgments file of other judges")
     given = parser.parse_args(arguments)
     if given.command == "export":
-        pairs = pairs_of_files(given.answers_a, given.answers_b, JudgeModel(name="people", kind="coin"), None)
+        pairs = pairs_of_files(
+            given.answers_a, given.answers_b, JudgeModel(name="people", kind="coin"), None, given.questions
+        )
         ballots = draw_ballots(pairs, given.n, given.seed)
         export(ballots, given.out)
         return print(f"{given.out}: {len(ballots)} pairs in ballot.csv and ballot.html; keep key.json to yourself")

@@ -1,36 +1,46 @@
 """Logs of other tools, each record told by its own keys and never by a file's name: what it stands for as our rows.
 
 FastChat (lm-sys/FastChat, fastchat/llm_judge/common.py: `play_a_match_pair`, `play_a_match_single`), AlpacaEval
-(`annotations.json` of both versions, `model_outputs.json`), arena-hard (`gen_judgment.py` of both versions: the first
-game shows the baseline first) and Cherry LLM's pairwise reviews.
+(`annotations.json` of both versions), arena-hard (`gen_judgment.py` of both versions: the first game shows the baseline
+first), Cherry LLM's pairwise reviews, and tables of any tool with two sides and a winner in a row: Chatbot Arena's
+battles, MT-Bench's human votes, preference pairs.
 """
 
-import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from nbutils.analysis.verdicts import ORDERS
 from nbutils.core.errors import InputError
+from nbutils.judging.answers import is_missing, length_of, name_prompt
 from nbutils.judging.pairs import MEASURE
 from nbutils.judging.replies import read_single, score_review
 
-_ANNOTATION = ("generator_1", "generator_2", "output_1", "output_2", "preference")
+_ANNOTATION = ("output_1", "output_2", "preference")
 _REVIEWS = ("Answer1", "Answer2", "review", "review_reverse")
 _FASTCHAT = ("question_id", "model_1", "model_2", "g1_winner", "g2_winner")
-_FASTCHAT_SINGLE = ("question_id", "model", "judgment", "score", "turn")
+_FASTCHAT_SINGLE = ("question_id", "model", "judgment", "score")
+TEXT = "prompt's name"
+"""Key of a row of a log that has no ids: what its prompt would be called by its text."""
+PEOPLE = ("annotators", "authors", "experts", "arena users")
+"""The many people of a public log, each kind as one judge: who of them votes again on a prompt is its next run."""
 
 
-def expand(record: Mapping[str, Any], number: int) -> Iterator[Mapping[str, Any]]:
+def expand(
+    record: Mapping[str, Any], number: int, sides: set[tuple[str, str]] | None = None
+) -> Iterator[dict[str, Any]]:
     """The judgment rows that a record of a log stands for; a record of no known log stands for itself.
 
-    number: the record's place in its file, which is its id where it has none. Raises InputError naming a faulty key.
+    number: the record's place in its file, which is its id where it has none. sides: the pairs of models, arm first,
+    that the file has shown; a log that draws the sides anew each time is turned to how a pair came first. Raises
+    InputError naming a faulty key.
     """
+    sides = set() if sides is None else sides
     if isinstance(record.get("data"), list):  # a whole log as one object
         for place, inner in enumerate(record["data"]):
             if not isinstance(inner, dict):
                 raise InputError(f"row {place} of 'data' is {type(inner).__name__}, not an object")
-            yield from expand(inner, place)
+            yield from expand(inner, place, sides)
     elif all(key in record for key in _ANNOTATION):
         yield _annotation(record, number)
     elif all(key in record for key in _REVIEWS):
@@ -42,32 +52,65 @@ def expand(record: Mapping[str, Any], number: int) -> Iterator[Mapping[str, Any]
     elif all(key in record for key in _FASTCHAT_SINGLE):
         mend = "python -m nbutils.judging.mt_bench sums it up, and a comparison needs the log of pairs"
         raise InputError(f"row {number}: FastChat's grades of single answers compare nothing: {mend}")
+    elif battles := list(_battles(record, number)):
+        for row in battles:
+            is_turned = (row["baseline"], row["arm"]) in sides
+            sides.add((row["baseline"], row["arm"]) if is_turned else (row["arm"], row["baseline"]))
+            yield turn(row) if is_turned else row
     else:
-        yield record
+        yield dict(record)
+
+
+def turn(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A judgment row with its arm as the baseline, and the baseline as the arm."""
+    swapped = {"arm": "baseline", "len_arm": "len_baseline", "score_arm": "score_baseline"}
+    swapped |= {other: one for one, other in swapped.items()}
+    turned = {key: row[swapped.get(key, key)] if swapped.get(key, key) in row else row[key] for key in row}
+    order = ORDERS[1 - ORDERS.index(row["order"])] if row.get("order") in ORDERS else row.get("order")
+    weight = row["preference"]
+    return turned | {"order": order, "preference": 1 - weight if isinstance(weight, int | float) else weight}
+
+
+def _named(record: Mapping[str, Any], number: int, keys: Sequence[str], texts: Sequence[str]) -> dict[str, Any]:
+    """The id of a record, and where it has none the number, with what its prompt's text would be called."""
+    if (found := next((record[key] for key in keys if not is_missing(record.get(key))), None)) is not None:
+        return {"id": str(found)}
+    shown = "\n\n".join(str(record[key]) for key in texts if not is_missing(record.get(key)))
+    return {"id": str(number)} | ({TEXT: name_prompt(shown)} if shown else {})
 
 
 def _annotation(record: Mapping[str, Any], number: int) -> dict[str, Any]:
-    """AlpacaEval draws the order at random and does not say which; its preferences lie between 1 and 2.
+    """AlpacaEval draws the order at random; preferences lie between 1 and 2, a draw of version 1 is 0 or 1.5.
 
-    Version 1 writes a draw as 0 or 1.5.
+    AlpacaFarm's human annotations name no models, and people by numbers.
     """
-    weight = record["preference"]
-    if isinstance(weight, int | float) and weight == 0:
-        weight = 1.5
-    if isinstance(weight, int | float) and (weight < 1 or weight > 2):  # NaN is neither: nothing was judged
-        raise InputError(f"row {number}: AlpacaEval's 'preference' is {weight}, not between 1 and 2")
+    weight = _to_float(record["preference"], number, "AlpacaEval's 'preference'")
+    weight = 1.5 if weight == 0 else weight
+    if weight is not None and not 1 <= weight <= 2:
+        raise InputError(f"row {number}: AlpacaEval's 'preference' is {weight:g}, not between 1 and 2")
+    who = "annotators" if record.get("annotator_index") is not None else "judge"
     return {
-        "id": str(record.get("idx", number)),
+        **_named(record, number, ("idx",), ("instruction", "input")),
         "test_set": "alpaca-eval",
-        "arm": record["generator_2"],
-        "baseline": record["generator_1"],
-        "judge": record.get("annotator") or "judge",
+        "arm": record.get("generator_2") or "output 2",
+        "baseline": record.get("generator_1") or "output 1",
+        "judge": record.get("annotator") or who,
         "order": "random",
-        "preference": weight - 1 if isinstance(weight, int | float) else weight,
+        "preference": None if weight is None else weight - 1,
         "len_arm": _size(record, "output_2", number),
         "len_baseline": _size(record, "output_1", number),
         "measure": MEASURE,
     }
+
+
+def _to_float(value: Any, number: int, what: str) -> float | None:
+    """A number, also one that a table wrote as text; None for what is missing."""
+    if is_missing(value):
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise InputError(f"row {number}: {what} is {str(value)[:40]!r}, not a number") from None
 
 
 def reviews_of(
@@ -106,10 +149,10 @@ def _fastchat_pair(record: Mapping[str, Any], number: int) -> list[dict[str, Any
     rows = []
     for game, order in zip(("g1", "g2"), ORDERS, strict=True):
         review, winner = record.get(f"{game}_judgment"), record[f"{game}_winner"]
-        read = _read_game(review, winner, order, number)
+        read = _read_game(review, winner, order, number, "m1_score" in record)
         shown = _shown_sizes(record.get(f"{game}_user_prompt"), order)
-        rows.append({**head, **sides, **shown, "order": order, "review": review, "form": "[[A]]", **read})
-    return rows
+        rows.append({**head, **sides, **shown, "order": order, "review": review, **read})
+    return rows[:1] if "m1_score" in record else rows  # two grades of single answers have no order
 
 
 def _judge_of(record: Mapping[str, Any]) -> tuple[str, str]:
@@ -121,9 +164,11 @@ def _judge_of(record: Mapping[str, Any]) -> tuple[str, str]:
 _WON = {"model_1": 1.0, "model_2": 0.0, "tie": 0.5, "error": None}
 
 
-def _read_game(review: Any, winner: Any, order: str, number: int) -> dict[str, Any]:
-    if isinstance(review, str) and not review.startswith("$ERROR$"):
-        return score_review(review, order, "[[A]]")
+def _read_game(review: Any, winner: Any, order: str, number: int, is_graded: bool = False) -> dict[str, Any]:
+    if isinstance(review, str) and not review.startswith("$ERROR$") and not is_graded:
+        found = {form: score_review(review, order, form) for form in ("[[A]]", "[[rating_a,rating_b]]")}
+        form = next((name for name, read in found.items() if read["status"] == "judged"), "[[A]]")
+        return found[form] | {"form": form}
     if winner not in _WON:
         raise InputError(f"row {number}: FastChat's winner is {str(winner)[:40]!r}, none of {', '.join(_WON)}")
     status = "failed" if _WON[winner] is None else "judged"
@@ -139,7 +184,11 @@ _ANSWER = (
 def _shown_sizes(prompt: Any, order: str) -> dict[str, int | None]:
     """Lengths of the two answers that a stored prompt shows between its fences, None where it shows none."""
     found = [re.search(_ANSWER.format(letter), prompt if isinstance(prompt, str) else "", re.DOTALL) for letter in "AB"]
-    first, second = (len(each[1]) if each else None for each in found)
+    # Of a conversation the answer to its last question, which is what is judged.
+    texts = [
+        each and each[1].rpartition(f"### Assistant {letter}:\n")[2] for each, letter in zip(found, "AB", strict=True)
+    ]
+    first, second = (None if text is None else len(text.rstrip("\n")) for text in texts)
     mine, theirs = (first, second) if order == ORDERS[0] else (second, first)
     return {"len_arm": mine, "len_baseline": theirs}
 
@@ -178,6 +227,116 @@ def _prompt_of(game: Mapping[str, Any]) -> Any:
     return given[-1].get("content") if isinstance(given, list) and given and isinstance(given[-1], dict) else given
 
 
+_STEMS = ("conversation", "response", "output", "answer", "completion", "generation", "text", "reply")
+_ENDS = (("_a", "_b"), ("_1", "_2"), ("1", "2"), ("a", "b"), ("1_body", "2_body"))
+_NAMES = ("model", "generator", "system", "assistant")
+_WINNERS = (
+    "winner",
+    "preference",
+    "preferred",
+    "verdict",
+    "vote",
+    "choice",
+    "better",
+    "label",
+    "judgment",
+    "judgement",
+)
+_SIDE = re.compile(
+    r"(?:(?:model|response|output|answer|assistant|completion|conversation|side|option)[\s_-]*)?([ab12])"
+)
+_DRAWS = ("draw", "same", "equal", "both", "neither", "both_bad", "bothbad", "both bad", "c", "=")
+
+
+def _battles(record: Mapping[str, Any], number: int) -> Iterator[dict[str, Any]]:
+    """A row for each vote on two sides: Chatbot Arena's battles, MT-Bench's human votes, anybody's table of winners."""
+    named = {re.sub(r"[\s.-]+", "_", str(key).strip().lower()): value for key, value in record.items()}
+    texts, models, sizes = (_two_of(named, stems) for stems in (_STEMS, _NAMES, ("len", "length", "chars", "tokens")))
+    votes = {"": next((named[key] for key in _WINNERS if key in named), ...)}
+    if (texts or models) and {"winner_model_a", "winner_model_b"} <= named.keys():
+        first, second = (_to_float(named[f"winner_model_{side}"], number, "a winner") for side in "ab")
+        votes = {"": "tie" if first == second else "a" if first else "b"}
+    elif votes[""] is ... and texts:
+        votes = {key: named[key] for key in named if re.fullmatch(r"annotator_?\d+", key)}
+    if is_pair := votes in ({}, {"": ...}) and {"chosen", "rejected"} <= named.keys():
+        texts, models, votes = _chosen_first(named)
+    if not (texts or models) or votes in ({}, {"": ...}) or (not texts and "len_arm" in named):
+        return
+    names = [str(name) for name in models or ("answer 1", "answer 2")]
+    head = _named(
+        named, number, ("question_id", "id", "uid", "idx", "index"), ("instruction", "prompt", "question", "input")
+    )
+    is_turn = models and isinstance(named.get("turn"), int) and isinstance(named.get("question_id"), int)
+    if is_turn:  # MT-Bench, as FastChat's log of pairs is read
+        head = {"id": f"{named['question_id']}-{named['turn']}", "cluster": str(named["question_id"])}
+    lengths: list[Any] = [length_of(text, named["turn"] if is_turn else None) for text in texts or (None, None)]
+    if sizes and not texts:
+        lengths = [_to_float(size, number, "a length") for size in sizes]
+    judge = str(
+        next((named[key] for key in ("judge", "annotator", "rater") if not is_missing(named.get(key))), "judge")
+    )
+    for who, vote in votes.items():
+        weight = _weigh(vote, names, number)
+        yield head | {
+            "test_set": "mt-bench" if is_turn else str(named.get("test_set") or named.get("subset") or ""),
+            "arm": names[0],
+            "baseline": names[1],
+            "judge": who or ("preference" if is_pair else _pooled(judge)),
+            "order": "random" if is_turn or is_pair else ORDERS[0],
+            "preference": weight,
+            "status": "unparsed" if weight is None else "judged",
+            "len_arm": lengths[0],
+            "len_baseline": lengths[1],
+            "measure": MEASURE,
+        }
+
+
+def _two_of(named: Mapping[str, Any], stems: Sequence[str]) -> tuple[Any, Any] | None:
+    keys = ((stem + one, stem + other) for stem in stems for one, other in _ENDS)
+    return next(((named[one], named[other]) for one, other in keys if one in named and other in named), None)
+
+
+def _chosen_first(named: Mapping[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
+    """A pair of preferences (RewardBench, HH-RLHF, UltraFeedback): texts, models, and the vote for the chosen one.
+
+    Without models neither side is the arm's: which comes first is drawn by the texts, or every arm would always win.
+    """
+    texts = (named["chosen"], named["rejected"])
+    models = (named.get("chosen_model"), named.get("rejected_model"))
+    has_models = not any(map(is_missing, models)) and models[0] != models[1]
+    if has_models or int(name_prompt(repr(texts)), 16) % 2:
+        return texts, models if has_models else None, {"": "a"}
+    return texts[::-1], None, {"": "b"}
+
+
+def _weigh(vote: Any, names: Sequence[str], number: int) -> float | None:
+    """A vote as the first side's preference, 0 to 1; None where nobody decided."""
+    if is_missing(vote) or vote is ...:
+        return None
+    said = str(vote).strip().strip("[]").casefold()
+    said = said.removesuffix(".0") if isinstance(vote, float) else said
+    if str(vote) in names and names[0] != names[1]:
+        return 1.0 - names.index(str(vote))
+    if found := _SIDE.fullmatch(said):
+        return 1.0 if found[1] in "a1" else 0.0
+    if said in ("left", "first", "right", "second"):
+        return 1.0 if said in ("left", "first") else 0.0
+    if said.startswith("tie") or said in _DRAWS:
+        return 0.5
+    if said in ("error", "invalid", "none", "nan", "null", "unparseable"):
+        return None
+    mend = "write model_a, model_b or tie"
+    raise InputError(f"row {number}: the winner is {str(vote)[:40]!r}, which names neither side: {mend}")
+
+
+def _pooled(judge: str) -> str:
+    """The many people of a public log as one judge: each of them has seen a few pairs."""
+    if re.fullmatch(r"arena_user_\w+|[0-9a-f]{32}", judge):
+        return "arena users"
+    kind = re.fullmatch(r"(annotator|author|expert)_\d+", judge)
+    return f"{kind[1]}s" if kind else judge
+
+
 def to_grades(record: Mapping[str, Any]) -> dict[str, Any] | None:
     """A row of MT-Bench's grades from FastChat's log of single answers; None for a record of another kind."""
     if not all(key in record for key in _FASTCHAT_SINGLE):
@@ -195,47 +354,3 @@ def to_grades(record: Mapping[str, Any]) -> dict[str, Any] | None:
         "status": status,
         "review": review,
     }
-
-
-def to_answer(record: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A record of an answer file under our names: AlpacaEval's outputs, FastChat's and arena-hard's answers.
-
-    Of several turns the first is taken: the second question is not the file's to say. Records of other kinds stay.
-    """
-    named = dict(record)
-    if "output" in record and "instruction" in record and "response" not in record:
-        given = record.get("input")
-        prompt = record["instruction"] + (f"\n\n{given}" if isinstance(given, str) and given else "")
-        named |= {"prompt": prompt, "response": record["output"]}
-    turns = _first_choice(record)
-    if turns is not None:
-        named |= {"response": turns}
-    if "id" not in named:
-        for key in ("question_id", "uid", "idx", "index"):
-            if key in record and record[key] is not None:
-                named["id"] = record[key]
-                break
-    for key in ("model_id", "generator", "model"):
-        if "arm" not in named and isinstance(record.get(key), str):
-            named["arm"] = record[key]
-    return named
-
-
-def _first_choice(record: Mapping[str, Any]) -> str | None:
-    """The first turn's answer of a record in the form of FastChat or arena-hard, where it is one."""
-    choices, messages = record.get("choices"), record.get("messages")
-    if isinstance(choices, list) and choices and isinstance(choices[0], dict):
-        turns = choices[0].get("turns")
-        first = turns[0] if isinstance(turns, list) and turns else None
-        first = first.get("content") if isinstance(first, dict) else first
-        return first if isinstance(first, str) else None
-    if isinstance(messages, list) and messages and isinstance(messages[-1], dict) and "response" not in record:
-        content = messages[-1].get("content")
-        content = content.get("answer") if isinstance(content, dict) else content
-        return content if isinstance(content, str) else None
-    return None
-
-
-def is_missing(value: Any) -> bool:
-    """Whether a table's cell holds nothing: None, an empty text, or NaN."""
-    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))

@@ -30,7 +30,10 @@ _GRADES = {
 
 
 class Pair(NamedTuple):
-    """Two answers to one prompt: the target's and the baseline's, with a reference answer where there is one."""
+    """Two answers to one prompt: the target's and the baseline's, with a reference answer where there is one.
+
+    cluster: the question that several prompts belong to, such as the turns of one conversation; "" where it is alone.
+    """
 
     id: str
     test_set: str
@@ -40,6 +43,7 @@ class Pair(NamedTuple):
     answer: str
     baseline_answer: str
     reference: str = ""
+    cluster: str = ""
 
 
 def load_references(test_sets: Iterable[str]) -> dict[tuple[str, str], str]:
@@ -62,7 +66,8 @@ def match_answers(
             what = "a prompt is an instruction and, after an empty line, its input"
             raise InputError(f"prompt '{answer['id']}' is not the same text on both sides ({what})")
         texts = (answer["prompt"], answer["arm"], other[place]["arm"], answer["response"], other[place]["response"])
-        pairs.append(Pair(answer["id"], answer["test_set"], *texts, references.get(place, "")))
+        cluster = str(answer.get("cluster") or "")
+        pairs.append(Pair(answer["id"], answer["test_set"], *texts, references.get(place, ""), cluster))
     if not pairs:
         raise InputError("the two answer files share no prompt (test_set and id): they answer different test sets")
     return pairs
@@ -133,7 +138,7 @@ def judge_pairs(
         row = {**names, "judge": judge.name, "order": order, **score_review(reply.text, order, form)}
         row["review"] = reply.text if reply.text is not None else reply.error
         row |= {"len_arm": len_arm, "len_baseline": len_baseline, "measure": MEASURE}
-        row |= told_by(reply, row["status"])
+        row |= told_by(reply, row["status"]) | ({"cluster": pair.cluster} if pair.cluster else {})
         rows.append(row if form == "scores" else row | {"form": form})
     return rows
 

@@ -1,7 +1,13 @@
-"""Judgment files: our own, anybody's, and the logs of other projects, read as judgment rows; and pairs for the page.
+"""Judgment files: our own, anybody's, and the logs of other projects, as rows; pairs for the page; and agreement.
 
 Texts that models and datasets wrote reach the report's page as JSON inside a data block, and the browser's document
 only as text nodes (report.js): nothing of it is ever read as HTML.
+
+    python -m nbutils.judge --compare JUDGMENTS... [--votes FILE] [-o DIR]
+
+JUDGMENTS are files in any form that `python -m nbutils.length_bias` reads. Rows of one judge in several files, or rows
+that repeat a prompt and order, are test and retest of that judge. FILE is the `votes.jsonl` of
+`python -m nbutils.judging.human read`. `-o DIR` writes `agreement.csv`.
 """
 
 import json
@@ -11,15 +17,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pandas import DataFrame
+
 from nbutils import data
-from nbutils.analysis import verdicts
+from nbutils.analysis import agreement, verdicts
 from nbutils.analysis.items import LARGEST
 from nbutils.core import disk, tables
-from nbutils.core.errors import InputError
+from nbutils.core.errors import ArgumentParser, InputError, exits_cleanly
 from nbutils.core.manifests import Manifest
 from nbutils.data.line_records import CsvLines
 from nbutils.data.records import number_records, open_records
-from nbutils.judging.logs import expand, is_missing, reviews_of
+from nbutils.judging.answers import is_missing
+from nbutils.judging.logs import PEOPLE, TEXT, expand, reviews_of, turn
 from nbutils.llm.client import writable
 
 JUDGMENTS = "judgments.jsonl"
@@ -40,19 +49,29 @@ def write_judgments(folder: Path, judgments: Sequence[dict[str, Any]]) -> dict[s
 
 def read_judgments(path: Path) -> list[dict[str, Any]]:
     """Judgment rows of anybody's making, or a log that `expand` knows. Raises InputError naming the row and the key."""
-    rows = []
-    file = open_records(path)
+    rows, file, sides = [], open_records(path), set[tuple[str, str]]()
     for number, record in number_records(file):
         if isinstance(file, CsvLines):  # its cells are texts
             record = record | {key: _to_number(record[key]) for key in _NUMBERS if key in record}
         try:
-            expanded = list(expand(record, number))
+            expanded = list(expand(record, number, sides))
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
         rows += [_checked_judgment(f"{path}: row {number}", row) for row in expanded]
     if not rows:
         raise InputError(f"{path}: no judgments")
-    return rows
+    return _named_by_prompt(rows)
+
+
+def _named_by_prompt(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of a log without ids are known by their prompt, so that two files of one test set have the same ids.
+
+    Where one judge saw a prompt twice, as no log of a tool has it, they keep their numbers; several people may have.
+    """
+    keys = [(row["judge"], row["arm"], row["baseline"], row.get(TEXT)) for row in rows]
+    if len(set(keys)) == len(keys) or all(row["judge"] in PEOPLE for row in rows):
+        rows = [row | {"id": row[TEXT]} if TEXT in row else row for row in rows]
+    return [{key: value for key, value in row.items() if key != TEXT} for row in rows]
 
 
 _OPTIONAL = {"test_set": "", "arm": "arm", "baseline": "baseline", "judge": "judge", "order": "arm_first"}
@@ -62,9 +81,12 @@ _NUMBERS = ("preference", "len_arm", "len_baseline", "difficulty", "score_arm", 
 def _checked_judgment(place: str, record: Mapping[str, Any]) -> dict[str, Any]:
     given = {key: value for key, value in record.items() if key not in _OPTIONAL or not is_missing(value)}
     row: dict[str, Any] = _OPTIONAL | given
+    if not {"len_arm", "len_baseline"} & row.keys():
+        row |= {"len_arm": None, "len_baseline": None, "measure": row.get("measure") or "unknown"}
     for key in ("id", "preference", "len_arm", "len_baseline"):
         if key not in row:
-            raise InputError(f"{place}: no '{key}': id, preference, len_arm and len_baseline are needed")
+            known = f"its columns are {', '.join(list(record)[:8]) or 'none'}"
+            raise InputError(f"{place}: no '{key}': id, preference, len_arm and len_baseline are needed ({known})")
     for key in ("id", *_OPTIONAL, *({"cluster"} & {key for key in row if not is_missing(row[key])})):
         if not isinstance(row[key], str | int | float):
             raise InputError(f"{place}: '{key}' is {_shown(row[key])}, neither text nor a number")
@@ -78,7 +100,7 @@ def _checked_judgment(place: str, record: Mapping[str, Any]) -> dict[str, Any]:
     if weight is not None and not 0 <= weight <= 1:
         raise InputError(f"{place}: preference {weight} is outside 0..1")
     for key in ("len_arm", "len_baseline"):
-        is_unknown = row[key] is None and record.get("measure") is not None
+        is_unknown = row[key] is None and row.get("measure") is not None
         if not is_unknown and (not _is_number(row[key]) or row[key] < 0):
             raise InputError(f"{place}: '{key}' is {_shown(row[key])}, not a length")
     difficulty = row.get("difficulty")
@@ -179,3 +201,76 @@ def to_json(value: Any) -> str:
     The escapes are JSON's own, so that the parsed value is unchanged. The length in characters is the one in bytes.
     """
     return re.sub("[<>&]", lambda found: f"\\u{ord(found[0]):04x}", json.dumps(value, separators=(",", ":")))
+
+
+# --- how far judges agree ------------------------------------------------------------------------------------------
+
+UNNAMED = "judge"
+"""What `read_judgments` calls the judge of a file that names none."""
+
+
+@exits_cleanly
+def compare(arguments: list[str]) -> None:
+    """Entry point of `python -m nbutils.judge --compare`."""
+    about = "Agreement of judges with one another, with people and with themselves."
+    name = "python -m nbutils.judge --compare"
+    parser = ArgumentParser(name, f"{name} JUDGMENTS... [--votes FILE] [-o DIR]", about)
+    parser.add_argument("judgments", metavar="JUDGMENTS", type=Path, nargs="+", help="judgment files")
+    parser.add_argument("--votes", metavar="FILE", type=Path, help="votes.jsonl of nbutils.judging.human")
+    parser.add_argument("-o", "--out", metavar="DIR", type=Path, help="folder for agreement.csv")
+    given = parser.parse_args([each for each in arguments if each != "--compare"])
+    table = compare_files(given.judgments, given.votes)
+    if given.out:
+        tables.write(given.out / "agreement.csv", table)
+    print(tables.Table(agreement.describe(table), agreement.LEGEND))
+
+
+def compare_files(paths: list[Path], votes: Path | None = None) -> DataFrame:
+    """The table `agreement` of judgment files. Raises InputError where there is nothing to compare."""
+    files = [*paths, *([votes] if votes else [])]
+    _refuse_copies(files)
+    rows = _orient([row for path in paths for row in _read_named(path)])
+    people = _orient(_read_named(votes), rows) if votes else []
+    names = {row["judge"] for row in people}
+    if both := names & {row["judge"] for row in rows}:
+        raise InputError(f"{votes}: '{min(both)}' is the name of a judge as well: call the annotator otherwise")
+    table = agreement.compare([*rows, *people], names)
+    if not table["prompts"].any():
+        raise InputError(_nothing_to_compare(table, files))
+    return table
+
+
+def _read_named(path: Path) -> list[dict[str, Any]]:
+    """A file's rows; a judge without a name is called as the file."""
+    rows = read_judgments(path)
+    unnamed = all(row["judge"] == UNNAMED for row in rows)
+    return [row | {"judge": path.stem if unnamed else str(row["judge"])} for row in rows]
+
+
+def _orient(rows: list[dict[str, Any]], before: Sequence[Mapping[str, Any]] = ()) -> list[dict[str, Any]]:
+    """The rows with each two models as they came first, `before` or here: A against B is B against A, turned."""
+    sides: dict[frozenset[Any], Any] = {}
+    for row in (*before, *rows):
+        sides.setdefault(frozenset((row["arm"], row["baseline"])), row["arm"])
+    return [row if sides[frozenset((row["arm"], row["baseline"]))] == row["arm"] else turn(row) for row in rows]
+
+
+def _refuse_copies(paths: list[Path]) -> None:
+    """A file beside itself, or its copy, would agree with itself."""
+    seen: dict[str, Path] = {}
+    for path in paths:
+        if not path.is_file():
+            continue  # what is not there is named by whoever reads it
+        digest = disk.hash_bytes(path)
+        if digest in seen:
+            raise InputError(f"{path}: the same as {seen[digest]}: test and retest are two judgings, not one file")
+        seen[digest] = path
+
+
+def _nothing_to_compare(table: DataFrame, files: list[Path]) -> str:
+    where = str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
+    if not len(table):
+        return f"{where}: one judge, each prompt judged once and in one order: nothing to compare"
+    if table["left_out"].any():
+        return f"{where}: none of {table['left_out'].max()} prompts in common has two verdicts"
+    return f"{where}: no prompt in common: a prompt is the same by arm, baseline, test_set and id"

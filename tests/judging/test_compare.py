@@ -7,7 +7,7 @@ import pytest
 from nbutils import judge
 from nbutils.core import disk, tables
 from nbutils.core.errors import InputError
-from nbutils.judging import compare, human
+from nbutils.judging import human, records
 from nbutils.judging.pairs import Pair
 
 SAID = {"a": 1.0, "b": 0.0, "=": 0.5, "?": None}
@@ -37,13 +37,13 @@ def test_prints_a_table_and_writes_it(tmp_path, capsys):
 
 def test_two_files_of_one_judge_are_a_retest(tmp_path):
     files = [write(tmp_path / f"{day}.jsonl", says, judge="gpt") for day, says in (("mon", "aabb"), ("tue", "aaab"))]
-    table = compare.compare_files(files).set_index("kind")
+    table = records.compare_files(files).set_index("kind")
     assert table.loc["retest", ["judge", "other", "agree"]].tolist() == ["gpt", "run 2", 0.75]
 
 
 def test_a_judge_without_a_name_is_called_as_its_file(tmp_path):
     files = [write(tmp_path / f"{name}.jsonl", says, judge=...) for name, says in (("one", "ab"), ("two", "aa"))]
-    assert compare.compare_files(files).query("kind == 'judges'")[["judge", "other"]].values.tolist() == [
+    assert records.compare_files(files).query("kind == 'judges'")[["judge", "other"]].values.tolist() == [
         ["one", "two"]
     ]
 
@@ -56,13 +56,13 @@ def test_votes_of_people(tmp_path):
         disk.write_text(tmp_path / f"{name}.csv", "number,vote\n" + "".join(lines[: 3 if name == "ben" else 4]))
     votes = [row for name in ("ann", "ben") for row in human.read_votes(tmp_path / f"{name}.csv", key)]
     disk.write_jsonl(tmp_path / "votes.jsonl", votes)
-    table = compare.compare_files([write(tmp_path / "gpt.jsonl", "aaab")], tmp_path / "votes.jsonl")
+    table = records.compare_files([write(tmp_path / "gpt.jsonl", "aaab")], tmp_path / "votes.jsonl")
     found = table.set_index(["kind", "judge", "other"])
     assert found.loc[("judge and person", "gpt", "ann"), "agree"] == 0.75
     assert found.loc[("people", "ann", "ben"), ["prompts", "left_out", "agree"]].tolist() == [3, 1, 1]
     assert "all" in table["kind"].tolist()
     with pytest.raises(InputError, match=r"votes\.jsonl: 'ann' is the name of a judge as well"):
-        compare.compare_files([write(tmp_path / "ann.jsonl", "aaab")], tmp_path / "votes.jsonl")
+        records.compare_files([write(tmp_path / "ann.jsonl", "aaab")], tmp_path / "votes.jsonl")
 
 
 def refused(capsys, *arguments):
@@ -91,7 +91,7 @@ def test_what_cannot_be_compared_is_one_line(tmp_path, capsys):
 
 
 def test_help_names_the_other_way(capsys):
-    for arguments in (["--help"], ["--help", "--compare"]):
+    for arguments in (["--help"], ["--help", "--compare"], ["--compare", "--help"], ["--compare", "x.jsonl", "-h"]):
         with pytest.raises(SystemExit):
             judge.main(arguments)
         assert "--compare JUDGMENTS" in capsys.readouterr().out
