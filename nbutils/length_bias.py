@@ -86,7 +86,8 @@ def print_analysis(table: DataFrame, rows: Rows) -> None:
             print(f"  note: {row['notes']}")
         if not is_analysed:
             continue
-        print(f"  mean length {row['mean_len_arm']} against {row['mean_len_baseline']}")
+        if not math.isnan(row["mean_len_arm"]):
+            print(f"  mean length {row['mean_len_arm']} against {row['mean_len_baseline']}")
         has = {
             "length_controlled_difficulty": to_calls(mine).difficulty is not None,
             "win_rate_cut": "win_rate_cut" in row,

@@ -97,7 +97,8 @@ def main(arguments: list[str] | None = None) -> None:
     prompt = load_prompt(TEST_SET, command.prompt_of(given))
     other = Path(given.baseline)
     baseline = read_answers(other) if other.is_file() else baseline_answers(given.baseline)
-    command.judge_into(match_answers(read_answers(given.answers), baseline, {}), judging, prompt, given)
+    pairs = match_answers(read_answers(given.answers), baseline, {})[: given.max_prompts]
+    command.judge_into(pairs, judging, prompt, given)
     if not given.dry_run:
         path = given.out / command.JUDGMENTS
         rows = add_difficulty(disk.read_jsonl(path))

@@ -19,13 +19,15 @@ from nbutils.data.records import number_records, open_records
 from nbutils.data.turns import read_turns
 from nbutils.llm.client import writable
 
-_IDS = ("id", "question_id", "uid", "custom_id", "doc_id", "idx", "index", "key", "task_id")
+_IDS = ("custom_id", "id", "question_id", "uid", "doc_id", "idx", "index", "key", "task_id")
 _PROMPTS = ("prompt", "instruction", "question", "query", "request", "user_prompt", "user_input", "problem", "input")
 _RESPONSES = (
     *("response", "output", "outputs", "completion", "generation", "generated_text", "model_output", "model_response"),
     *("model_answer", "prediction", "reply", "answer"),
 )
 _TALKS = ("messages", "conversations", "conversation")
+TURN_1 = "[Turn 1]"
+"""Begins a text that shows several turns."""
 _BENCHES = {"mt_bench": "mt-bench", "arena-hard": "arena-hard"}
 """Folders of question files, by how their names begin, and the test set that judgments of them are called by."""
 

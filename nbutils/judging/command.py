@@ -16,7 +16,7 @@ from nbutils.analysis import verdicts
 from nbutils.core import disk
 from nbutils.core.errors import ArgumentParser, InputError, exits_cleanly
 from nbutils.core.judge_settings import JudgeModel, PromptFile, name_endpoint
-from nbutils.judging.answers import read_answers
+from nbutils.judging.answers import TURN_1, read_answers
 from nbutils.judging.judges import CONTROLS
 from nbutils.judging.pairs import (
     Pair,
@@ -293,10 +293,10 @@ def cut_files(given: argparse.Namespace) -> None:
     for name, path in itertools.product(sides, sides.values()):
         if (given.out / f"{name}.jsonl").resolve() == path.resolve():
             raise InputError(f"{path}: the cut answers would replace it: give another folder with -o")
-    pairs = pairs_of_files(
-        given.answers_a, given.answers_b, JudgeModel(name="nobody", kind="coin"), None, given.questions
-    )
-    cut = [cut_pair(pair) for pair in first_prompts(pairs, given.max_prompts)]
+    nobody = JudgeModel(name="nobody", kind="coin")
+    matched = pairs_of_files(given.answers_a, given.answers_b, nobody, None, given.questions)
+    pairs = [pair for pair in first_prompts(matched, given.max_prompts) if not pair.answer.startswith(TURN_1)]
+    cut = [cut_pair(pair) for pair in pairs]
     for name, arm, answer in (("a", "arm", "answer"), ("b", "baseline", "baseline_answer")):
         fields = {"id": "id", "test_set": "test_set", "prompt": "prompt", "arm": arm, "response": answer}
         fields |= {"cluster": "cluster"} if any(pair.cluster for pair in cut) else {}
@@ -304,3 +304,5 @@ def cut_files(given: argparse.Namespace) -> None:
         disk.write_jsonl(given.out / f"{name}.jsonl", rows)
     shorter = sum(old.answer != new.answer for old, new in zip(pairs, cut, strict=True))
     print(f"{len(cut)} pairs in {given.out}, the target's answer cut in {shorter} of them")
+    if later := len(first_prompts(matched, given.max_prompts)) - len(pairs):
+        print(f"{later} later turns of conversations are left out: cut, they would lose the answer that is judged")

@@ -88,19 +88,12 @@ def _annotation(record: Mapping[str, Any], number: int) -> dict[str, Any]:
     weight = 1.5 if weight == 0 else weight
     if weight is not None and not 1 <= weight <= 2:
         raise InputError(f"row {number}: AlpacaEval's 'preference' is {weight:g}, not between 1 and 2")
-    who = "annotators" if record.get("annotator_index") is not None else "judge"
-    return {
-        **_named(record, number, ("idx",), ("instruction", "input")),
-        "test_set": "alpaca-eval",
-        "arm": record.get("generator_2") or "output 2",
-        "baseline": record.get("generator_1") or "output 1",
-        "judge": record.get("annotator") or who,
-        "order": "random",
-        "preference": None if weight is None else weight - 1,
-        "len_arm": _size(record, "output_2", number),
-        "len_baseline": _size(record, "output_1", number),
-        "measure": MEASURE,
-    }
+    judge = record.get("annotator") or ("annotators" if record.get("annotator_index") is not None else "judge")
+    head = _named(record, number, ("idx",), ("instruction", "input")) | {"test_set": "alpaca-eval", "judge": judge}
+    sides = {"arm": record.get("generator_2") or "output 2", "baseline": record.get("generator_1") or "output 1"}
+    sizes = {"len_arm": _size(record, "output_2", number), "len_baseline": _size(record, "output_1", number)}
+    preference = None if weight is None else weight - 1
+    return {**head, **sides, **sizes, "order": "random", "preference": preference, "measure": MEASURE}
 
 
 def _to_float(value: Any, number: int, what: str) -> float | None:
@@ -256,8 +249,11 @@ def _battles(record: Mapping[str, Any], number: int) -> Iterator[dict[str, Any]]
     if (texts or models) and {"winner_model_a", "winner_model_b"} <= named.keys():
         first, second = (_to_float(named[f"winner_model_{side}"], number, "a winner") for side in "ab")
         votes = {"": "tie" if first == second else "a" if first else "b"}
-    elif votes[""] is ... and texts:
-        votes = {key: named[key] for key in named if re.fullmatch(r"annotator_?\d+", key)}
+    elif votes[""] is ... and isinstance(named.get("score"), list) and len(named["score"]) == 2:  # JudgeLM
+        first, second = (_to_float(score, number, "'score'") or 0.0 for score in named["score"])
+        votes = {"": "tie" if first == second else "a" if first > second else "b"}
+    elif votes[""] is ... and texts:  # PandaLM: 1, 2, or 0 for a draw
+        votes = {key: named[key] or "tie" for key in named if re.fullmatch(r"annotator_?\d+", key)}
     if is_pair := votes in ({}, {"": ...}) and {"chosen", "rejected"} <= named.keys():
         texts, models, votes = _chosen_first(named)
     if not (texts or models) or votes in ({}, {"": ...}) or (not texts and "len_arm" in named):
@@ -272,23 +268,15 @@ def _battles(record: Mapping[str, Any], number: int) -> Iterator[dict[str, Any]]
     lengths: list[Any] = [length_of(text, named["turn"] if is_turn else None) for text in texts or (None, None)]
     if sizes and not texts:
         lengths = [_to_float(size, number, "a length") for size in sizes]
-    judge = str(
-        next((named[key] for key in ("judge", "annotator", "rater") if not is_missing(named.get(key))), "judge")
-    )
+    said = next((named[key] for key in ("judge", "annotator", "rater") if not is_missing(named.get(key))), "judge")
+    judge, _ = _judge_of({"judge": said})
+    head |= {"test_set": "mt-bench" if is_turn else str(named.get("test_set") or named.get("subset") or "")}
+    head |= {"arm": names[0], "baseline": names[1], "order": "random" if is_turn or is_pair else ORDERS[0]}
+    head |= {"len_arm": lengths[0], "len_baseline": lengths[1], "measure": MEASURE}
     for who, vote in votes.items():
         weight = _weigh(vote, names, number)
-        yield head | {
-            "test_set": "mt-bench" if is_turn else str(named.get("test_set") or named.get("subset") or ""),
-            "arm": names[0],
-            "baseline": names[1],
-            "judge": who or ("preference" if is_pair else _pooled(judge)),
-            "order": "random" if is_turn or is_pair else ORDERS[0],
-            "preference": weight,
-            "status": "unparsed" if weight is None else "judged",
-            "len_arm": lengths[0],
-            "len_baseline": lengths[1],
-            "measure": MEASURE,
-        }
+        read = {"preference": weight, "status": "unparsed" if weight is None else "judged"}
+        yield {**head, **read, "judge": who or ("preference" if is_pair else _pooled(judge))}
 
 
 def _two_of(named: Mapping[str, Any], stems: Sequence[str]) -> tuple[Any, Any] | None:
@@ -344,13 +332,6 @@ def to_grades(record: Mapping[str, Any]) -> dict[str, Any] | None:
     (name, asked), review = _judge_of(record), record["judgment"]
     score = read_single(review, "[[rating]]") if isinstance(review, str) else None
     status = "failed" if review == "$ERROR$" else "unparsed" if score is None else "judged"
-    head = {"id": f"mt_bench_{record['question_id']}", "test_set": "mt-bench", "turn": record["turn"]}
-    return {
-        **head,
-        "arm": record["model"],
-        "judge": name,
-        "asked": asked,
-        "score": score,
-        "status": status,
-        "review": review,
-    }
+    head = {"id": f"mt_bench_{record['question_id']}", "test_set": "mt-bench", "turn": record.get("turn", 1)}
+    sides = {"arm": record["model"], "judge": name, "asked": asked}
+    return {**head, **sides, "score": score, "status": status, "review": review}

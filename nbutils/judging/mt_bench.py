@@ -190,7 +190,7 @@ def main(arguments: list[str] | None = None) -> None:
         return _sum_up(grades, given.out)
     judging = command.judge_of(given, tuple(SINGLE_CONTROLS))
     prompts = load_prompts(TEST_SET, command.prompt_of(given))
-    talks = to_conversations(records, given.answers.stem, str(given.answers))
+    talks = to_conversations(records, given.answers.stem, str(given.answers))[: given.max_prompts]
     items = {talk.id: disk.sha256_json(talk) for talk in talks}
     prints = disk.sha256_json([prompt.fingerprint for prompt in prompts])
     held = {"what": f"the grades of {talks[0].arm}", "prompt": prints, "items": items}

@@ -74,7 +74,7 @@ def main(arguments: list[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     judging = command.judge_of(given, tuple(SINGLE_CONTROLS))
     prompt = load_prompt("rate", command.prompt_of(given))
-    rows = data.read_own_rows(open_records(given.rows))
+    rows = data.read_own_rows(open_records(given.rows))[: given.max_prompts]
     if not rows:
         raise InputError(f"{given.rows}: no rows")
     items = {str(row.id): disk.sha256_json(row) for row in rows}

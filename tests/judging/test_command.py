@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from nbutils import data
 from nbutils.judging import alpaca_eval, command, human, mt_bench, rate
 
 COMMANDS = {"judge": command, "mt_bench": mt_bench, "alpaca_eval": alpaca_eval, "rate": rate, "human": human}
@@ -125,6 +126,25 @@ def test_half_a_character_in_an_id_is_one_line(tmp_path, capsys):
     path = write_rows(tmp_path / "a.jsonl", rows)
     status, _, said = run(capsys, command, path, path, "--judge", "longer", "-o", tmp_path / "out")
     assert status == 2 and said.count("\n") == 1 and "row 0: 'id' is '\\ud800'" in said
+
+
+def test_every_judging_command_takes_the_first_prompts_only(tmp_path, capsys, mirror):
+    talks = [{"question_id": n, "choices": [{"turns": ["One.", "Two."]}]} for n in (81, 82)]
+    rows = [{"instruction": f"Q{n}", "output": f"R{n}"} for n in range(3)]
+    outputs = data.load_table("alpaca-eval-outputs").query("model == 'gpt4_1106_preview'").head(3)
+    asked = [prompt.instruction for prompt in data.load_prompts("alpaca-eval")]
+    answers = [{"instruction": asked[row.idx], "output": "Short.", "generator": "g"} for row in outputs.itertuples()]
+    for module, given, found in (
+        (mt_bench, talks, "1 of 80 questions; asked 2, judged 2"),
+        (rate, rows, "asked 1, judged 1"),
+        (alpaca_eval, answers, "asked 2, judged 2"),
+    ):
+        name = module.__name__.rpartition(".")[2]
+        path, judge = write_rows(tmp_path / f"{name}.jsonl", given), "longer" if module is alpaca_eval else "coin"
+        status, said, errors = run(capsys, module, path, "--judge", judge, "-o", tmp_path / name, "--max-prompts", 1)
+        assert (status, errors) == (0, "") and found in said, name
+        status, _, said = run(capsys, module, path, "--judge", judge, "-o", tmp_path / name, "--max-prompts", -1)
+        assert status == 2 and "--max-prompts -1: at least one prompt must be judged" in said
 
 
 def test_the_first_prompts_only(tmp_path, capsys, files):
