@@ -52,7 +52,7 @@ def expand(
     elif all(key in record for key in _FASTCHAT_SINGLE):
         mend = "python -m nbutils.judging.mt_bench sums it up, and a comparison needs the log of pairs"
         raise InputError(f"row {number}: FastChat's grades of single answers compare nothing: {mend}")
-    elif battles := list(_battles(record, number)):
+    elif "len_arm" not in record and (battles := list(_battles(record, number))):
         for row in battles:
             is_turned = (row["baseline"], row["arm"]) in sides
             sides.add((row["baseline"], row["arm"]) if is_turned else (row["arm"], row["baseline"]))
@@ -110,7 +110,8 @@ def reviews_of(
     record: Mapping[str, Any], number: int, arm: str = "answer 1", baseline: str = "answer 2"
 ) -> list[dict[str, Any]]:
     """Both orders of a pair from its two reviews: the first answer is the arm's."""
-    head = {"id": str(record.get("index", number)), "test_set": record.get("test_set", "")}
+    texts = ("prompt", "instruction", "Instruction", "text", "conversations")  # each test set has its own
+    head = _named(record, number, ("index",), texts) | {"test_set": record.get("test_set", "")}
     sides = {"judge": record.get("judge", "judge"), "arm": arm, "baseline": baseline, "measure": MEASURE}
     sizes = {"len_arm": _size(record, "Answer1", number), "len_baseline": _size(record, "Answer2", number)}
     orders = zip(ORDERS, (record["review"], record["review_reverse"]), strict=True)
@@ -256,7 +257,7 @@ def _battles(record: Mapping[str, Any], number: int) -> Iterator[dict[str, Any]]
         votes = {key: named[key] or "tie" for key in named if re.fullmatch(r"annotator_?\d+", key)}
     if is_pair := votes in ({}, {"": ...}) and {"chosen", "rejected"} <= named.keys():
         texts, models, votes = _chosen_first(named)
-    if not (texts or models) or votes in ({}, {"": ...}) or (not texts and "len_arm" in named):
+    if not (texts or models) or votes in ({}, {"": ...}):
         return
     names = [str(name) for name in models or ("answer 1", "answer 2")]
     head = _named(

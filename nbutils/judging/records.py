@@ -10,6 +10,7 @@ that repeat a prompt and order, are test and retest of that judge. FILE is the `
 `python -m nbutils.judging.human read`. `-o DIR` writes `agreement.csv`.
 """
 
+import collections
 import json
 import math
 import re
@@ -66,12 +67,15 @@ def read_judgments(path: Path) -> list[dict[str, Any]]:
 def _named_by_prompt(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows of a log without ids are known by their prompt, so that two files of one test set have the same ids.
 
-    Where one judge saw a prompt twice, as no log of a tool has it, they keep their numbers; several people may have.
+    A prompt that comes again is another one with the same text, except where many people are one judge.
     """
-    keys = [(row["judge"], row["arm"], row["baseline"], row.get(TEXT)) for row in rows]
-    if len(set(keys)) == len(keys) or all(row["judge"] in PEOPLE for row in rows):
-        rows = [row | {"id": row[TEXT]} if TEXT in row else row for row in rows]
-    return [{key: value for key, value in row.items() if key != TEXT} for row in rows]
+    times: collections.Counter[Any] = collections.Counter()
+    for number, row in enumerate(rows):
+        if name := row.pop(TEXT, None):
+            key = (row["judge"], row["arm"], row["baseline"], row["order"], name)
+            times[key] += row["judge"] not in PEOPLE
+            rows[number] = row | {"id": f"{name}-{times[key]}" if times[key] > 1 else name}
+    return rows
 
 
 _OPTIONAL = {"test_set": "", "arm": "arm", "baseline": "baseline", "judge": "judge", "order": "arm_first"}

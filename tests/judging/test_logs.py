@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from nbutils import length_bias
+from nbutils import data, length_bias
 from nbutils.core import disk
 from nbutils.core.errors import InputError
 from nbutils.judging import mt_bench, records
@@ -165,7 +165,24 @@ def test_annotations_of_two_judges_meet_by_their_instruction(tmp_path):
     (found,) = records.compare_files([tmp_path / "gpt.json", tmp_path / "claude.json"]).to_dict("records")
     assert (found["prompts"], found["agree"]) == (3, 1)
     rows = read_judgments(write(tmp_path / "t.jsonl", *[row | {"instruction": "i", "preference": 1.5}] * 2))
-    assert [each["id"] for each in rows] == ["0", "1"], "one judge's two rows are two prompts"
+    first, second = (each["id"] for each in rows)
+    assert second == f"{first}-2", "one judge's two rows are two prompts"
+
+
+def test_reviews_as_published_are_compared_by_their_prompts(mirror, tmp_path):
+    """Cherry LLM's files name neither judge nor test set, and every test set its prompt otherwise."""
+    table, sets = data.load_table("cherry-reviews"), ("sinstruct", "wizardlm")
+    for (name, judge), part in table[table["test_set"].isin(sets)].groupby(["test_set", "judge"], sort=False):
+        key = {"sinstruct": "instruction", "wizardlm": "Instruction"}[name]
+        rows = part.drop(columns=["test_set", "judge", "index"]).rename(columns={"prompt": key})
+        text = json.dumps({"meta_info": {}, "data": rows.to_dict("records")})
+        (tmp_path / f"{name}_{judge}.json").write_text(text, encoding="utf-8")
+    table = records.compare_files(sorted(tmp_path.iterdir())).query("kind == 'judges' and prompts > 0")
+    found = {(row.judge, row.other): (row.prompts, row.left_out, row.questions) for row in table.itertuples()}
+    assert found == {
+        ("sinstruct_gpt3.5", "sinstruct_gpt4"): (239, 13, 239),
+        ("wizardlm_gpt3.5", "wizardlm_gpt4"): (218, 0, 218),
+    }
 
 
 def test_fastchats_modes_of_pairs(tmp_path):
