@@ -95,10 +95,9 @@ def read_answers(path: Path, questions: Path | None = None) -> list[dict[str, An
     if not answers:
         raise InputError(f"{path}: no answers")
     _name_answers(answers, path)
-    # Tools that score an answer in several ways write it as often (lm-eval's filters).
-    answers = list(
-        {(each["test_set"], each["id"], each["prompt"], each["response"]): each for each in answers}.values()
-    )
+    # lm-eval writes an answer once for each filter that it is scored by.
+    once = {(each["id"], each["response"]) if "resps" in each else place: each for place, each in enumerate(answers)}
+    answers = list(once.values())
     times = collections.Counter((answer["test_set"], answer["id"]) for answer in answers)
     (test_set, prompt), most = times.most_common(1)[0]
     if most > 1:
@@ -170,16 +169,17 @@ def _under_our_names(record: Mapping[str, Any]) -> dict[str, Any]:
         named |= _lm_eval_answer(named)
     for name, aliases in (("id", _IDS), ("prompt", _PROMPTS), ("response", _RESPONSES)):
         place = next((key for key in aliases if not is_missing(named.get(key))), None)
-        if place:
-            named[name] = named[place] if name == "id" else _only(named[place])
-    named |= {} if named.get("id") is not None else {"id": ...}
+        if place and (name not in record or place == "custom_id"):  # the Batch API's `id` is its own line's
+            named[name] = named[place]
+    named |= {"prompt": _text_of(named["prompt"], named["prompt"])} if "prompt" in named else {}
+    named |= {"response": _only(named["response"])} if "response" in named else {}
     given = named.get("input")
     if "prompt" not in record and "instruction" in named and isinstance(given, str) and given:
         named["prompt"] = f"{named['prompt']}\n\n{given}"
     arm = next((named[key] for key in ("model_id", "generator", "model") if isinstance(named.get(key), str)), None)
     named |= {"arm": arm} if arm and "arm" not in named else {}
     named |= {"test_set": "arena-hard"} if {"uid", "ans_id"} <= record.keys() and "test_set" not in named else {}
-    return {key: value for key, value in named.items() if value is not ...}
+    return named
 
 
 def _lm_eval_answer(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -227,7 +227,11 @@ def _talk_of(record: Mapping[str, Any]) -> Talk:
         return Talk([], texts)
     field = next((key for key in _TALKS if isinstance(record.get(key), list)), None)
     said = [*record[field]] if field else []
-    if not field and isinstance(record.get("prompt"), list):
+    if (
+        not field
+        and isinstance(record.get("prompt"), list)
+        and all(isinstance(each, dict) for each in record["prompt"])
+    ):
         answer = record.get("response")
         field, said = "prompt", [*record["prompt"], *(answer if isinstance(answer, list) else [_said(answer)])]
     if not field or (

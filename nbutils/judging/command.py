@@ -16,7 +16,7 @@ from nbutils.analysis import verdicts
 from nbutils.core import disk
 from nbutils.core.errors import ArgumentParser, InputError, exits_cleanly
 from nbutils.core.judge_settings import JudgeModel, PromptFile, name_endpoint
-from nbutils.judging.answers import TURN_1, read_answers
+from nbutils.judging.answers import TURN_1, name_prompt, read_answers
 from nbutils.judging.judges import CONTROLS
 from nbutils.judging.pairs import (
     Pair,
@@ -209,14 +209,15 @@ def _questions_file(given: str | None) -> Path | None:
 
 
 def _match_by_prompt(target: Sequence[dict[str, Any]], baseline: list[dict[str, Any]]) -> None:
-    """Name the baseline's prompts as the target does where no id is common to both, but texts of prompts are."""
+    """Name the baseline's prompts as the target does where only one of the files has ids."""
     places = [[(answer["test_set"], answer["id"]) for answer in answers] for answers in (target, baseline)]
     texts = {answer["prompt"].strip(): place for answer, place in zip(target, places[0], strict=True)}
     theirs = {answer["prompt"].strip() for answer in baseline}
-    if set(places[0]) & set(places[1]) or len(texts) < len(target) or len(theirs) < len(baseline):
+    are_named = [any(each["id"] != name_prompt(each["prompt"]) for each in answers) for answers in (target, baseline)]
+    if all(are_named) or set(places[0]) & set(places[1]) or len(texts) < len(target) or len(theirs) < len(baseline):
         return
     if theirs & texts.keys():
-        print("no id is common to both files: prompts are matched by their text")
+        print("only one of the files has ids: prompts are matched by their text")
     for answer in baseline:
         answer["test_set"], answer["id"] = texts.get(answer["prompt"].strip(), (answer["test_set"], answer["id"]))
 

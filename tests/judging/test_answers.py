@@ -189,7 +189,7 @@ def test_prompts_are_matched_by_their_text_where_ids_differ(tmp_path, capsys):
     theirs = write(tmp_path / "b.jsonl", {"prompt": "Q", "response": "R"}, {"prompt": "other", "response": "R"})
     rows, printed = run(capsys, mine, theirs, "--judge", "longer", "-o", tmp_path / "out")
     assert [(row["id"], row["test_set"], row["preference"]) for row in rows] == [("one", "s", 1)] * 2
-    assert "no id is common to both files: prompts are matched by their text" in printed
+    assert "only one of the files has ids: prompts are matched by their text" in printed
 
 
 def test_cutting_and_voting_keep_turns_together(bench, tmp_path, capsys):
