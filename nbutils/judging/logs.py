@@ -224,6 +224,7 @@ def _prompt_of(game: Mapping[str, Any]) -> Any:
 _STEMS = ("conversation", "response", "output", "answer", "completion", "generation", "text", "reply")
 _ENDS = (("_a", "_b"), ("_1", "_2"), ("1", "2"), ("a", "b"), ("1_body", "2_body"))
 _NAMES = ("model", "generator", "system", "assistant")
+_SIZES = ("len", "length", "chars", "tokens")
 _WINNERS = (
     "winner",
     "preference",
@@ -245,39 +246,46 @@ _DRAWS = ("draw", "same", "equal", "both", "neither", "both_bad", "bothbad", "bo
 def _battles(record: Mapping[str, Any], number: int) -> Iterator[dict[str, Any]]:
     """A row for each vote on two sides: Chatbot Arena's battles, MT-Bench's human votes, anybody's table of winners."""
     named = {re.sub(r"[\s.-]+", "_", str(key).strip().lower()): value for key, value in record.items()}
-    texts, models, sizes = (_two_of(named, stems) for stems in (_STEMS, _NAMES, ("len", "length", "chars", "tokens")))
-    votes = {"": next((named[key] for key in _WINNERS if key in named), ...)}
-    if (texts or models) and {"winner_model_a", "winner_model_b"} <= named.keys():
-        first, second = (_to_float(named[f"winner_model_{side}"], number, "a winner") for side in "ab")
-        votes = {"": "tie" if first == second else "a" if first else "b"}
-    elif votes[""] is ... and isinstance(named.get("score"), list) and len(named["score"]) == 2:  # JudgeLM
-        first, second = (_to_float(score, number, "'score'") or 0.0 for score in named["score"])
-        votes = {"": "tie" if first == second else "a" if first > second else "b"}
-    elif votes[""] is ... and texts:  # PandaLM: 1, 2, or 0 for a draw
-        votes = {key: named[key] or "tie" for key in named if re.fullmatch(r"annotator_?\d+", key)}
-    if is_pair := votes in ({}, {"": ...}) and {"chosen", "rejected"} <= named.keys():
+    texts, models, sizes = (_two_of(named, stems) for stems in (_STEMS, _NAMES, _SIZES))
+    votes = _votes_of(named, bool(texts), number) if texts or models else {}
+    if is_pair := not votes and {"chosen", "rejected"} <= named.keys():
         texts, models, votes = _chosen_first(named)
-    if not (texts or models) or votes in ({}, {"": ...}):
+    if not votes:
         return
     names = [str(name) for name in models or ("answer 1", "answer 2")]
     head = _named(
         named, number, ("question_id", "id", "uid", "idx", "index"), ("instruction", "prompt", "question", "input")
     )
-    is_turn = models and isinstance(named.get("turn"), int) and isinstance(named.get("question_id"), int)
+    is_turn = models and str(named.get("turn")).isdigit() and str(named.get("question_id")).isdigit()
     if is_turn:  # MT-Bench, as FastChat's log of pairs is read
         head = {"id": f"{named['question_id']}-{named['turn']}", "cluster": str(named["question_id"])}
-    lengths: list[Any] = [length_of(text, named["turn"] if is_turn else None) for text in texts or (None, None)]
+    lengths: list[Any] = [length_of(text, int(named["turn"]) if is_turn else None) for text in texts or (None, None)]
     if sizes and not texts:
         lengths = [_to_float(size, number, "a length") for size in sizes]
     said = next((named[key] for key in ("judge", "annotator", "rater") if not is_missing(named.get(key))), "judge")
     judge, _ = _judge_of({"judge": said})
     head |= {"test_set": "mt-bench" if is_turn else str(named.get("test_set") or named.get("subset") or "")}
     head |= {"arm": names[0], "baseline": names[1], "order": "random" if is_turn or is_pair else ORDERS[0]}
-    head |= {"len_arm": lengths[0], "len_baseline": lengths[1], "measure": MEASURE}
+    head |= {"len_arm": lengths[0], "len_baseline": lengths[1], "measure": MEASURE if texts else "as given"}
     for who, vote in votes.items():
         weight = _weigh(vote, names, number)
         read = {"preference": weight, "status": "unparsed" if weight is None else "judged"}
         yield {**head, **read, "judge": who or ("preference" if is_pair else _pooled(judge))}
+
+
+def _votes_of(named: Mapping[str, Any], has_texts: bool, number: int) -> dict[str, Any]:
+    """Who won, by who says so: "" for the record's judge. Empty where nobody says."""
+    if {"winner_model_a", "winner_model_b"} <= named.keys():
+        scores: Any = [named["winner_model_a"], named["winner_model_b"]]
+    else:
+        scores = named.get("score")  # JudgeLM
+    if found := [key for key in _WINNERS if key in named]:
+        return {"": named[found[0]]}
+    if isinstance(scores, list) and len(scores) == 2:
+        first, second = (_to_float(score, number, "a score") or 0.0 for score in scores)
+        return {"": "tie" if first == second else "a" if first > second else "b"}
+    people = [key for key in named if has_texts and re.fullmatch(r"annotator_?\d+", key)]
+    return {key: "tie" if str(named[key]) == "0" else named[key] for key in people}  # PandaLM
 
 
 def _two_of(named: Mapping[str, Any], stems: Sequence[str]) -> tuple[Any, Any] | None:
@@ -312,8 +320,12 @@ def _weigh(vote: Any, names: Sequence[str], number: int) -> float | None:
         return 1.0 if said in ("left", "first") else 0.0
     if said.startswith("tie") or said in _DRAWS:
         return 0.5
+    if re.fullmatch(r"0?\.\d+", said):
+        return float(said)
     if said in ("error", "invalid", "none", "nan", "null", "unparseable"):
         return None
+    if len(said) > 60:  # what a judge wrote, with its verdict in brackets
+        return score_review(str(vote), ORDERS[0], "[[A]]")["preference"]
     mend = "write model_a, model_b or tie"
     raise InputError(f"row {number}: the winner is {str(vote)[:40]!r}, which names neither side: {mend}")
 

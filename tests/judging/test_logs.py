@@ -112,6 +112,10 @@ def test_a_table_of_battles_with_texts_as_json(tmp_path):
         *((name, 0.0) for name in ("model_b", "B", "2", 2, "Assistant 2", "theirs", "second")),
         *((name, 0.5) for name in ("tie", "Tie (both bad)", "draw", "[[C]]", "neither", "both")),
         *((name, None) for name in ("", None, "error", "nan")),
+        ("The answer of assistant B is short. The other one is longer, and right.\n\n[[A]]", 1.0),
+        ("Both answers are good in their ways, and I cannot say which of them is better.", None),
+        (0.75, 0.75),
+        ("0.5", 0.5),
     ],
 )
 def test_a_winner_by_any_name(winner, weight, tmp_path):
