@@ -137,10 +137,13 @@ def _to_answers(record: Mapping[str, Any], known: Questions) -> Iterator[dict[st
     """The answers that a record of an answer file stands for, under our names; a faulty one stays as it is."""
     named = _under_our_names(record)
     questions, answers = _talk_of(named)
-    if not answers:
+    is_bare = not answers and "prompt" not in named and isinstance(named.get("response"), str)
+    if not (answers or is_bare):
         yield named
         return
-    is_whole = isinstance(named.get("choices"), list)  # FastChat's turns are judged one by one, a chat's last one only
+    answers = answers or [named["response"]]
+    # FastChat's turns are judged one by one, a chat's last one only.
+    is_whole = is_bare or isinstance(named.get("choices"), list)
     if not questions:
         questions = [named["prompt"]] if isinstance(named.get("prompt"), str) else known.ask(record)
         named = {"test_set": known.test_set} | named if known.test_set else named

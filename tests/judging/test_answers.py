@@ -86,6 +86,17 @@ def test_questions_that_lie_elsewhere_are_given(bench, tmp_path, capsys, mirror)
         command.read_answers(write(bench / "model_answer" / "d.jsonl", fastchat("d", "x", "y", "z")))
 
 
+def test_questions_of_answers_with_an_id_alone(bench, tmp_path):
+    path = write(tmp_path / "a.jsonl", {"id": 82, "response": "R"})
+    (answer,) = command.read_answers(path, bench / "question.jsonl")
+    assert [answer[key] for key in ("id", "prompt", "response")] == ["82-1", "Count.", "R"], "the first turn's"
+    prompts = write(tmp_path / "prompts.jsonl", {"id": 82, "instruction": "Sum."})
+    (answer,) = command.read_answers(path, prompts)
+    assert [answer[key] for key in ("id", "prompt", "response")] == ["82", "Sum.", "R"]
+    with pytest.raises(InputError, match=r"prompts.jsonl: row 0: a question needs question_id and turns, or id and"):
+        command.read_answers(path, write(prompts, {"id": 82, "turns": [1]}))
+
+
 def test_arena_hard_of_both_versions(tmp_path, capsys):
     old = tmp_path / "data" / "arena-hard-v0.1"
     question = {"question_id": "328c", "category": "arena-hard-v0.1", "cluster": "ABC Sequence Puzzles & Groups"}
