@@ -5,6 +5,7 @@ import json
 import pytest
 
 from nbutils import judge
+from nbutils.analysis import intervals
 from nbutils.core import disk, tables
 from nbutils.core.errors import InputError
 from nbutils.judging import human, records
@@ -95,3 +96,22 @@ def test_help_names_the_other_way(capsys):
         with pytest.raises(SystemExit):
             judge.main(arguments)
         assert "--compare JUDGMENTS" in capsys.readouterr().out
+
+
+def test_a_column_cluster_of_one_file_ties_the_questions_of_all(tmp_path):
+    """Two questions of two turns: one agreed on twice, one never, which is one agreement of two and not two of four."""
+    turns = {"gpt.csv": "1100", "local.csv": "1111"}
+    for name, says in turns.items():
+        rows = [f"{turn},{weight},{name[:-4]}" for turn, weight in enumerate(says)]
+        if name == "gpt.csv":
+            rows = [f"{row},q{number // 2}" for number, row in enumerate(rows)]
+        header = "id,preference,judge" + (",cluster" if name == "gpt.csv" else "")
+        disk.write_text(tmp_path / name, "\n".join([header, *rows]) + "\n")
+    (found,) = records.compare_files([tmp_path / name for name in turns]).to_dict("records")
+    assert [found[name] for name in ("prompts", "questions", "agree")] == [4, 2, 0.5]
+    # The share without either question is 0 or 1: an error of 0.5, as one prompt alone has.
+    low, high = intervals.wilson_interval(0.5, 1, intervals.student_margin(1))
+    assert (found["agree_low"], found["agree_high"]) == (round(low, 4), round(high, 4))
+    disk.write_text(tmp_path / "gpt.csv", "id,preference,judge\n0,1,gpt\n1,1,gpt\n2,0,gpt\n3,0,gpt\n")
+    (alone,) = records.compare_files([tmp_path / name for name in turns]).to_dict("records")
+    assert (alone["questions"], alone["agree"]) == (4, 0.5) and alone["agree_low"] > found["agree_low"] + 0.05
