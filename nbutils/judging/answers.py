@@ -188,9 +188,9 @@ def _under_our_names(record: Mapping[str, Any]) -> dict[str, Any]:
 def _lm_eval_answer(record: Mapping[str, Any]) -> dict[str, Any]:
     """A line of lm-eval's samples: the document's own question, or else the prompt that was sent."""
     asked, said = record.get("arguments"), record["resps"]
-    while isinstance(said, list) and said:
+    while isinstance(said, list) and len(said) == 1:
         said = said[0]
-    if len(record["resps"]) > 1 or any(isinstance(each, list) and len(each) > 1 for each in record["resps"][0]):
+    if not isinstance(said, str):
         raise InputError("likelihoods of choices, or several answers: samples of a task that generates one are judged")
     asked = next(iter(asked.values())) if isinstance(asked, dict) and asked else asked
     while isinstance(asked, list | dict) and asked:

@@ -69,21 +69,26 @@ def test_max_prompts_counts_questions_with_all_their_turns(bench, tmp_path, caps
     assert len(rows) == 8, "the same command without the limit goes on"
 
 
-def test_questions_that_lie_elsewhere_are_given(bench, tmp_path, capsys, mirror):
+def test_questions_that_lie_elsewhere_are_given(bench, tmp_path, capsys):
     lone = [write(tmp_path / name / "answers.jsonl", fastchat(name, "x" * n)) for n, name in enumerate("pq", start=1)]
     with pytest.raises(SystemExit) as stopped:
         judge.main([*map(str, lone), "--judge", "longer", "-o", str(tmp_path / "out")])
     message = capsys.readouterr().err
     assert stopped.value.code == 2 and message.count("\n") == 1 and "answers.jsonl: row 0: no 'prompt'" in message
     assert "with --questions FILE, or put it beside the answers (question.jsonl)" in message
-    for number, questions in enumerate((bench / "question.jsonl", "mt-bench")):
-        out = tmp_path / str(number)
-        rows, _ = run(capsys, *lone, "--judge", "longer", "--questions", questions, "-o", out)
-        assert [(row["id"], row["preference"]) for row in rows] == [("81-1", 0), ("81-1", 0)], "one turn was answered"
+    rows, _ = run(capsys, *lone, "--judge", "longer", "--questions", bench / "question.jsonl", "-o", tmp_path / "out")
+    assert [(row["id"], row["preference"]) for row in rows] == [("81-1", 0), ("81-1", 0)], "one turn was answered"
     with pytest.raises(InputError, match=r"row 0: question '7' is not in .*question.jsonl: give the file"):
         command.read_answers(write(bench / "model_answer" / "c.jsonl", fastchat("c", "x", question_id=7)))
     with pytest.raises(InputError, match="row 0: 3 answers to 2 questions"):
         command.read_answers(write(bench / "model_answer" / "d.jsonl", fastchat("d", "x", "y", "z")))
+
+
+def test_a_test_sets_name_gives_its_questions(tmp_path, capsys, mirror):
+    files = [write(tmp_path / f"{name}.jsonl", fastchat(name, "x" * n, "y")) for n, name in enumerate("pq", start=1)]
+    rows, _ = run(capsys, *files, "--judge", "longer", "--questions", "mt-bench", "-o", tmp_path / "out")
+    assert [(row["id"], row["preference"]) for row in rows[::2]] == [("81-1", 0), ("81-2", 0)]
+    assert command.read_answers(files[0], command._questions_file("mt-bench"))[0]["prompt"].startswith("Compose an")
 
 
 def test_questions_of_answers_with_an_id_alone(bench, tmp_path):
@@ -176,6 +181,7 @@ def test_an_answer_that_is_written_for_every_score_counts_once(tmp_path):
     ("record", "message"),
     [
         (SAMPLE | {"arguments": [], "resps": [[[-1.5, False]], [[-2.5, True]]]}, "row 0: likelihoods of choices"),
+        (SAMPLE | {"arguments": ARGUMENTS, "resps": [["-0.5", "True"]]}, "row 0: likelihoods of choices, or several"),
         ({"prompt": "Q", "response": ["R", "S"]}, "row 0: 'response' is list, not text"),
         ({"question_id": 1, "choices": [{"index": 0, "turns": [None]}]}, "row 0: 'choices' holds no texts"),
         ({"messages": [{"role": "narrator", "content": "x"}]}, "row 0: turn 0 of 'messages' is by 'narrator'"),
