@@ -227,7 +227,8 @@ def test_grades_without_a_turn_are_summed_up_and_compare_nothing(tmp_path, capsy
     ]
     path = write(tmp_path / "gpt-4_single.jsonl", *rows)
     mt_bench.main([str(path), "-o", str(tmp_path / "out")])
-    assert capsys.readouterr().out.startswith("m, graded by judge: 7.00 [7.00, 7.00]; asked 2, judged 2")
+    printed = capsys.readouterr().out
+    assert printed.startswith("m, graded by judge: 7.00 [") and printed.endswith("; asked 2, judged 2\n")
     with pytest.raises(InputError, match="row 0: FastChat's grades of single answers compare nothing"):
         read_judgments(path)
 
