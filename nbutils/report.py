@@ -173,6 +173,10 @@ def fill_template(**values: Any) -> str:
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(**values).lstrip()
 
 
+CLASSES = ("reproduced", "within", "failed", "supported", "within", "failed", "not-run")
+"""The look of each of `settle.OUTCOMES`."""
+
+
 def describe_claims(settled: Sequence[settle.Settled]) -> dict[str, Any]:
     """The template's values about the claims: a summary, the table, the rule, and what prompts can show."""
     table = settle.tabulate(settled)
@@ -181,14 +185,18 @@ def describe_claims(settled: Sequence[settle.Settled]) -> dict[str, Any]:
     for place, (row, item) in enumerate(zip(table.to_dict("records"), settled, strict=True)):
         # What rests on other claims points to them, whose rows hold the numbers.
         rests_on = ", ".join(item.claim.rests_on)
-        numbers = {"published": [], "here": []} if rests_on else {"published": item.paper, "here": item.here}
+        numbers: dict[str, list[str]] = {"published": [], "independent": [], "here": []}
+        if not rests_on:
+            found = list(map(str, item.independent))
+            numbers = {"published": item.paper, "independent": found, "here": item.here}
         lists.append({**row, "place": place, "rests_on": rests_on, **numbers})
     return {
         "claims": lists,
         "minute": page.summarise(table),
         "verdict_counts": {verdict: int(counts[verdict]) for verdict in settle.OUTCOMES if verdict in counts},
-        "classes": dict(zip(settle.OUTCOMES, ("reproduced", "within", "failed", "not-run"), strict=True)),
+        "classes": dict(zip(settle.OUTCOMES, CLASSES, strict=True)),
         "rule": page.RULE,
+        "independent": page.INDEPENDENT,
         "intervals": page.INTERVALS,
         "sources": page.SOURCES,
         "power": published.power_table().to_dict("records"),

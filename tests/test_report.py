@@ -199,7 +199,12 @@ def test_too_few_prompts_for_an_analysis_make_a_report_all_the_same(tmp_path):
 def test_a_run_of_the_tiny_model_settles_nothing_but_the_data(harmless):
     text = harmless.read_text(encoding="utf-8")
     chips = re.findall(r'<td class="verdict"><span class="chip [a-z-]+">([^<]*)</span>', text)
-    assert {verdict: chips.count(verdict) for verdict in set(chips)} == {"reproduced": 8, "not run": 36}
+    assert {verdict: chips.count(verdict) for verdict in set(chips)} == {
+        "reproduced": 8,
+        "not run": 25,
+        "supported independently": 2,
+        "independent, not decided": 9,
+    }
     assert "tiny model: shows the machinery, not the paper&#39;s result.</strong> Nothing in this run speaks" in text
 
 

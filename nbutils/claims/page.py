@@ -21,6 +21,13 @@ RULE = (
     "and base models differ from the paper's, so direction is compared, not size."
 )
 
+INDEPENDENT = (
+    "Independent: of a claim that nothing here decides, other people's judgments of models that they trained on the "
+    "paper's sets may speak (docs/evidence.md has them, with their limits). They count by direction and interval: "
+    "supported, contradicted, or not decided (the interval can tell neither, or they say nothing of a part); never as "
+    "a reproduction by this code, and never beside a measurement made here."
+)
+
 INTERVALS = (
     "The paper gives single runs without error bars; the intervals are ours. Pairwise: normal, over 1,030 prompts. "
     "AlpacaEval 2.0: the leaderboard's standard error where it has one, else 0.88 of a coin's over 805 prompts (0.84 "
@@ -55,6 +62,8 @@ def headline(table: pd.DataFrame) -> str:
     """How many claims ended how, and about what. table: as `settle.tabulate` gives it."""
     words = {"reproduced": "reproduced", "not reproduced": "not reproduced", "not run": "not run"}
     words |= {"within the interval, not separable": "measured, too little to separate"}
+    words |= {name: name for name in ("supported independently", "independent, not decided")}
+    words |= {"contradicted independently": "contradicted independently"}
     parts = []
     for verdict, what in words.items():
         topics = Counter(table[table.verdict == verdict].topic)
@@ -76,6 +85,9 @@ def summarise(table: pd.DataFrame) -> list[Line]:
         "Reproduced here": table.verdict == "reproduced",
         "Not reproduced here": table.verdict == "not reproduced",
         "Measured here, too little to separate": table.verdict.str.startswith("within"),
+        "Supported by independent judgments": table.verdict == "supported independently",
+        "Independent judgments do not decide": table.verdict == "independent, not decided",
+        "Contradicted by independent judgments": table.verdict == "contradicted independently",
         NOT_RUN: table.verdict == "not run",
         "Published differences that exceed their own error": own & (shows == "all"),
         "Published differences within their own error": own & (shows == "none"),
@@ -117,7 +129,7 @@ def render(table: pd.DataFrame) -> str:
         else:
             claims = (_wrap(f"  - {name}: {words}", "    ") for name, words in line.claims)
             minute.append("\n".join([f"- {line.head}:", *claims]))
-    parts += ["\n".join(minute), "## The rule", *map(_wrap, (RULE, INTERVALS, SOURCES))]
+    parts += ["\n".join(minute), "## The rule", *map(_wrap, (RULE, INDEPENDENT, INTERVALS, SOURCES))]
     parts += [_render_topic(str(topic), rows) for topic, rows in table.groupby("topic", sort=False)]
     what = describe_smallest()
     power = ["| prompts | 95% interval | excludes zero in |", "|---|---|---|"]
@@ -129,11 +141,13 @@ def render(table: pd.DataFrame) -> str:
 
 def _render_topic(topic: str, table: pd.DataFrame) -> str:
     lines = [f"## {topic[0].upper()}{topic[1:]}", ""]
-    lines += ["| | claim | where | published | that shows | found here | verdict |", "|---|---|---|---|---|---|---|"]
+    lines += ["| | claim | where | published | that shows | independent | found here | verdict |"]
+    lines += ["|---|---|---|---|---|---|---|---|"]
     for row in table.itertuples():
         # An abstract's sentence rests on other claims, whose rows hold the numbers.
-        numbers, here = ("", "") if topic == "abstract" else (row.published or "–", row.here or "–")
-        texts: Any = (row.id, row.claim, row.where, numbers, row.published_shows, here, row.verdict)
+        three = (row.published, row.independent, row.here)
+        numbers, independent, here = ("", "", "") if topic == "abstract" else (text or "–" for text in three)
+        texts: Any = (row.id, row.claim, row.where, numbers, row.published_shows, independent, here, row.verdict)
         cells = (text.replace("|", "\\|").replace("; ", "<br>") for text in texts)
         lines.append(f"| {' | '.join(cells)} |")
     notes = [_wrap(f"- {row.id}: {row.note}", "  ") for row in table.itertuples() if row.note]

@@ -34,8 +34,12 @@ TACOS repository published."""
 Z = 1.959964
 """Normal quantile of a 95% interval."""
 
+PREFERRED = "% preferred"
+INDEPENDENT = ROOT / "figures" / "tables" / "independent.csv"
+
 MARGINS = {
     "points net win": 5.0,
+    PREFERRED: 2.5,
     "points AlpacaEval 2.0": 0.9,
     "points MT-Bench": 0.1,
     "points, mean of four tasks": 1.0,
@@ -156,6 +160,22 @@ def published_numbers(claim: str) -> list[Number]:
     """The published differences on which a claim stands, in the order of data/published/comparisons.csv."""
     rows = read("comparisons").itertuples()
     return [_read_number(row) for row in rows if row.claim == claim and row.table]
+
+
+def independent_numbers(claim: str) -> list[Number]:
+    """What other people's judgments of models that they trained on the paper's sets say of a claim (docs/evidence.md).
+
+    data/published/independent.csv names the comparisons, figures/tables/independent.csv has the numbers (its headline).
+    """
+    table, wanted, found = tables.read(INDEPENDENT), read("independent"), []
+    table = table[table.what == "headline"]
+    for row in wanted[wanted.claim == claim].itertuples():
+        (one,) = table[(table.arm == row.arm) & (table.other == row.other)].to_dict("records")
+        value, low, high = (100 * one[f"{row.estimate}{end}"] for end in ("", "_low", "_high"))
+        length = ", at equal length" if row.estimate == "equal" else ""
+        label = f"GPT-4 on MT-Bench, as the TACOS authors trained them, {row.arm} over {row.other}{length}"
+        found.append(Number(label, value, low, high, PREFERRED, row.expected, 50.0))
+    return found
 
 
 def _read_number(row: Any) -> Number:

@@ -16,8 +16,16 @@ from nbutils.claims.facts import Fact
 from nbutils.claims.published import Number
 from nbutils.core import tables
 
-OUTCOMES = ("reproduced", "within the interval, not separable", "not reproduced", "not run")
-REPRODUCED, WITHIN, FAILED, NOT_RUN = OUTCOMES
+OUTCOMES = (
+    "reproduced",
+    "within the interval, not separable",
+    "not reproduced",
+    "supported independently",
+    "independent, not decided",
+    "contradicted independently",
+    "not run",
+)
+REPRODUCED, WITHIN, FAILED, SUPPORTED, UNCLEAR, DENIED, NOT_RUN = OUTCOMES
 AGREEMENT = "P4"
 """The claim about two judges: one alone settles nothing of it."""
 
@@ -35,19 +43,32 @@ class Claim(NamedTuple):
 
 
 class Settled(NamedTuple):
-    """A claim with the published numbers it stands on, the facts and measurements made here, and the verdict.
+    """A claim with the published numbers it stands on, the facts and measurements made here, and the verdict on them.
 
-    missing: parts of the claim that were not measured, where others were; silent: parts for which neither numbers nor
-    facts are published.
+    own: the verdict by what was measured here; independent: what other people's judgments say of it; unheard: whether
+    they say nothing of some part; missing: parts of the claim that were not measured, where others were; silent: parts
+    for which neither numbers nor facts are published.
     """
 
     claim: Claim
     published: list[Number]
     facts: list[Fact]
     measured: list[Number]
-    verdict: str
+    own: str
+    independent: Sequence[Number] = ()
+    unheard: bool = False
     missing: tuple[str, ...] = ()
     silent: tuple[str, ...] = ()
+
+    @property
+    def verdict(self) -> str:
+        """The verdict by what was measured here; where nothing decides it, that by independent judgments."""
+        if self.own != NOT_RUN or not self.independent:
+            return self.own
+        readings = {number.reading for number in self.independent}
+        if "contradicted" in readings:
+            return DENIED
+        return UNCLEAR if self.unheard or "not separable" in readings else SUPPORTED
 
     @property
     def paper(self) -> list[str]:
@@ -124,7 +145,8 @@ def settle(found: Measured | None = None) -> list[Settled]:
         verdicts += [judge_measurement(number, published) for number in mine] + [NOT_RUN for _ in missing]
         if claim.id == AGREEMENT and len({number.judge for number in mine}) < 2:
             verdicts.append(NOT_RUN)
-        done[claim.id] = Settled(claim, published, known, mine, weakest(verdicts), missing)
+        independent = paper.independent_numbers(claim.id)
+        done[claim.id] = Settled(claim, published, known, mine, weakest(verdicts), independent, missing=missing)
     return [done[claim.id] for claim in claims]
 
 
@@ -134,7 +156,9 @@ def _settle_by_parts(claim: Claim, parts: list[Settled]) -> Settled:
         published=[number for part in parts for number in part.published],
         facts=[fact for part in parts for fact in part.facts],
         measured=[number for part in parts for number in part.measured],
-        verdict=weakest([part.verdict for part in parts]),
+        own=weakest([part.own for part in parts]),
+        independent=[number for part in parts for number in part.independent],
+        unheard=not all(part.independent for part in parts),
         missing=tuple(missing for part in parts for missing in part.missing),
         silent=tuple(part.claim.id for part in parts if not part.published and not part.facts),
     )
@@ -145,6 +169,7 @@ def tabulate(settled: Sequence[Settled]) -> pd.DataFrame:
     found = {
         "published": ["; ".join(item.paper) for item in settled],
         "published_shows": [item.reading for item in settled],
+        "independent": ["; ".join(map(str, item.independent)) for item in settled],
         "here": ["; ".join(item.here) for item in settled],
         "verdict": [item.verdict for item in settled],
     }

@@ -89,6 +89,12 @@ SCHEMAS: dict[str, dict[str, str]] = {
     "alpaca-eval-fits": _columns(
         text="model", number="win_rate published anchored difficulty own_difficulty log_ratio length_only"
     ),
+    "independent": _columns(
+        text="what arm other predicts_better claim estimate expected",
+        count="files questions verdicts",
+        number="prompt_penalty",
+        rate="raw equal difference",
+    ),
     "alpaca-eval-variants": _columns(text="family variant", count="mean_length", number="win_rate length_controlled"),
     "length-calibration": _columns(
         text="estimator interval",
@@ -97,7 +103,9 @@ SCHEMAS: dict[str, dict[str, str]] = {
         "coverage",
     ),
     "length-findings": _columns(text="judge what finding", count="prompts replicates", number="share"),
-    "claims": _columns(text="id topic claim where published published_shows here verdict test note rests_on"),
+    "claims": _columns(
+        text="id topic claim where published published_shows independent here verdict test note rests_on"
+    ),
     "paper-alpacaeval": _columns(text="source base arm", number="win_rate low high"),
     "paper-lengths": _columns(text="arm", number="paper here"),
     "paper-mt-bench": _columns(text="base arm", number="score low high"),

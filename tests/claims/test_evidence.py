@@ -114,7 +114,7 @@ def settle(profile):
 
 
 def verdicts(profile):
-    return {name: item.verdict for name, item in settle(profile).items()}
+    return {name: item.own for name, item in settle(profile).items()}
 
 
 @pytest.fixture
@@ -146,7 +146,7 @@ def test_mt_bench_scores_settle_that_the_longest_are_as_good(folder, mine, half,
     for arm, score in ((LONGEST, mine), (SCORE, 4.0), (LIMA, 4.0), (FULL, 4.0)):
         plant_scores(profile, arm, score, half)
     found = settle(profile)["M1"]
-    assert found.verdict == verdict
+    assert found.own == verdict
     assert [round(number.value, 2) for number in found.measured] == [round(mine - 4, 2)] * 3
 
 
@@ -182,7 +182,7 @@ def test_a_rival_that_was_not_graded_leaves_the_claim_open_and_is_named(folder):
     for arm, score in ((LONGEST, 5.0), (SCORE, 4.0), (LIMA, 4.0)):
         plant_scores(profile, arm, score)
     found = settle(profile)["M1"]
-    assert found.verdict == "not run"
+    assert found.own == "not run"
     assert found.here[-1] == "not run: alpaca-1k-longest against alpaca-52k (mt bench)"
     assert len(found.measured) == 2
 
@@ -237,9 +237,9 @@ def test_alpaca_eval_rates_settle_refinement_and_that_the_longest_gain_little(fo
     error = np.subtract(*spreads).std(ddof=1) / 805**0.5
     expected = [0.06 / 0.032 * math.exp(side * 1.96 * error) for side in (0, -1, 1)]
     assert (ratio.value, ratio.low, ratio.high) == pytest.approx(expected, rel=1e-4)
-    assert found["A1"].verdict == "reproduced"  # more than before, and twice as much is within the interval
-    assert found["A4"].verdict == WITHIN  # "little" was the claim, and no difference can be told
-    assert found["A5"].verdict == "not run"
+    assert found["A1"].own == "reproduced"  # more than before, and twice as much is within the interval
+    assert found["A4"].own == WITHIN  # "little" was the claim, and no difference can be told
+    assert found["A5"].own == "not run"
 
 
 @pytest.mark.parametrize(
@@ -293,7 +293,7 @@ def test_no_loss_on_the_four_tasks(folder, tuned, verdict):
     for arm in (LONGEST, LIMA, REFINED):
         plant(profile, "capabilities", arm, task_rows(tuned))
     found = settle(profile)
-    assert found["O1"].verdict == found["S7"].verdict == verdict
+    assert found["O1"].own == found["S7"].own == verdict
     assert found["O1"].measured[0].value == pytest.approx(100 * (tuned - 0.531))
     assert found["O1"].measured[0].high - found["O1"].measured[0].value == pytest.approx(1.96 * 0.25 * 2**0.5, abs=0.01)
 
@@ -316,12 +316,12 @@ def test_the_papers_length_controls(folder):
     wins = dict.fromkeys((SCORE, *VARIANTS), (120, 40)) | {f"{FULL}+epochs3+asklong": (90, 100)}
     plant_judging(profile, LONGEST, *(judgments_of(LONGEST, arm, *found) for arm, found in wins.items()))
     found = settle(profile)
-    assert found["P1"].verdict == "reproduced"  # three epochs are how the paper trains the whole dataset
-    assert found["L1"].verdict == "reproduced"
+    assert found["P1"].own == "reproduced"  # three epochs are how the paper trains the whole dataset
+    assert found["L1"].own == "reproduced"
     assert len(found["L1"].measured) == 2
-    assert found["L2"].verdict == "not reproduced"
+    assert found["L2"].own == "not reproduced"
     assert found["L2"].measured[0].value == pytest.approx(-5)
-    assert found["S8"].verdict == "not reproduced"
+    assert found["S8"].own == "not reproduced"
 
 
 def test_epochs_by_length_and_wins(folder):
@@ -330,9 +330,9 @@ def test_epochs_by_length_and_wins(folder):
     rows = [judgments_of(LONGEST, early, 140, 20, longer=-100), judgments_of(LONGEST, late, 110, 50, longer=-30)]
     plant_judging(profile, LONGEST, *rows)
     found = settle(profile)
-    assert found["L3"].verdict == "reproduced"
+    assert found["L3"].own == "reproduced"
     assert [round(number.value, 1) for number in found["L3"].measured] == [60.0, 30.0, -100.2, -30.1]
-    assert found["R3"].verdict == "reproduced"
+    assert found["R3"].own == "reproduced"
     assert found["R3"].measured[0].value == 30
 
 
@@ -379,7 +379,7 @@ def test_every_random_seed_has_to_lose(folder):
     plant_judging(profile, LONGEST, *(judgments_of(LONGEST, arm, *found) for arm, found in nets))
     found = settle(profile)["R1"]
     assert [round(number.value, 1) for number in found.measured] == [40.0, 25.0, 2.5]
-    assert found.verdict == WITHIN
+    assert found.own == WITHIN
 
 
 @pytest.mark.parametrize(
@@ -409,7 +409,7 @@ def test_another_judged_arm_than_the_target_is_read_too(folder):
     plant_judging(profile, REFINED, judgments_of(REFINED, LIMA, 140, 20))
     found = settle(profile)["P7"]
     assert [number.value for number in found.measured] == [60]
-    assert found.verdict == "not run", "whether it is by more than the plain longest is not known"
+    assert found.own == "not run", "whether it is by more than the plain longest is not known"
     assert found.here[-1] == (
         "not run: alpaca-1k-longest-refined over lima-1k more than alpaca-1k-longest over lima-1k"
     )
@@ -422,7 +422,7 @@ def test_the_refined_have_to_win_by_more(folder, wins, verdict):
     plant_judging(profile, REFINED, judgments_of(REFINED, LIMA, 140, 20))
     found = settle(profile)["P7"]
     assert [number.value for number in found.measured] == [60, pytest.approx((140 - wins) / 2)]
-    assert found.verdict == verdict
+    assert found.own == verdict
 
 
 def test_three_prompts_reproduce_nothing(folder):
@@ -442,7 +442,7 @@ def test_the_order_of_rivals_is_a_difference_of_net_wins_by_two_judges(folder):
     plant_judging(profile, LONGEST, *rows)
     found = settle(profile)["P4"]
     assert [round(number.value) for number in found.measured] == [20, 20, 25, 25]
-    assert found.verdict == "reproduced"
+    assert found.own == "reproduced"
 
 
 # --- people --------------------------------------------------------------------------------------------------------
@@ -479,7 +479,7 @@ def test_peoples_votes_on_the_present_answers(folder, wins, verdict):
     profile = make_profile((LONGEST, LIMA))
     plant_votes(profile, wins)
     found = settle(profile)["H1"]
-    assert found.verdict == verdict
+    assert found.own == verdict
     assert found.measured[0].value == pytest.approx(wins)
     assert "people (1), alpaca-1k-longest against lima-1k, 100 prompts" in found.here[0]
 

@@ -177,7 +177,7 @@ def test_without_a_run_only_the_data_is_settled():
     settled = {item.claim.id: item for item in settle.settle()}
     reproduced = {name for name, item in settled.items() if item.verdict == "reproduced"}
     assert reproduced == {"S3", *(f"D{number}" for number in range(1, 8))}
-    assert {item.verdict for item in settled.values()} == {"reproduced", "not run"}
+    assert {item.own for item in settled.values()} == {"reproduced", "not run"}
     assert settled["S9"].reading == "6 of 6 separable, none for R1, L6"
     assert settled["S5"].reading == "1 of 3 contradicted, 2 of 3 not separable"
 
@@ -227,7 +227,7 @@ def test_verdict_on_a_measurement(value, low, high, published, verdict):
 
 
 def test_weakest_part_decides():
-    reproduced, within, failed, not_run = settle.OUTCOMES
+    reproduced, within, failed, not_run = settle.REPRODUCED, settle.WITHIN, settle.FAILED, settle.NOT_RUN
     assert settle.weakest([reproduced, within]) == within
     assert settle.weakest([reproduced, within, not_run]) == not_run
     assert settle.weakest([reproduced, not_run, failed]) == failed
@@ -246,7 +246,7 @@ def measure(profile, rows, biases=()):
 
 
 def verdicts(profile, results, biases=()):
-    return {item.claim.id: item.verdict for item in settle.settle(measure(profile, results, biases))}
+    return {item.claim.id: item.own for item in settle.settle(measure(profile, results, biases))}
 
 
 def test_a_run_of_the_papers_size_settles_the_preferences():
@@ -300,6 +300,52 @@ def test_agreement_takes_two_judges():
     assert found["P4"].verdict == "reproduced"
 
 
+# --- independent judgments -----------------------------------------------------------------------------------------
+
+
+def test_independent_judgments_decide_only_what_nothing_here_does():
+    found = {item.claim.id: item for item in settle.settle()}
+    rows = tables.read(published.INDEPENDENT)
+    row = rows[(rows.what == "headline") & (rows.arm == "alpaca-1k-longest") & (rows.other == "alpaca-52k")].iloc[0]
+    (number,) = found["P1"].independent
+    assert (number.value, number.low, number.high) == pytest.approx(
+        (100 * row.raw, 100 * row.raw_low, 100 * row.raw_high)
+    )
+    assert (found["P1"].own, found["P1"].verdict) == ("not run", "supported independently")
+    assert number.low > 50
+    (equal,) = found["L4"].independent
+    assert equal.value == pytest.approx(46.5, abs=0.1) and "at equal length" in equal.label
+    assert found["L4"].verdict == "independent, not decided"
+    measured = Measured({"P1": [Number("x", -20, -30, -10, "points net win", "more", judge="a")]}, {})
+    here = {item.claim.id: item for item in settle.settle(measured)}
+    assert here["P1"].verdict == "not reproduced", "what was measured here goes before"
+    assert len(here["P1"].independent) == 1
+
+
+@pytest.mark.parametrize(
+    ("readings", "unheard", "verdict"),
+    [
+        ([(55, 60)], False, "supported independently"),
+        ([(55, 60)], True, "independent, not decided"),
+        ([(55, 60), (45, 55)], False, "independent, not decided"),
+        ([(55, 60), (40, 45)], False, "contradicted independently"),
+        ([], True, "not run"),
+    ],
+)
+def test_how_independent_numbers_count(readings, unheard, verdict):
+    claim = settle.load_claims()[0]
+    numbers = [Number("x", low, low, high, published.PREFERRED, "more", 50.0) for low, high in readings]
+    assert settle.Settled(claim, [], [], [], "not run", numbers, unheard).verdict == verdict
+
+
+def test_a_claim_that_rests_on_others_is_supported_only_in_all_its_parts():
+    found = {item.claim.id: item for item in settle.settle()}
+    assert found["M2"].verdict == "supported independently"
+    assert found["S4"].claim.rests_on == ("P7", "A1", "M2")
+    assert (found["S4"].unheard, found["S4"].verdict) == (True, "independent, not decided")
+    assert found["S2"].verdict == "not run"
+
+
 # --- what is committed ---------------------------------------------------------------------------------------------
 
 
@@ -348,7 +394,8 @@ def test_the_summary_names_what_reproduced_and_what_did_not():
     assert lines["Contradicted by another published number"] == ["A5"]
     assert lines["Published differences within their own error"] == ["A2", "A3", "A4", "A5", "M1", "M2", "M3"]
     assert "P3" in lines["Published differences that exceed their own error"]
-    assert len(lines[page.NOT_RUN]) == 36
+    assert len(lines[page.NOT_RUN]) == 25
+    assert lines["Supported by independent judgments"] == ["P1", "M2"]
 
 
 # --- figures -------------------------------------------------------------------------------------------------------
