@@ -310,7 +310,7 @@ _REASONS = {
     "length": "cut off at the limit of tokens: raise --max-tokens, with another folder",
     "empty": "an empty answer: it was paid for, --retry-empty asks again",
     "filter": "withheld by a filter of contents: --retry-empty asks again",
-    "refusal": "the model refused",
+    "refusal": "the model refused: --retry-empty asks again",
     "overflow": "too long for the model's context",
 }
 

@@ -131,7 +131,9 @@ class OpenAIBackend:
         if "response_format" not in request.options:
             return ""
         # A refusal that does not say of what is tried without the option, as long as nothing was answered with it.
-        unclear = (400, 415, 422, 501, 500) if is_final and self._is_new else (400, 415, 422, 501)
+        unclear = [400, 415, 422, 501]
+        if is_final and self._is_new and not refusals.is_outage(error):
+            unclear.append(500)
         is_unclear = not self._has_answered and getattr(error, "status_code", None) in unclear
         is_clear = refusals.is_about_one_request(error, request.max_tokens) or refusals.is_about_settings(
             error, request.max_tokens

@@ -206,9 +206,9 @@ def hide_key(reply: Reply, key: SecretStr, judge: JudgeModel) -> Reply:
 
 
 def is_same_model(asked: str, served: str) -> bool:
-    """Whether two names are of one model: publishers put their own name before it, and endpoints a date behind it."""
+    """Whether two names are of one model: with a publisher before it, or a date or revision behind it."""
     mine, theirs = (name.lower().rpartition("/")[2] for name in (asked, served))
-    return bool(re.fullmatch(re.escape(mine) + r"([-@:]\d[\d-]*)?", theirs))
+    return bool(re.fullmatch(re.escape(mine) + r"([-:]\d[\d-]*|@[\w.-]+)?", theirs))
 
 
 def _logprobs_of(choices: Any) -> dict[str, float] | None:

@@ -119,6 +119,11 @@ def is_above_limit(error: BaseException, max_tokens: int) -> bool:
     return _says(error, about) and not _says(error, "input (tokens|length)|prompt|messages")
 
 
+def is_outage(error: BaseException) -> bool:
+    """Whether a fault says of itself that something does not run or cannot be reached."""
+    return _says(error, "connect|unavailable|overload|time.?out|timed out|busy|terminated|crashed|memory")
+
+
 def is_about_format(error: BaseException) -> bool:
     """Whether the endpoint refuses the `response_format`, in which case it may answer in plain words."""
     status = getattr(error, "status_code", None)

@@ -151,14 +151,16 @@ def test_every_judging_command_takes_the_first_prompts_only(tmp_path, capsys, mi
 # --- --retry-empty, --same-as ---------------------------------------------------------------
 
 
-def withheld():
-    choice = {"message": {"content": None}, "finish_reason": "content_filter"}
-    return Answer(completion("", choices=[choice]))
+def answer_of(said, reason):
+    """An answer without a text: an empty one, one that a filter withheld, or a refusal in its field."""
+    message = {"content": None, "refusal": said} if reason == "refusal" else {"content": said}
+    finish = "content_filter" if reason == "filter" else "stop"
+    return Answer(completion("", choices=[{"message": message, "finish_reason": finish}]))
 
 
-@pytest.mark.parametrize(("kind", "reason"), [("empty", "empty"), ("filter", "filter")])
-def test_empty_answers_are_asked_for_again_on_demand_only(tmp_path, capsys, files, kind, reason):
-    first = {"empty": "", "filter": withheld()}[kind]
+@pytest.mark.parametrize(("reason", "said"), [("empty", ""), ("filter", None), ("refusal", "I will not.")])
+def test_empty_answers_are_asked_for_again_on_demand_only(tmp_path, capsys, files, reason, said):
+    first = answer_of(said, reason)
     with serving(lambda number, question: first if number == 0 else "8 9") as server:
         options = (*files, "--judge", "m", "--base-url", server.url, "-o", tmp_path / "out", "--concurrency", "1")
         options += ("--no-structured",)
@@ -167,7 +169,7 @@ def test_empty_answers_are_asked_for_again_on_demand_only(tmp_path, capsys, file
             assert status == 0 and "asked 4, judged 3, unparsed 1, failed 0" in printed
             assert "--retry-empty asks again" in errors and len(server.asked) == 4
         rows = [json.loads(line) for line in (tmp_path / "out" / "judgments.jsonl").read_text().splitlines()]
-        assert [row.get("reason") for row in rows] == [reason, None, None, None] and rows[0]["review"] == ""
+        assert [row.get("reason") for row in rows] == [reason, None, None, None] and rows[0]["review"] == (said or "")
         assert run(capsys, command, *options, "--retry-empty", "--dry-run")[1].startswith("1 calls, ")
         assert run(capsys, command, *options, "--dry-run")[1].startswith("0 calls, ")
         assert len(server.asked) == 4, "a dry run forgets nothing"

@@ -1,5 +1,6 @@
 """An endpoint that misbehaves: what passes is tried again, what is final stops the run, and nothing becomes a score."""
 
+import dataclasses
 import datetime
 import email.utils
 import json
@@ -19,7 +20,7 @@ from nbutils.core import judge_settings
 from nbutils.core.errors import InputError
 from nbutils.core.judge_settings import JudgeModel
 from nbutils.llm import batch, endpoint, limits, refusals
-from nbutils.llm.client import Reply, StopAskingError, ask_all
+from nbutils.llm.client import Reply, StopAskingError, ask_all, ask_in_some_way
 from nbutils.llm.endpoint import OpenAIBackend
 from nbutils.llm.protocol import is_same_model
 
@@ -494,6 +495,8 @@ def test_words_like_the_stand_in_for_a_key_stay(ledger, monkeypatch):
         ("gpt-4-turbo", "gpt-4-turbo-2024-04-09", True),
         ("openai/gpt-4o", "gpt-4o-2024-08-06", True),
         ("m", "vendor/m:2", True),
+        ("/models/smol", "/models/smol@main", True),
+        ("m", "m:free", False),
         ("gpt-4", "gpt-4o", False),
         ("gpt-4o", "gpt-4o-mini", False),
         ("gpt-4", "gpt-3.5-turbo", False),
@@ -927,6 +930,38 @@ def test_a_success_is_read_whatever_its_head(ledger, status, header):
 def test_other_places_of_a_text(ledger, choice):
     with serving(lambda number, question: Answer(completion("", choices=[choice]))) as server:
         assert ask(server, ledger, "a")[0].text == "8 9"
+
+
+FAULTS = {"boom": 2, "Connection error. Cannot connect to host": 1, "upstream is overloaded": 1}
+
+
+@pytest.mark.parametrize("said", FAULTS)
+def test_a_fault_without_words_is_tried_without_the_format(ledger, impatient, said):
+    """Some servers fail inside over a schema that they do not know; an outage is no such thing."""
+    in_words = questions("a")[0]
+    with_format = dataclasses.replace(in_words, options={"response_format": {"type": "json_schema"}})
+    with serving(lambda number, question: refusal(500, said)) as server:
+        backend = OpenAIBackend(judge_at(server.url, attempts=1))
+        ask_in_some_way([[with_format, in_words]], backend, ledger, "test")
+        assert len(server.asked) == FAULTS[said]
+        ledger.write(in_words, Reply("8 9"))
+        ledger.execute("DELETE FROM notes")
+        backend = OpenAIBackend(judge_at(server.url, attempts=1))
+        other = [dataclasses.replace(way, max_tokens=9) for way in (with_format, in_words)]
+        ask_in_some_way([other], backend, ledger, "test")
+    assert len(server.asked) == FAULTS[said] + 1, "a model that has answered before is not asked in another way"
+
+
+def test_a_format_refused_by_a_fault_is_tried_once(ledger, impatient):
+    def script(number, question):
+        is_first = "response_format" in server.asked[number]
+        return refusal(500, "JSON schema conversion failed: unsupported") if is_first else "8 9"
+
+    in_words = questions("a")[0]
+    with_format = dataclasses.replace(in_words, options={"response_format": {"type": "json_schema"}})
+    with serving(script) as server:
+        (reply,) = ask_in_some_way([[with_format, in_words]], OpenAIBackend(judge_at(server.url)), ledger, "test")
+    assert reply.text == "8 9" and len(server.asked) == 2
 
 
 # --- connections -----------------------------------------------------------------------------------------------------
