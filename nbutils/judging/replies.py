@@ -307,7 +307,7 @@ def rescore(judgments: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 # --- what was lost ----------------------------------------------------------------------------------------------------
 
 _REASONS = {
-    "length": "cut off at the limit of tokens: raise --max-tokens, with another folder",
+    "length": "cut off at the limit of tokens: raise --max-tokens (max_tokens), with another folder",
     "empty": "an empty answer: it was paid for, --retry-empty asks again",
     "filter": "withheld by a filter of contents: --retry-empty asks again",
     "refusal": "the model refused: --retry-empty asks again",
