@@ -5,6 +5,8 @@ refinement/refine_responses.py). The wording is ours (data/prompts/refine.toml) 
 names. What comes back is checked: a critique in place of an answer, or a prompt's headings left in it, keeps the
 original response; other doubts are flagged. Without an endpoint a scripted stand-in answers, which shows the machinery
 and improves nothing.
+
+    python -m nbutils.refine PROFILE [ARM]
 """
 
 import contextlib
@@ -17,10 +19,10 @@ from typing import Any
 
 from nbutils import arms, lengths, select
 from nbutils.core import disk, manifests
-from nbutils.core.errors import InputError
+from nbutils.core.errors import InputError, exits_cleanly
 from nbutils.core.judge_settings import Refining
 from nbutils.core.manifests import Manifest, Plan
-from nbutils.core.settings import Profile, as_profile
+from nbutils.core.settings import Profile, as_profile, seed_of, stage_parser
 from nbutils.data.rows import Row
 from nbutils.judging import judges
 from nbutils.judging import prompts as judge_prompts
@@ -242,3 +244,19 @@ def count_changes(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     for when, texts in sides.items():
         counts[f"refusals_{when}"] = sum(bool(_REFUSAL.search(text[:_BEGINNING])) for text in texts)
     return counts
+
+
+@exits_cleanly
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of `python -m nbutils.refine`; exits with status 1 where no response was rewritten."""
+    given = stage_parser("refine", "Rewrite an arm's responses by a language model.").parse_args(arguments)
+    made = run(given.profile, given.arm, seed_of(given))
+    counts = ", ".join(f"{name} {made.facts[name]}" for name in ("asked", "rewritten", "kept", "failed"))
+    print(f"{made.path('refined.jsonl')}: {counts}")
+    if not made.facts["rewritten"]:
+        print("nothing was rewritten", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -137,6 +137,31 @@ def test_the_stage_with_an_endpoint(runs, no_data, monkeypatch):
     assert not any(b"canary" in path.read_bytes() for path in runs.rglob("*") if path.is_file())
 
 
+@pytest.mark.parametrize(
+    ("replies", "status", "counts", "told"),
+    [
+        ([f"Short.\n{OPEN}\nBetter.\n{CLOSE}", "It is fine."], 0, "asked 2, rewritten 1, kept 1, failed 0",
+         ["rewriting: 1 unparsed: no clear verdict",
+          "rewriting: one of the replies that could not be read: It is fine."]),
+        (["It is fine.", Answer(completion("", choices=[]))], 1, "asked 2, rewritten 0, kept 1, failed 1",
+         ["rewriting: 1 unparsed: no clear verdict", "rewriting: 1 failed: an empty answer (the answer holds no text)",
+          "rewriting: one of the replies that could not be read: It is fine.", "nothing was rewritten"]),
+    ],
+)  # fmt: skip
+def test_the_command_says_what_was_lost(runs, no_data, monkeypatch, capsys, replies, status, counts, told):
+    with serving(lambda number, question: replies[number]) as server:
+        refiner = JudgeModel(name="r", kind="openai", model="m", base_url=server.url, concurrency=1)
+        monkeypatch.setattr("nbutils.refine.as_profile", lambda _: profile_with(rows=2, refiner=refiner))
+        try:
+            refine.main(["tiny"])
+            ended = 0
+        except SystemExit as stopped:
+            ended = stopped.code
+    said = capsys.readouterr()
+    assert ended == status and said.out.strip().endswith(f"refined.jsonl: {counts}")
+    assert [line for line in said.err.splitlines() if "1k" not in line] == told
+
+
 def test_what_failed_is_asked_again_by_the_next_run(runs, no_data, monkeypatch):
     monkeypatch.setenv("LIM_TEST_KEY", "none")
     down = [True]

@@ -1,5 +1,6 @@
 """From a judge's reply to two scores, and from two orders to a verdict."""
 
+import itertools
 import json
 import math
 import re
@@ -12,20 +13,18 @@ from nbutils.analysis.verdicts import ORDERS, ScorePair
 from nbutils.llm.client import Reply, in_a_line
 from nbutils.llm.thoughts import split_thoughts
 
-LONGEST_LINE = 300
-"""Characters of a first line that can still be a verdict; a longer one is prose."""
-
-LONGEST_JSON = 100_000
-"""Characters of a JSON reply; no explanation is longer."""
+LONGEST_LINE = 300  # characters of a first line that can still be a verdict; a longer one is prose
+LONGEST_JSON = 100_000  # characters of a JSON reply; no explanation is longer
 
 _INVISIBLE = "\\ufeff\\u00ad\\u200b-\\u200f\\u2060"
 _HIDDEN = re.compile(f"[{_INVISIBLE}]+")
-_DRESSING = re.compile(r"[*_`#|()\[\]{}]+|~~+")
-_BEFORE = re.compile(rf"[\s*_`~#|()\[\]{{}}{_INVISIBLE}]*")
+_DRESSING = re.compile(r"</?answer>|\\boxed|[$*_`#|()\[\]{}]+|~~+", re.IGNORECASE)
+_MARKUP = rf"[\s$*_`~#|()\[\]{{}}{_INVISIBLE}]*"
+_BEFORE = re.compile(rf"{_MARKUP}(?:(?:<answer>|\\boxed){_MARKUP}){{0,2}}", re.IGNORECASE)
 _LABEL = r"(?:assistant|answer|response|model|ai)\s*#?\s*([12ab])\b(?:'s)?"
 _WORDS = re.compile(
-    r"\b(?:scores?|ratings?|rate|grades?|points?|final|overall|verdict|is|are|for|the|my|here|i|would|give|these"
-    r"|respectively)\b[:=]?"
+    r"\b(?:final answers?(?=\s*(?::|is\b|are\b))|scores?|ratings?|rate|grades?|points?|final|overall|verdict|is|are|for"
+    r"|the|my|here|i|would|give|these|respectively)\b[:=]?"
 )
 _NUMBER = r"(?<![\w./+\-])((?:10|[0-9])(?:\.[0-9]{1,4})?)(?:\s*(?:/|out of)\s*10(?:\.0+)?(?![\w/]))?(?![\w/]|\.[0-9])"
 _SEPARATOR = r"\s*(?:\s|,|;|&|\band\b|\bvs\.?|\bversus\b|\s-\s|\s[–—]\s)\s*"
@@ -37,12 +36,10 @@ _LABELLED = re.compile(rf"{_LABELLED_NUMBER}{_SEPARATOR}{_LABELLED_NUMBER}\.?")
 def parse_scores(text: str) -> tuple[float, float] | None:
     """The two scores, 1 to 10, that the reply's first non-empty line gives, or None where it is not one clear pair.
 
-    A block of thoughts before it is set aside.
-
-    The line may be dressed ("**8 9**", "Score: 8, 9", "8/10 and 7/10", "Assistant 1: 8, Assistant 2: 9"; labels that
-    come as 2 then 1 are put in order); anything else in it, a third number or a score out of range gives None. Later
-    lines are never looked at, and quotation marks are no dressing, so a verdict that is quoted does not count. A line
-    of markup alone (the fence of a code block) counts as empty.
+    A block of thoughts before it is set aside. The line may be dressed ("**8 9**", "Score: 8, 9", "8/10 and 7/10",
+    "Assistant 1: 8, Assistant 2: 9"; labels that come as 2 then 1 are put in order); anything else in it, a third
+    number or a score out of range gives None. Later lines are never looked at, and quotation marks are no dressing, so
+    a verdict that is quoted does not count. A line of markup alone (the fence of a code block) counts as empty.
     """
     line, found = _first_line(split_thoughts(text)[1]), None
     if plain := _PLAIN.fullmatch(line):
@@ -110,11 +107,11 @@ def grade(
 def parse_structured(text: str) -> ScorePair | None:
     """The two grades of a JSON reply by our schema (nbutils/judging/pairs.py), or None for anything else.
 
-    It may stand in a code block, and be cut off within its explanation, at the limit of tokens.
+    It may stand in a code block, behind words of the judge's own, and be cut off within its explanation, at the limit
+    of tokens. An object that the words before or behind it quote from an answer is none.
     """
-    bare = re.sub(r"^```(?:json)?[ \t]*\n", "", text.strip(), count=1, flags=re.IGNORECASE)
-    if bare != text.strip():  # the closing fence is missing where a reply was cut off
-        bare = bare.removesuffix("```").strip()
+    bare = text.strip()
+    bare = bare if _OBJECT.match(bare) else _only_object(bare)
     fields = _read_json(bare) or _read_json(bare.rstrip("\\") + '"}')
     grades = [fields.get(name) for name in ("grade_1", "grade_2")]
     numbers = [grade for grade in grades if isinstance(grade, int | float) and not isinstance(grade, bool)]
@@ -122,6 +119,42 @@ def parse_structured(text: str) -> ScorePair | None:
     if len(known) < len(grades) or set(fields) - {"grade_1", "grade_2", "explanation"}:
         return None
     return known[0], known[1]
+
+
+_OBJECT = re.compile(r"\{\s*\"(?:grade_[12]|explanation)\"\s*:")
+_FENCE = re.compile(r"(?:\A|(?<=[\s:]))```[ \t]*(?:json)?\s*\Z", re.IGNORECASE)
+_OWN = re.compile(
+    r"\b(?:my|here (?:is|are) the|the (?:final|following)|final|json)\b[^\n]{0,80}"
+    r"\b(?:evaluations?|grades?|grading|scores?|ratings?|assessment|verdict|judge?ment|reply|response|object|output)\b"
+    r"[^\n.;]{0,60}:[\s*_]*\Z",
+    re.IGNORECASE,
+)
+
+
+def _only_object(text: str) -> str:
+    """The one JSON object with grades that a reply gives beside other words; "" where none is clearly the judge's own.
+
+    It stands in a code block, or on lines of its own at the end, or behind words that announce the judge's grades.
+    Words of which one tells what somebody else says make it a quotation, and so do numbers behind it.
+    """
+    found = list(itertools.islice(_OBJECT.finditer(text), 2)) if len(text) <= LONGEST_JSON else []
+    if len(found) != 1:
+        return ""
+    before, inside = text[: found[0].start()], text[found[0].start() :]
+    head = _FENCE.sub("", before)
+    try:
+        end = json.JSONDecoder(strict=False).raw_decode(inside)[1]
+    except (ValueError, RecursionError):
+        end = len(inside)  # cut off within its explanation, or no object
+    behind = inside[end:].strip()
+    if is_fenced := head != before:
+        behind = behind.removeprefix("```").strip()
+    is_own, line = bool(_OWN.search(head[-300:])), head.rpartition("\n")[2]
+    sentences = re.split(r"(?<=[.!?])\s+|\n+", head.strip()[-1000:])
+    is_told = any(_IS_NO_DECISION.search(each) for each in [*sentences[-1 if is_own else -3 :], behind])
+    is_read_on = bool(behind) and (not is_fenced or len(behind) > LONGEST_LINE or re.search(r"\d", behind))
+    stands_out = is_fenced or is_own or not line.strip()
+    return inside[:end] if stands_out and not is_told and not is_read_on and not line.startswith(">") else ""
 
 
 def parse_weighted(text: str) -> float | None:
@@ -146,14 +179,12 @@ _LETTER = re.compile(
 
 
 def _read_json(text: str) -> dict[str, Any]:
-    stripped = text.strip()
-    if not stripped.startswith("{") or len(stripped) > LONGEST_JSON:
+    if not (stripped := text.strip()).startswith("{") or len(stripped) > LONGEST_JSON:
         return {}
     try:
-        found = json.loads(stripped, object_pairs_hook=_once)
+        return dict(json.loads(stripped, object_pairs_hook=_once, strict=False))
     except (ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -174,9 +205,7 @@ _NAMES_IT = re.compile(
     re.IGNORECASE,
 )
 _FOLLOWS = re.compile(r"^\W*(?:therefore|thus|hence|so|as such|consequently)\b[^;\"]{0,90}$", re.IGNORECASE)
-_DECIDES = re.compile(
-    r"^\W*(?:assistant [ab] )?(?:is|wins|provide[sd]|gives?|gave|has|for a tie)\b|^\W*$", re.IGNORECASE
-)
+_DECIDES = re.compile(r"^\W*(?:assistant [ab] )?(?:is|wins|provide[sd]|gives?|gave|has|for a tie)\b|^\W*$", re.I)
 _SPEAKS = (
     r"says?|said|saying|writes?|wrote|writing|written|states?|stated|claims?|claimed|reads"
     r"|(?:ends?|begins?|closes?) with"
@@ -278,10 +307,10 @@ def rescore(judgments: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 # --- what was lost ----------------------------------------------------------------------------------------------------
 
 _REASONS = {
-    "length": "cut off at the limit of tokens: raise --max-tokens, with another folder",
-    "empty": "an empty answer, which was paid for: --retry-empty asks again",
-    "filter": "withheld by a filter of contents",
-    "refusal": "the model refused",
+    "length": "cut off at the limit of tokens: raise --max-tokens (max_tokens), with another folder",
+    "empty": "an empty answer: it was paid for, --retry-empty asks again",
+    "filter": "withheld by a filter of contents: --retry-empty asks again",
+    "refusal": "the model refused: --retry-empty asks again",
     "overflow": "too long for the model's context",
 }
 
@@ -316,6 +345,6 @@ def end_command(rows: Sequence[Mapping[str, Any]]) -> None:
 def _why(row: Mapping[str, Any]) -> str:
     reason = row.get("reason", "")
     said = _REASONS.get(reason, "") or (in_a_line(row["review"]) if row["status"] == "failed" else "no clear verdict")
-    if row["status"] == "failed" and reason in _REASONS:
-        said = f"{said} ({in_a_line(row['review'])})"
+    if row["status"] == "failed" and reason in _REASONS:  # such a call is made again unbidden: the mend is not for it
+        said = f"{said.partition(':')[0]} ({in_a_line(row['review'])})"
     return f"{row['status']}: {said}"

@@ -148,8 +148,12 @@ class BatchBackend:
         _forget(record.ledger, submission.token)
 
     async def _wait(self, client: Any, submission: Submission, ledger: Ledger) -> Any:
-        running = ("validating", "in_progress", "finalizing", "cancelling")
+        running, told = ("validating", "in_progress", "finalizing", "cancelling"), ""
         while (batch := await self._call(client.batches.retrieve, submission.id)).status in running:
+            done = (batch.request_counts.completed + batch.request_counts.failed) if batch.request_counts else 0
+            if (said := f"{batch.status}, {done:,} of {len(submission.requests):,} done") != told:
+                print(f"waiting for batch {batch.id}: {said}", file=sys.stderr)
+                told = said
             await asyncio.sleep(POLL_SECONDS)
         if batch.status == "failed":
             _forget(ledger, submission.token)

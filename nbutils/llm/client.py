@@ -161,12 +161,12 @@ def choose_ways(ways: Sequence[Sequence[Request]], ledger: Ledger | None) -> lis
 def unanswered(requests: Sequence[Request], path: Path, retry_empty: bool = False) -> list[Request]:
     """The requests that a run would have to ask: all different ones but those in the ledger at `path`.
 
-    retry_empty: whether answers of no characters are asked for again.
+    retry_empty: whether answers of no characters, and refusals, are asked for again.
     """
     different = {request.key: request for request in requests}
     with look_into(path) as ledger:
         known = ledger.find_answers(requests) if ledger else {}
-    answered = {key for key, reply in known.items() if reply.text or not retry_empty}
+    answered = {key for key, reply in known.items() if not (reply.is_empty and retry_empty)}
     return [request for key, request in different.items() if key not in answered]
 
 

@@ -14,12 +14,14 @@ from nbutils.core.judge_settings import NO_KEY, JudgeModel, read_key, without_ke
 from nbutils.llm import protocol, refusals
 from nbutils.llm.client import NO_FORMAT, NO_LOGPROBS, FormatRefusedError, Record, Reply, Request, StopAskingError
 from nbutils.llm.limits import Budget, Throttle, most_tokens
-from nbutils.llm.protocol import BadAnswerError, LostAnswerError
+from nbutils.llm.protocol import BadAnswerError, LostAnswerError, NoCompletionError
 from nbutils.llm.transport import Transport
 
-SAME_REFUSALS = 3  # in the same words, one after the other: then the run stops
-TELLING_SECONDS = 5.0
+SAME_REFUSALS = 3  # in the same words, before anything was answered: then the run stops
+FIRST_OUTAGE = 5  # calls lost before anything was answered: then the run stops
 OUTAGE = 10  # calls lost one after the other, none answered between them: then the run stops
+STRANGE = 2  # attempts at a call, before anything was answered, whose answer is nothing like a completion
+TELLING_SECONDS = 5.0
 KNOWS_ITS_NAME = "names the model as it was asked for"  # what the ledger notes: from then on another name is another
 
 
@@ -29,10 +31,10 @@ class OpenAIBackend:
     def __init__(self, judge: JudgeModel) -> None:
         self._judge, self._key = judge, SecretStr(NO_KEY)
         self._budget = Budget(judge)
-        self._has_answered, self._lost = False, 0
+        self._has_answered, self._is_new, self._lost = False, True, 0
         self._names_the_model, self._others = False, list[tuple[Request, str]]()
         self._limit_name, self._joins_system = str(judge.limit_name), False
-        self._same, self._retried = ("", 0), Counter[str]()
+        self._same, self._retried, self._mend_of_all = ("", 0), Counter[str](), ""
 
     async def answer(self, requests: Sequence[Request], record: Record) -> None:
         """Ask for everything, as many calls at once as the settings and the endpoint allow.
@@ -43,17 +45,18 @@ class OpenAIBackend:
         transport, throttle = Transport(self._judge, self._key), Throttle(self._judge, self._budget)
         self._lost, self._same = 0, ("", 0)
         self._names_the_model = record.ledger.has_note(requests[0], KNOWS_ITS_NAME)
+        self._is_new = not record.ledger.execute("SELECT 1 FROM replies WHERE model = ? LIMIT 1", [self._judge.model])
 
         async def ask(request: Request) -> None:
             reply = await self._complete(transport, throttle, request)
             record.keep(request, reply)
             self._learn_name(record, request, reply)
             where = self._judge.base_url or "the default endpoint"
-            if self._same[1] >= SAME_REFUSALS:
-                said = f"refuses one call after the other ({reply.error}): check the judge's settings"
+            if self._same[1] >= SAME_REFUSALS and not self._has_answered:
+                said = f"refuses one call after the other ({reply.error}): {self._mend_of_all}"
                 raise StopAskingError(f"{where} {said}")
-            if self._lost >= OUTAGE:
-                said = f"the last {OUTAGE} calls failed ({reply.error}): run again when it works"
+            if self._lost >= (OUTAGE if self._has_answered else FIRST_OUTAGE):
+                said = f"the last {self._lost} calls failed ({reply.error}): run again when it works"
                 raise StopAskingError(f"{where}: {said}")
 
         telling = asyncio.get_running_loop().create_task(self._tell_waits())
@@ -79,9 +82,14 @@ class OpenAIBackend:
         """One request with a bounded number of attempts."""
         import tenacity
 
-        rules = refusals.retry_rules(
-            self._judge.attempts, lambda error: not throttle.closed and self._may_pass(error), False
-        )
+        strange = 0
+
+        def may_pass(error: BaseException) -> bool:
+            nonlocal strange
+            strange += isinstance(error, NoCompletionError) and not self._has_answered
+            return not throttle.closed and strange < STRANGE and self._may_pass(error, request)
+
+        rules = refusals.retry_rules(self._judge.attempts, may_pass, False)
         try:
             return await tenacity.AsyncRetrying(**rules)(self._attempt, transport, throttle, request)
         except BadAnswerError as error:
@@ -96,9 +104,13 @@ class OpenAIBackend:
 
     def _count_refusal(self, error: BadAnswerError, is_of_this_one: bool) -> None:
         """Count refusals in the same words and without an answer between them, which all calls seem to share."""
-        if not is_of_this_one and 400 <= getattr(error, "status_code", 0) < 500:
+        is_busy, is_strange = refusals.is_busy(error), isinstance(error, NoCompletionError)
+        if not is_of_this_one and (is_busy or is_strange or 400 <= getattr(error, "status_code", 0) < 500):
             said = str(error)
             self._same = (said, self._same[1] + 1 if self._same[0] == said else 1)
+            settings = "check base_url, it usually ends in /v1" if is_strange else "check the judge's settings"
+            later = "run again later, with a lower --concurrency or --requests-per-minute"
+            self._mend_of_all = later if is_busy else settings
 
     def _explain(self, request: Request, error: Exception) -> tuple[str, StopAskingError | None]:
         """An error in words, and what to raise, outside the `except` block, for one that every call would meet."""
@@ -109,14 +121,20 @@ class OpenAIBackend:
         why = refusals.why_to_stop(error, self._judge, said, request.max_tokens)
         return said, StopAskingError(why) if why else None
 
-    def _refused_option(self, request: Request, error: Exception) -> str:
-        """What the ledger is to note where the endpoint refuses an option of this call; "" where it does not."""
+    def _refused_option(self, request: Request, error: BaseException, is_final: bool = True) -> str:
+        """What the ledger is to note where the endpoint refuses an option of this call; "" where it does not.
+
+        is_final: whether no further attempt is made, after which a fault of the server counts as a refusal as well.
+        """
         if "logprobs" in request.options and refusals.is_about_logprobs(error):
             return NO_LOGPROBS
         if "response_format" not in request.options:
             return ""
         # A refusal that does not say of what is tried without the option, as long as nothing was answered with it.
-        is_unclear = not self._has_answered and getattr(error, "status_code", None) in (400, 415, 422, 501)
+        unclear = [400, 415, 422, 501]
+        if is_final and self._is_new and not refusals.is_outage(error):
+            unclear.append(500)
+        is_unclear = not self._has_answered and getattr(error, "status_code", None) in unclear
         is_clear = refusals.is_about_one_request(error, request.max_tokens) or refusals.is_about_settings(
             error, request.max_tokens
         )
@@ -133,7 +151,7 @@ class OpenAIBackend:
                     throttle.slow_down(call)
                 if not hasattr(error, "status_code") and not refusals.is_unreachable(error):
                     call.tokens = most_tokens(request)  # it may have been answered, and billed, before it was lost
-                if self._may_pass(error):
+                if self._may_pass(error, request):
                     self._retried[without_key(str(error), self._key, self._judge)[:200]] += 1
                 elif self._explain(request, error)[1]:
                     throttle.closed = True  # before this call's place is free for the next one
@@ -195,6 +213,7 @@ class OpenAIBackend:
         said = f"'{served}' has answered in place of '{self._judge.model}'"
         return without_key(said, self._key, self._judge)
 
-    def _may_pass(self, error: BaseException) -> bool:
+    def _may_pass(self, error: BaseException, request: Request) -> bool:
         """Whether another attempt may succeed. A server that was never there will not come."""
-        return refusals.is_passing(error) and (self._has_answered or not refusals.is_unreachable(error))
+        is_there = self._has_answered or not refusals.is_unreachable(error)
+        return is_there and refusals.is_passing(error) and not self._refused_option(request, error, is_final=False)

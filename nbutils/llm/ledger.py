@@ -71,6 +71,11 @@ class Reply(NamedTuple):
     reason: str = ""
     reasoning: str = ""
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing of what was asked for was written: no text, or a refusal in its place."""
+        return not self.text or self.reason == "refusal"
+
 
 class StopAskingError(InputError):
     """An error that every further call would meet as well: a wrong key, no quota, a server that is not there."""
@@ -133,9 +138,9 @@ class Ledger:
         return found | self.find(old)
 
     def forget_empty(self, requests: Iterable[Request]) -> int:
-        """Forget answers of no characters, so that they are asked for again; says how many."""
+        """Forget answers of no characters, and refusals, so that they are asked for again; says how many."""
         different = {request.key: request for request in requests}
-        empty = [key for key, reply in self.find_answers(different.values()).items() if not reply.text]
+        empty = [key for key, reply in self.find_answers(different.values()).items() if reply.is_empty]
         for key in empty:
             self.execute("DELETE FROM replies WHERE key IN (?, ?)", (key, different[key].stored_key))
         return len(empty)

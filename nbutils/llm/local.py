@@ -5,8 +5,12 @@ greedy, in batches of prompts of similar length, the longest first, so that memo
 """
 
 import asyncio
+import contextlib
 import functools
-from collections.abc import Sequence
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +20,26 @@ from nbutils.core.judge_settings import JudgeModel
 from nbutils.core.machine import choose_precision
 from nbutils.llm.client import Record, Reply, Request
 from nbutils.llm.thoughts import split_thoughts
+
+TELLING_SECONDS = 10.0
+
+
+@contextlib.contextmanager
+def telling(what: str) -> Iterator[None]:
+    """Say every few seconds what is waited for while the block computes."""
+    ended, started = threading.Event(), time.monotonic()
+
+    def tell() -> None:
+        while not ended.wait(TELLING_SECONDS):
+            print(f"waiting: {what}, {time.monotonic() - started:.0f} s", file=sys.stderr)
+
+    teller = threading.Thread(target=tell, daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        teller.join()
 
 
 class TransformersBackend:
@@ -30,7 +54,8 @@ class TransformersBackend:
 
     async def answer(self, requests: Sequence[Request], record: Record) -> None:
         """Answer batch after batch; a prompt that does not fit into the model's context is a recorded failure."""
-        tokenizer, model = load(self._judge)
+        with telling(f"loading {self._judge.model}"):
+            tokenizer, model = load(self._judge)
         prompts = {request.key: encode(tokenizer, request) for request in requests}
         room = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         fitting = []
@@ -44,7 +69,9 @@ class TransformersBackend:
         fitting.sort(key=lambda request: -len(prompts[request.key]))
         for first in range(0, len(fitting), self._judge.batch_size):
             batch = fitting[first : first + self._judge.batch_size]
-            for request, reply in zip(batch, _generate(model, tokenizer, batch, prompts), strict=True):
+            with telling(f"{self._judge.name} is answering {len(batch)} prompts at once"):
+                replies = _generate(model, tokenizer, batch, prompts)
+            for request, reply in zip(batch, replies, strict=True):
                 record.keep(request, reply)
             await asyncio.sleep(0)  # where a notebook's stop button reaches us
 

@@ -32,6 +32,10 @@ class UnreachableError(BadAnswerError):
     """There was no connection at all: refused, no such host, no TLS."""
 
 
+class NoCompletionError(BadAnswerError):
+    """A whole answer with a status of success that is nothing like a chat completion: is this a chat endpoint?"""
+
+
 class LostAnswerError(BadAnswerError):
     """The connection broke, or the answer did not come in time: it may have been written, and billed."""
 
@@ -91,27 +95,64 @@ def read_completion(content: bytes | str, kind: str = "application/json") -> Rep
 
     A completion without a text is a Reply with an error. Raises BadAnswerError for what is no completion.
     """
+    # An answer was paid for, and is read even where one of its characters is damaged.
+    text = content if isinstance(content, str) else content.decode("utf-8-sig", "replace")
     try:
-        body = json.loads(content)
+        return read_body(json.loads(text))
     except (ValueError, RecursionError):
-        what = kind.partition(";")[0] or "no content type"
-        mend = ": a web page, so check base_url" if "html" in what else ""
-        raise BadAnswerError(f"the answer ({what}, {len(content)} bytes) is not JSON, or was cut short{mend}") from None
-    return read_body(body)
+        pass
+    if streamed := join_stream(text):
+        return read_body(streamed)
+    what = kind.partition(";")[0] or "no content type"
+    mend = ": a web page, so check base_url" if "html" in what else ""
+    raise NoCompletionError(f"the answer ({what}, {len(content)} bytes) is not JSON, or was cut short{mend}")
+
+
+def join_stream(text: str) -> dict[str, Any]:
+    """The completion that an event stream tells, which some endpoints send unasked; {} for anything else.
+
+    A stream without its end ([DONE], or a reason to finish) was cut short, and is none.
+    """
+    lines = [line[5:].strip() for line in text.splitlines() if line.startswith("data:")]
+    try:
+        events = [json.loads(line) for line in lines if line != "[DONE]"]
+    except (ValueError, RecursionError):
+        return {}
+    if not events or not all(isinstance(event, dict) for event in events):
+        return {}
+    if whole := next((event for event in events if "error" in event or _first_of(event).get("message")), None):
+        return whole
+    message, choice = dict[str, Any](), dict[str, Any]()
+    for first in map(_first_of, events):
+        delta = first.get("delta") if isinstance(first.get("delta"), dict) else {"content": first.get("text")}
+        for name, part in (delta or {}).items():
+            if isinstance(part, str) and name != "role":
+                message[name] = message.get(name, "") + part
+        choice |= {
+            name: first[name] for name in ("finish_reason", "logprobs") if first.get(name) and name not in choice
+        }
+    if "[DONE]" not in lines and "finish_reason" not in choice:
+        return {}
+    named = {name: event[name] for event in events for name in ("id", "model", "usage") if event.get(name)}
+    return {**named, "choices": [{"message": message, **choice}]}
+
+
+def _first_of(body: dict[str, Any]) -> dict[str, Any]:
+    choices = body.get("choices")
+    return choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
 
 
 def read_body(body: Any) -> Reply:
     """The same for a body that is parsed already."""
     if not isinstance(body, dict):
-        raise BadAnswerError(f"the answer is not a chat completion but a {type(body).__name__}")
-    choices = body.get("choices")
+        raise NoCompletionError(f"the answer is not a chat completion but a {type(body).__name__}")
     if (error := body.get("error")) or ("choices" not in body and words_in_known(body)):
         fields = error if isinstance(error, dict) else {"code": body.get("code")}
         raise BadAnswerError(f"an error instead of an answer: {words_in(error or body)}", fields)
     if "choices" not in body:
-        raise BadAnswerError("the answer has no 'choices': is this a chat endpoint?")
-    first = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
-    if isinstance(inner := first.get("error"), dict) and not first.get("message"):
+        raise NoCompletionError("the answer has no 'choices': is this a chat endpoint?")
+    first = _first_of(body)
+    if isinstance(inner := first.get("error"), dict):
         raise BadAnswerError(f"an error instead of an answer: {words_in(inner)}", inner)
     served = writable(name) if isinstance(name := body.get("model"), str) else ""
     usage = given if isinstance(given := body.get("usage"), dict) else {}
@@ -119,7 +160,7 @@ def read_body(body: Any) -> Reply:
     # 0 where the server does not say, or says something that cannot be.
     tokens_in, tokens_out = (count if type(count) is int and 0 <= count < 10**9 else 0 for count in counts)
     reply = _read_choice(first, tokens_out)
-    logprobs = _logprobs_of(choices)
+    logprobs = _logprobs_of(body["choices"])
     return reply._replace(tokens_in=tokens_in, tokens_out=tokens_out, logprobs=logprobs, served=served[:100])
 
 
@@ -128,26 +169,30 @@ def words_in_known(body: dict[str, Any]) -> str:
     return words_in({name: body[name] for name in _SAYING if body.get(name)}) if set(body) & set(_SAYING) else ""
 
 
-_REASONS = {"length": "length", "max_tokens": "length", "content_filter": "filter", "safety": "filter"}
+_FILTERS = ("content_filter", "content-filter", "safety", "recitation", "prohibited_content", "blocklist", "sensitive")
+_REASONS = {"length": "length", "max_tokens": "length", "model_length": "length"} | dict.fromkeys(_FILTERS, "filter")
 """What endpoints give as `finish_reason`, in our words; others end an answer in the ordinary way."""
 
 
 def _read_choice(first: dict[str, Any], tokens_out: int) -> Reply:
     """The reply of one choice: its text, or what became of it.
 
-    An empty answer that was written and billed is a text of no characters; one that a filter withheld is a failure.
+    An empty answer that was written and billed, or withheld by a filter, is a text of no characters.
     """
-    message = given if isinstance(given := first.get("message"), dict) else {}
+    told = (first.get("message"), first.get("delta"), {"content": first.get("text")})
+    message = next(each for each in told if isinstance(each, dict))
     reason = _REASONS.get(str(first.get("finish_reason")).lower(), "")
     thoughts, said = read_message(message)
     thoughts, said = writable(thoughts), writable(said)
     refused = message.get("refusal")
     if not said.strip() and isinstance(refused, str) and refused.strip():
         return Reply(writable(refused), reason="refusal", reasoning=thoughts)
+    if str(first.get("finish_reason")).lower() == "error":
+        return Reply(None, "the endpoint ended the answer with an error")
     if said.strip():
         return Reply(said, reason=reason, reasoning=thoughts)
     if reason == "filter":
-        return Reply(None, "the endpoint's content filter withheld the answer", reason=reason, reasoning=thoughts)
+        return Reply("", reason=reason, reasoning=thoughts)
     is_written = isinstance(message.get("content"), str) or bool(thoughts)
     if is_written and (tokens_out > 0 or thoughts):
         return Reply("", reason=reason or "empty", reasoning=thoughts)
@@ -161,9 +206,9 @@ def hide_key(reply: Reply, key: SecretStr, judge: JudgeModel) -> Reply:
 
 
 def is_same_model(asked: str, served: str) -> bool:
-    """Whether two names are of one model: publishers put their own name before it, and endpoints a date behind it."""
+    """Whether two names are of one model: with a publisher before it, or a date or revision behind it."""
     mine, theirs = (name.lower().rpartition("/")[2] for name in (asked, served))
-    return bool(re.fullmatch(re.escape(mine) + r"([-@:]\d[\d-]*)?", theirs))
+    return bool(re.fullmatch(re.escape(mine) + r"([-:]\d[\d-]*|@[\w.-]+)?", theirs))
 
 
 def _logprobs_of(choices: Any) -> dict[str, float] | None:

@@ -51,7 +51,7 @@ _OVERFLOW = (
     r"context.?(length|window|size|limit)|context_length|context the overflows|n_ctx|available context|too long"
     r"|longer than|maximum (model|sequence|input|prompt) len|max_model_len|too large|too many (input |prompt )?tokens"
     r"|reduce the (length|number)|string_above_max_length|input.{0,30}exceeds|prompt.{0,40}exceeds"
-    r"|token count.{0,40}exceeds|tokens? limit exceeded"
+    r"|token count.{0,40}exceeds|token.?limit|inputs?.{0,3} (must have|length|tokens)|max(imum)? (context )?length"
 )
 _UNFINISHED = "could not finish the message|output limit was reached"  # all tokens went into reasoning
 _FILTER = (
@@ -60,6 +60,7 @@ _FILTER = (
 )
 _FORMAT = (
     r"response.?format|json.?(schema|object|mode)|structured.?output|guided.?(json|decoding)|grammar|output.?format"
+    r"|requested parameters"
 )
 _PARAMETER = (
     r"unknown|unrecogni[sz]ed|unsupported|unexpected|not (supported|permitted|allowed)|parameter|argument|"
@@ -68,11 +69,19 @@ _PARAMETER = (
 _NO_MODEL = (
     r"model.{0,80}(not (be )?found|does ?n[o']t exist|not exist|not (available|loaded|supported|installed))"
     r"|(no|unknown|invalid|find) model|(no|not a valid) .{0,20}model|model_not_found"
-    r"|deployment.{0,30}not.{0,10}(found|exist)"
+    r"|deployment.{0,30}not.{0,10}(found|exist)|is pinned to|model.{0,80}(decommissioned|deprecated)"
 )
+_CANNOT_LOAD = r"requires more (system |gpu )?memory|(failed|unable) to load|insufficient system resources"
+_KEY = (
+    r"api.?key.{0,20}(not valid|invalid|expired|missing|required)|(invalid|incorrect|missing|no) api.?key"
+    r"|not authenticated|unauthori[sz]ed|authentication (fail|required)"
+)
+_NO_ENDPOINT = "unexpected endpoint"
 _QUOTA = (
     r"insufficient_quota|billing|credit balance|insufficient (funds|balance|credits?|quota)|out of credits|"
     r"budget.{0,20}exceeded|exceeded_?budget|key limit exceeded|payment required|quota.{0,20}used up"
+    r"|(monthly|spending) (usage |spending )?limit|balance.{0,10}insufficient|arrear|good standing"
+    r"|used all available credits|account.{0,20}(suspended|deactivated)"
 )
 
 
@@ -103,8 +112,16 @@ def is_above_limit(error: BaseException, max_tokens: int) -> bool:
     named = re.search(r"(?:context (?:length|window|size)|max_model_len)\D{0,20}(\d{1,8})", str(error), re.IGNORECASE)
     if named:
         return max_tokens >= int(named[1])
-    about = r"max_(completion_|output_)?tokens.{0,60}(too large|at most|less than|exceed|greater|range|between|must be)"
-    return _says(error, about) and not _says(error, "input tokens|prompt|messages")
+    about = (
+        r"max_(completion_|output_)?tokens.{0,60}(too large|at most|less than|exceed|greater|range|between|must be)"
+        r"|range of max_tokens|maximum allowed number of output tokens"
+    )
+    return _says(error, about) and not _says(error, "input (tokens|length)|prompt|messages")
+
+
+def is_outage(error: BaseException) -> bool:
+    """Whether a fault says of itself that something does not run or cannot be reached."""
+    return _says(error, "connect|unavailable|overload|time.?out|timed out|busy|terminated|crashed|memory")
 
 
 def is_about_format(error: BaseException) -> bool:
@@ -120,8 +137,14 @@ def is_about_logprobs(error: BaseException) -> bool:
 
 def is_about_system_role(error: BaseException) -> bool:
     """Whether the model takes no system message."""
-    words = r"system.{0,20}(role|message|prompt|instruction)|(developer|system) instruction|only user and assistant"
-    is_refused = r"not (be )?(support|enabl|allow)|unsupported|only user and assistant|no system|must alternate"
+    words = (
+        r"system.{0,20}(role|message|prompt|instruction)|(developer|system) instruction|only user and assistant"
+        r"|role.{0,40}['\"]?system\b|roles must alternate"
+    )
+    is_refused = (
+        r"n[o']t (be )?(support|enabl|allow)|unsupported|only user and assistant|no system|must alternate"
+        r"|(unexpected|invalid|unknown) role"
+    )
     return getattr(error, "status_code", None) in (400, 422, 500) and _says(error, words) and _says(error, is_refused)
 
 
@@ -132,6 +155,11 @@ def other_limit_name(error: BaseException, limit_name: str) -> str:
     asks = _says(error, rf"\b{other}\b") if limit_name == "max_tokens" else not is_above_limit(error, 0)
     is_overflow = _says(error, r"context (length|window)|input tokens")
     return other if is_refused and asks and _says(error, _PARAMETER) and not is_overflow else ""
+
+
+def is_about_key(error: BaseException) -> bool:
+    """Whether it is the key that is refused, whatever the status: some services say so with 400 or 200."""
+    return getattr(error, "status_code", None) in (None, 400, 401) and _says(error, _KEY)
 
 
 def is_quota_used_up(error: BaseException) -> bool:
@@ -164,8 +192,11 @@ def why_to_stop(error: BaseException, judge: JudgeModel, said: str, max_tokens: 
         return f"{where}: the quota of the key in {judge.key_variable} is used up ({said}): top it up"
     if is_about_one_request(error, max_tokens):
         return ""
-    if status in (401, 403):
-        return f"{where} refuses the key in {judge.key_variable} (HTTP {status}): correct it; it says: {said}"
+    if status in (401, 403) or is_about_key(error):
+        shown = f" (HTTP {status})" if status else ""
+        return f"{where} refuses the key in {judge.key_variable}{shown}: correct it; it says: {said}"
+    if status == 407:
+        return f"the proxy on the way to {where} asks for a password ({said}): set HTTPS_PROXY with it, or NO_PROXY"
     if status in REDIRECTS:
         return f"{where} {said}: give that address as base_url, without /chat/completions"
     if mend := _mend(error, judge, max_tokens):
@@ -179,15 +210,20 @@ def why_to_stop(error: BaseException, judge: JudgeModel, said: str, max_tokens: 
 
 def is_about_settings(error: BaseException, max_tokens: int) -> bool:
     """Whether the refusal names what is wrong for all calls: the model, the limit of the answer, the temperature."""
-    is_named = _says(error, _NO_MODEL) or _says(error, "temperature") or is_about_system_role(error)
+    is_named = _says(error, f"{_NO_MODEL}|{_CANNOT_LOAD}|temperature") or is_about_system_role(error)
+    is_named = is_named or is_about_key(error)
     return is_named or is_above_limit(error, max_tokens) or is_quota_used_up(error)
 
 
 def _mend(error: BaseException, judge: JudgeModel, max_tokens: int) -> str:
     """What would help against a refusal that all calls share; "" where it may be of this call alone."""
     status = getattr(error, "status_code", None)
+    if _says(error, _NO_ENDPOINT):
+        return "base_url usually ends in /v1"
     if status is None or status in (408, 409, 413, 425, 429):
         return ""
+    if _says(error, _CANNOT_LOAD):
+        return f"the server cannot load '{judge.model}': choose a smaller model or context, its log says more"
     if _says(error, _NO_MODEL) and (status < 500 or _says(error, "model_not_found")):
         return (
             f"check model '{judge.model}', base_url and the judge's settings: the server's list is at base_url/models"
@@ -244,6 +280,8 @@ def _is_connection_error(error: BaseException) -> bool:
 
 
 def _is_hopeless(error: BaseException) -> bool:
+    if _says(error, f"{_CANNOT_LOAD}|{_NO_ENDPOINT}") or is_about_key(error):
+        return True
     if getattr(error, "status_code", None) == 500 and is_about_system_role(error):
         return True
     return is_quota_used_up(error) or is_about_one_request(error)

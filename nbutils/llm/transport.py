@@ -19,6 +19,7 @@ from nbutils.core.judge_settings import JudgeModel, is_loopback
 from nbutils.llm.protocol import LostAnswerError, UnreachableError, read_refusal
 
 PROVED = 2  # answers with ids of their own before a connection is used again
+LONGEST_HEADER = 65_536  # bytes of one line of an answer's head: some proxies send policies of 10 kB and more
 _ID = re.compile(rb'"id"\s*:\s*"([^"\\]{1,200})"')
 
 
@@ -42,7 +43,10 @@ class Transport:
         def open_session(**reuse: Any) -> aiohttp.ClientSession:
             connector = aiohttp.TCPConnector(limit=0, ssl=tls, ttl_dns_cache=300, **reuse)
             never = aiohttp.ClientTimeout(total=None)
-            return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar(), timeout=never)
+            head: Any = {"max_line_size": LONGEST_HEADER, "max_field_size": LONGEST_HEADER}
+            return aiohttp.ClientSession(
+                connector=connector, cookie_jar=aiohttp.DummyCookieJar(), timeout=never, **head
+            )
 
         self._kept, self._single = open_session(keepalive_timeout=15), open_session(force_close=True)
         self._proxy = None if is_loopback(base) else _proxy_for(base)
@@ -53,7 +57,7 @@ class Transport:
         await self._single.close()
 
     async def post(self, body: dict[str, Any]) -> tuple[bytes, str]:
-        """The answer's bytes and content type. Raises BadAnswerError for everything but a status of 200."""
+        """The answer's bytes and content type. Raises BadAnswerError for a status that is no success."""
         import aiohttp
 
         content = json.dumps(body).encode()
@@ -77,7 +81,7 @@ class Transport:
         options = {"headers": headers, "proxy": self._proxy, "allow_redirects": False}
         async with session.post(url, data=content, **options) as response:
             answer, kind = await response.read(), response.headers.get("content-type", "")
-            if response.status == 200:
+            if 200 <= response.status < 300:
                 return answer, kind
             response.close()  # whatever else comes on this connection answers nobody
             there = urljoin(url, response.headers.get("location", ""))

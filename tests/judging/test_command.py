@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from chat_server import Answer, completion, serving
 
 from nbutils import data
 from nbutils.judging import alpaca_eval, command, human, mt_bench, rate
@@ -145,6 +146,49 @@ def test_every_judging_command_takes_the_first_prompts_only(tmp_path, capsys, mi
         assert (status, errors) == (0, "") and found in said, name
         status, _, said = run(capsys, module, path, "--judge", judge, "-o", tmp_path / name, "--max-prompts", -1)
         assert status == 2 and "--max-prompts -1: at least one prompt must be judged" in said
+
+
+# --- --retry-empty, --same-as ---------------------------------------------------------------
+
+
+def answer_of(said, reason):
+    """An answer without a text: an empty one, one that a filter withheld, or a refusal in its field."""
+    message = {"content": None, "refusal": said} if reason == "refusal" else {"content": said}
+    finish = "content_filter" if reason == "filter" else "stop"
+    return Answer(completion("", choices=[{"message": message, "finish_reason": finish}]))
+
+
+@pytest.mark.parametrize(("reason", "said"), [("empty", ""), ("filter", None), ("refusal", "I will not.")])
+def test_empty_answers_are_asked_for_again_on_demand_only(tmp_path, capsys, files, reason, said):
+    first = answer_of(said, reason)
+    with serving(lambda number, question: first if number == 0 else "8 9") as server:
+        options = (*files, "--judge", "m", "--base-url", server.url, "-o", tmp_path / "out", "--concurrency", "1")
+        options += ("--no-structured",)
+        for _ in range(2):
+            status, printed, errors = run(capsys, command, *options)
+            assert status == 0 and "asked 4, judged 3, unparsed 1, failed 0" in printed
+            assert "--retry-empty asks again" in errors and len(server.asked) == 4
+        rows = [json.loads(line) for line in (tmp_path / "out" / "judgments.jsonl").read_text().splitlines()]
+        assert [row.get("reason") for row in rows] == [reason, None, None, None] and rows[0]["review"] == (said or "")
+        assert run(capsys, command, *options, "--retry-empty", "--dry-run")[1].startswith("1 calls, ")
+        assert run(capsys, command, *options, "--dry-run")[1].startswith("0 calls, ")
+        assert len(server.asked) == 4, "a dry run forgets nothing"
+        status, printed, errors = run(capsys, command, *options, "--retry-empty")
+        assert (status, errors, len(server.asked)) == (0, "", 5) and "judged 4" in printed
+        assert server.questions()[4] == server.questions()[0]
+
+
+def test_another_way_to_one_endpoint(tmp_path, capsys, files):
+    out, first = tmp_path / "out", "https://judge.example/v1"
+    with serving(lambda number, question: "8 9") as server, serving(lambda number, question: "1 9") as other:
+        options = (*files, "--judge", "m", "-o", out, "--no-structured")
+        by_way = (*options, "--base-url", server.url, "--same-as", first)
+        assert run(capsys, command, *by_way)[0] == 0 and len(server.asked) == 4
+        assert run(capsys, command, *options, "--base-url", other.url, "--same-as", first)[0] == 0
+        assert other.asked == [], "what the one has answered is not asked of the other"
+        status, _, errors = run(capsys, command, *options, "--base-url", other.url)
+        assert status == 2 and f"base_url {first} there, http://localhost/v1 here" in errors
+        assert other.asked == []
 
 
 def test_the_first_prompts_only(tmp_path, capsys, files):

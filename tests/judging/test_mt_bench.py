@@ -4,7 +4,7 @@ import contextlib
 import json
 
 import pytest
-from chat_server import serving
+from chat_server import Answer, completion, serving
 from frames import records_of
 
 from nbutils import data
@@ -104,6 +104,29 @@ def test_grades_and_counts_by_hand(talks, tmp_path):
 def test_faulty_answers_are_one_line(mirror, records, expected):
     with pytest.raises(InputError, match=f"here: ?{expected}|{expected}"):
         mt_bench.to_conversations(records, "x", "here")
+
+
+@pytest.mark.parametrize(("said", "status"), [("8", 0), ("I cannot grade that.", 1)])
+def test_how_the_command_ends(tmp_path, capsys, mirror, said, status):
+    disk.write_jsonl(tmp_path / "a.jsonl", [record(81, "w one", "w two"), record(82, "x one", "x two")])
+    cut = completion("", choices=[{"message": {"content": "<think>Let me"}, "finish_reason": "length"}])
+    replies = [said, Answer(cut), "Fine.", "Fine."]
+    options = [str(tmp_path / "a.jsonl"), "--judge", "m", "-o", str(tmp_path / "out"), "--concurrency", "1"]
+    with serving(lambda number, question: replies[number]) as server:
+        try:
+            mt_bench.main([*options, "--base-url", server.url])
+            ended = 0
+        except SystemExit as stopped:
+            ended = stopped.code
+    printed, told = capsys.readouterr(), ["1 unparsed: cut off at the limit of tokens: raise --max-tokens"]
+    assert ended == status and f"asked 4, judged {1 - status}: no score below 99% judged" in printed.out
+    errors = printed.err.splitlines()
+    assert errors[0] == f"{2 + status} unparsed: no clear verdict" and errors[1].startswith(told[0])
+    assert errors[2].removeprefix("one of the replies that could not be read: ") == ("Fine." if not status else said)
+    assert errors[3:] == ["nothing was judged"] * status
+    rows = disk.read_jsonl(tmp_path / "out" / "mt_bench.jsonl")
+    assert [row.get("reason") for row in rows] == [None, "length", None, None]
+    assert rows[1]["reasoning"] == "Let me" and rows[1]["review"] == ""
 
 
 def test_the_command(tmp_path, capsys, mirror):

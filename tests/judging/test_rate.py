@@ -114,6 +114,28 @@ def test_an_endpoint_and_other_choices_from_the_same_ratings(rows, tmp_path, cap
     assert set(ratings[0]) == {"id", "source", "text", "judge", "score", "status", "review"}
 
 
+def test_how_a_rating_ends(rows, tmp_path, capsys):
+    """The reasons, the commonest first, and one reply; status 1 where no row was graded."""
+    withheld = completion(None, choices=[{"message": {"content": None}, "finish_reason": "content_filter"}])
+    replies = ["Nice.", "Nice.", "4", Answer(withheld), Answer(completion("", choices=[])), "Nice."]
+    options = ("--judge", "fake-1", "--concurrency", "1")
+    with serving(lambda number, question: replies[number]) as server:
+        place = ("--base-url", server.url, "-o", tmp_path / "some")
+        status, printed, errors = run(capsys, rows, *options, *place)
+        assert status == 0 and "asked 6, judged 1, unparsed 4, failed 1" in printed
+        assert errors.splitlines() == [
+            "3 unparsed: no clear verdict",
+            "1 unparsed: withheld by a filter of contents: --retry-empty asks again",
+            "1 failed: an empty answer (the answer holds no text)",
+            "one of the replies that could not be read: Nice.",
+        ]
+        ratings = disk.read_jsonl(tmp_path / "some" / "ratings.jsonl")
+        assert [rating.get("reason") for rating in ratings] == [None, None, None, "filter", "empty", None]
+    with serving(lambda number, question: "Nice.") as server:
+        status, _, errors = run(capsys, rows, *options, "--base-url", server.url, "-o", tmp_path / "none")
+    assert status == 1 and errors.splitlines()[-1] == "nothing was judged"
+
+
 def test_nothing_is_chosen_below_99_percent(rows, tmp_path, capsys):
     replies = ["4", "I refuse", Answer(completion("", choices=[])), "9", "4", "4"]
     with serving(lambda number, question: replies[number]) as server:

@@ -167,6 +167,37 @@ def test_a_batch_whose_number_was_lost_is_found_again(ledger):
     assert [question_of(line) for line in server.asked] == ["a", "b", "c"], "each was submitted once"
 
 
+@pytest.mark.parametrize("others", [99, 250])
+def test_a_batch_is_found_by_its_own_mark_behind_the_newest_hundred(ledger, others):
+    with serving_batches(echo, refuse=broken_at(("GET", "/v1/batches/batch-0"))) as server:
+        with pytest.raises(StopAskingError):
+            ask(server, ledger, "a")
+        ledger.execute("UPDATE batches SET id = NULL")
+        made = server.batches["batch-0"]
+        for number in range(1, others + 1):
+            mark = {} if number % 2 else {"metadata": {batch.TOKEN: f"another run's {number}"}}
+            server.batches[f"batch-{number}"] = made | {"id": f"batch-{number}", "metadata": None} | mark
+        assert texts_of(ask(server, ledger, "a")) == ["you said a"]
+        assert len(server.batches) == others + 1 and len(server.asked) == 1, "submitted once"
+
+
+def test_a_batch_that_the_endpoint_never_got_is_submitted_again(ledger):
+    with serving_batches(echo, refuse=broken_at(("POST", "/v1/batches"))) as server:
+        with pytest.raises(StopAskingError):
+            ask(server, ledger, "a")
+        other = {"id": "other", "object": "batch", "created_at": 1, "status": "completed", "metadata": None}
+        server.batches |= {f"other-{number}": other | {"id": f"other-{number}"} for number in range(120)}
+        assert texts_of(ask(server, ledger, "a")) == ["you said a"]
+    assert len(server.asked) == 1
+
+
+def test_what_a_batch_waits_for_is_told(ledger, capfd):
+    with serving_batches(echo, polls=3) as server:
+        ask(server, ledger, "a", "b")
+    told = [line for line in capfd.readouterr().err.splitlines() if line.startswith("waiting")]
+    assert told == ["waiting for batch batch-0: in_progress, 0 of 2 done"]
+
+
 def test_answers_that_nobody_waits_for_any_more_are_kept(ledger):
     with serving_batches(echo, refuse=broken_at(("GET", "/v1/batches/batch-0"))) as server:
         with pytest.raises(StopAskingError):

@@ -1,7 +1,9 @@
 """An endpoint that misbehaves: what passes is tried again, what is final stops the run, and nothing becomes a score."""
 
+import dataclasses
 import datetime
 import email.utils
+import json
 import logging
 import socket
 import sys
@@ -18,7 +20,7 @@ from nbutils.core import judge_settings
 from nbutils.core.errors import InputError
 from nbutils.core.judge_settings import JudgeModel
 from nbutils.llm import batch, endpoint, limits, refusals
-from nbutils.llm.client import Reply, StopAskingError, ask_all
+from nbutils.llm.client import Reply, StopAskingError, ask_all, ask_in_some_way
 from nbutils.llm.endpoint import OpenAIBackend
 from nbutils.llm.protocol import is_same_model
 
@@ -493,6 +495,8 @@ def test_words_like_the_stand_in_for_a_key_stay(ledger, monkeypatch):
         ("gpt-4-turbo", "gpt-4-turbo-2024-04-09", True),
         ("openai/gpt-4o", "gpt-4o-2024-08-06", True),
         ("m", "vendor/m:2", True),
+        ("/models/smol", "/models/smol@main", True),
+        ("m", "m:free", False),
         ("gpt-4", "gpt-4o", False),
         ("gpt-4o", "gpt-4o-mini", False),
         ("gpt-4", "gpt-3.5-turbo", False),
@@ -701,16 +705,54 @@ def test_a_fault_of_all_calls_stops_the_run_and_names_the_mend(ledger, name):
     assert expected in str(stopped.value) and len(server.asked) == 1
 
 
-def test_a_refusal_that_nobody_knows_stops_after_a_few(ledger):
+@pytest.mark.parametrize(
+    ("answered", "expected", "asked"),
+    [(0, "refuses one call after the other", endpoint.SAME_REFUSALS), (2, "the last 10 calls failed", 12)],
+)
+def test_a_refusal_that_nobody_knows_stops_after_a_few(ledger, answered, expected, asked):
     with (
-        serving(lambda number, question: refusal(400, "gnarf") if number > 1 else "ok") as server,
-        pytest.raises(StopAskingError, match=r"refuses one call after the other .*gnarf"),
+        serving(lambda number, question: refusal(400, "gnarf") if number >= answered else "ok") as server,
+        pytest.raises(StopAskingError, match=f"{expected} .*gnarf"),
     ):
         ask(server, ledger, *map(str, range(30)), concurrency=1)
-    assert len(server.asked) == 2 + endpoint.SAME_REFUSALS
+    assert len(server.asked) == asked
+
+
+def test_a_few_prompts_in_a_row_that_are_refused_in_unknown_words_stop_nothing(ledger):
+    with serving(lambda number, question: refusal(400, "gnarf") if 2 <= number < 10 else "ok") as server:
+        replies = ask(server, ledger, *map(str, range(14)), concurrency=1)
+    assert [reply.text for reply in replies] == ["ok"] * 2 + [None] * 8 + ["ok"] * 4
+
+
+NEVER_ANSWERED = {
+    "a web page": (Answer(b"<html><title>Web UI</title>", kind="text/html"), "base_url, it usually ends in /v1", 6),
+    "another service": (Answer({"status": "ok"}), "base_url, it usually ends in /v1", 6),
+    "a wrong path with 200": (Answer({"error": "Unexpected endpoint or method. (POST /x)"}), "ends in /v1", 1),
+    "no key with 200": (Answer({"detail": "Not authenticated"}), "refuses the key in LIM_TEST_KEY: correct it", 1),
+    "a key with 400": (refusal(400, "API key not valid."), r"refuses the key in LIM_TEST_KEY \(HTTP 400\)", 1),
+    "a proxy's password": (Answer(b"", 407), "set HTTPS_PROXY", 1),
+    "no memory": (refusal(500, "model requires more system memory (9 GiB) than"), "choose a smaller model", 1),
+    "another model only": (refusal(400, "Server is pinned to 'x'; requested 'y'."), "check model 'fake-1'", 1),
+    "a spent month": (refusal(429, "Monthly usage limit reached"), "quota of the key", 1),
+    "no balance": (refusal(429, "Your account balance is insufficient"), "quota of the key", 1),
+    "too many, for ever": (refusal(429, "later"), "with a lower --concurrency", endpoint.SAME_REFUSALS * 20),
+    "out of order": (refusal(500, "boom"), "the last 5 calls failed", endpoint.FIRST_OUTAGE * 5),
+    "a limit": (refusal(400, "max_tokens: 16 > 8, which is the maximum allowed number of output tokens"), "lower", 1),
+}
+
+
+@pytest.mark.parametrize("name", NEVER_ANSWERED)
+def test_what_was_never_answered_stops_after_a_few(ledger, impatient, name):
+    answer, expected, asked = NEVER_ANSWERED[name]
+    with serving(lambda number, question: answer) as server, pytest.raises(StopAskingError, match=expected):
+        ask(server, ledger, *map(str, range(30)), concurrency=1)
+    assert len(server.asked) == asked
 
 
 OF_ONE = [
+    refusal(422, "Input validation error: `inputs` must have less than 1024 tokens. Given: 2000"),
+    refusal(400, "input length and `max_tokens` exceed context limit: 190000 + 20000 > 200000"),
+    refusal(400, "Invalid request: Your request exceeded model token limit: 8192"),
     refusal(400, "'max_tokens' is too large: 16. This model's maximum context length is 4096 tokens and your request "
             "has 4090 input tokens"),
     refusal(400, "the request exceeds the available context size. try increasing the context size"),
@@ -727,13 +769,24 @@ def test_what_one_text_meets_never_stops_a_run(ledger, number):
     with serving(lambda _, question: OF_ONE[number] if int(question) % 2 else "ok") as server:
         replies = ask(server, ledger, *map(str, range(26)), concurrency=1)
     assert [reply.text for reply in replies] == ["ok", None] * 13
-    assert {reply.reason for reply in replies[1::2]} == {"filter" if number > 4 else "overflow"}
+    assert {reply.reason for reply in replies[1::2]} == {"filter" if number > 7 else "overflow"}
     assert len(server.asked) == 26, "no second attempt"
 
 
-def test_a_model_that_takes_no_system_message_gets_it_before_the_question(ledger, capfd):
+NO_SYSTEM = [
+    "System role not supported",
+    "Unsupported value: 'messages[0].role' does not support 'system' with this model.",
+    "Conversation roles must alternate user/assistant/user/assistant/...",
+    "This model doesn't support system messages. Try again without a system prompt",
+    "Unexpected role 'system'",
+    "invalid role: system",
+]
+
+
+@pytest.mark.parametrize("said", NO_SYSTEM)
+def test_a_model_that_takes_no_system_message_gets_it_before_the_question(ledger, capfd, said):
     def script(number, question):
-        return "ok" if question == "Be brief.\n\na" else refusal(400, "System role not supported")
+        return "ok" if question == "Be brief.\n\na" else refusal(400, said)
 
     with serving(script) as server:
         assert ask(server, ledger, "a")[0].text == "ok"
@@ -790,6 +843,7 @@ def test_reasoning_is_set_aside_and_kept(ledger, name):
 
 
 EMPTY = {
+    "withheld": (choice(None, "content_filter"), "filter"),
     "an empty text": (choice(""), "empty"),
     "a blank text": (choice(" \n "), "empty"),
     "thoughts without an end": (choice("<think>Let me see", "length"), "length"),
@@ -812,7 +866,10 @@ def test_an_empty_answer_that_was_billed_is_kept(ledger, name):
 @pytest.mark.parametrize(
     ("answer", "text", "reason"),
     [
-        (choice(None, "content_filter"), None, "filter"),
+        (choice(None, "content_filter"), "", "filter"),
+        (choice("", "SAFETY"), "", "filter"),
+        (choice("The first", "content_filter"), "The first", "filter"),
+        (choice("The first", "error"), None, ""),
         (choice(None, refusal="I will not."), "I will not.", "refusal"),
         (choice("8 9 becau", "length"), "8 9 becau", "length"),
     ],
@@ -821,6 +878,90 @@ def test_how_an_answer_ended_is_told(ledger, answer, text, reason):
     with serving(lambda number, question: answer) as server:
         (reply,) = ask(server, ledger, "a")
     assert (reply.text, reply.reason) == (text, reason)
+
+
+def event(**choice):
+    return f"data: {json.dumps({'id': 's', 'choices': [{'index': 0, **choice}]})}\n\n".encode()
+
+
+DONE = b"data: [DONE]\n\n"
+THOUGHT, BEGUN = event(delta={"role": "assistant", "reasoning_content": "Hm."}), event(delta={"content": "8 "})
+ENDED, CUT = event(delta={"content": "9"}, finish_reason="stop"), event(delta={"content": "9"}, finish_reason="length")
+STREAMS = {
+    "whole": (THOUGHT + BEGUN + ENDED + DONE, Reply("8 9", reasoning="Hm.")),
+    "comments": (b": wait\n\n" + BEGUN + b": wait\n\n" + ENDED, Reply("8 9")),
+    "at its limit": (BEGUN + CUT + DONE, Reply("8 9", reason="length")),
+    "one object": (event(message={"content": "8 9"}, finish_reason="stop") + DONE, Reply("8 9")),
+}
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_a_stream_that_nobody_asked_for_is_read(ledger, name):
+    content, expected = STREAMS[name]
+    with serving(lambda number, question: Answer(content, kind="text/event-stream")) as server:
+        assert ask(server, ledger, "a") == [expected]
+    assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize("content", [BEGUN, BEGUN + b'data: {"choi', b"data: 8 9\n\n" + DONE, DONE])
+def test_half_a_stream_is_no_answer(ledger, impatient, content):
+    with serving(lambda number, question: Answer(content, kind="text/event-stream")) as server:
+        (reply,) = ask(server, ledger, "a", attempts=1)
+    assert reply.text is None and "is not JSON, or was cut short" in reply.error
+
+
+def test_a_damaged_character_costs_no_answer(ledger):
+    content = json.dumps(completion("8 9\nXX")).encode().replace(b"XX", b"\xff\xfe")
+    with serving(lambda number, question: Answer(b"\xef\xbb\xbf" + content)) as server:
+        assert ask(server, ledger, "a")[0].text == "8 9\n\ufffd\ufffd"
+
+
+@pytest.mark.parametrize("status", [200, 201])
+@pytest.mark.parametrize("header", ["x", "x" * 30_000])
+def test_a_success_is_read_whatever_its_head(ledger, status, header):
+    with serving(lambda number, question: Answer(completion("8 9"), status, (("X-Policy", header),))) as server:
+        assert ask(server, ledger, "a")[0].text == "8 9"
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [{"text": "8 9"}, {"delta": {"content": "8 9"}}, {"message": {"content": {"type": "text", "text": "8 9"}}}],
+)
+def test_other_places_of_a_text(ledger, choice):
+    with serving(lambda number, question: Answer(completion("", choices=[choice]))) as server:
+        assert ask(server, ledger, "a")[0].text == "8 9"
+
+
+FAULTS = {"boom": 2, "Connection error. Cannot connect to host": 1, "upstream is overloaded": 1}
+
+
+@pytest.mark.parametrize("said", FAULTS)
+def test_a_fault_without_words_is_tried_without_the_format(ledger, impatient, said):
+    """Some servers fail inside over a schema that they do not know; an outage is no such thing."""
+    in_words = questions("a")[0]
+    with_format = dataclasses.replace(in_words, options={"response_format": {"type": "json_schema"}})
+    with serving(lambda number, question: refusal(500, said)) as server:
+        backend = OpenAIBackend(judge_at(server.url, attempts=1))
+        ask_in_some_way([[with_format, in_words]], backend, ledger, "test")
+        assert len(server.asked) == FAULTS[said]
+        ledger.write(in_words, Reply("8 9"))
+        ledger.execute("DELETE FROM notes")
+        backend = OpenAIBackend(judge_at(server.url, attempts=1))
+        other = [dataclasses.replace(way, max_tokens=9) for way in (with_format, in_words)]
+        ask_in_some_way([other], backend, ledger, "test")
+    assert len(server.asked) == FAULTS[said] + 1, "a model that has answered before is not asked in another way"
+
+
+def test_a_format_refused_by_a_fault_is_tried_once(ledger, impatient):
+    def script(number, question):
+        is_first = "response_format" in server.asked[number]
+        return refusal(500, "JSON schema conversion failed: unsupported") if is_first else "8 9"
+
+    in_words = questions("a")[0]
+    with_format = dataclasses.replace(in_words, options={"response_format": {"type": "json_schema"}})
+    with serving(script) as server:
+        (reply,) = ask_in_some_way([[with_format, in_words]], OpenAIBackend(judge_at(server.url)), ledger, "test")
+    assert reply.text == "8 9" and len(server.asked) == 2
 
 
 # --- connections -----------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -96,6 +97,15 @@ def test_it_judges_like_any_other(folder, ledger):
     request = build_request(pairs[0], "arm_first", judge)
     assert request.facts == {} and request.endpoint == identify(judge)
     assert ask_all([request], LocalBackend(pytest.fail), ledger, "again")[0].text == rows[0]["review"]
+
+
+def test_what_a_model_on_this_machine_waits_for_is_told(monkeypatch, capfd):
+    monkeypatch.setattr(local, "TELLING_SECONDS", 0.05)
+    with local.telling("loading m"):
+        time.sleep(0.13)
+    time.sleep(0.1)
+    told = capfd.readouterr().err.splitlines()
+    assert told[:2] == ["waiting: loading m, 0 s"] * 2 and len(told) <= 3, "and nothing behind the end"
 
 
 def test_other_weights_are_another_judge(folder, tmp_path):

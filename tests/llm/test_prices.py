@@ -49,6 +49,32 @@ def test_nothing_to_ask():
     assert estimate([], judge("gpt-4o"))[:5] == ("gpt-4o", 0, 0, 0, 0.0)
 
 
+@pytest.mark.parametrize(
+    ("model", "entry"),
+    [
+        ("openai/gpt-4o", "gpt-4o"),
+        ("openrouter/openai/gpt-4o-mini", "gpt-4o-mini"),
+        ("gpt-4o-2024-08-06", "gpt-4o"),
+        ("gpt-4o-mini-2024-07-18", "gpt-4o-mini"),
+        ("openai/gpt-4o@20240806", "gpt-4o"),
+        ("gpt-4o:latest", "gpt-4o"),
+        ("gpt-4o-mini-tts", None),
+        ("gpt-4o-turbo", None),
+        ("gpt-4", None),
+        ("my-gpt-4o", None),
+        ("gpt-4o/other", None),
+    ],
+)
+def test_a_price_by_the_name_with_its_publisher_or_date(monkeypatch, model, entry):
+    table = {
+        "gpt-4o": {"input": 3.0, "output": 10.0, "date": "a"},
+        "gpt-4o-mini": {"input": 1, "output": 2, "date": "b"},
+    }
+    monkeypatch.setattr(limits, "_prices", lambda: table)
+    expected = {"gpt-4o": (3.0, 10.0, "a"), "gpt-4o-mini": (1.0, 2.0, "b"), None: None}[entry]
+    assert limits.find_price(judge(model)) == expected
+
+
 def test_an_unknown_price_is_none_and_not_nothing():
     found = estimate([request("a", "unheard-of")], judge("unheard-of"))
     assert found.dollars is None

@@ -4,6 +4,7 @@ import contextlib
 import email
 import json
 import threading
+import urllib.parse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
@@ -39,12 +40,21 @@ class BatchServer:
         if method == "POST" and parts == ["batches"]:
             return 200, self._create(json.loads(body))
         if parts == ["batches"]:
-            return 200, {"object": "list", "data": list(self.batches.values())[::-1], "has_more": False}
+            return 200, self._list(dict(urllib.parse.parse_qsl(path.partition("?")[2])))
         if parts[0] == "batches" and parts[1] in self.batches:
             return 200, self._look(self.batches[parts[1]])
         if parts[0] == "files" and parts[1] in self.files:
             return 200, self.files[parts[1]]
         return 404, {"error": {"message": f"no {path}", "type": "error", "param": None, "code": None}}
+
+    def _list(self, query):
+        """A page of batches, the newest first, behind the one that `after` names; at most 100."""
+        known = list(self.batches.values())[::-1]
+        first = [batch["id"] for batch in known].index(query["after"]) + 1 if "after" in query else 0
+        last = first + min(100, int(query.get("limit", 20)))
+        page = known[first:last]
+        ends = {"first_id": page[0]["id"], "last_id": page[-1]["id"]} if page else {}
+        return {"object": "list", "data": page, "has_more": last < len(known), **ends}
 
     def _store(self, body, content_type):
         message = email.message_from_bytes(b"Content-Type: " + content_type.encode() + b"\r\n\r\n" + body)
