@@ -102,8 +102,8 @@ class Generation(Settings):
 
     `backend` writes them: transformers here, or an OpenAI-compatible `server` such as `vllm serve` (`model` may hold
     `{arm}`; `send` says whether prompts go as token ids or as text).
-    `batch_size` rows are written at once, and no more than `batch_tokens` of them fit into the cache. `context` in
-    tokens defaults to the model's own. Length controls: the end of sequence is banned for `min_new_tokens`, and
+    At most `batch_size` rows are written at once, with at most `batch_tokens` tokens in the cache; without them as many
+    as fit into free memory (nbutils/generation/fitting.py). `context` in tokens defaults to the model's own. Length controls: the end of sequence is banned for `min_new_tokens`, and
     `length_prompt` is put behind every instruction; an arm's name may set both (`+min150`, `+asklong`:
     nbutils/generation/answers.py).
     """
@@ -114,13 +114,17 @@ class Generation(Settings):
     min_new_tokens: int = Field(0, ge=0)
     length_prompt: str = ""
     context: int | None = Field(None, gt=1)
-    batch_size: int = Field(16, gt=0)
-    batch_tokens: int = Field(32768, gt=0)
+    batch_size: int | None = Field(None, gt=0)
+    batch_tokens: int | None = Field(None, gt=0)
     max_prompts: int | None = Field(None, gt=0)
     temperature: float = Field(0.0, ge=0, allow_inf_nan=False)
     prompt_style: Literal["plain", "paper"] = "plain"
     server: JudgeModel | None = None
     send: Literal["tokens", "text"] = "tokens"
+
+    def decisive(self) -> dict[str, Any]:
+        """What decides the answers: how many are written at once does not, so it makes no result stale."""
+        return self.model_dump(exclude={"batch_size", "batch_tokens"})
 
     @model_validator(mode="after")
     def _parts_agree(self) -> "Generation":

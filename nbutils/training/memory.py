@@ -3,13 +3,12 @@
 The model is built without weights (torch's meta device), so that the counts are the architecture's own.
 """
 
-import os
 import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from nbutils.core.errors import InputError
-from nbutils.core.machine import Precision, processes
+from nbutils.core.machine import Precision, free_bytes, processes, size_text
 from nbutils.core.settings import Profile
 from nbutils.prompts import Example
 from nbutils.training import models
@@ -44,14 +43,10 @@ class Footprint(NamedTuple):
         return sum(self.parts.values())
 
     def __str__(self) -> str:
-        parts = ", ".join(f"{name} {_size(size)}" for name, size in self.parts.items() if size)
+        parts = ", ".join(f"{name} {size_text(size)}" for name, size in self.parts.items() if size)
         time = f"{self.seconds / 60:.0f} min" if self.seconds < 5400 else f"{self.seconds / 3600:.1f} h"
         time = f"{self.seconds:.0f} s" if self.seconds < 90 else time
-        return f"needs about {_size(self.bytes)} ({parts}) and {time} ({self.flops:.2e} FLOP)"
-
-
-def _size(size: float) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
+        return f"needs about {size_text(self.bytes)} ({parts}) and {time} ({self.flops:.2e} FLOP)"
 
 
 def check_fit(
@@ -60,15 +55,15 @@ def check_fit(
     """Print the estimate beside what the device has. Raises InputError, with the mend, where it cannot fit."""
     made = estimate(read_shape(profile, seed), profile, precision, steps, examples)
     # Sharded weights are spread over the processes; activations are not.
-    available = available_bytes(precision) * (processes() if models.is_sharded() else 1)
-    print(f"estimate: {made}; {precision.device} has {_size(available)} free", flush=True)
+    available = free_bytes(precision.device) * (processes() if models.is_sharded() else 1)
+    print(f"estimate: {made}; {precision.device} has {size_text(available)} free", flush=True)
     if made.bytes - made.parts["activations"] > available:
         mend = "lower training.tokens_per_row or max_length, or choose a smaller model (profile colab-t4)"
         if profile.training.method != "qlora":
             mend = "set training.method = 'qlora', or share the work among GPUs (docs/multi-gpu.md)"
         elif not profile.training.gradient_checkpointing:
             mend = "set training.gradient_checkpointing = true"
-        raise InputError(f"{profile.name}: {made}, but {precision.device} has {_size(available)}: {mend}")
+        raise InputError(f"{profile.name}: {made}, but {precision.device} has {size_text(available)}: {mend}")
     return made
 
 
@@ -151,19 +146,6 @@ def activation_bytes(shape: Shape, profile: Profile, width: int) -> float:
         per_input = width + (4 if settings.lora_dropout else 0)
         layer = width * (8 * hidden + 3 * inner) + 4 * 2 * hidden + per_input * (6 * hidden + inner)
     return layers * width * hidden + layer if settings.gradient_checkpointing else layers * layer
-
-
-def available_bytes(precision: Precision) -> float:
-    """Free memory of the GPU, or of the machine."""
-    import torch
-
-    if precision.device == "cuda":
-        return float(torch.cuda.mem_get_info()[0])
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            return next(float(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
-    except OSError:
-        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
 
 def measure_flops(precision: Precision, seconds: float = 0.2) -> float:

@@ -122,7 +122,7 @@ def test_what_cannot_fit_is_refused_with_the_mend(folder, monkeypatch, capsys):
     made = memory.check_fit(profile, 42, CPU, [[0, 0]], [example])
     assert "estimate: needs about" in capsys.readouterr().out
     assert made.flops == memory.count_flops(memory.read_shape(profile, 42), profile, [50, 50])
-    monkeypatch.setattr(memory, "available_bytes", lambda _: 1e6)
+    monkeypatch.setattr(memory, "free_bytes", lambda _: 1e6)
     with pytest.raises(InputError, match=r"but cpu has 1 MB: set training\.method = 'qlora'"):
         memory.check_fit(profile, 42, CPU, [[0, 0]], [example])
     for training, mend in (
