@@ -62,7 +62,8 @@ class Training(Settings):
 
     `epoch_end`, `loss_weighting` and `neftune_scale` are explained where they act: `packing.plan_steps`,
     `packing.token_weights`, `trainer.EmbeddingNoise`. A forward pass takes one flat row of at most
-    `tokens_per_row` tokens (default: `max_length`). After every epoch `sample_prompts` prompts are answered with at
+    `tokens_per_row` tokens (default: `max_length`, on large cards as many as fit: `memory.choose_row`).
+    `fused_kernels`: liger-kernel's, on a card that has them. After every epoch `sample_prompts` prompts are answered with at
     most `sample_tokens` tokens.
     """
 
@@ -91,10 +92,15 @@ class Training(Settings):
     neftune_alpha: float | None = Field(None, gt=0)
     neftune_scale: Literal["padded", "example"] = "padded"
     gradient_checkpointing: bool = False
+    fused_kernels: bool = False
     save_steps: int = Field(50, gt=0)
     sample_prompts: int = Field(3, ge=0)
     sample_tokens: int = Field(128, gt=0)
     prompt_style: Literal["plain", "paper"] = "plain"
+
+    def decisive(self) -> dict[str, Any]:
+        """What decides the trained weights: by which kernels does not, so it makes no result stale."""
+        return self.model_dump(exclude={"fused_kernels"})
 
 
 class Generation(Settings):

@@ -137,6 +137,22 @@ def _passes_window(lengths: Sequence[int], window: int | None) -> bool:
     return bool(window) and max(lengths) > window
 
 
+def fuse_kernels(model: Any, device: str) -> str:
+    """Put liger-kernel's norms, rotations and gated products in the place of a model's own; says what was done.
+
+    The loss stays ours. transformers' `use_kernels` is left alone: it runs compiled code that it downloads.
+    """
+    from transformers.integrations.liger import apply_liger_kernel
+    from transformers.utils import is_liger_kernel_available
+
+    if device != "cuda" or not is_liger_kernel_available():
+        missing = "liger-kernel is not installed" if device == "cuda" else "they need a CUDA card"
+        return f"fused kernels: off, {missing}"
+    parts = {"rope": True, "rms_norm": True, "swiglu": True}
+    apply_liger_kernel(model, parts | {"cross_entropy": False, "fused_linear_cross_entropy": False})
+    return f"fused kernels: {', '.join(parts)} of liger-kernel"
+
+
 @functools.cache
 def _capability(device: torch.device) -> int:
     """Major number of a card's compute capability."""

@@ -178,6 +178,8 @@ def make_trainer(
         steps=steps,
         settings=settings,
     )
+    if settings.fused_kernels:
+        print(f"{planned.arm}: {attention.fuse_kernels(trainer.model, precision.device)}", flush=True)
     if settings.neftune_alpha:
         trainer.noise = EmbeddingNoise(trainer.model, settings, settings.neftune_alpha)
     trainer.remove_callback(PrinterCallback)
