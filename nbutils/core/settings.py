@@ -63,8 +63,8 @@ class Training(Settings):
     `epoch_end`, `loss_weighting` and `neftune_scale` are explained where they act: `packing.plan_steps`,
     `packing.token_weights`, `trainer.EmbeddingNoise`. A forward pass takes one flat row of at most
     `tokens_per_row` tokens (default: `max_length`, on large cards as many as fit: `memory.choose_row`).
-    `fused_kernels`: liger-kernel's, on a card that has them. After every epoch `sample_prompts` prompts are answered with at
-    most `sample_tokens` tokens.
+    `fused_kernels`: liger-kernel's, on a card that has them. After every epoch `sample_prompts` prompts are answered
+    with at most `sample_tokens` tokens.
     """
 
     method: Literal["qlora", "lora", "full"]
@@ -109,9 +109,9 @@ class Generation(Settings):
     `backend` writes them: transformers here, or an OpenAI-compatible `server` such as `vllm serve` (`model` may hold
     `{arm}`; `send` says whether prompts go as token ids or as text).
     At most `batch_size` rows are written at once, with at most `batch_tokens` tokens in the cache; without them as many
-    as fit into free memory (nbutils/generation/fitting.py). `context` in tokens defaults to the model's own. Length controls: the end of sequence is banned for `min_new_tokens`, and
-    `length_prompt` is put behind every instruction; an arm's name may set both (`+min150`, `+asklong`:
-    nbutils/generation/answers.py).
+    as fit into free memory (nbutils/generation/fitting.py). `context` in tokens defaults to the model's own.
+    Length controls: the end of sequence is banned for `min_new_tokens`, and `length_prompt` is put behind every
+    instruction; an arm's name may set both (`+min150`, `+asklong`: nbutils/generation/answers.py).
     """
 
     test_sets: tuple[str, ...]

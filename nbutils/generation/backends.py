@@ -60,9 +60,9 @@ class Job(NamedTuple):
 
 
 class ModelBackend:
-    """The fine-tuned model in this process, in the precision that it was trained in, its adapter merged where it can be.
+    """The fine-tuned model in this process, in the precision that it was trained in.
 
-    What was chosen for this device is printed: precision, merging, rows at once.
+    Its adapter is merged where that fits. What was chosen for this device is printed: precision, merging, rows at once.
     """
 
     def __init__(self, job: Job) -> None:

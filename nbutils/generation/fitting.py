@@ -54,9 +54,7 @@ def count_tokens(model: Any, rows: int, free: float) -> int:
     return int(SHARE * max(free - work, 0) / token_bytes(model) * layers / (layers + 1))
 
 
-def merge(
-    model: Any, drafts: Sequence[Draft], settings: Generation, reload: Callable[[], Any]
-) -> tuple[Any, str]:
+def merge(model: Any, drafts: Sequence[Draft], settings: Generation, reload: Callable[[], Any]) -> tuple[Any, str]:
     """A model with its adapter added to the weights, and what was done in words; the model itself where it cannot be.
 
     Four-bit weights are unpacked one by one to the number format in which they compute, and take that much more memory.

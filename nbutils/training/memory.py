@@ -23,7 +23,7 @@ SHARES = {
 }
 """Share of a plain matrix product's speed that training reaches, and what that rests on."""
 LARGE_CARD = 32e9
-"""Free bytes from which on rows are longer than `max_length` where a profile leaves it open: cards of 40 GB and more."""
+"""Free bytes from which on rows may be longer than `max_length`, if a profile leaves it open: cards from 40 GB on."""
 LONG_ROWS = (16384, 8192, 4096)
 ROOM = 0.7
 """Share of the free memory that a run with longer rows may take by the estimate."""
@@ -145,9 +145,7 @@ def estimate(
     return Footprint(_count_parts(shape, profile, precision, examples), flops, flops / (peak * share), basis, row)
 
 
-def _count_parts(
-    shape: Shape, profile: Profile, precision: Precision, examples: Sequence[Example]
-) -> dict[str, float]:
+def _count_parts(shape: Shape, profile: Profile, precision: Precision, examples: Sequence[Example]) -> dict[str, float]:
     """Bytes at the peak of a run, by what they are for."""
     settings, width = profile.training, precision.torch_dtype.itemsize
     trained = shape.linear + shape.other if settings.method == "full" else shape.lora_per_rank * settings.lora_rank

@@ -23,6 +23,7 @@ from nbutils.prompts import IGNORED, Example
 from nbutils.training import attention, packing
 from nbutils.training.callbacks import CheckpointSeal, Progress, SampleAnswers, epochs_after, last_complete_checkpoint
 
+
 class StepCollator:
     """Turns one step's examples into this process's flat rows, with the weight of every trained token."""
 

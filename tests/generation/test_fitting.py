@@ -143,7 +143,11 @@ def test_a_model_without_an_adapter_stays_as_it_is():
 
 def test_a_containers_limit_counts(tmp_path):
     assert machine._free_in_cgroup(tmp_path) == float("inf")
-    for name, text in (("memory.max", "max\n"), ("memory.current", "70\n"), ("memory.stat", "anon 5\ninactive_file 20\n")):
+    for name, text in (
+        ("memory.max", "max\n"),
+        ("memory.current", "70\n"),
+        ("memory.stat", "anon 5\ninactive_file 20\n"),
+    ):
         (tmp_path / name).write_text(text, encoding="ascii")
     assert machine._free_in_cgroup(tmp_path) == float("inf")
     (tmp_path / "memory.max").write_text("100\n", encoding="ascii")

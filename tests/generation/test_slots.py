@@ -252,7 +252,7 @@ def test_rows_come_go_and_grow_and_keep_what_is_theirs(monkeypatch):
         if event == 0 and len(expected) < 9:
             rows, columns = (int(torch.randint(1, most, (1,), generator=random)) for most in (4, 12))
             held.expect(len(expected) + rows)
-            keys, values = held.update(*states(rows, columns, mark), 0)
+            keys, _ = held.update(*states(rows, columns, mark), 0)
             assert keys.shape[2] == columns, "new rows attend to themselves"
             expected += [list(1000.0 * (mark + row) + torch.arange(columns)) for row in range(rows)]
             mark += rows

@@ -87,9 +87,7 @@ def test_one_call_gives_what_one_by_one_gives(tmp_path, monkeypatch, architectur
 
 
 def test_torchs_kernel_takes_what_it_is_given():
-    taken = inspect.signature(attention.varlen_attn).bind(
-        *[None] * 7, scale=1.0, window_size=(-1, 0), enable_gqa=True
-    )
+    taken = inspect.signature(attention.varlen_attn).bind(*[None] * 7, scale=1.0, window_size=(-1, 0), enable_gqa=True)
     assert len(taken.arguments) == 10
 
 

@@ -7,7 +7,7 @@ from trainable_models import save_model
 
 from nbutils.core import settings
 from nbutils.prompts import IGNORED, Example
-from nbutils.training import attention, packing, trainer
+from nbutils.training import attention, packing
 from nbutils.training.trainer import EmbeddingNoise, StepCollator, flatten, weighted_loss
 
 
