@@ -1,7 +1,7 @@
 """Aims G1 to G3 (generation) in fp32 on this machine's CPU.
 
-G1 and G2: the tiny base model, 64 prompts, greedy. G3: a random model of SmolLM2-135M's shape with an adapter, sampling:
-of speed the weights say nothing, and the answers' lengths are given.
+G1 and G2: the tiny base model, 64 prompts, greedy. G3: a random model of SmolLM2-135M's shape with an adapter,
+sampling: of speed the weights say nothing, and the answers' lengths are given.
 """
 
 import time

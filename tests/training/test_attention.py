@@ -174,3 +174,22 @@ def test_a_prompt_is_read_without_the_slow_kernel_too(tmp_path, card):
         expected = model(input_ids=ids).logits
         card(7)
         assert torch.allclose(model(input_ids=ids).logits, expected, atol=1e-5)
+
+
+# --- fused kernels -------------------------------------------------------------------------------------------------
+
+
+def test_fused_kernels_are_off_where_they_are_missing(monkeypatch):
+    from transformers import utils
+    from transformers.integrations import liger
+
+    given = []
+    monkeypatch.setattr(liger, "apply_liger_kernel", lambda model, parts: given.append(parts))
+    assert attention.fuse_kernels(None, "cpu") == "fused kernels: off, they need a CUDA card"
+    monkeypatch.setattr(utils, "is_liger_kernel_available", lambda: False)
+    assert attention.fuse_kernels(None, "cuda") == "fused kernels: off, liger-kernel is not installed"
+    assert given == []
+    monkeypatch.setattr(utils, "is_liger_kernel_available", lambda: True)
+    assert attention.fuse_kernels(None, "cuda") == "fused kernels: rope, rms_norm, swiglu of liger-kernel"
+    (parts,) = given
+    assert not parts["cross_entropy"] and not parts["fused_linear_cross_entropy"], "the loss is ours"
