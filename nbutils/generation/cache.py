@@ -24,6 +24,8 @@ class SlotLayer(DynamicLayer):
 
     def __init__(self, coming: int = 0) -> None:
         super().__init__()
+        self.keys: Any = None
+        self.values: Any = None
         self.coming, self.is_entering = coming, True
         self.rows = self.start = self.end = 0
         self._blocks: list[torch.Tensor] = []
@@ -77,9 +79,9 @@ class SlotLayer(DynamicLayer):
     def keep(self, rows: int, width: int, moved: tuple[torch.Tensor, torch.Tensor] | None) -> None:
         """Keep the last `width` columns of the first `rows` rows, after rows have moved: (from, to)."""
         self.start, self.rows = self.end - width, rows
-        for block in self._blocks if moved else ():
-            columns = block[:, :, self.start : self.end]
-            columns[moved[1]] = columns[moved[0]]
+        for columns in (block[:, :, self.start : self.end] for block in self._blocks):
+            if moved:
+                columns[moved[1]] = columns[moved[0]]
         self._show()
 
     def _show(self) -> None:
@@ -89,10 +91,9 @@ class SlotLayer(DynamicLayer):
 class SlotCache(Cache):
     """The layers of a model, which appear as its first prompts are read."""
 
-    layers: list[SlotLayer]
-
     def __init__(self) -> None:
         super().__init__(layer_class_to_replicate=SlotLayer)
+        self.layers: list[SlotLayer]
 
     @property
     def width(self) -> int:
@@ -115,7 +116,7 @@ class SlotCache(Cache):
         free = [row for row in range(count) if row not in stay]
         movers = [row for row in kept if row >= count]
         device = self.layers[0].keys.device
-        moved = tuple(torch.tensor(rows, device=device) for rows in (movers, free)) if free else None
+        moved = (torch.tensor(movers, device=device), torch.tensor(free, device=device)) if free else None
         for layer in self.layers:
             layer.keep(count, width, moved)
         places = dict(zip(free, movers, strict=True))

@@ -15,6 +15,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+varlen_attn: Any
 try:
     from torch.nn.attention.varlen import varlen_attn
 except ImportError:  # before torch 2.10
@@ -134,7 +135,7 @@ def _is_fused(config: Any, dtype: torch.dtype, device: torch.device) -> bool:
 
 
 def _passes_window(lengths: Sequence[int], window: int | None) -> bool:
-    return bool(window) and max(lengths) > window
+    return window is not None and 0 < window < max(lengths)
 
 
 def fuse_kernels(model: Any, device: str) -> str:
