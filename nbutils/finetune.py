@@ -35,7 +35,7 @@ def plan(profile: str | Profile, arm: str, seed: int) -> Plan:
         inputs["refine"] = manifests.upstream(refine.plan(chosen, parsed.drawn, seed))
         version = 6
     folder = manifests.stage_folder(chosen.name, "finetune", name, seed)
-    settings = _settings_of(chosen, name).model_dump()
+    settings = _settings_of(chosen, name).decisive()
     return Plan("finetune", chosen.name, name, seed, folder, settings, inputs, version)
 
 
@@ -126,6 +126,7 @@ def _train(profile: Profile, selected: Manifest, planned: Plan, folder: Path) ->
     recipe = settings.examples_per_step, settings.epochs, settings.epoch_end
     steps = packing.plan_steps(len(examples), *recipe, planned.seed)
     expected = memory.check_fit(profile, planned.seed, precision, steps, examples)
+    settings = settings.model_copy(update={"tokens_per_row": expected.row})
     base = models.load_base(profile, planned.seed, precision, settings.method == "qlora", trains=True)
     made = trainer.make_trainer(base, planned, settings, precision, tokenizer, examples, steps, folder)
     seconds = trainer.fit(made, planned.arm)

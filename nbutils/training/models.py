@@ -79,10 +79,10 @@ def load_base(profile: Profile, seed: int, precision: Precision, quantised: bool
     is_trained_itself = trains and profile.training.method == "full"
     options: dict[str, Any] = {"dtype": "float32" if is_trained_itself else precision.torch_dtype}
     options["attn_implementation"] = profile.model.attention
-    if trains and profile.model.attention == "sdpa":
-        from nbutils.training import trainer
+    if profile.model.attention == "sdpa":
+        from nbutils.training import attention
 
-        options["attn_implementation"] = trainer.register()
+        options["attn_implementation"] = attention.register()
     if quantised:
         # FSDP shards tensors of one floating dtype only; elsewhere the packed bytes are kept as bytes.
         storage = precision.torch_dtype if is_sharded() else None
