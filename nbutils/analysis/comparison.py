@@ -46,13 +46,13 @@ def decompose(*arguments: Any, draws: int = DRAWS, seed: int = 0, **named: Any) 
 
     Prompts (`clusters`; items where none are given) are resampled by multinomial counts, which is the bootstrap, and
     the model is fitted again to every draw. The length scale stays that of the data. The net win's own interval is that
-    of `mean_with_interval`; where all items are alike there is nothing to split, and the parts are NaN.
+    of `mean_with_interval`; where all prompts are alike there is nothing to split, and the parts are NaN.
     """
     design = make_design(*arguments, **named)
     prompts = int(design.clusters.max()) + 1
     means = np.bincount(design.clusters, design.y) / np.bincount(design.clusters)
     net = rescale(mean_with_interval(means), 2, -1)
-    if not np.ptp(design.y):
+    if np.ptp(means) < 1e-12:
         return Decomposition(net, *[Estimate(math.nan, math.nan, math.nan, prompts, "all items are alike")] * 3)
     drawn = draw_counts(prompts, draws, seed)
     # The first row is the data itself. Every draw needs a number for each item: in blocks of 2 MB, a cache's size.

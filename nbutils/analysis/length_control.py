@@ -83,8 +83,9 @@ def fit_judge(*arguments: Any, **named: Any) -> JudgeFit:
         name: Estimate(float(value), float(value - margin), float(value + margin), n, "logits of the logistic model")
         for name, value, margin in zip(design.names, coefficients, margins, strict=True)
     }
-    if not np.ptp(design.y):  # no curve: all that is known is how often the same was said
-        rate = intervals.mean_with_interval(np.full(independent, design.y[0]))._replace(n=n)
+    means = np.bincount(design.clusters, design.y) / np.bincount(design.clusters)
+    if np.ptp(means) < 1e-12:  # no curve: all that is known is how often the same came out
+        rate = intervals.mean_with_interval(means.round(12))._replace(n=n)
     else:
         probability = expit(design.equal @ coefficients)
         value = float(probability.mean())
