@@ -7,16 +7,18 @@ python -m nbutils.finetune PROFILE ARM --push-to OWNER/NAME    and upload adapte
 """
 
 import dataclasses
+import datetime
 import functools
 import math
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from nbutils import arms, prompts, refine, select
 from nbutils.core import manifests, tables
 from nbutils.core.errors import InputError, exits_cleanly
-from nbutils.core.machine import choose_precision, peak_memory_gb, processes
+from nbutils.core.machine import choose_precision, is_first_process, peak_memory_gb, processes
 from nbutils.core.manifests import Manifest, Plan
 from nbutils.core.settings import Profile, Training, seed_of, stage_parser
 from nbutils.data.rows import Row
@@ -64,7 +66,8 @@ def run(profile: str | Profile, arm: str, seed: int = 42) -> Manifest:
     if processes() > 1:
         return _run_together(chosen, name, seed)
     selected = _bring_inputs(chosen, name, seed)
-    return _complete(chosen, selected, plan(chosen, name, seed))
+    planned = plan(chosen, name, seed)
+    return _complete(planned, functools.partial(_train, chosen, selected, planned))
 
 
 def _bring_inputs(profile: Profile, arm: str, seed: int) -> Manifest:
@@ -82,29 +85,40 @@ def load_rows(profile: Profile, selected: Manifest, arm: str, seed: int) -> list
     return refine.rewritten_rows(profile, parsed.drawn, seed, rows) if parsed.rewritten else rows
 
 
+PATIENCE = datetime.timedelta(hours=1)
+"""How long processes wait for each other: the first one may have to select, and to write a large model, alone."""
+
+
 def _run_together(profile: Profile, arm: str, seed: int) -> Manifest:
     """As `run`, in one of several processes: the first one prepares, keeps the lock and writes; all of them train."""
     from accelerate import PartialState
+    from accelerate.utils import broadcast_object_list
 
-    state = PartialState(cpu=choose_precision().device == "cpu")
+    state = PartialState(cpu=choose_precision().device == "cpu", timeout=PATIENCE)
     with state.main_process_first():
         selected = _bring_inputs(profile, arm, seed)
-    planned = plan(profile, arm, seed)
-    is_fresh = manifests.fresh_manifest(planned) is not None
-    state.wait_for_everyone()
+    planned, told = plan(profile, arm, seed), False
+
+    def train(folder: Path) -> dict[str, Any]:
+        nonlocal told
+        (told,) = broadcast_object_list([True])
+        return _train(profile, selected, planned, folder)
+
+    # Whether there is anything to train is seen by the first process alone, behind its lock: the others are told.
     if state.is_main_process:
-        _complete(profile, selected, planned)
-    elif not is_fresh:
+        manifest = _complete(planned, train)
+        if not told:
+            broadcast_object_list([False])
+    elif broadcast_object_list([None])[0]:
         _train(profile, selected, planned, planned.folder)
     state.wait_for_everyone()
-    manifest = manifests.fresh_manifest(planned)
-    if manifest is None:
+    if not state.is_main_process and (manifest := manifests.read_manifest(planned.folder)) is None:
         raise InputError(f"{planned.folder}: the first process wrote no result there: all machines must share runs/")
     return manifest
 
 
-def _complete(profile: Profile, selected: Manifest, planned: Plan) -> Manifest:
-    manifest = manifests.complete(planned, functools.partial(_train, profile, selected, planned))
+def _complete(planned: Plan, work: Callable[[Path], dict[str, Any]]) -> Manifest:
+    manifest = manifests.complete(planned, work)
     # Only behind a written manifest: until then the checkpoints are all there is of a run.
     for folder in planned.folder.glob(".checkpoints-*"):
         shutil.rmtree(folder)
@@ -141,8 +155,6 @@ def _train(profile: Profile, selected: Manifest, planned: Plan, folder: Path) ->
         lengths = select.row_lengths(rows, measure, profile.selection.turns)
         own = {"measure": measure, "mean_length": round(float(lengths.mean()), 4)}
     models.check_saved_tokenizer(weights, tokenizer)
-    if settings.method != "full":
-        models.check_saved_adapter(weights, made.model)
     described = dataclasses.replace(selected, facts=selected.facts | own)
     release.describe(weights, profile, described, planned.arm, len(examples))
     epochs = callbacks.epochs_after(steps, len(examples))
@@ -199,7 +211,7 @@ def main(arguments: list[str] | None = None) -> None:
         merged = merge(given.profile, given.arm, seed_of(given))
         weights = merged.path("model")
         print(f"{weights}: probabilities within {merged.facts['largest_difference']} of the adapter's")
-    if given.push_to:
+    if given.push_to and is_first_process():
         print(f"uploaded: {release.push(weights, given.push_to)}")
 
 

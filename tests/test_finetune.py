@@ -11,6 +11,7 @@ import killable
 import numpy as np
 import pytest
 import torch
+from peft import get_peft_model_state_dict
 from torch.utils._python_dispatch import TorchDispatchMode
 from trainable_models import make_tokenizer, profile_on, save_model
 
@@ -281,11 +282,11 @@ def test_padding_with_the_end_of_sequence_is_undone(base, tmp_path):
 
 def test_a_saved_adapter_that_differs_is_noticed(finished, base):
     model = models.load_tuned(profile_on(base), 42, Precision("cpu", "float32", ""), finished.folder / "adapter")
-    models.check_saved_adapter(finished.folder / "adapter", model)
+    models.check_saved_adapter(finished.folder / "adapter", get_peft_model_state_dict(model))
     for weight in model.parameters():
         weight.data += 1e-6
     with pytest.raises(InputError, match="the saved adapter differs from the trained one"):
-        models.check_saved_adapter(finished.folder / "adapter", model)
+        models.check_saved_adapter(finished.folder / "adapter", get_peft_model_state_dict(model))
 
 
 # --- number formats ------------------------------------------------------------------------------------------------

@@ -69,6 +69,11 @@ def processes() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def is_first_process() -> bool:
+    """Whether this process is the first of those that train together, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def peak_memory_gb() -> float:
     """Highest memory use so far, in GB: of the GPU where there is one, else of the process."""
     import resource

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from accelerate import PartialState
 from transformers import TrainerCallback
 
 from nbutils import data, prompts
@@ -27,7 +28,8 @@ class CheckpointSeal(TrainerCallback):
     """Writes the names and sizes of a checkpoint's files beside them, once all of them are on disk."""
 
     def on_save(self, args: Any, state: Any, control: Any, **named: Any) -> None:
-        """Seal the checkpoint that the trainer has just written."""
+        """Seal the checkpoint that the trainer has just written, once every process has written its part."""
+        PartialState().wait_for_everyone()
         if state.is_world_process_zero:
             seal(Path(args.output_dir) / f"checkpoint-{state.global_step}")
 

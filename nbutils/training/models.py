@@ -133,17 +133,20 @@ def check_saved_tokenizer(folder: Path, tokenizer: Any) -> None:
             raise InputError(f"{folder}: {name} was {getattr(tokenizer, name)} and is {getattr(saved, name)}")
 
 
-def check_saved_adapter(folder: Path, model: Any) -> None:
-    """Assert that every trained tensor of an adapter is on disk, number for number."""
+def check_saved_adapter(folder: Path, trained: dict[str, Any]) -> None:
+    """Assert that every trained tensor of an adapter (PEFT's names) is on disk, number for number."""
     import torch
-    from peft import get_peft_model_state_dict
     from safetensors.torch import load_file
 
-    saved, trained = load_file(folder / "adapter_model.safetensors"), get_peft_model_state_dict(model)
-    if not all(bool(tensor.isfinite().all()) for tensor in trained.values()):
-        raise InputError(f"{folder}: training has left weights that are not numbers: lower training.learning_rate")
+    saved = load_file(folder / "adapter_model.safetensors")
     if unlike := [name for name in trained if not torch.equal(saved.get(name, torch.empty(0)), trained[name].cpu())]:
         raise InputError(f"{folder}: the saved adapter differs from the trained one, first in {unlike[0]}: train again")
+
+
+def check_numbers(folder: Path, trained: dict[str, Any]) -> None:
+    """Raise InputError for trained weights, on their way to a folder, that are not numbers."""
+    if not all(bool(tensor.isfinite().all()) for tensor in trained.values()):
+        raise InputError(f"{folder}: training has left weights that are not numbers: lower training.learning_rate")
 
 
 def weights_name(profile: Profile) -> str:

@@ -1,5 +1,6 @@
 """TRL's SFTTrainer over flat, unpadded rows: one batch is one optimizer step, attention stays within each example."""
 
+import dataclasses
 import math
 import time
 from collections.abc import Sequence
@@ -9,8 +10,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import broadcast_object_list
 from datasets import Dataset
-from peft import LoraConfig
+from peft import LoraConfig, PeftModel, get_peft_model_state_dict
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.utils.data import DataLoader
 from transformers import AttentionInterface, AttentionMaskInterface, PrinterCallback, set_seed
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -22,7 +25,7 @@ from nbutils.core.machine import Precision, processes
 from nbutils.core.manifests import Plan
 from nbutils.core.settings import Training
 from nbutils.prompts import IGNORED, Example
-from nbutils.training import packing
+from nbutils.training import models, packing
 from nbutils.training.callbacks import CheckpointSeal, Progress, SampleAnswers, epochs_after, last_complete_checkpoint
 
 NAME = "sdpa_by_example"
@@ -134,6 +137,19 @@ class PackedTrainer(SFTTrainer):
         for weight in self.model.parameters():
             if weight.requires_grad:
                 weight.data = weight.data.float()
+        if self.is_fsdp_enabled:
+            self._reduce_in_fp32()
+
+    def _reduce_in_fp32(self) -> None:
+        """Let FSDP add gradients up in fp32: accelerate's own policy does it in the compute dtype."""
+        plugin = self.accelerator.state.fsdp_plugin
+        if policy := plugin.mixed_precision_policy:
+            plugin.mixed_precision_policy = dataclasses.replace(policy, reduce_dtype=torch.float32)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write a checkpoint's weights; under FSDP the trainer does that beside the optimizer's state."""
+        if self.is_world_process_zero() and not self.is_fsdp_enabled:
+            write_weights(self.model, Path(output_dir or str(self.args.output_dir)))
 
     def get_train_dataloader(self) -> DataLoader:
         """One batch a step. Every process reads every step and takes its own rows: there is nothing to shard."""
@@ -150,8 +166,10 @@ class PackedTrainer(SFTTrainer):
         for number, row in enumerate(rows):
             if self.noise:
                 self.noise.lengths = row["lengths"]
-            # Gradients travel between processes once a step, with its last row.
-            syncing = nullcontext() if number == len(rows) - 1 else self.accelerator.no_sync(model)
+            # Gradients travel between processes once a step, with its last row; under FSDP with every row, since each
+            # process would otherwise hold those of the whole model.
+            travels = self.is_fsdp_enabled or number == len(rows) - 1
+            syncing = nullcontext() if travels else self.accelerator.no_sync(model)
             with syncing, self.compute_loss_context_manager():
                 try:
                     # DDP and FSDP average gradients over the processes; a step's loss is a sum over them.
@@ -229,8 +247,9 @@ def make_trainer(
 
 def _arguments(settings: Training, planned: Plan, precision: Precision, steps: int, folder: Path) -> Any:
     arguments = SFTConfig(
-        # A run with other settings has another key, and never continues from these.
-        output_dir=str(folder / f".checkpoints-{planned.key[:12]}"),
+        # A run with other settings has another key, and never continues from these; nor do FSDP's, which have a form of
+        # their own, and the others from each other's.
+        output_dir=str(folder / f".checkpoints-{planned.key[:12]}{'-sharded' if models.is_sharded() else ''}"),
         max_steps=steps,
         per_device_train_batch_size=1,
         learning_rate=settings.learning_rate,
@@ -246,6 +265,8 @@ def _arguments(settings: Training, planned: Plan, precision: Precision, steps: i
         fp16=precision.dtype == "float16",
         use_cpu=precision.device == "cpu",
         ddp_backend="gloo" if precision.device == "cpu" and processes() > 1 else None,
+        # Every weight that is trained is used by every row.
+        ddp_find_unused_parameters=False,
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},
         remove_unused_columns=False,
@@ -264,7 +285,8 @@ def _arguments(settings: Training, planned: Plan, precision: Precision, steps: i
 
 def fit(trainer: PackedTrainer, label: str) -> float:
     """Train, from the last whole checkpoint where there is one; returns the seconds that it took."""
-    found = last_complete_checkpoint(Path(str(trainer.args.output_dir)))
+    # The first process chooses for all: another machine may see the shared folder as it was a moment ago.
+    (found,) = broadcast_object_list([last_complete_checkpoint(Path(str(trainer.args.output_dir)))])
     if found:
         print(f"{label}: continuing from {found.name}", flush=True)
     started = time.monotonic()
@@ -273,12 +295,35 @@ def fit(trainer: PackedTrainer, label: str) -> float:
 
 
 def save(trainer: PackedTrainer, weights: Path) -> None:
-    """Write what was trained, and the tokenizer, into a folder; every process of a run calls it."""
-    if trainer.is_fsdp_enabled:
-        # Sharded weights are gathered by all processes together.
-        trainer.save_model(str(weights))
-        (weights / "training_args.bin").unlink(missing_ok=True)
-    elif trainer.is_world_process_zero():
-        trainer.model.save_pretrained(weights)
-    if trainer.is_world_process_zero():
-        trainer.processing_class.save_pretrained(weights)
+    """Write what was trained, and the tokenizer, into a folder, and check it there.
+
+    Every process of a run calls it: weights that FSDP has shared out are gathered by all of them together, once, and
+    the first one writes. Raises InputError for weights that are not numbers, or differ on disk.
+    """
+    gathered = _gather(trainer) if trainer.is_fsdp_enabled else None
+    if not trainer.is_world_process_zero():
+        return
+    model: Any = trainer.accelerator.unwrap_model(trainer.model)
+    if isinstance(model, PeftModel):
+        trained = get_peft_model_state_dict(model, state_dict=gathered, save_embedding_layers=False)
+        models.check_numbers(weights, trained)
+        write_weights(model, weights, gathered)
+        models.check_saved_adapter(weights, trained)
+    else:
+        models.check_numbers(weights, gathered or model.state_dict())
+        write_weights(model, weights, gathered)
+    trainer.processing_class.save_pretrained(weights)
+
+
+def write_weights(model: Any, folder: Path, gathered: dict[str, torch.Tensor] | None = None) -> None:
+    """Write an adapter, or a whole model; `gathered` are its weights where FSDP has shared them out."""
+    # PEFT by itself would ask the Hub, at every checkpoint, whether the vocabulary has grown.
+    options = {"save_embedding_layers": False} if isinstance(model, PeftModel) else {}
+    model.save_pretrained(folder, state_dict=gathered, **options)
+
+
+def _gather(trainer: PackedTrainer) -> dict[str, torch.Tensor]:
+    """The trained weights, whole and in the first process's memory; nothing in the others, which have to call it too."""
+    is_adapter = isinstance(trainer.accelerator.unwrap_model(trainer.model), PeftModel)
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=is_adapter)
+    return get_model_state_dict(trainer.model, options=options)
