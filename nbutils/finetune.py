@@ -22,7 +22,7 @@ from nbutils.core.machine import choose_precision, is_first_process, peak_memory
 from nbutils.core.manifests import Manifest, Plan
 from nbutils.core.settings import Profile, Training, seed_of, stage_parser
 from nbutils.data.rows import Row
-from nbutils.training import memory, models, packing, release
+from nbutils.training import memory, models, packing, release, vocabulary
 
 
 def plan(profile: str | Profile, arm: str, seed: int) -> Plan:
@@ -94,6 +94,7 @@ def _run_together(profile: Profile, arm: str, seed: int) -> Manifest:
     from accelerate import PartialState
     from accelerate.utils import broadcast_object_list
 
+    models.check_sharding()
     state = PartialState(cpu=choose_precision().device == "cpu", timeout=PATIENCE)
     with state.main_process_first():
         selected = _bring_inputs(profile, arm, seed)
@@ -133,6 +134,7 @@ def _train(profile: Profile, selected: Manifest, planned: Plan, folder: Path) ->
     tokenizer = models.load_tokenizer(profile, planned.seed)
     rows = load_rows(profile, selected, planned.arm, planned.seed)[: settings.max_rows]
     examples, counts = packing.encode_rows(rows, tokenizer, settings, planned.arm)
+    vocabulary.check_ids(examples, models.embedding_rows(profile, planned.seed))
     if budget := selected.facts.get("budget_tokens"):
         tokens = counts["trained_tokens_per_epoch"]
         compared = f"{tokens:,} trained tokens an epoch against {budget:,} of the longest ({tokens / budget - 1:+.1%})"
@@ -176,6 +178,8 @@ def _train(profile: Profile, selected: Manifest, planned: Plan, folder: Path) ->
         "estimated_seconds": round(expected.seconds, 1),
         "precision": precision._asdict(),
         "processes": processes(),
+        "padding": tokenizer.pad_token,
+        "base_generation": models.shipped_generation(profile, planned.seed),
     }
 
 

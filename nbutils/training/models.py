@@ -4,7 +4,9 @@ The tiny one is a small Llama with its own BPE, trained on the spot on training 
 folder; everything after it (NF4, adapters, generation) is the real thing.
 """
 
+import contextlib
 import functools
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from nbutils.core.errors import InputError
 from nbutils.core.machine import Precision, quiet_libraries
 from nbutils.core.manifests import Manifest, Plan
 from nbutils.core.settings import Profile, TinyBase, is_offline
+from nbutils.training import vocabulary
 
 SPECIAL = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
 
@@ -36,18 +39,31 @@ def base_fingerprint(profile: Profile, seed: int) -> str:
 
 
 def load_tokenizer(profile: Profile, seed: int) -> Any:
-    """The base model's tokenizer, with a padding token that is not the end-of-sequence token."""
+    """The base model's tokenizer, with a padding token that is neither its end of sequence nor outside of the model.
+
+    What was chosen, and why, is printed once. Raises InputError for a tokenizer with which nothing could be trained.
+    """
     from transformers import AutoTokenizer
 
     quiet_libraries()
     tokenizer = _load_part(AutoTokenizer, profile, seed)
-    if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
-        # Padding with EOS would mask the EOS labels, and the model would never learn to stop. The paper pads with
-        # <unk> as well.
-        if tokenizer.unk_token is None:
-            raise InputError(f"{profile.model.base}: its tokenizer has neither a padding nor an unknown token")
-        tokenizer.pad_token = tokenizer.unk_token
+    try:
+        said = vocabulary.settle(tokenizer, embedding_rows(profile, seed))
+    except InputError as error:
+        raise InputError(f"base model {profile.model.base}: {error}") from None
+    if said:
+        _say_once(f"base model {profile.model.base}: {said}")
     return tokenizer
+
+
+@functools.cache
+def _say_once(line: str) -> None:
+    print(line, flush=True)
+
+
+def embedding_rows(profile: Profile, seed: int) -> int:
+    """How many tokens the base model has a vector for."""
+    return int(load_config(profile, seed).get_text_config().vocab_size)
 
 
 def load_config(profile: Profile, seed: int) -> Any:
@@ -57,12 +73,56 @@ def load_config(profile: Profile, seed: int) -> Any:
     return _load_part(AutoConfig, profile, seed)
 
 
+TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
+
+
+def shipped_generation(profile: Profile, seed: int) -> dict[str, Any]:
+    """The generation settings that came with the base model, as they stand in its `generation_config.json`."""
+    from transformers.utils import cached_file
+
+    kinds = ("gated_repo", "missing_entries", "connection_errors")
+    options = _where(profile) | {f"_raise_exceptions_for_{kind}": False for kind in kinds}
+    path = cached_file(base_location(profile, seed), "generation_config.json", **options)
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
+    except ValueError as error:
+        raise InputError(f"{path}: not valid JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise InputError(f"{path}: not an object of settings: take the file out, or mend it")
+    return found
+
+
+def _choose_generation(profile: Profile, seed: int, trains: bool) -> Any:
+    """The generation settings of a base model: those it came with, and of one that trains the special tokens alone.
+
+    transformers refuses to save changed settings of which one has no effect (a temperature without `do_sample`), and
+    TRL changes them; a base that comes with such a file would train for hours and fail at its first save.
+    """
+    from transformers import GenerationConfig
+
+    shipped = shipped_generation(profile, seed)
+    if not trains:
+        # What transformers cannot make sense of any more is left out as well: answers are decoded by other rules.
+        with contextlib.suppress(ValueError, TypeError, AttributeError):
+            kept = GenerationConfig.from_dict(shipped)
+            kept.validate()
+            return kept
+    config = load_config(profile, seed).get_text_config()
+    tokens = {name: shipped.get(name, getattr(config, name, None)) for name in TOKENS}
+    return GenerationConfig(**tokens)
+
+
+def _where(profile: Profile) -> dict[str, Any]:
+    """Options of transformers for a model from the Hub: the version that the profile names, and whether to ask."""
+    if profile.model.base == "tiny" or Path(profile.model.base).is_dir():
+        return {}
+    return {"revision": profile.model.revision, "local_files_only": is_offline()}
+
+
 def _load_part(kind: Any, profile: Profile, seed: int, **options: Any) -> Any:
     """What one of the Auto classes of transformers makes of the base model, in the version that the profile names."""
-    if profile.model.base != "tiny" and not Path(profile.model.base).is_dir():
-        options |= {"revision": profile.model.revision, "local_files_only": is_offline()}
     try:
-        return kind.from_pretrained(base_location(profile, seed), **options)
+        return kind.from_pretrained(base_location(profile, seed), **options | _where(profile))
     except (OSError, ValueError) as error:
         raise InputError(f"base model {profile.model.base}: {str(error).splitlines()[0]}") from None
 
@@ -79,6 +139,7 @@ def load_base(profile: Profile, seed: int, precision: Precision, quantised: bool
     is_trained_itself = trains and profile.training.method == "full"
     options: dict[str, Any] = {"dtype": "float32" if is_trained_itself else precision.torch_dtype}
     options["attn_implementation"] = profile.model.attention
+    options["generation_config"] = _choose_generation(profile, seed, trains)
     if trains and profile.model.attention == "sdpa":
         from nbutils.training import trainer
 
@@ -121,6 +182,14 @@ def is_sharded() -> bool:
     return os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
 
 
+def check_sharding() -> None:
+    """Refuse FSDP's first version, in which PEFT finds no adapter to save and gradients are added up in 16 bits."""
+    if is_sharded() and os.environ.setdefault("FSDP_VERSION", "2") != "2":
+        raise InputError(
+            "FSDP's first version is not supported: set fsdp_version: 2 (profiles/accelerate/fsdp-full.yaml)"
+        )
+
+
 def check_saved_tokenizer(folder: Path, tokenizer: Any) -> None:
     """Read a saved tokenizer again and assert its end of sequence, its padding and that the two still differ."""
     from transformers import AutoTokenizer
@@ -139,6 +208,8 @@ def check_saved_adapter(folder: Path, trained: dict[str, Any]) -> None:
     from safetensors.torch import load_file
 
     saved = load_file(folder / "adapter_model.safetensors")
+    if not trained:
+        raise InputError(f"{folder}: the model holds no adapter that could be saved: its layers have unexpected names")
     if unlike := [name for name in trained if not torch.equal(saved.get(name, torch.empty(0)), trained[name].cpu())]:
         raise InputError(f"{folder}: the saved adapter differs from the trained one, first in {unlike[0]}: train again")
 

@@ -323,7 +323,10 @@ def write_weights(model: Any, folder: Path, gathered: dict[str, torch.Tensor] | 
 
 
 def _gather(trainer: PackedTrainer) -> dict[str, torch.Tensor]:
-    """The trained weights, whole and in the first process's memory; nothing in the others, which have to call it too."""
-    is_adapter = isinstance(trainer.accelerator.unwrap_model(trainer.model), PeftModel)
+    """The trained weights, whole, in the first process's memory; nothing in the others, which have to call it too."""
+    is_adapter = isinstance(trainer.model, PeftModel)
     options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=is_adapter)
-    return get_model_state_dict(trainer.model, options=options)
+    # Gathered by itself, a weight that two layers share would be written twice.
+    twins = set(getattr(trainer.model, "all_tied_weights_keys", {}))
+    gathered = get_model_state_dict(trainer.model, options=options)
+    return {name: weight for name, weight in gathered.items() if name not in twins}

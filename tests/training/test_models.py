@@ -42,3 +42,13 @@ def test_too_few_rows_are_refused(tmp_path, runs):
 def test_a_file_that_is_missing_is_named(tmp_path):
     with pytest.raises(InputError, match=r"gone\.jsonl: no such file, and no source of that name"):
         data.fingerprint_pool(str(tmp_path / "gone.jsonl"))
+
+
+def test_the_first_version_of_fsdp_is_refused(monkeypatch):
+    models.check_sharding()
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_VERSION", "1")
+    with pytest.raises(InputError, match="set fsdp_version: 2"):
+        models.check_sharding()
+    monkeypatch.setenv("FSDP_VERSION", "2")
+    models.check_sharding()
