@@ -18,11 +18,11 @@ from typing import Any
 from nbutils import arms, prompts, refine, select
 from nbutils.core import manifests, tables
 from nbutils.core.errors import InputError, exits_cleanly
-from nbutils.core.machine import choose_precision, is_first_process, peak_memory_gb, processes
+from nbutils.core.machine import check_sharding, choose_precision, is_first_process, peak_memory_gb, processes
 from nbutils.core.manifests import Manifest, Plan
 from nbutils.core.settings import Profile, Training, seed_of, stage_parser
 from nbutils.data.rows import Row
-from nbutils.training import memory, models, packing, release, vocabulary
+from nbutils.training import bases, memory, models, packing, release, vocabulary
 
 
 def plan(profile: str | Profile, arm: str, seed: int) -> Plan:
@@ -30,15 +30,24 @@ def plan(profile: str | Profile, arm: str, seed: int) -> Plan:
     chosen, name = _prepare(profile, arm)
     inputs = {
         "select": manifests.upstream(select.plan(chosen, name, seed)),
-        "base": models.base_fingerprint(chosen, seed),
+        "base": _name_base(chosen, name, seed),
     }
     version, parsed = 5, arms.parse_arm(name)
     if parsed.rewritten:
         inputs["refine"] = manifests.upstream(refine.plan(chosen, parsed.drawn, seed))
         version = 6
     folder = manifests.stage_folder(chosen.name, "finetune", name, seed)
-    settings = _settings_of(chosen, name).model_dump()
+    settings = _settings_of(chosen, name).decisive()
     return Plan("finetune", chosen.name, name, seed, folder, settings, inputs, version)
+
+
+def _name_base(profile: Profile, arm: str, seed: int) -> str:
+    """What identifies the base; a branch that this machine has never loaded is taken for what the result's was."""
+    if not bases.is_from_hub(profile) or bases.known_commit(profile):
+        return models.base_fingerprint(profile, seed)
+    made = manifests.read_manifest(manifests.stage_folder(profile.name, "finetune", arm, seed))
+    recorded = made.inputs.get("base", "") if made else ""
+    return recorded if recorded.startswith(f"{profile.model.base}@") else models.base_fingerprint(profile, seed)
 
 
 def _prepare(profile: str | Profile, arm: str) -> tuple[Profile, str]:
@@ -65,6 +74,8 @@ def run(profile: str | Profile, arm: str, seed: int = 42) -> Manifest:
     chosen, name = _prepare(profile, arm)
     if processes() > 1:
         return _run_together(chosen, name, seed)
+    if made := manifests.fresh_manifest(plan(chosen, name, seed)):
+        return made
     selected = _bring_inputs(chosen, name, seed)
     planned = plan(chosen, name, seed)
     return _complete(planned, functools.partial(_train, chosen, selected, planned))
@@ -72,6 +83,7 @@ def run(profile: str | Profile, arm: str, seed: int = 42) -> Manifest:
 
 def _bring_inputs(profile: Profile, arm: str, seed: int) -> Manifest:
     """The selection that an arm trains on, with its rewriting and the base model made where they are not yet."""
+    models.prepare(profile, seed)
     selected, parsed = select.run(profile, arm, seed), arms.parse_arm(arm)
     if parsed.rewritten:
         refine.run(profile, parsed.drawn, seed)
@@ -94,7 +106,7 @@ def _run_together(profile: Profile, arm: str, seed: int) -> Manifest:
     from accelerate import PartialState
     from accelerate.utils import broadcast_object_list
 
-    models.check_sharding()
+    check_sharding()
     state = PartialState(cpu=choose_precision().device == "cpu", timeout=PATIENCE)
     with state.main_process_first():
         selected = _bring_inputs(profile, arm, seed)
@@ -106,6 +118,7 @@ def _run_together(profile: Profile, arm: str, seed: int) -> Manifest:
         return _train(profile, selected, planned, folder)
 
     # Whether there is anything to train is seen by the first process alone, behind its lock: the others are told.
+    manifest: Manifest | None = None
     if state.is_main_process:
         manifest = _complete(planned, train)
         if not told:
@@ -113,7 +126,7 @@ def _run_together(profile: Profile, arm: str, seed: int) -> Manifest:
     elif broadcast_object_list([None])[0]:
         _train(profile, selected, planned, planned.folder)
     state.wait_for_everyone()
-    if not state.is_main_process and (manifest := manifests.read_manifest(planned.folder)) is None:
+    if (manifest := manifest or manifests.read_manifest(planned.folder)) is None:
         raise InputError(f"{planned.folder}: the first process wrote no result there: all machines must share runs/")
     return manifest
 
@@ -127,7 +140,7 @@ def _complete(planned: Plan, work: Callable[[Path], dict[str, Any]]) -> Manifest
 
 
 def _train(profile: Profile, selected: Manifest, planned: Plan, folder: Path) -> dict[str, Any]:
-    from nbutils.training import callbacks, trainer
+    from nbutils.training import callbacks, saving, trainer
 
     settings, precision = _settings_of(profile, planned.arm), choose_precision()
     print(f"{planned.arm}: {settings.method} in {precision.dtype}: {precision.reason}", flush=True)
@@ -139,15 +152,19 @@ def _train(profile: Profile, selected: Manifest, planned: Plan, folder: Path) ->
         tokens = counts["trained_tokens_per_epoch"]
         compared = f"{tokens:,} trained tokens an epoch against {budget:,} of the longest ({tokens / budget - 1:+.1%})"
         print(f"note: {planned.arm}: {compared}", flush=True)
+    packing.check_rows(examples, settings)
     recipe = settings.examples_per_step, settings.epochs, settings.epoch_end
     steps = packing.plan_steps(len(examples), *recipe, planned.seed)
     expected = memory.check_fit(profile, planned.seed, precision, steps, examples)
+    # A checkpoint holds what is trained in fp32, as its gradients are, and the optimizer's state.
+    trained, state = expected.parts["gradients"], expected.parts["optimizer"]
+    callbacks.check_room(folder, trained, state, settings, len(steps))
     base = models.load_base(profile, planned.seed, precision, settings.method == "qlora", trains=True)
     made = trainer.make_trainer(base, planned, settings, precision, tokenizer, examples, steps, folder)
     seconds = trainer.fit(made, planned.arm)
     weights = folder / models.weights_name(profile)
     prompts.add_chat_template(tokenizer, settings.prompt_style)
-    trainer.save(made, weights)
+    saving.save(made, weights)
     if not made.is_world_process_zero():
         return {}
     own: dict[str, Any] = {}
@@ -179,6 +196,7 @@ def _train(profile: Profile, selected: Manifest, planned: Plan, folder: Path) ->
         "precision": precision._asdict(),
         "processes": processes(),
         "padding": tokenizer.pad_token,
+        "base_commit": bases.known_commit(profile) if bases.is_from_hub(profile) else None,
         "base_generation": models.shipped_generation(profile, planned.seed),
     }
 

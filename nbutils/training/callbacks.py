@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,9 +35,63 @@ class CheckpointSeal(TrainerCallback):
             seal(Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
 
+CLOCK = "seconds.json"
+
+
+class Clock(TrainerCallback):
+    """Counts the seconds of training, and keeps them with each checkpoint, so that they add up over sessions."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.since = time.monotonic()
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **named: Any) -> None:
+        """Begin to count, behind the seconds of an earlier session."""
+        self.since = time.monotonic()
+
+    def on_save(self, args: Any, state: Any, control: Any, **named: Any) -> None:
+        """Write the seconds so far into a new checkpoint, before it is sealed."""
+        self._count()
+        if state.is_world_process_zero:
+            disk.write_json(Path(args.output_dir) / f"checkpoint-{state.global_step}" / CLOCK, round(self.seconds, 3))
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **named: Any) -> None:
+        """Count the rest."""
+        self._count()
+
+    def _count(self) -> None:
+        now = time.monotonic()
+        self.seconds, self.since = self.seconds + now - self.since, now
+
+
+def read_seconds(checkpoint: Path) -> float:
+    """The seconds of training that lie behind a checkpoint; 0 where it does not say."""
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        return float(json.loads((checkpoint / CLOCK).read_text(encoding="utf-8")))
+    return 0.0
+
+
 def seal(checkpoint: Path) -> None:
     """Mark a checkpoint as whole."""
     disk.write_json(checkpoint / MARKER, _sizes(checkpoint))
+
+
+def check_room(folder: Path, trained: float, state: float, settings: Training, steps: int) -> None:
+    """Say what checkpoints take, and refuse a disk that has no room for them and for the weights at the end.
+
+    trained, state: bytes of the trained weights and of the optimizer's state. A new checkpoint is written before the
+    oldest one goes.
+    """
+    made = math.ceil(steps / settings.save_steps)
+    size, number = trained + state, min(made, settings.checkpoints_kept + 1)
+    free, needed = shutil.disk_usage(folder).free, number * size + trained
+    if size >= 1e9:
+        kept = f"of {made} the last {min(made, settings.checkpoints_kept)} are kept until the end"
+        print(f"checkpoints: {size / 1e9:.1f} GB each, {kept}; the disk has {free / 1e9:.1f} GB", flush=True)
+    if needed > free:
+        mend = "make room, or lower training.checkpoints_kept"
+        taken = f"{number} checkpoints and the weights take {needed / 1e9:.1f} GB"
+        raise InputError(f"{folder}: {taken}, and its disk has {free / 1e9:.1f} GB: {mend}")
 
 
 def last_complete_checkpoint(folder: Path) -> Path | None:

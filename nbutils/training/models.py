@@ -7,19 +7,19 @@ folder; everything after it (NF4, adapters, generation) is the real thing.
 import contextlib
 import functools
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
 
 from nbutils import data, prompts
 from nbutils.core import manifests
-from nbutils.core.errors import InputError
-from nbutils.core.machine import Precision, quiet_libraries
+from nbutils.core.errors import InputError, is_out_of_memory, is_out_of_room
+from nbutils.core.machine import Precision, is_sharded, quiet_libraries
 from nbutils.core.manifests import Manifest, Plan
 from nbutils.core.settings import Profile, TinyBase, is_offline
-from nbutils.training import vocabulary
+from nbutils.training import bases, vocabulary
 
 SPECIAL = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
 
@@ -32,10 +32,14 @@ def base_location(profile: Profile, seed: int) -> str:
 
 
 def base_fingerprint(profile: Profile, seed: int) -> str:
-    """What identifies the base model's bytes: the tiny one's hash, or repository and revision."""
+    """What identifies the base model's bytes: the tiny one's hash, or repository and commit.
+
+    A branch (`main`) that this machine has never loaded stays a name.
+    """
     if profile.model.base == "tiny":
         return manifests.upstream(plan_tiny(profile, seed))
-    return f"{profile.model.base}@{profile.model.revision}"
+    commit = bases.known_commit(profile) if bases.is_from_hub(profile) else None
+    return f"{profile.model.base}@{commit or profile.model.revision}"
 
 
 def load_tokenizer(profile: Profile, seed: int) -> Any:
@@ -64,6 +68,13 @@ def _say_once(line: str) -> None:
 def embedding_rows(profile: Profile, seed: int) -> int:
     """How many tokens the base model has a vector for."""
     return int(load_config(profile, seed).get_text_config().vocab_size)
+
+
+def prepare(profile: Profile, seed: int) -> None:
+    """Refuse a base model that cannot be had, read or trained, before anything else is done for it."""
+    bases.prepare(profile)
+    if profile.model.base != "tiny":
+        load_tokenizer(profile, seed)
 
 
 def load_config(profile: Profile, seed: int) -> Any:
@@ -109,22 +120,36 @@ def _choose_generation(profile: Profile, seed: int, trains: bool) -> Any:
             return kept
     config = load_config(profile, seed).get_text_config()
     tokens = {name: shipped.get(name, getattr(config, name, None)) for name in TOKENS}
-    return GenerationConfig(**tokens)
+    # Some files say -1 where they mean none.
+    is_given = {name: isinstance(ids, list) or (isinstance(ids, int) and ids >= 0) for name, ids in tokens.items()}
+    return GenerationConfig(**{name: ids for name, ids in tokens.items() if is_given[name]})
 
 
 def _where(profile: Profile) -> dict[str, Any]:
-    """Options of transformers for a model from the Hub: the version that the profile names, and whether to ask."""
-    if profile.model.base == "tiny" or Path(profile.model.base).is_dir():
+    """Options of transformers for a model from the Hub: its commit, and whether to ask for what is not here."""
+    if not bases.is_from_hub(profile):
         return {}
-    return {"revision": profile.model.revision, "local_files_only": is_offline()}
+    offline = is_offline() or bases.is_at_hand(profile)
+    return {"revision": bases.known_commit(profile) or profile.model.revision, "local_files_only": offline}
 
 
 def _load_part(kind: Any, profile: Profile, seed: int, **options: Any) -> Any:
-    """What one of the Auto classes of transformers makes of the base model, in the version that the profile names."""
+    """What one of the Auto classes of transformers makes of the base model, in the version that the profile names.
+
+    Raises InputError for a model that is not there, or not what its files say.
+    """
+    bases.prepare(profile)
     try:
         return kind.from_pretrained(base_location(profile, seed), **options | _where(profile))
-    except (OSError, ValueError) as error:
-        raise InputError(f"base model {profile.model.base}: {str(error).splitlines()[0]}") from None
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        if is_out_of_memory(error):
+            mend = "choose a smaller model, or training.method = 'qlora'"
+            raise InputError(f"base model {profile.model.base}: out of memory while it is loaded: {mend}") from None
+        if is_out_of_room(error):
+            raise InputError(f"base model {profile.model.base}: no room on the disk for it: make room") from None
+        said = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        mend = "copy it again, or name another as model.base"
+        raise InputError(f"base model {profile.model.base} cannot be loaded: {said}: {mend}") from None
 
 
 def load_base(profile: Profile, seed: int, precision: Precision, quantised: bool, trains: bool) -> Any:
@@ -177,19 +202,6 @@ def load_tuned(profile: Profile, seed: int, precision: Precision, folder: Path) 
     return PeftModel.from_pretrained(base, folder).eval()
 
 
-def is_sharded() -> bool:
-    """Whether the launcher has asked for FSDP."""
-    return os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
-
-
-def check_sharding() -> None:
-    """Refuse FSDP's first version, in which PEFT finds no adapter to save and gradients are added up in 16 bits."""
-    if is_sharded() and os.environ.setdefault("FSDP_VERSION", "2") != "2":
-        raise InputError(
-            "FSDP's first version is not supported: set fsdp_version: 2 (profiles/accelerate/fsdp-full.yaml)"
-        )
-
-
 def check_saved_tokenizer(folder: Path, tokenizer: Any) -> None:
     """Read a saved tokenizer again and assert its end of sequence, its padding and that the two still differ."""
     from transformers import AutoTokenizer
@@ -200,24 +212,6 @@ def check_saved_tokenizer(folder: Path, tokenizer: Any) -> None:
     for name in ("eos_token_id", "pad_token_id", "bos_token_id"):
         if getattr(saved, name) != getattr(tokenizer, name):
             raise InputError(f"{folder}: {name} was {getattr(tokenizer, name)} and is {getattr(saved, name)}")
-
-
-def check_saved_adapter(folder: Path, trained: dict[str, Any]) -> None:
-    """Assert that every trained tensor of an adapter (PEFT's names) is on disk, number for number."""
-    import torch
-    from safetensors.torch import load_file
-
-    saved = load_file(folder / "adapter_model.safetensors")
-    if not trained:
-        raise InputError(f"{folder}: the model holds no adapter that could be saved: its layers have unexpected names")
-    if unlike := [name for name in trained if not torch.equal(saved.get(name, torch.empty(0)), trained[name].cpu())]:
-        raise InputError(f"{folder}: the saved adapter differs from the trained one, first in {unlike[0]}: train again")
-
-
-def check_numbers(folder: Path, trained: dict[str, Any]) -> None:
-    """Raise InputError for trained weights, on their way to a folder, that are not numbers."""
-    if not all(bool(tensor.isfinite().all()) for tensor in trained.values()):
-        raise InputError(f"{folder}: training has left weights that are not numbers: lower training.learning_rate")
 
 
 def weights_name(profile: Profile) -> str:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -12,21 +11,28 @@ import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset
-from peft import LoraConfig, PeftModel, get_peft_model_state_dict
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from peft import LoraConfig
 from torch.utils.data import DataLoader
 from transformers import AttentionInterface, AttentionMaskInterface, PrinterCallback, set_seed
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 from trl import SFTConfig, SFTTrainer
 
-from nbutils.core.errors import InputError
-from nbutils.core.machine import Precision, processes
+from nbutils.core.errors import InputError, is_out_of_memory
+from nbutils.core.machine import Precision, is_sharded, processes
 from nbutils.core.manifests import Plan
 from nbutils.core.settings import Training
 from nbutils.prompts import IGNORED, Example
-from nbutils.training import models, packing
-from nbutils.training.callbacks import CheckpointSeal, Progress, SampleAnswers, epochs_after, last_complete_checkpoint
+from nbutils.training import packing, saving
+from nbutils.training.callbacks import (
+    CheckpointSeal,
+    Clock,
+    Progress,
+    SampleAnswers,
+    epochs_after,
+    last_complete_checkpoint,
+    read_seconds,
+)
 
 NAME = "sdpa_by_example"
 
@@ -149,7 +155,7 @@ class PackedTrainer(SFTTrainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write a checkpoint's weights; under FSDP the trainer does that beside the optimizer's state."""
         if self.is_world_process_zero() and not self.is_fsdp_enabled:
-            write_weights(self.model, Path(output_dir or str(self.args.output_dir)))
+            saving.write_weights(self.model, Path(output_dir or str(self.args.output_dir)))
 
     def get_train_dataloader(self) -> DataLoader:
         """One batch a step. Every process reads every step and takes its own rows: there is nothing to shard."""
@@ -174,14 +180,22 @@ class PackedTrainer(SFTTrainer):
                 try:
                     # DDP and FSDP average gradients over the processes; a step's loss is a sum over them.
                     loss = weighted_loss(model, row) * self.args.world_size
-                except torch.OutOfMemoryError:
-                    tokens = row["input_ids"].numel()
-                    mend = "set gradient_checkpointing = true, or lower tokens_per_row or max_length"
-                    raise InputError(f"out of GPU memory in a row of {tokens} tokens: {mend}") from None
-                self.accelerator.backward(loss)
+                    self.accelerator.backward(loss)
+                except (RuntimeError, MemoryError) as error:
+                    self._explain(error, row["input_ids"].numel())
+                    raise
             total += loss.detach()
         self.tokens_seen += inputs["tokens"]
         return total
+
+    def _explain(self, error: BaseException, tokens: int) -> None:
+        """Raise InputError for a pass over a row of so many tokens that got no memory."""
+        if not is_out_of_memory(error):
+            return
+        mends = [] if self.settings.gradient_checkpointing else ["set gradient_checkpointing = true"]
+        mend = ", or ".join([*mends, "lower training.tokens_per_row or max_length"])
+        where = f"out of memory on {self.args.device.type} in a row of {tokens:,} tokens"
+        raise InputError(f"{where}: {mend}, and run the same command to continue") from None
 
 
 class EmbeddingNoise:
@@ -237,6 +251,7 @@ def make_trainer(
     if settings.neftune_alpha:
         trainer.noise = EmbeddingNoise(trainer.model, settings, settings.neftune_alpha)
     trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(Clock())
     trainer.add_callback(CheckpointSeal())
     trainer.add_callback(Progress(trainer, planned.arm))
     if not trainer.is_fsdp_enabled:
@@ -249,7 +264,7 @@ def _arguments(settings: Training, planned: Plan, precision: Precision, steps: i
     arguments = SFTConfig(
         # A run with other settings has another key, and never continues from these; nor do FSDP's, which have a form of
         # their own, and the others from each other's.
-        output_dir=str(folder / f".checkpoints-{planned.key[:12]}{'-sharded' if models.is_sharded() else ''}"),
+        output_dir=str(folder / f".checkpoints-{planned.key[:12]}{'-sharded' if is_sharded() else ''}"),
         max_steps=steps,
         per_device_train_batch_size=1,
         learning_rate=settings.learning_rate,
@@ -273,7 +288,7 @@ def _arguments(settings: Training, planned: Plan, precision: Precision, steps: i
         logging_steps=1,
         logging_nan_inf_filter=False,
         save_steps=settings.save_steps,
-        save_total_limit=2,
+        save_total_limit=settings.checkpoints_kept,
         report_to="none",
         seed=planned.seed,
         disable_tqdm=True,
@@ -284,49 +299,13 @@ def _arguments(settings: Training, planned: Plan, precision: Precision, steps: i
 
 
 def fit(trainer: PackedTrainer, label: str) -> float:
-    """Train, from the last whole checkpoint where there is one; returns the seconds that it took."""
+    """Train, from the last whole checkpoint where there is one; returns the seconds of all sessions."""
     # The first process chooses for all: another machine may see the shared folder as it was a moment ago.
     (found,) = broadcast_object_list([last_complete_checkpoint(Path(str(trainer.args.output_dir)))])
+    clock = next(each for each in trainer.callback_handler.callbacks if isinstance(each, Clock))
     if found:
+        clock.seconds = read_seconds(found)
         print(f"{label}: continuing from {found.name}", flush=True)
-    started = time.monotonic()
-    trainer.train(resume_from_checkpoint=str(found) if found else None)
-    return time.monotonic() - started
-
-
-def save(trainer: PackedTrainer, weights: Path) -> None:
-    """Write what was trained, and the tokenizer, into a folder, and check it there.
-
-    Every process of a run calls it: weights that FSDP has shared out are gathered by all of them together, once, and
-    the first one writes. Raises InputError for weights that are not numbers, or differ on disk.
-    """
-    gathered = _gather(trainer) if trainer.is_fsdp_enabled else None
-    if not trainer.is_world_process_zero():
-        return
-    model: Any = trainer.accelerator.unwrap_model(trainer.model)
-    if isinstance(model, PeftModel):
-        trained = get_peft_model_state_dict(model, state_dict=gathered, save_embedding_layers=False)
-        models.check_numbers(weights, trained)
-        write_weights(model, weights, gathered)
-        models.check_saved_adapter(weights, trained)
-    else:
-        models.check_numbers(weights, gathered or model.state_dict())
-        write_weights(model, weights, gathered)
-    trainer.processing_class.save_pretrained(weights)
-
-
-def write_weights(model: Any, folder: Path, gathered: dict[str, torch.Tensor] | None = None) -> None:
-    """Write an adapter, or a whole model; `gathered` are its weights where FSDP has shared them out."""
-    # PEFT by itself would ask the Hub, at every checkpoint, whether the vocabulary has grown.
-    options = {"save_embedding_layers": False} if isinstance(model, PeftModel) else {}
-    model.save_pretrained(folder, state_dict=gathered, **options)
-
-
-def _gather(trainer: PackedTrainer) -> dict[str, torch.Tensor]:
-    """The trained weights, whole, in the first process's memory; nothing in the others, which have to call it too."""
-    is_adapter = isinstance(trainer.model, PeftModel)
-    options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=is_adapter)
-    # Gathered by itself, a weight that two layers share would be written twice.
-    twins = set(getattr(trainer.model, "all_tied_weights_keys", {}))
-    gathered = get_model_state_dict(trainer.model, options=options)
-    return {name: weight for name, weight in gathered.items() if name not in twins}
+    with saving.explained(Path(str(trainer.args.output_dir))):
+        trainer.train(resume_from_checkpoint=str(found) if found else None)
+    return clock.seconds
