@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from trainable_models import make_tokenizer, profile_on, save_model
 
 from nbutils import finetune, refine, select
-from nbutils.core import disk, settings, tables
+from nbutils.core import disk, errors, settings, tables
 from nbutils.core.errors import InputError
 from nbutils.core.judge_settings import Refining
 from nbutils.core.machine import Precision
@@ -416,10 +416,15 @@ NO_MEMORY = {
 
 
 @pytest.mark.parametrize("kind", NO_MEMORY)
+def test_too_little_memory_is_recognised(kind):
+    assert errors.is_out_of_memory(NO_MEMORY[kind]) and not errors.is_out_of_room(NO_MEMORY[kind])
+    assert not errors.is_out_of_memory(RuntimeError("shapes cannot be multiplied"))
+
+
 @pytest.mark.parametrize("direction", ["forward", "backward", "optimizer"])
-def test_too_little_memory_is_one_line_with_the_mend(kind, direction, base, runs, monkeypatch):
+def test_too_little_memory_is_one_line_with_the_mend(direction, base, runs, monkeypatch):
     def fail(*arguments, **named):
-        raise NO_MEMORY[kind]
+        raise NO_MEMORY["GPU"]
 
     places = {
         "forward": (trainer, "weighted_loss"),
@@ -478,7 +483,7 @@ def test_a_disk_that_is_full_is_one_line_and_the_run_goes_on_afterwards(most_byt
     assert finetune.run(profile_on(base, training), "sample-24-longest", 42).facts["optimizer_steps"] == 8
 
 
-# --- checkpoints: what they take, and the seconds behind them -----------------------------------------------------------
+# --- checkpoints: what they take, and the seconds behind them ------------------------------------------------------
 
 
 def test_what_checkpoints_take_is_said_and_a_disk_without_room_refused(tmp_path, capsys, monkeypatch):
