@@ -156,6 +156,11 @@ def _train(profile: Profile, selected: Manifest, planned: Plan, folder: Path) ->
     recipe = settings.examples_per_step, settings.epochs, settings.epoch_end
     steps = packing.plan_steps(len(examples), *recipe, planned.seed)
     expected = memory.check_fit(profile, planned.seed, precision, steps, examples)
+    if (optimizer := trainer.choose_optimizer(settings)) != settings.optimizer:
+        print(
+            f"{planned.arm}: {optimizer} for {settings.optimizer}, which takes no weights that are shared out",
+            flush=True,
+        )
     # A checkpoint holds what is trained in fp32, as its gradients are, and the optimizer's state.
     trained, state = expected.parts["gradients"], expected.parts["optimizer"]
     callbacks.check_room(folder, trained, state, settings, len(steps))
@@ -195,6 +200,7 @@ def _train(profile: Profile, selected: Manifest, planned: Plan, folder: Path) ->
         "estimated_seconds": round(expected.seconds, 1),
         "precision": precision._asdict(),
         "processes": processes(),
+        "optimizer": optimizer,
         "padding": tokenizer.pad_token,
         "base_commit": bases.known_commit(profile) if bases.is_from_hub(profile) else None,
         "base_generation": models.shipped_generation(profile, planned.seed),

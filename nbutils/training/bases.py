@@ -74,7 +74,9 @@ def prepare(profile: Profile) -> None:
     if not is_from_hub(profile):
         check_folder(Path(profile.model.base))
     elif not (is_at_hand(profile) and (is_commit(profile.model.revision) or is_offline())):
-        _ask(profile.model.base, profile.model.revision, describe(profile), is_at_hand(profile))
+        is_here = is_at_hand(profile)
+        asking = f"base model {profile.model.base}: asking the Hub whether '{profile.model.revision}' has moved"
+        _ask(profile.model.base, profile.model.revision, asking if is_here else describe(profile), is_here)
 
 
 def describe(profile: Profile) -> str:

@@ -26,13 +26,21 @@ MARKER = "complete.json"
 
 
 class CheckpointSeal(TrainerCallback):
-    """Writes the names and sizes of a checkpoint's files beside them, once all of them are on disk."""
+    """Writes the names and sizes of a checkpoint's files beside them, once all of them are on disk.
+
+    Only then do older ones go, of which the last `kept` stay: the trainer itself would remove them before.
+    """
+
+    def __init__(self, kept: int) -> None:
+        self.kept = kept
 
     def on_save(self, args: Any, state: Any, control: Any, **named: Any) -> None:
         """Seal the checkpoint that the trainer has just written, once every process has written its part."""
         PartialState().wait_for_everyone()
         if state.is_world_process_zero:
             seal(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+            for old in _newest_first(Path(args.output_dir))[self.kept :]:
+                shutil.rmtree(old)
 
 
 CLOCK = "seconds.json"
@@ -85,10 +93,11 @@ def check_room(folder: Path, trained: float, state: float, settings: Training, s
     made = math.ceil(steps / settings.save_steps)
     size, number = trained + state, min(made, settings.checkpoints_kept + 1)
     free, needed = shutil.disk_usage(folder).free, number * size + trained
+    there = sum(sum(_sizes(path).values()) for path in folder.glob(".checkpoints-*/checkpoint-*"))
     if size >= 1e9:
         kept = f"of {made} the last {min(made, settings.checkpoints_kept)} are kept until the end"
         print(f"checkpoints: {size / 1e9:.1f} GB each, {kept}; the disk has {free / 1e9:.1f} GB", flush=True)
-    if needed > free:
+    if needed > free + there:
         mend = "make room, or lower training.checkpoints_kept"
         taken = f"{number} checkpoints and the weights take {needed / 1e9:.1f} GB"
         raise InputError(f"{folder}: {taken}, and its disk has {free / 1e9:.1f} GB: {mend}")
@@ -96,12 +105,16 @@ def check_room(folder: Path, trained: float, state: float, settings: Training, s
 
 def last_complete_checkpoint(folder: Path) -> Path | None:
     """The newest sealed checkpoint whose files all have the sizes they were sealed with; None where there is none."""
-    for path in sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True):
+    for path in _newest_first(folder):
         with contextlib.suppress(OSError, ValueError):
             sealed, present = json.loads((path / MARKER).read_text(encoding="utf-8")), _sizes(path)
             if all(present.get(name) == size for name, size in sealed.items()):
                 return path
     return None
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    return sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
 
 
 def _sizes(checkpoint: Path) -> dict[str, int]:

@@ -136,20 +136,32 @@ def _where(profile: Profile) -> dict[str, Any]:
 def _load_part(kind: Any, profile: Profile, seed: int, **options: Any) -> Any:
     """What one of the Auto classes of transformers makes of the base model, in the version that the profile names.
 
-    Raises InputError for a model that is not there, or not what its files say.
+    What is on this machine is taken without asking. Raises InputError for a model that is not there, or not what its
+    files say.
     """
-    bases.prepare(profile)
     try:
+        if bases.is_from_hub(profile) and (commit := bases.known_commit(profile)):
+            with contextlib.suppress(OSError):
+                return kind.from_pretrained(profile.model.base, **options, revision=commit, local_files_only=True)
+        bases.prepare(profile)
         return kind.from_pretrained(base_location(profile, seed), **options | _where(profile))
+    except InputError:
+        raise
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        if is_out_of_memory(error):
-            mend = "choose a smaller model, or training.method = 'qlora'"
-            raise InputError(f"base model {profile.model.base}: out of memory while it is loaded: {mend}") from None
-        if is_out_of_room(error):
-            raise InputError(f"base model {profile.model.base}: no room on the disk for it: make room") from None
-        said = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        mend = "copy it again, or name another as model.base"
-        raise InputError(f"base model {profile.model.base} cannot be loaded: {said}: {mend}") from None
+        raise _explain(profile, error) from None
+
+
+def _explain(profile: Profile, error: Exception) -> InputError:
+    """Why a base model cannot be loaded, in one line."""
+    name = f"base model {profile.model.base}"
+    if is_out_of_memory(error):
+        return InputError(
+            f"{name}: out of memory while it is loaded: set training.method = 'qlora', or a smaller model"
+        )
+    if is_out_of_room(error):
+        return InputError(f"{name}: no room on the disk for it: make room, or set HF_HOME to a folder on another disk")
+    said = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return InputError(f"{name} cannot be loaded: {said}: copy it again, or name another as model.base")
 
 
 def load_base(profile: Profile, seed: int, precision: Precision, quantised: bool, trains: bool) -> Any:

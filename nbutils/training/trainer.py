@@ -252,7 +252,7 @@ def make_trainer(
         trainer.noise = EmbeddingNoise(trainer.model, settings, settings.neftune_alpha)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(Clock())
-    trainer.add_callback(CheckpointSeal())
+    trainer.add_callback(CheckpointSeal(settings.checkpoints_kept))
     trainer.add_callback(Progress(trainer, planned.arm))
     if not trainer.is_fsdp_enabled:
         epochs = epochs_after(steps, len(examples))
@@ -274,7 +274,7 @@ def _arguments(settings: Training, planned: Plan, precision: Precision, steps: i
         adam_beta1=settings.beta1,
         adam_beta2=settings.beta2,
         max_grad_norm=settings.max_grad_norm,
-        optim=settings.optimizer,
+        optim=choose_optimizer(settings),
         gradient_checkpointing=settings.gradient_checkpointing,
         bf16=precision.dtype == "bfloat16",
         fp16=precision.dtype == "float16",
@@ -288,7 +288,6 @@ def _arguments(settings: Training, planned: Plan, precision: Precision, steps: i
         logging_steps=1,
         logging_nan_inf_filter=False,
         save_steps=settings.save_steps,
-        save_total_limit=settings.checkpoints_kept,
         report_to="none",
         seed=planned.seed,
         disable_tqdm=True,
@@ -296,6 +295,12 @@ def _arguments(settings: Training, planned: Plan, precision: Precision, steps: i
     # Several GPUs in one process would be driven by torch's DataParallel, which splits rows: launch processes instead.
     arguments._n_gpu = min(arguments.n_gpu, 1)
     return arguments
+
+
+def choose_optimizer(settings: Training) -> str:
+    """The profile's optimizer; under FSDP AdamW in 32 bits for those of bitsandbytes, which take no shared-out weights."""
+    is_foreign = settings.optimizer.endswith(("_8bit", "_32bit"))
+    return "adamw_torch" if is_sharded() and is_foreign else settings.optimizer
 
 
 def fit(trainer: PackedTrainer, label: str) -> float:
