@@ -143,7 +143,8 @@ def _load_part(kind: Any, profile: Profile, seed: int, **options: Any) -> Any:
         if bases.is_from_hub(profile) and (commit := bases.known_commit(profile)):
             with contextlib.suppress(OSError):
                 return kind.from_pretrained(profile.model.base, **options, revision=commit, local_files_only=True)
-        bases.prepare(profile)
+        if bases.is_from_hub(profile):
+            bases.prepare(profile)
         return kind.from_pretrained(base_location(profile, seed), **options | _where(profile))
     except InputError:
         raise
@@ -176,6 +177,7 @@ def load_base(profile: Profile, seed: int, precision: Precision, quantised: bool
     is_trained_itself = trains and profile.training.method == "full"
     options: dict[str, Any] = {"dtype": "float32" if is_trained_itself else precision.torch_dtype}
     options["attn_implementation"] = profile.model.attention
+    options["use_safetensors"] = True  # a pickle can run any program
     options["generation_config"] = _choose_generation(profile, seed, trains)
     if trains and profile.model.attention == "sdpa":
         from nbutils.training import trainer

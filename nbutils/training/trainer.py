@@ -298,7 +298,7 @@ def _arguments(settings: Training, planned: Plan, precision: Precision, steps: i
 
 
 def choose_optimizer(settings: Training) -> str:
-    """The profile's optimizer; under FSDP AdamW in 32 bits for those of bitsandbytes: they take no shared-out weights."""
+    """The profile's optimizer; under FSDP AdamW for those of bitsandbytes, which take no shared-out weights."""
     is_foreign = settings.optimizer.endswith(("_8bit", "_32bit"))
     return "adamw_torch" if is_sharded() and is_foreign else settings.optimizer
 
