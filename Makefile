@@ -10,7 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # A run is a dozen processes: the project's own modules are compiled once, not in each of them.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-rest test-all test-long run batch figures bench lab lint style format setup setup-dev \
+.PHONY: demo test test-rest test-all test-long run batch figures bench check-gpu lab lint style format setup setup-dev \
 	setup-batch clean help
 
 help:
@@ -22,6 +22,7 @@ help:
 	@echo "make batch PROFILE=llama2-7b BATCH=slurm   a profile as a grid of jobs; without BATCH in parallel on this machine"
 	@echo "make figures    redraw figures/ from the committed tables"
 	@echo "make bench      the measured aims that this machine can check"
+	@echo "make check-gpu  whether training and generation hold on this machine's card, in ten minutes"
 	@echo "make lab        open the notebooks in JupyterLab"
 
 # --- installation: a stamp per requirements file, so that a second call installs nothing ---------------------------
@@ -70,6 +71,9 @@ figures: setup
 
 bench: setup-dev
 	$(BIN)/python benchmarks/run.py
+
+check-gpu: setup
+	$(BIN)/python -m nbutils.execution.check_gpu
 
 # --- checks --------------------------------------------------------------------------------------------------------
 

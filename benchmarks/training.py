@@ -72,11 +72,11 @@ def same_loss() -> Result:
     from peft import LoraConfig, get_peft_model
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from nbutils.training import trainer
+    from nbutils.training import attention
 
     torch.manual_seed(0)
     shape = {"hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 4, "num_attention_heads": 4}
-    config = LlamaConfig(vocab_size=1000, attn_implementation=trainer.register(), **shape)
+    config = LlamaConfig(vocab_size=1000, attn_implementation=attention.register(), **shape)
     model = get_peft_model(LlamaForCausalLM(config), LoraConfig(r=8, target_modules="all-linear"))
     for name, weight in model.named_parameters():
         if "lora_B" in name:
@@ -110,7 +110,8 @@ def _unmask(row: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     tokens = row["input_ids"].numel()
-    return {**row, "position_ids": torch.arange(tokens)[None], "block_lengths": [tokens]}
+    borders = torch.tensor([0, tokens], dtype=torch.int32)
+    return {**row, "position_ids": torch.arange(tokens)[None], "block_lengths": [tokens], "borders": borders}
 
 
 def _gradient(model: Any, rows: list[dict[str, Any]]) -> tuple[float, Any]:
@@ -169,9 +170,9 @@ def _adapted_llama(recomputes: bool) -> Any:
     import torch
     from peft import LoraConfig, get_peft_model
 
-    from nbutils.training import trainer
+    from nbutils.training import attention
 
-    model = _llama_7b(recomputes, trainer.register())
+    model = _llama_7b(recomputes, attention.register())
     with torch.device("meta"):
         adapted = get_peft_model(model, LoraConfig(r=64, target_modules="all-linear"), low_cpu_mem_usage=True)
     if recomputes:

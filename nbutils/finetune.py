@@ -140,6 +140,8 @@ def _complete(planned: Plan, work: Callable[[Path], dict[str, Any]]) -> Manifest
 
 
 def _train(profile: Profile, selected: Manifest, planned: Plan, folder: Path) -> dict[str, Any]:
+    from accelerate.utils import gather_object
+
     from nbutils.training import callbacks, saving, trainer
 
     settings, precision = _settings_of(profile, planned.arm), choose_precision()
@@ -156,6 +158,8 @@ def _train(profile: Profile, selected: Manifest, planned: Plan, folder: Path) ->
     recipe = settings.examples_per_step, settings.epochs, settings.epoch_end
     steps = packing.plan_steps(len(examples), *recipe, planned.seed)
     expected = memory.check_fit(profile, planned.seed, precision, steps, examples)
+    # Each process sees the free memory of its own card; rows of two lengths would be two numbers of passes.
+    settings = settings.model_copy(update={"tokens_per_row": min(gather_object([expected.row]))})
     if (optimizer := trainer.choose_optimizer(settings)) != settings.optimizer:
         print(
             f"{planned.arm}: {optimizer} for {settings.optimizer}, which takes no weights that are shared out",

@@ -33,8 +33,8 @@ def plan(profile: str | Profile, arm: str, seed: int) -> Plan:
     inputs = {"finetune": manifests.upstream(finetune.plan(chosen, name, seed))}
     inputs |= {f"test set {test_set}": data.fingerprint_test_set(test_set) for test_set in settings.test_sets}
     folder = manifests.stage_folder(chosen.name, "generate", name, seed)
-    dumped = settings.model_dump() | FORMER_SETTINGS
-    return Plan("generate", chosen.name, name, seed, folder, dumped, inputs, version=2)
+    decisive = settings.decisive() | FORMER_SETTINGS
+    return Plan("generate", chosen.name, name, seed, folder, decisive, inputs, version=2)
 
 
 def run(profile: str | Profile, arm: str, seed: int = 42) -> Manifest:
@@ -57,7 +57,8 @@ def plan_benchmark(profile: str | Profile, arm: str, seed: int, benchmark: Bench
     chosen, name = arms.prepare(profile, arm)
     if benchmark != TWO_TURNS and benchmark in chosen.generation.test_sets:
         return plan(chosen, name, seed)
-    settings = answers.vary(chosen.generation, name).model_dump(exclude={"test_sets"}) | FORMER_SETTINGS
+    settings = answers.vary(chosen.generation, name).decisive() | FORMER_SETTINGS
+    del settings["test_sets"]
     inputs = {"finetune": manifests.upstream(finetune.plan(chosen, name, seed))}
     inputs["questions"] = data.fingerprint_test_set(benchmark)
     folder = manifests.stage_folder(chosen.name, "generate", name, seed) / benchmark

@@ -247,6 +247,14 @@ def test_sampling_is_in_the_manifest_and_repeats(stage, monkeypatch, tmp_path):
     assert texts != [answer["response"] for answer in answers.load_answers(stage(max_prompts=SHORT))]
 
 
+def test_how_many_are_written_at_once_makes_no_answer_stale(stage, folder):
+    plans = [
+        generate.plan(profile(folder, **changed), "sample-60-longest", 1)
+        for changed in ({}, {"batch_size": 3}, {"batch_tokens": 999}, {"max_new_tokens": 149})
+    ]
+    assert plans[0].key == plans[1].key == plans[2].key != plans[3].key
+
+
 def test_a_context_above_the_models_own_is_refused(stage):
     with pytest.raises(InputError, match=r"generation\.context = 5000, and the model reads 4096 tokens: lower it"):
         stage(context=5000)

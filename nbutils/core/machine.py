@@ -3,13 +3,16 @@
 Progress is a bar on a terminal, and a plain line now and then in a notebook or a log.
 """
 
+import gc
 import logging
+import math
 import os
 import shutil
 import subprocess
 import sys
 import warnings
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 from tqdm import tqdm
@@ -87,6 +90,56 @@ def check_sharding() -> None:
         raise InputError(
             "FSDP's first version is not supported: set fsdp_version: 2 (profiles/accelerate/fsdp-full.yaml)"
         )
+
+
+def free_bytes(device: str) -> float:
+    """Memory that can still be had on a device ("cuda", "cpu"), in bytes; on a CPU within the limit of its cgroup."""
+    import torch
+
+    if device == "cuda":
+        kept = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()  # torch's own, for its next tensors
+        return float(torch.cuda.mem_get_info()[0] + kept)
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            free = next(float(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
+    except OSError:
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    return min(free, _free_in_cgroup(Path("/sys/fs/cgroup")))
+
+
+def _free_in_cgroup(folder: Path) -> float:
+    """What a container's limit leaves, files that may be dropped counted as free; infinite without one (cgroup v2)."""
+    try:
+        most = float((folder / "memory.max").read_text(encoding="ascii").replace("max", "inf"))
+        used = float((folder / "memory.current").read_text(encoding="ascii"))
+        stat = dict(line.split() for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines())
+    except (OSError, ValueError):
+        return math.inf
+    return max(0.0, most - used + float(stat.get("inactive_file", 0)))
+
+
+def free_memory() -> None:
+    """Give back the memory of models that nobody uses any more.
+
+    A trainer and what it trained refer to each other, so they live until Python's collector comes by, and on a card
+    torch keeps their memory even then. bitsandbytes keeps the embedding of every model that an 8-bit optimizer trained.
+    """
+    torch, bitsandbytes = sys.modules.get("torch"), sys.modules.get("bitsandbytes")
+    if torch is None:
+        return
+    if bitsandbytes:
+        bitsandbytes.optim.GlobalOptimManager.get_instance().module_weight_config_triple.clear()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def size_text(size: float) -> str:
+    """A number of bytes in words."""
+    for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if size >= unit:
+            return f"{size / unit:.1f} {name}" if unit != 1e6 else f"{size / unit:.0f} {name}"
+    return f"{size:.0f} bytes"
 
 
 def peak_memory_gb() -> float:

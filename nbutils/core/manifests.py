@@ -18,6 +18,7 @@ from typing import Any
 
 from nbutils import ROOT
 from nbutils.core import disk
+from nbutils.core.machine import free_memory
 
 MANIFEST = "manifest.json"
 
@@ -128,7 +129,8 @@ def complete(plan: Plan, work: Callable[[Path], dict[str, Any]]) -> Manifest:
 
     `work(folder)` writes its files into the folder and returns the facts worth recording; facts["outputs"] lists the
     files that count (default: all). The manifest is written last, so a stage that was killed is simply not finished.
-    Two processes asking for the same stage wait for each other.
+    Two processes asking for the same stage wait for each other. Models that the work has left behind are let go: the
+    next stage of the same process needs their memory.
     """
     plan.folder.mkdir(parents=True, exist_ok=True)
     notice = f"waiting for another process that is at work in {plan.folder}"
@@ -137,7 +139,9 @@ def complete(plan: Plan, work: Callable[[Path], dict[str, Any]]) -> Manifest:
             return manifest
         (plan.folder / MANIFEST).unlink(missing_ok=True)
         started = datetime.datetime.now(datetime.UTC)
-        return _conclude(plan, work(plan.folder), started)
+        made = _conclude(plan, work(plan.folder), started)
+    free_memory()
+    return made
 
 
 def _conclude(plan: Plan, facts: dict[str, Any], started: datetime.datetime) -> Manifest:

@@ -66,8 +66,9 @@ class Training(Settings):
 
     `epoch_end`, `loss_weighting` and `neftune_scale` are explained where they act: `packing.plan_steps`,
     `packing.token_weights`, `trainer.EmbeddingNoise`. A forward pass takes one flat row of at most
-    `tokens_per_row` tokens (default: `max_length`). After every epoch `sample_prompts` prompts are answered with at
-    most `sample_tokens` tokens. The last `checkpoints_kept` checkpoints are kept until the run is finished.
+    `tokens_per_row` tokens (default: `max_length`, on large cards as many as fit: `memory.choose_row`).
+    `fused_kernels`: liger-kernel's, on a card that has them. After every epoch `sample_prompts` prompts are answered
+    with at most `sample_tokens` tokens. The last `checkpoints_kept` checkpoints are kept until the run is finished.
     """
 
     method: Literal["qlora", "lora", "full"]
@@ -95,6 +96,7 @@ class Training(Settings):
     neftune_alpha: float | None = Field(None, gt=0)
     neftune_scale: Literal["padded", "example"] = "padded"
     gradient_checkpointing: bool = False
+    fused_kernels: bool = False
     save_steps: int = Field(50, gt=0)
     checkpoints_kept: int = Field(2, gt=0)
     sample_prompts: int = Field(3, ge=0)
@@ -102,8 +104,8 @@ class Training(Settings):
     prompt_style: Literal["plain", "paper"] = "plain"
 
     def decisive(self) -> dict[str, Any]:
-        """What decides the trained weights: how many checkpoints are kept does not, so it makes no result stale."""
-        return self.model_dump(exclude={"checkpoints_kept"})
+        """What decides the trained weights: neither kernels nor the number of checkpoints, which make nothing stale."""
+        return self.model_dump(exclude={"checkpoints_kept", "fused_kernels"})
 
 
 class Generation(Settings):
@@ -111,10 +113,10 @@ class Generation(Settings):
 
     `backend` writes them: transformers here, or an OpenAI-compatible `server` such as `vllm serve` (`model` may hold
     `{arm}`; `send` says whether prompts go as token ids or as text).
-    `batch_size` rows are written at once, and no more than `batch_tokens` of them fit into the cache. `context` in
-    tokens defaults to the model's own. Length controls: the end of sequence is banned for `min_new_tokens`, and
-    `length_prompt` is put behind every instruction; an arm's name may set both (`+min150`, `+asklong`:
-    nbutils/generation/answers.py).
+    At most `batch_size` rows are written at once, with at most `batch_tokens` tokens in the cache; without them as many
+    as fit into free memory (nbutils/generation/fitting.py). `context` in tokens defaults to the model's own.
+    Length controls: the end of sequence is banned for `min_new_tokens`, and `length_prompt` is put behind every
+    instruction; an arm's name may set both (`+min150`, `+asklong`: nbutils/generation/answers.py).
     """
 
     test_sets: tuple[str, ...]
@@ -123,13 +125,17 @@ class Generation(Settings):
     min_new_tokens: int = Field(0, ge=0)
     length_prompt: str = ""
     context: int | None = Field(None, gt=1)
-    batch_size: int = Field(16, gt=0)
-    batch_tokens: int = Field(32768, gt=0)
+    batch_size: int | None = Field(None, gt=0)
+    batch_tokens: int | None = Field(None, gt=0)
     max_prompts: int | None = Field(None, gt=0)
     temperature: float = Field(0.0, ge=0, allow_inf_nan=False)
     prompt_style: Literal["plain", "paper"] = "plain"
     server: JudgeModel | None = None
     send: Literal["tokens", "text"] = "tokens"
+
+    def decisive(self) -> dict[str, Any]:
+        """What decides the answers: how many are written at once does not, so it makes no result stale."""
+        return self.model_dump(exclude={"batch_size", "batch_tokens"})
 
     @model_validator(mode="after")
     def _parts_agree(self) -> "Generation":

@@ -4,6 +4,7 @@ Both take the same questions and give the same completions, in the order in whic
 """
 
 import contextlib
+import functools
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -14,6 +15,7 @@ from nbutils.core.judge_settings import read_key
 from nbutils.core.machine import Precision, choose_precision
 from nbutils.core.settings import Generation
 from nbutils.data.rows import EvalPrompt
+from nbutils.generation import fitting
 from nbutils.generation.slots import Draft, Room, Rules, SlotCounts, decode
 from nbutils.llm.refusals import is_passing, retry_rules
 
@@ -58,11 +60,15 @@ class Job(NamedTuple):
 
 
 class ModelBackend:
-    """The fine-tuned model in this process, with its adapter over the base in the precision that it was trained in."""
+    """The fine-tuned model in this process, in the precision that it was trained in.
+
+    Its adapter is merged where that fits. What was chosen for this device is printed: precision, merging, rows at once.
+    """
 
     def __init__(self, job: Job) -> None:
         self._job, self._tally, self._precision = job, SlotCounts(), choose_precision()
-        print(f"{job.arm}: generating in {self._precision.dtype}: {self._precision.reason}", flush=True)
+        self._chosen: dict[str, Any] = {"precision": self._precision._asdict()}
+        self._say(f"generating in {self._precision.dtype}: {self._precision.reason}")
         self._model = job.load(self._precision)
 
     def answer(self, questions: Sequence[Question]) -> Iterator[Completion]:
@@ -71,15 +77,26 @@ class ModelBackend:
         drafts = [Draft(question.name, question.ids, question.max_new, question.seed) for question in questions]
         asked = {id(draft): question for draft, question in zip(drafts, questions, strict=True)}
         rules = Rules(tokenizer.eos_token_id, tokenizer.pad_token_id, settings.min_new_tokens, settings.temperature)
-        room = Room(settings.batch_size, settings.batch_tokens)
-        for draft in decode(self._model, drafts, rules, room, self._tally):
+        for draft in decode(self._model, drafts, rules, self._fit(drafts), self._tally):
             text = tokenizer.decode(draft.new, skip_special_tokens=True, clean_up_tokenization_spaces=False)
             reason = "stop" if draft.new[-1:] == [tokenizer.eos_token_id] else "length"
             yield Completion(asked[id(draft)], text, len(draft.new), reason)
 
     def facts(self) -> dict[str, Any]:
-        """Slots, and the precision."""
-        return {**self._tally.facts(), "precision": self._precision._asdict()}
+        """Slots, and what was chosen."""
+        return {**self._tally.facts(), **self._chosen}
+
+    def _fit(self, drafts: Sequence[Draft]) -> Room:
+        settings = self._job.settings
+        reload = functools.partial(self._job.load, self._precision)
+        self._model, self._chosen["adapter"] = fitting.merge(self._model, drafts, settings, reload)
+        room, self._chosen["rows"] = fitting.choose_room(self._model, drafts, settings)
+        self._say(self._chosen["adapter"])
+        self._say(self._chosen["rows"])
+        return room
+
+    def _say(self, what: str) -> None:
+        print(f"{self._job.arm}: {what}", flush=True)
 
 
 class ServerBackend:

@@ -10,6 +10,9 @@ from typing import Any, NamedTuple
 
 from nbutils.core.errors import InputError
 
+READ_COLUMNS = 8192
+"""Most tokens of prompts that are read in one forward pass; on any device enough to be bound by arithmetic."""
+
 
 @dataclass(eq=False)
 class Draft:
@@ -98,7 +101,7 @@ def run_slots(model: Any, drafts: Sequence[Draft], rules: Rules, room: Room, tal
     while waiting or slots.live:
         free = count_admissible(waiting, slots.live, room)
         if is_worth_a_prefill(free, len(slots.live), len(waiting)):
-            slots.enter([waiting.popleft() for _ in range(count_similar(waiting, free))])
+            slots.enter([waiting.popleft() for _ in range(count_similar(waiting, free))], len(slots.live) + free)
         else:
             slots.step(idle=free)
         yield from slots.leave()
@@ -128,31 +131,35 @@ def is_worth_a_prefill(free: int, live: int, waiting: int) -> bool:
 
 
 def count_similar(waiting: Sequence[Draft], free: int) -> int:
-    """How many of the first `free` are read together: those at least half as long as the first, to pad little."""
-    similar = itertools.takewhile(lambda draft: 2 * draft.length >= waiting[0].length, itertools.islice(waiting, free))
+    """How many of the first `free` are read together: those at least half as long as the first, to pad little.
+
+    At most READ_COLUMNS tokens with their padding, or one prompt: this bounds what reading needs beside the cache.
+    """
+    most = min(free, max(1, READ_COLUMNS // waiting[0].length))
+    similar = itertools.takewhile(lambda draft: 2 * draft.length >= waiting[0].length, itertools.islice(waiting, most))
     return len(list(similar))
 
 
 class _Slots:
-    """The rows in flight and their cache, whose columns are right-aligned and hold all tokens but each row's last."""
+    """The rows in flight and their cache, which holds all tokens but each row's last."""
 
     def __init__(self, model: Any, rules: Rules, tally: SlotCounts) -> None:
+        from nbutils.generation.cache import SlotCache
+
         self.live: list[Draft] = []
-        self._model, self._rules, self._tally = model, rules, tally
-        self._cache: Any = None
+        self._model, self._rules, self._tally, self._cache = model, rules, tally, SlotCache()
 
-    def enter(self, entering: list[Draft]) -> None:
-        """Read the prompts of new rows in one forward pass (with what an interruption left of their answers)."""
-        from transformers import DynamicCache
+    def enter(self, entering: list[Draft], rows: int) -> None:
+        """Read the prompts of new rows in one forward pass (with what an interruption left of their answers).
 
+        `rows`: how many there will be, with those that enter next.
+        """
         self._tally.in_flight = len(self.live) + len(entering)
         width = max(draft.length for draft in entering)
         pad = [[self._rules.pad] * (width - draft.length) for draft in entering]
         ids = [gap + draft.prompt + draft.new for gap, draft in zip(pad, entering, strict=True)]
-        # Without a config every layer keeps all tokens; a sliding window is then the attention mask's affair.
-        cache = DynamicCache()
-        scores = self._forward(ids, [draft.length for draft in entering], width, cache)
-        self._cache = _stack(self._cache, cache, max([width, *(draft.length - 1 for draft in self.live)]))
+        self._cache.expect(rows)
+        scores = self._forward(ids, [draft.length for draft in entering], width)
         self.live += entering
         self._append(entering, scores)
         self._tally.prefills += 1
@@ -161,10 +168,10 @@ class _Slots:
 
     def step(self, idle: int) -> None:
         """One more token for every row; `idle` slots stay empty although prompts wait for them."""
-        lengths = [draft.length for draft in self.live]
         ids = [[draft.new[-1]] for draft in self.live]
         self._tally.in_flight = len(ids)
-        scores = self._forward(ids, lengths, self._cache.layers[0].keys.shape[2] + 1, self._cache)
+        self._cache.expect(0)
+        scores = self._forward(ids, [draft.length for draft in self.live], self._cache.width + 1)
         self._append(self.live, scores)
         self._tally.steps += 1
         self._tally.executed += len(ids) + idle
@@ -172,34 +179,31 @@ class _Slots:
 
     def leave(self) -> list[Draft]:
         """Take out the finished rows, and the columns that only they needed."""
-        import torch
+        from nbutils.generation.cache import SlotCache
 
+        kept = [row for row, draft in enumerate(self.live) if not draft.is_finished(self._rules.eos)]
         done = [draft for draft in self.live if draft.is_finished(self._rules.eos)]
-        if done:
-            kept = [row for row, draft in enumerate(self.live) if not draft.is_finished(self._rules.eos)]
-            self.live = [self.live[row] for row in kept]
-            if kept:
-                width = max(draft.length - 1 for draft in self.live)
-                self._cache.batch_select_indices(torch.tensor(kept, device=self._cache.layers[0].keys.device))
-                for layer in self._cache.layers:
-                    layer.keys, layer.values = _fit(layer.keys, width), _fit(layer.values, width)
-            else:
-                self._cache = None
+        if done and kept:
+            width = max(self.live[row].length - 1 for row in kept)
+            self.live = [self.live[row] for row in self._cache.keep(kept, width)]
+        elif done:
+            self.live, self._cache = [], SlotCache()
         return done
 
-    def _forward(self, ids: list[list[int]], lengths: list[int], width: int, cache: Any) -> Any:
+    def _forward(self, ids: list[list[int]], lengths: list[int], width: int) -> Any:
         """Scores of the next token (rows by vocabulary, fp32) after reading `ids`, which end in the last column."""
         import torch
 
-        device = self._model.device
-        columns = torch.arange(width, device=device)
-        gaps = width - torch.tensor(lengths, device=device)[:, None]
+        device, count = self._model.device, len(ids[0])
+        # One transfer: what a step sends to a card and asks of it waits for all that runs there.
+        given = torch.tensor([[width - length, *row] for length, row in zip(lengths, ids, strict=True)], device=device)
+        gaps, columns = given[:, :1], torch.arange(width, device=device)
         with torch.inference_mode():
             output = self._model(
-                input_ids=torch.tensor(ids, device=device),
-                attention_mask=(columns >= gaps).long(),
-                position_ids=(columns - gaps).clamp(min=0)[:, -len(ids[0]) :],
-                past_key_values=cache,
+                input_ids=given[:, 1:],
+                attention_mask=columns >= gaps,
+                position_ids=(columns[width - count :] - gaps).clamp(min=0),
+                past_key_values=self._cache,
                 use_cache=True,
                 logits_to_keep=1,
             )
@@ -214,38 +218,43 @@ def choose(scores: Any, drafts: Sequence[Draft], rules: Rules) -> list[int]:
     """The next token of each draft. Raises InputError where the model's scores are not numbers."""
     import torch
 
-    if banned := [row for row, draft in enumerate(drafts) if len(draft.new) < rules.min_new]:
-        scores = scores.clone()
-        scores[banned, rules.eos] = -math.inf
-    best, tokens = scores.max(dim=-1)
-    if bool(best.isnan().any()):
+    with torch.inference_mode():
+        if banned := [row for row, draft in enumerate(drafts) if len(draft.new) < rules.min_new]:
+            scores = scores.clone()
+            scores[banned, rules.eos] = -math.inf
+        best, tokens = scores.max(dim=-1)
+        if rules.temperature:
+            tokens = _draw(scores / rules.temperature, drafts)
+        chosen: list[int] = torch.where(best.isfinite(), tokens, -1).tolist()
+    if min(chosen) < 0:
         raise InputError("the model's scores are not numbers: its weights or this precision are broken")
-    if rules.temperature == 0:
-        return [int(token) for token in tokens.tolist()]
-    chances = torch.softmax(scores / rules.temperature, dim=-1).cpu()
-    rows = zip(chances, drafts, strict=True)
-    return [int(torch.multinomial(chance, 1, generator=draft.dice)) for chance, draft in rows]
+    return chosen
 
 
-def _stack(old: Any, new: Any, width: int) -> Any:
-    """The rows of two caches in one, `width` columns wide; `old` may be None."""
+HEAD = 64
+"""Tokens that are drawn from one by one; all others take part as one, and are told apart where that one is drawn."""
+
+
+def _draw(scores: Any, drafts: Sequence[Draft]) -> Any:
+    """A token for each row by its chances, softmax of `scores`, with the row's own random numbers.
+
+    The token whose waiting time, exponential with its chance as the rate, is the shortest: exact, and one random
+    number for each of the likeliest instead of the whole vocabulary. The rarer ones wait together.
+    """
     import torch
 
-    for number, layer in enumerate(new.layers):
-        keys, values = [layer.keys], [layer.values]
-        if old is not None:
-            keys, values = [old.layers[number].keys, *keys], [old.layers[number].values, *values]
-        layer.keys = torch.cat([_fit(part, width) for part in keys])
-        layer.values = torch.cat([_fit(part, width) for part in values])
-    return new
-
-
-def _fit(states: Any, width: int) -> Any:
-    """States (rows, heads, columns, size) with columns cut off or zeros put in on the left."""
-    import torch
-
-    missing = width - states.shape[2]
-    return torch.nn.functional.pad(states, (0, 0, missing, 0)) if missing > 0 else states[:, :, -missing:]
+    chances = torch.softmax(scores, dim=-1)
+    head, ids = chances.topk(min(HEAD, chances.shape[-1]))
+    rest = (1 - head.sum(dim=-1, keepdim=True)).clamp(min=0)
+    waits = torch.stack([torch.empty(head.shape[-1] + 1).exponential_(generator=draft.dice) for draft in drafts])
+    waits = waits.clamp(min=torch.finfo(waits.dtype).tiny)  # 0 / 0 is no time
+    first = (waits.to(scores.device) / torch.cat([head, rest], dim=-1)).argmin(dim=-1, keepdim=True)
+    tokens = ids.gather(-1, first.clamp(max=ids.shape[-1] - 1))[:, 0]
+    for row in (first[:, 0] == ids.shape[-1]).nonzero()[:, 0].tolist():
+        rare = chances[row].scatter(0, ids[row], 0).cpu()
+        # Nothing is left where the rest was but rounding.
+        tokens[row] = torch.multinomial(rare, 1, generator=drafts[row].dice)[0] if rare.sum() > 0 else ids[row, 0]
+    return tokens
 
 
 def decode(model: Any, drafts: Sequence[Draft], rules: Rules, room: Room, tally: SlotCounts) -> Iterator[Draft]:

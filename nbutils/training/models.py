@@ -179,10 +179,10 @@ def load_base(profile: Profile, seed: int, precision: Precision, quantised: bool
     options["attn_implementation"] = profile.model.attention
     options["use_safetensors"] = True  # a pickle can run any program
     options["generation_config"] = _choose_generation(profile, seed, trains)
-    if trains and profile.model.attention == "sdpa":
-        from nbutils.training import trainer
+    if profile.model.attention == "sdpa":
+        from nbutils.training import attention
 
-        options["attn_implementation"] = trainer.register()
+        options["attn_implementation"] = attention.register()
     if quantised:
         # FSDP shards tensors of one floating dtype only; elsewhere the packed bytes are kept as bytes.
         storage = precision.torch_dtype if is_sharded() else None

@@ -13,9 +13,7 @@ from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from peft import LoraConfig
 from torch.utils.data import DataLoader
-from transformers import AttentionInterface, AttentionMaskInterface, PrinterCallback, set_seed
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+from transformers import PrinterCallback, set_seed
 from trl import SFTConfig, SFTTrainer
 
 from nbutils.core.errors import InputError, is_out_of_memory
@@ -23,7 +21,7 @@ from nbutils.core.machine import Precision, is_sharded, processes
 from nbutils.core.manifests import Plan
 from nbutils.core.settings import Training
 from nbutils.prompts import IGNORED, Example
-from nbutils.training import packing, saving
+from nbutils.training import attention, packing, saving
 from nbutils.training.callbacks import (
     CheckpointSeal,
     Clock,
@@ -33,37 +31,6 @@ from nbutils.training.callbacks import (
     last_complete_checkpoint,
     read_seconds,
 )
-
-NAME = "sdpa_by_example"
-
-
-def register() -> str:
-    """Make the attention known to transformers; returns its name."""
-    AttentionInterface.register(NAME, attend_by_example)
-    AttentionMaskInterface.register(NAME, sdpa_mask)
-    return NAME
-
-
-def attend_by_example(
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    block_lengths: list[int] | None = None,
-    **options: Any,
-) -> tuple[torch.Tensor, None]:
-    """Causal attention of a flat row whose examples have `block_lengths` tokens; shapes (1, heads, tokens, size).
-
-    Without block_lengths (generation), and where an example is longer than the model's sliding window, attention is
-    SDPA's own with the mask that transformers made.
-    """
-    window = options.get("sliding_window")
-    if block_lengths is None or (window and max(block_lengths) > window):
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
-    blocks = zip(*(tensor.split(block_lengths, dim=2) for tensor in (query, key, value)), strict=True)
-    attended = [sdpa_attention_forward(module, q, k, v, None, **options)[0] for q, k, v in blocks]
-    return torch.cat(attended, dim=1), None
 
 
 class StepCollator:
@@ -90,7 +57,7 @@ class StepCollator:
 def flatten(examples: Sequence[Example], weights: np.ndarray) -> dict[str, Any]:
     """Examples end to end, as a batch of one row.
 
-    `block_lengths`: tokens of each example.
+    `block_lengths`: tokens of each example; `borders`: where each begins and the last one ends, int32.
     `input_ids`, `position_ids`, `lengths` (of the example that each token belongs to): shape (1, tokens). `sources`:
     the positions whose next token is trained; `targets`, `weights`: that token and what it adds to the loss.
     """
@@ -100,6 +67,7 @@ def flatten(examples: Sequence[Example], weights: np.ndarray) -> dict[str, Any]:
     owner = np.repeat(np.arange(len(examples)), lengths)
     return {
         "block_lengths": lengths,
+        "borders": torch.tensor([0, *np.cumsum(lengths)], dtype=torch.int32),
         "input_ids": torch.tensor([[token for example in examples for token in example.input_ids]]),
         "position_ids": torch.tensor([[position for length in lengths for position in range(length)]]),
         "lengths": torch.from_numpy(np.repeat(lengths, lengths))[None],
@@ -119,15 +87,10 @@ def weighted_loss(model: Any, row: dict[str, Any]) -> torch.Tensor:
         position_ids=row["position_ids"],
         use_cache=False,
         logits_to_keep=row["sources"],
-        **({"block_lengths": row["block_lengths"]} if splits_attention(model) else {}),
+        **attention.describe_row(model, row),
     )
     losses = torch.nn.functional.cross_entropy(output.logits[0].float(), row["targets"], reduction="none")
     return losses @ row["weights"]
-
-
-def splits_attention(model: Any) -> bool:
-    """Whether a model (or what a launcher has wrapped it in) attends by `attend_by_example`."""
-    return getattr(model, "module", model).config._attn_implementation == NAME
 
 
 class PackedTrainer(SFTTrainer):
@@ -248,6 +211,8 @@ def make_trainer(
         steps=steps,
         settings=settings,
     )
+    if settings.fused_kernels:
+        print(f"{planned.arm}: {attention.fuse_kernels(trainer.model, precision.device)}", flush=True)
     if settings.neftune_alpha:
         trainer.noise = EmbeddingNoise(trainer.model, settings, settings.neftune_alpha)
     trainer.remove_callback(PrinterCallback)

@@ -114,9 +114,27 @@ def test_tokens_are_drawn_by_their_chances_at_the_temperature():
         assert abs(sum(drawn) / 4000 - chance) < 5 * math.sqrt(chance * (1 - chance) / 4000)
 
 
-def test_scores_that_are_not_numbers_are_refused():
+def test_rare_tokens_are_drawn_by_their_chances_too():
+    """Of 400 tokens alike only 64 are drawn from one by one: the others have to come as often."""
+    many = [Draft("x", [1], 9, seed=seed) for seed in range(4000)]
+    drawn = torch.tensor(slots.choose(torch.zeros(4000, 400), many, Rules(eos=2, pad=0, temperature=1.0)))
+    counts = torch.bincount(drawn, minlength=400).float()
+    assert len(counts) == 400 and counts.std() < 1.25 * math.sqrt(10), "chi-square: as even as chance allows"
+    assert counts.max() < 30 and counts.min() > 0
+
+
+def test_a_token_without_a_chance_is_never_drawn():
+    scores = torch.full((3000, 100), -math.inf)
+    scores[:, 7] = 0
+    many = [Draft("x", [1], 9, seed=seed) for seed in range(3000)]
+    assert set(slots.choose(scores, many, Rules(eos=2, pad=0, temperature=0.5))) == {7}
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_scores_that_are_not_numbers_are_refused(broken, temperature):
     with pytest.raises(InputError, match="scores are not numbers"):
-        slots.choose(torch.tensor([[0.0, math.nan, 1.0]]), [Draft("x", [1], 9)], GREEDY)
+        slots.choose(torch.tensor([[0.0, broken, 1.0]]), [Draft("x", [1], 9)], Rules(EOS, PAD, 0, temperature))
 
 
 # --- slots ---------------------------------------------------------------------------------------------------------
@@ -200,11 +218,77 @@ def test_decoding_always_goes_on(live, free, waiting):
     assert slots.is_worth_a_prefill(1 + free, live, 1 + free), "the last ones do not wait for more"
 
 
+def test_prompts_are_read_in_portions():
+    waiting = [Draft("x", [1] * 1000, 9) for _ in range(30)]
+    assert slots.count_similar(waiting, 30) == slots.READ_COLUMNS // 1000
+    assert slots.count_similar([Draft("x", [1] * 3 * slots.READ_COLUMNS, 9)], 1) == 1
+
+
 def test_other_kinds_of_layers_are_refused():
     model = build()
     model.config.layer_types = ["full_attention", "linear_attention"]
     with pytest.raises(InputError, match=r"knows attention layers only, and this model has linear_attention: set"):
         write(model, prompts(2))
+
+
+# --- the cache -----------------------------------------------------------------------------------------------------
+
+
+def states(rows, columns, mark):
+    """Keys and values of new tokens; every number says which row's and which token's it is."""
+    made = torch.tensor([[1000.0 * (mark + row) + column for column in range(columns)] for row in range(rows)])
+    return made[:, None, :, None].repeat(1, 2, 1, 3), -made[:, None, :, None].repeat(1, 2, 1, 3)
+
+
+def test_rows_come_go_and_grow_and_keep_what_is_theirs(monkeypatch):
+    """Against a cache that is made anew at each event, over rows of many lengths and few spare columns."""
+    from nbutils.generation import cache
+
+    monkeypatch.setattr(cache, "SPARE", 3)
+    random, held, mark = torch.Generator().manual_seed(5), cache.SlotCache(), 0
+    expected = []  # of each row its own states, the oldest first
+    for _ in range(200):
+        event = int(torch.randint(0, 4, (1,), generator=random))
+        if event == 0 and len(expected) < 9:
+            rows, columns = (int(torch.randint(1, most, (1,), generator=random)) for most in (4, 12))
+            held.expect(len(expected) + rows)
+            keys, _ = held.update(*states(rows, columns, mark), 0)
+            assert keys.shape[2] == columns, "new rows attend to themselves"
+            expected += [list(1000.0 * (mark + row) + torch.arange(columns)) for row in range(rows)]
+            mark += rows
+        elif event == 1 and len(expected) > 1:
+            kept = [row for row in range(len(expected)) if torch.rand(1, generator=random) < 0.7] or [0]
+            order = held.keep(kept, max(len(expected[row]) for row in kept))
+            assert sorted(order) == kept
+            expected = [expected[row] for row in order]
+        elif expected:
+            held.expect(0)
+            held.update(*states(len(expected), 1, mark), 0)
+            for number, row in enumerate(expected):
+                row.append(torch.tensor(1000.0 * (mark + number)))
+            mark += len(expected)
+        for keys, sign in ((held.layers[0].keys, 1), (held.layers[0].values, -1)) if expected else ():
+            assert keys.shape[:3] == (len(expected), 2, held.width)
+            assert keys.isfinite().all(), "what stands before a row is hidden by a mask, which no infinity survives"
+            for row, own in enumerate(expected):
+                assert torch.equal(sign * keys[row, 1, held.width - len(own) :, 2], torch.stack(own))
+
+
+def test_no_step_copies_the_cache_and_no_layer_waits_for_another(llama, monkeypatch):
+    """A step writes one column in place; blocks are made anew once in SPARE columns, one layer after the other."""
+    from nbutils.generation import cache
+
+    model, asked, expected = llama
+    made, grow = [], cache.SlotLayer._grow
+
+    def watch(layer, *arguments):
+        grow(layer, *arguments)
+        made.append(sum(block.numel() for block in layer._blocks))
+
+    monkeypatch.setattr(cache.SlotLayer, "_grow", watch)
+    assert write(model, asked, 24) == expected
+    layers = model.config.num_hidden_layers
+    assert len(made) <= layers * 4, "all prompts at once, then 40 columns"
 
 
 # --- memory --------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from trainable_models import profile_on, save_model
 from nbutils.core.errors import InputError
 from nbutils.core.machine import Precision
 from nbutils.prompts import IGNORED, Example
-from nbutils.training import memory, trainer
+from nbutils.training import attention, memory, trainer
 
 CPU = Precision("cpu", "float32", "")
 SHAPE = {"hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 4, "num_attention_heads": 4}
@@ -75,6 +75,20 @@ def test_activations_are_what_autograd_keeps(folder, case):
     assert guessed == pytest.approx(per_token, rel=0.15)
 
 
+@pytest.mark.parametrize("repeats", [False, True])
+@pytest.mark.parametrize("case", CASES)
+def test_grouped_heads_keep_less_unless_their_keys_are_repeated(tmp_path, monkeypatch, case, repeats):
+    profile = profile_on(save_model(tmp_path, **SHAPE, num_key_value_heads=2), CASES[case])
+    monkeypatch.setattr(attention, "repeats_keys", lambda device: repeats)
+    model = tuned_model(tmp_path, profile.training, attention.register())
+    short, long = (kept_bytes(model, one_row(length)[1]) for length in (64, 320))
+    shape = memory.read_shape(profile, 42)
+    guessed = memory.activation_bytes(shape, profile, 2, repeats)
+    assert guessed == pytest.approx((long - short) / 256, rel=0.15)
+    more = memory.activation_bytes(shape, profile, 2, True) - memory.activation_bytes(shape, profile, 2, False)
+    assert more == 4 * 2 * 2 * 128, "keys and values of half the heads, in four layers"
+
+
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_operations_are_what_a_step_executes(folder, method, checkpointing):
@@ -116,13 +130,48 @@ def test_qlora_takes_a_fraction_of_full_fine_tuning(tmp_path):
     assert 105 < gigabytes["full"] < 115
 
 
+@pytest.mark.parametrize(
+    ("free", "given", "launched", "recomputes", "row"),
+    [
+        (80e9, None, 1, True, 16384),
+        (80e9, None, 1, False, 4096),
+        (80e9, 3000, 1, True, 3000),  # the profile's own
+        (80e9, None, 8, True, 6250),  # a process's share of a step of 50,000 tokens
+        (34e9, None, 1, False, 2048),
+        (15e9, None, 1, True, 2048),  # a T4 keeps to max_length
+    ],
+)
+def test_large_cards_take_longer_rows(tmp_path, monkeypatch, free, given, launched, recomputes, row):
+    from transformers import LlamaConfig
+
+    LlamaConfig(vocab_size=32000, hidden_size=4096, intermediate_size=11008).save_pretrained(tmp_path)
+    training = {"method": "qlora", "lora_rank": 64, "gradient_checkpointing": recomputes, "max_length": 2048}
+    profile = profile_on(tmp_path, training | {"tokens_per_row": given})
+    monkeypatch.setattr(memory, "free_bytes", lambda device: free)
+    monkeypatch.setattr(memory, "processes", lambda: launched)
+    monkeypatch.setattr(memory, "_repeats_keys", lambda precision: False)
+    example, _ = one_row(400)
+    shape, card = memory.read_shape(profile, 42), Precision("cuda", "bfloat16", "")
+    assert memory.choose_row(shape, profile, card, [range(125)], [example] * 125) == row
+    assert memory.choose_row(shape, profile, CPU, [range(125)], [example] * 125) == (given or 2048)
+
+
+def test_the_estimate_says_what_its_time_rests_on(folder, monkeypatch):
+    example, _ = one_row(50)
+    profile = profile_on(folder)
+    monkeypatch.setattr(memory, "measure_flops", lambda precision: 2e9)
+    made = memory.estimate(memory.read_shape(profile, 42), profile, CPU, [[0]], [example])
+    assert made.seconds == made.flops / 1e9
+    assert "at 50% of the 2.0e+09 a second of a plain product here, as measured on two cores)" in str(made)
+
+
 def test_what_cannot_fit_is_refused_with_the_mend(folder, monkeypatch, capsys):
     example, _ = one_row(50)
     profile = profile_on(folder)
     made = memory.check_fit(profile, 42, CPU, [[0, 0]], [example])
     assert "estimate: needs about" in capsys.readouterr().out
     assert made.flops == memory.count_flops(memory.read_shape(profile, 42), profile, [50, 50])
-    monkeypatch.setattr(memory, "available_bytes", lambda _: 1e6)
+    monkeypatch.setattr(memory, "free_bytes", lambda _: 1e6)
     with pytest.raises(InputError, match=r"but cpu has 1 MB: set training\.method = 'qlora'"):
         memory.check_fit(profile, 42, CPU, [[0, 0]], [example])
     for training, mend in (

@@ -7,7 +7,7 @@ from trainable_models import save_model
 
 from nbutils.core import settings
 from nbutils.prompts import IGNORED, Example
-from nbutils.training import packing, trainer
+from nbutils.training import attention, packing
 from nbutils.training.trainer import EmbeddingNoise, StepCollator, flatten, weighted_loss
 
 
@@ -28,7 +28,7 @@ def tuned(request, tmp_path_factory):
     from transformers import AutoModelForCausalLM
 
     folder = save_model(tmp_path_factory.mktemp("model"), request.param)
-    base = AutoModelForCausalLM.from_pretrained(folder, attn_implementation=trainer.register())
+    base = AutoModelForCausalLM.from_pretrained(folder, attn_implementation=attention.register())
     model = get_peft_model(base, LoraConfig(r=4, target_modules="all-linear"))
     for name, weight in model.named_parameters():
         if "lora_B" in name:
@@ -48,7 +48,7 @@ def relative_difference(one, other):
     return ((one - other).norm() / other.norm()).item()
 
 
-ATTENTIONS = [trainer.NAME, "sdpa", "eager"]
+ATTENTIONS = [attention.NAME, "sdpa", "eager"]
 
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
@@ -88,7 +88,7 @@ def test_without_the_mask_a_token_would_attend_across_examples(tuned, attention)
 def logits_of_last(model, examples, one_block=False):
     row = flatten(examples, np.ones(len(examples)))
     row = unmask(row) if one_block else row
-    blocks = {"block_lengths": row["block_lengths"]} if trainer.splits_attention(model) else {}
+    blocks = attention.describe_row(model, row)
     with torch.no_grad():
         output = model(input_ids=row["input_ids"], position_ids=row["position_ids"], use_cache=False, **blocks)
     return output.logits[0, -len(examples[-1].input_ids) :]
@@ -97,7 +97,8 @@ def logits_of_last(model, examples, one_block=False):
 def unmask(row):
     """The row with its examples' borders taken away."""
     tokens = row["input_ids"].numel()
-    return {**row, "position_ids": torch.arange(tokens)[None], "block_lengths": [tokens]}
+    borders = torch.tensor([0, tokens], dtype=torch.int32)
+    return {**row, "position_ids": torch.arange(tokens)[None], "block_lengths": [tokens], "borders": borders}
 
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
