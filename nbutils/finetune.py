@@ -7,20 +7,22 @@ python -m nbutils.finetune PROFILE ARM --push-to OWNER/NAME    and upload adapte
 """
 
 import dataclasses
+import datetime
 import functools
 import math
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from nbutils import arms, prompts, refine, select
 from nbutils.core import manifests, tables
 from nbutils.core.errors import InputError, exits_cleanly
-from nbutils.core.machine import choose_precision, peak_memory_gb, processes
+from nbutils.core.machine import check_sharding, choose_precision, is_first_process, peak_memory_gb, processes
 from nbutils.core.manifests import Manifest, Plan
 from nbutils.core.settings import Profile, Training, seed_of, stage_parser
 from nbutils.data.rows import Row
-from nbutils.training import memory, models, packing, release
+from nbutils.training import bases, memory, models, packing, release, vocabulary
 
 
 def plan(profile: str | Profile, arm: str, seed: int) -> Plan:
@@ -28,7 +30,7 @@ def plan(profile: str | Profile, arm: str, seed: int) -> Plan:
     chosen, name = _prepare(profile, arm)
     inputs = {
         "select": manifests.upstream(select.plan(chosen, name, seed)),
-        "base": models.base_fingerprint(chosen, seed),
+        "base": _name_base(chosen, name, seed),
     }
     version, parsed = 5, arms.parse_arm(name)
     if parsed.rewritten:
@@ -37,6 +39,15 @@ def plan(profile: str | Profile, arm: str, seed: int) -> Plan:
     folder = manifests.stage_folder(chosen.name, "finetune", name, seed)
     settings = _settings_of(chosen, name).decisive()
     return Plan("finetune", chosen.name, name, seed, folder, settings, inputs, version)
+
+
+def _name_base(profile: Profile, arm: str, seed: int) -> str:
+    """What identifies the base; a branch that this machine has never loaded is taken for what the result's was."""
+    if not bases.is_from_hub(profile) or bases.known_commit(profile):
+        return models.base_fingerprint(profile, seed)
+    made = manifests.read_manifest(manifests.stage_folder(profile.name, "finetune", arm, seed))
+    recorded = made.inputs.get("base", "") if made else ""
+    return recorded if recorded.startswith(f"{profile.model.base}@") else models.base_fingerprint(profile, seed)
 
 
 def _prepare(profile: str | Profile, arm: str) -> tuple[Profile, str]:
@@ -63,12 +74,16 @@ def run(profile: str | Profile, arm: str, seed: int = 42) -> Manifest:
     chosen, name = _prepare(profile, arm)
     if processes() > 1:
         return _run_together(chosen, name, seed)
+    if made := manifests.fresh_manifest(plan(chosen, name, seed)):
+        return made
     selected = _bring_inputs(chosen, name, seed)
-    return _complete(chosen, selected, plan(chosen, name, seed))
+    planned = plan(chosen, name, seed)
+    return _complete(planned, functools.partial(_train, chosen, selected, planned))
 
 
 def _bring_inputs(profile: Profile, arm: str, seed: int) -> Manifest:
     """The selection that an arm trains on, with its rewriting and the base model made where they are not yet."""
+    models.prepare(profile, seed)
     selected, parsed = select.run(profile, arm, seed), arms.parse_arm(arm)
     if parsed.rewritten:
         refine.run(profile, parsed.drawn, seed)
@@ -82,29 +97,42 @@ def load_rows(profile: Profile, selected: Manifest, arm: str, seed: int) -> list
     return refine.rewritten_rows(profile, parsed.drawn, seed, rows) if parsed.rewritten else rows
 
 
+PATIENCE = datetime.timedelta(hours=1)
+"""How long processes wait for each other: the first one may have to select, and to write a large model, alone."""
+
+
 def _run_together(profile: Profile, arm: str, seed: int) -> Manifest:
     """As `run`, in one of several processes: the first one prepares, keeps the lock and writes; all of them train."""
     from accelerate import PartialState
+    from accelerate.utils import broadcast_object_list
 
-    state = PartialState(cpu=choose_precision().device == "cpu")
+    check_sharding()
+    state = PartialState(cpu=choose_precision().device == "cpu", timeout=PATIENCE)
     with state.main_process_first():
         selected = _bring_inputs(profile, arm, seed)
-    planned = plan(profile, arm, seed)
-    is_fresh = manifests.fresh_manifest(planned) is not None
-    state.wait_for_everyone()
+    planned, told = plan(profile, arm, seed), False
+
+    def train(folder: Path) -> dict[str, Any]:
+        nonlocal told
+        (told,) = broadcast_object_list([True])
+        return _train(profile, selected, planned, folder)
+
+    # Whether there is anything to train is seen by the first process alone, behind its lock: the others are told.
+    manifest: Manifest | None = None
     if state.is_main_process:
-        _complete(profile, selected, planned)
-    elif not is_fresh:
+        manifest = _complete(planned, train)
+        if not told:
+            broadcast_object_list([False])
+    elif broadcast_object_list([None])[0]:
         _train(profile, selected, planned, planned.folder)
     state.wait_for_everyone()
-    manifest = manifests.fresh_manifest(planned)
-    if manifest is None:
+    if (manifest := manifest or manifests.read_manifest(planned.folder)) is None:
         raise InputError(f"{planned.folder}: the first process wrote no result there: all machines must share runs/")
     return manifest
 
 
-def _complete(profile: Profile, selected: Manifest, planned: Plan) -> Manifest:
-    manifest = manifests.complete(planned, functools.partial(_train, profile, selected, planned))
+def _complete(planned: Plan, work: Callable[[Path], dict[str, Any]]) -> Manifest:
+    manifest = manifests.complete(planned, work)
     # Only behind a written manifest: until then the checkpoints are all there is of a run.
     for folder in planned.folder.glob(".checkpoints-*"):
         shutil.rmtree(folder)
@@ -112,27 +140,40 @@ def _complete(profile: Profile, selected: Manifest, planned: Plan) -> Manifest:
 
 
 def _train(profile: Profile, selected: Manifest, planned: Plan, folder: Path) -> dict[str, Any]:
-    from nbutils.training import callbacks, trainer
+    from accelerate.utils import gather_object
+
+    from nbutils.training import callbacks, saving, trainer
 
     settings, precision = _settings_of(profile, planned.arm), choose_precision()
     print(f"{planned.arm}: {settings.method} in {precision.dtype}: {precision.reason}", flush=True)
     tokenizer = models.load_tokenizer(profile, planned.seed)
     rows = load_rows(profile, selected, planned.arm, planned.seed)[: settings.max_rows]
     examples, counts = packing.encode_rows(rows, tokenizer, settings, planned.arm)
+    vocabulary.check_ids(examples, models.embedding_rows(profile, planned.seed))
     if budget := selected.facts.get("budget_tokens"):
         tokens = counts["trained_tokens_per_epoch"]
         compared = f"{tokens:,} trained tokens an epoch against {budget:,} of the longest ({tokens / budget - 1:+.1%})"
         print(f"note: {planned.arm}: {compared}", flush=True)
+    packing.check_rows(examples, settings)
     recipe = settings.examples_per_step, settings.epochs, settings.epoch_end
     steps = packing.plan_steps(len(examples), *recipe, planned.seed)
     expected = memory.check_fit(profile, planned.seed, precision, steps, examples)
-    settings = settings.model_copy(update={"tokens_per_row": expected.row})
+    # Each process sees the free memory of its own card; rows of two lengths would be two numbers of passes.
+    settings = settings.model_copy(update={"tokens_per_row": min(gather_object([expected.row]))})
+    if (optimizer := trainer.choose_optimizer(settings)) != settings.optimizer:
+        print(
+            f"{planned.arm}: {optimizer} for {settings.optimizer}, which takes no weights that are shared out",
+            flush=True,
+        )
+    # A checkpoint holds what is trained in fp32, as its gradients are, and the optimizer's state.
+    trained, state = expected.parts["gradients"], expected.parts["optimizer"]
+    callbacks.check_room(folder, trained, state, settings, len(steps))
     base = models.load_base(profile, planned.seed, precision, settings.method == "qlora", trains=True)
     made = trainer.make_trainer(base, planned, settings, precision, tokenizer, examples, steps, folder)
     seconds = trainer.fit(made, planned.arm)
     weights = folder / models.weights_name(profile)
     prompts.add_chat_template(tokenizer, settings.prompt_style)
-    trainer.save(made, weights)
+    saving.save(made, weights)
     if not made.is_world_process_zero():
         return {}
     own: dict[str, Any] = {}
@@ -142,8 +183,6 @@ def _train(profile: Profile, selected: Manifest, planned: Plan, folder: Path) ->
         lengths = select.row_lengths(rows, measure, profile.selection.turns)
         own = {"measure": measure, "mean_length": round(float(lengths.mean()), 4)}
     models.check_saved_tokenizer(weights, tokenizer)
-    if settings.method != "full":
-        models.check_saved_adapter(weights, made.model)
     described = dataclasses.replace(selected, facts=selected.facts | own)
     release.describe(weights, profile, described, planned.arm, len(examples))
     epochs = callbacks.epochs_after(steps, len(examples))
@@ -165,6 +204,10 @@ def _train(profile: Profile, selected: Manifest, planned: Plan, folder: Path) ->
         "estimated_seconds": round(expected.seconds, 1),
         "precision": precision._asdict(),
         "processes": processes(),
+        "optimizer": optimizer,
+        "padding": tokenizer.pad_token,
+        "base_commit": bases.known_commit(profile) if bases.is_from_hub(profile) else None,
+        "base_generation": models.shipped_generation(profile, planned.seed),
     }
 
 
@@ -200,7 +243,7 @@ def main(arguments: list[str] | None = None) -> None:
         merged = merge(given.profile, given.arm, seed_of(given))
         weights = merged.path("model")
         print(f"{weights}: probabilities within {merged.facts['largest_difference']} of the adapter's")
-    if given.push_to:
+    if given.push_to and is_first_process():
         print(f"uploaded: {release.push(weights, given.push_to)}")
 
 

@@ -23,9 +23,11 @@ from filelock import FileLock
 from nbutils import ROOT, arms, capabilities, explore, finetune, generate, judge, length_bias, refine, report, select
 from nbutils.core import disk, judge_settings, manifests
 from nbutils.core.errors import ArgumentParser, InputError, exits_cleanly
+from nbutils.core.machine import choose_precision, describe_device
 from nbutils.core.manifests import Plan
 from nbutils.core.settings import Profile, load_profile
 from nbutils.selection import preflight
+from nbutils.training import models
 
 PAPERMILL: dict[str, Any] = {
     "kernel_name": "python3",
@@ -189,7 +191,36 @@ def refuse_parameters(source: Path, parameters: Mapping[str, Any]) -> None:
             raise InputError(f"{source.name}: parameter '{name}' must be of type {kinds}")
 
 
-def run_profile(name: str, optional: bool = False) -> Path:
+MODELS = ("04_finetune", "05_generate", "08_capabilities")
+
+
+def check_means(profile: Profile, todo: list[Step], on_cpu: bool = False) -> None:
+    """Refuse, before anything is run, a profile whose data, base model or GPU this machine does not have.
+
+    on_cpu: a large model may be run without a GPU.
+    """
+    if not todo:
+        return
+    trains = any(step.notebook in MODELS for step in todo)
+    needs_gpu = trains and not on_cpu and (profile.model.download_gb or 0) >= LARGE_GB
+    if needs_gpu and choose_precision().device == "cpu":
+        mend = (
+            "run it where there is one (docs/colab.md: a free T4), choose profile 'tiny', or give --cpu to try it here"
+        )
+        lacks = preflight.name_absent(profile, fetch=False)
+        data = f"; {', '.join(lacks)} would have to be fetched as well" if lacks else ""
+        where = f"needs a GPU, and this machine has none ({describe_device()}){data}"
+        raise InputError(f"profile '{profile.name}' ({profile.summary}) {where}: {mend}")
+    preflight.refuse_absent(profile)
+    if trains:
+        models.prepare(profile, profile.seeds[0])
+
+
+LARGE_GB = 2.0
+"""Size of a base model from which on a CPU would take days."""
+
+
+def run_profile(name: str, optional: bool = False, on_cpu: bool = False) -> Path:
     """Execute all steps that are not done and return the path of the last report."""
     given = load_profile(name)
     if optional and given.capabilities:
@@ -200,6 +231,7 @@ def run_profile(name: str, optional: bool = False) -> Path:
     profile = arms.with_data_at_hand(given)
     print(arms.data_line(given, profile), flush=True)
     wanted = list(steps(name, profile, optional))
+    check_means(profile, [step for step in wanted if not step.output.is_file() or not is_done(step)], on_cpu)
     for number, step in enumerate(wanted, start=1):
         label = f"{number:>2}/{len(wanted)} " + " ".join(part for part in (step.notebook, step.arm) if part)
         if is_done(step):
@@ -239,6 +271,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("profile", help="name of a profile, or a TOML file")
     parser.add_argument("--offline", action="store_true", help="ask no network: cache, mirror or the sample only")
     parser.add_argument("--all", action="store_true", help="also the optional stage 08")
+    parser.add_argument("--cpu", action="store_true", help="run a large model without a GPU, for days")
     parser.add_argument("--check", action="store_true", help="read the profile and one's own files, and run nothing")
     parser.add_argument("--only", metavar="NOTEBOOK", help="execute one notebook alone: 02_select, 05_generate, ...")
     parser.add_argument(
@@ -255,7 +288,7 @@ def main(arguments: list[str] | None = None) -> None:
         pairs = {name: int(value) if re.fullmatch(r"-?\d+", value) else value for name, value in given.parameters}
         print(f"\nThe notebook: {run_alone(given.profile, given.only, pairs)}")
     else:
-        print(f"\nThe report: {run_profile(given.profile, given.all)}")
+        print(f"\nThe report: {run_profile(given.profile, given.all, given.cpu)}")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import resource
 import shutil
 import signal
 import time
@@ -11,17 +13,18 @@ import killable
 import numpy as np
 import pytest
 import torch
+from peft import get_peft_model_state_dict
 from torch.utils._python_dispatch import TorchDispatchMode
 from trainable_models import make_tokenizer, profile_on, save_model
 
 from nbutils import finetune, refine, select
-from nbutils.core import disk, settings, tables
+from nbutils.core import disk, errors, settings, tables
 from nbutils.core.errors import InputError
 from nbutils.core.judge_settings import Refining
 from nbutils.core.machine import Precision
 from nbutils.core.manifests import Manifest
 from nbutils.data.rows import Row
-from nbutils.training import callbacks, models, packing, release, trainer
+from nbutils.training import callbacks, models, packing, release, saving, trainer
 
 # --- checkpoints ---------------------------------------------------------------------------------------------------
 
@@ -281,11 +284,11 @@ def test_padding_with_the_end_of_sequence_is_undone(base, tmp_path):
 
 def test_a_saved_adapter_that_differs_is_noticed(finished, base):
     model = models.load_tuned(profile_on(base), 42, Precision("cpu", "float32", ""), finished.folder / "adapter")
-    models.check_saved_adapter(finished.folder / "adapter", model)
+    saving.check_saved_adapter(finished.folder / "adapter", get_peft_model_state_dict(model))
     for weight in model.parameters():
         weight.data += 1e-6
     with pytest.raises(InputError, match="the saved adapter differs from the trained one"):
-        models.check_saved_adapter(finished.folder / "adapter", model)
+        saving.check_saved_adapter(finished.folder / "adapter", get_peft_model_state_dict(model))
 
 
 # --- number formats ------------------------------------------------------------------------------------------------
@@ -399,3 +402,141 @@ def test_an_evaluation_in_between_changes_neither_loss_nor_gradients(small_model
     assert gradient.abs().max() > 0
     assert loss_after == loss
     assert torch.equal(gradient_after, gradient)
+
+
+# --- what a machine refuses ----------------------------------------------------------------------------------------
+
+SMALL = {"max_rows": 2, "examples_per_step": 2, "epochs": 1, "sample_prompts": 0}
+NO_MEMORY = {
+    "GPU": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has ..."),
+    "CPU": RuntimeError("[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory: you tried"),
+    "Windows": RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes."),
+    "Python": MemoryError(),
+}
+
+
+@pytest.mark.parametrize("kind", NO_MEMORY)
+def test_too_little_memory_is_recognised(kind):
+    assert errors.is_out_of_memory(NO_MEMORY[kind]) and not errors.is_out_of_room(NO_MEMORY[kind])
+    assert not errors.is_out_of_memory(RuntimeError("shapes cannot be multiplied"))
+
+
+@pytest.mark.parametrize("direction", ["forward", "backward", "optimizer"])
+def test_too_little_memory_is_one_line_with_the_mend(direction, base, runs, monkeypatch):
+    def fail(*arguments, **named):
+        raise NO_MEMORY["GPU"]
+
+    places = {
+        "forward": (trainer, "weighted_loss"),
+        "backward": ("accelerate.Accelerator", "backward"),
+        "optimizer": ("torch.optim.AdamW", "step"),
+    }
+    place, name = places[direction]
+    monkeypatch.setattr(f"{place}.{name}", fail) if isinstance(place, str) else monkeypatch.setattr(place, name, fail)
+    expected = r"out of memory on cpu in a row of [\d,]+ tokens: set gradient_checkpointing = true, or lower training\."
+    if direction == "optimizer":
+        expected = r"out of memory outside of a row's passes: choose another training\.optimizer"
+    with pytest.raises(InputError, match=expected):
+        finetune.run(profile_on(base, SMALL), "sample-24-longest", 42)
+    assert not list(runs.glob("*/finetune/*/*/manifest.json"))
+
+
+def test_another_error_stays_what_it_is(base, runs, monkeypatch):
+    def fail(*arguments, **named):
+        raise RuntimeError("shapes cannot be multiplied")
+
+    monkeypatch.setattr(trainer, "weighted_loss", fail)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        finetune.run(profile_on(base, SMALL), "sample-24-longest", 42)
+
+
+def test_a_row_too_short_for_the_longest_example_is_refused_before_the_model_is_loaded(base, runs, monkeypatch):
+    monkeypatch.setattr(models, "load_base", lambda *_, **__: pytest.fail("loaded"))
+    with pytest.raises(InputError, match=r"tokens_per_row = 64, and the longest example has \d+ tokens: set it to \d+"):
+        finetune.run(profile_on(base, {**SMALL, "tokens_per_row": 64}), "sample-24-longest", 42)
+
+
+def train_limited(runs, base, training, most_bytes):
+    """Train where no file may grow longer than this; the operating system refuses as a full disk does."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
+    os.environ["LIM_RUNS"] = str(runs)
+    try:
+        finetune.run(profile_on(base, training), "sample-24-longest", 42)
+    except InputError as error:
+        (runs / "said.txt").write_text(str(error), encoding="utf-8")
+
+
+@pytest.mark.thorough
+@pytest.mark.slow
+@pytest.mark.parametrize("most_bytes", [60_000, 450_000])
+def test_a_disk_that_is_full_is_one_line_and_the_run_goes_on_afterwards(most_bytes, base, tmp_path, monkeypatch):
+    """First the weights of the first checkpoint do not fit, then the optimizer's state, which torch writes."""
+    training = {"method": "full", "save_steps": 4}
+    running = killable.start(train_limited, tmp_path, base, training, most_bytes)
+    running.join(200)
+    assert running.exitcode == 0
+    said = (tmp_path / "said.txt").read_text(encoding="utf-8")
+    assert re.search(r"no room on its disk: make room \(training\.checkpoints_kept .* to continue$", said)
+    assert not list(tmp_path.glob("*/finetune/*/*/manifest.json"))
+    monkeypatch.setenv("LIM_RUNS", str(tmp_path))
+    assert finetune.run(profile_on(base, training), "sample-24-longest", 42).facts["optimizer_steps"] == 8
+
+
+# --- checkpoints: what they take, and the seconds behind them ------------------------------------------------------
+
+
+def test_what_checkpoints_take_is_said_and_a_disk_without_room_refused(tmp_path, capsys, monkeypatch):
+    training = settings.load_profile("llama2-7b-full").training
+    weights, state = 4.0 * 6.74e9, 8.0 * 6.74e9
+    free = [500e9]
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, int(free[0])))
+    callbacks.check_room(tmp_path, weights, state, training, 105)
+    assert "checkpoints: 80.9 GB each, of 3 the last 1 are kept until the end" in capsys.readouterr().out
+    free[0] = 180e9
+    with pytest.raises(InputError, match=r"2 checkpoints and the weights take 188\.7 GB, and its disk has 180\.0 GB"):
+        callbacks.check_room(tmp_path, weights, state, training, 105)
+
+
+def test_how_many_checkpoints_are_kept_is_a_setting_that_makes_nothing_stale(base, runs, monkeypatch):
+    monkeypatch.setattr(
+        finetune, "_complete", lambda planned, work: planned.folder.mkdir(parents=True) or work(planned.folder)
+    )
+    profile = profile_on(base, {"save_steps": 1, "checkpoints_kept": 3, "epochs": 1.5, "sample_prompts": 0})
+    finetune.run(profile, "sample-24-longest", 42)
+    left = list(next(runs.glob("small/finetune/*/*")).glob(".checkpoints-*/checkpoint-*"))
+    assert len(left) == 3
+    assert (
+        finetune.plan(profile, "sample-24-longest", 42).key
+        == finetune.plan(
+            profile_on(base, {"save_steps": 1, "epochs": 1.5, "sample_prompts": 0}), "sample-24-longest", 42
+        ).key
+    )
+
+
+def test_the_seconds_of_training_add_up_over_sessions(base, runs, monkeypatch):
+    """The first session ends behind its second checkpoint, and 100 s are put on that one's account."""
+    stop = callbacks.CheckpointSeal.on_save
+
+    def stop_behind(self, args, state, control, **named):
+        stop(self, args, state, control, **named)
+        if state.global_step == 4:
+            raise KeyboardInterrupt
+
+    profile = profile_on(base, {"sample_prompts": 0})
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(callbacks.CheckpointSeal, "on_save", stop_behind)
+        finetune.run(profile, "sample-24-longest", 42)
+    (checkpoint,) = runs.glob("small/finetune/*/*/.checkpoints-*/checkpoint-4")
+    assert 0 < callbacks.read_seconds(checkpoint) < 60
+    disk.write_json(checkpoint / callbacks.CLOCK, 100.0)
+    callbacks.seal(checkpoint)
+    made = finetune.run(profile, "sample-24-longest", 42)
+    assert 100 < made.facts["train_seconds"] < 160
+
+
+@pytest.mark.parametrize("name", ["llama2-7b-full", "mistral-7b-full"])
+def test_the_papers_own_setting_is_the_papers(name):
+    profile = settings.load_profile(name)
+    assert (profile.training.prompt_style, profile.generation.prompt_style) == ("paper", "paper")
+    assert (profile.training.loss_weighting, profile.training.epoch_end) == ("paper", "carry")

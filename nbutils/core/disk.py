@@ -97,6 +97,9 @@ SETTLED_NS = 2 * 10**9
 """A file that was changed twice within one tick of its file system's clock looks the same both times: what is younger
 than this is not remembered (as git's index has it)."""
 
+LARGE = 10**8
+"""Bytes from which on a file is rather waited for than hashed twice."""
+
 
 class Stamp(NamedTuple):
     """What a file's content is recognised by without being read: size in bytes, last change in nanoseconds, inode."""
@@ -125,6 +128,9 @@ def sha256_file(path: Path) -> str:
     stamp = stamp_file(path)
     remembered = _read_hashes(runs_folder() / HASHES)
     if stamp not in remembered:
+        if stamp.size >= LARGE:
+            # Waited for once, a model's weights are not read again by every stage that asks for them.
+            time.sleep(max(0.0, min(SETTLED_NS, stamp.modified + SETTLED_NS - time.time_ns() + 1) / 1e9))
         is_settled, digest = stamp.is_settled(), hash_bytes(path)
         if not is_settled or stamp_file(path) != stamp:
             return digest

@@ -60,6 +60,29 @@ def _explain(error: OSError) -> str:
     return f"{place}{error.strerror}: choose another place, or mend this one"
 
 
+# What torch and safetensors say where the system has refused: their errors carry no number.
+_NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED")
+_NO_ROOM = (
+    "PytorchStreamWriter failed",
+    "file write failed",
+    "No space left",
+    "os error 28",
+    "File too large",
+    "quota",
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a library says that it got no memory, of a GPU or of the machine."""
+    return isinstance(error, MemoryError) or any(sign in str(error) for sign in _NO_MEMORY)
+
+
+def is_out_of_room(error: BaseException) -> bool:
+    """Whether a library says that a file could not be written for want of room on its disk."""
+    is_told = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return is_told or any(sign in str(error) for sign in _NO_ROOM)
+
+
 def check_k(k: int, n: int, what: str) -> None:
     """Raise InputError unless 1 <= k <= n."""
     if k < 1:

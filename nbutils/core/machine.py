@@ -17,6 +17,8 @@ from typing import Any, NamedTuple, TextIO
 
 from tqdm import tqdm
 
+from nbutils.core.errors import InputError
+
 SECONDS_BETWEEN_LINES = 10.0
 
 
@@ -70,6 +72,24 @@ def choose_precision() -> Precision:
 def processes() -> int:
     """How many processes train together, as their launcher says."""
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_first_process() -> bool:
+    """Whether this process is the first of those that train together, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def is_sharded() -> bool:
+    """Whether the launcher has asked for FSDP."""
+    return os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
+
+
+def check_sharding() -> None:
+    """Refuse FSDP's first version, in which PEFT finds no adapter to save and gradients are added up in 16 bits."""
+    if is_sharded() and os.environ.setdefault("FSDP_VERSION", "2") != "2":
+        raise InputError(
+            "FSDP's first version is not supported: set fsdp_version: 2 (profiles/accelerate/fsdp-full.yaml)"
+        )
 
 
 def free_bytes(device: str) -> float:

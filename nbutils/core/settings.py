@@ -20,11 +20,15 @@ from nbutils.core.judge_settings import JudgeModel, Judging, Refining, Settings,
 
 
 class Model(Settings):
-    """The base model: a Hub id or a local folder, or `tiny` for the one that is trained on the spot."""
+    """The base model: a Hub id or a local folder, or `tiny` for the one that is trained on the spot.
+
+    `download_gb` is the size of its weights, said before they are fetched.
+    """
 
     base: str
     revision: str = "main"
     licence: str
+    download_gb: float | None = Field(None, gt=0)
     gated: bool = False
     attention: Literal["sdpa", "eager", "flash_attention_2", "flex_attention"] = "sdpa"
 
@@ -64,7 +68,7 @@ class Training(Settings):
     `packing.token_weights`, `trainer.EmbeddingNoise`. A forward pass takes one flat row of at most
     `tokens_per_row` tokens (default: `max_length`, on large cards as many as fit: `memory.choose_row`).
     `fused_kernels`: liger-kernel's, on a card that has them. After every epoch `sample_prompts` prompts are answered
-    with at most `sample_tokens` tokens.
+    with at most `sample_tokens` tokens. The last `checkpoints_kept` checkpoints are kept until the run is finished.
     """
 
     method: Literal["qlora", "lora", "full"]
@@ -94,13 +98,14 @@ class Training(Settings):
     gradient_checkpointing: bool = False
     fused_kernels: bool = False
     save_steps: int = Field(50, gt=0)
+    checkpoints_kept: int = Field(2, gt=0)
     sample_prompts: int = Field(3, ge=0)
     sample_tokens: int = Field(128, gt=0)
     prompt_style: Literal["plain", "paper"] = "plain"
 
     def decisive(self) -> dict[str, Any]:
-        """What decides the trained weights: by which kernels does not, so it makes no result stale."""
-        return self.model_dump(exclude={"fused_kernels"})
+        """What decides the trained weights: neither kernels nor the number of checkpoints, which make nothing stale."""
+        return self.model_dump(exclude={"checkpoints_kept", "fused_kernels"})
 
 
 class Generation(Settings):

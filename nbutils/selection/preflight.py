@@ -5,7 +5,7 @@ from pathlib import Path
 
 from nbutils import arms, data, prompts
 from nbutils.core.errors import InputError, check_k
-from nbutils.core.settings import Profile
+from nbutils.core.settings import Profile, is_offline
 from nbutils.data.record_file import RecordFile
 from nbutils.data.records import detect_rows, naming_row, number_records, open_records
 from nbutils.data.rows import Row, to_row, used_fields
@@ -84,6 +84,26 @@ def refuse_missing(profile: Profile) -> None:
             choices = ", ".join(["sample", *data.sources_of("prompts")])
             wanted = f"a .jsonl file{here}, or one of {choices}"
             raise InputError(f"profile '{profile.name}': unknown test set '{name}': {wanted}")
+
+
+def name_absent(profile: Profile, fetch: bool = True) -> list[str]:
+    """Public data of a profile (with what is at hand) that this machine does not have and, where it may, cannot get."""
+    drawn = (arms.pool_source(arms.parse_arm(arm), profile) for arm in profile.arms)
+    names = dict.fromkeys([profile.dataset, *drawn, *profile.generation.test_sets])
+    has = data.can_obtain if fetch else data.is_at_hand
+    return [name for name in names if name in data.sources() and not has(name)]
+
+
+def refuse_absent(profile: Profile) -> None:
+    """Raise InputError for public data that a profile needs and this machine can neither read nor get.
+
+    What can be had is fetched here: a run begins when it has all its data.
+    """
+    if absent := name_absent(profile):
+        why = "LIM_OFFLINE forbids asking the network" if is_offline() else "the network does not give them"
+        fetch = f"run `python -m nbutils.data fetch {' '.join(absent)}` where there is a network"
+        mend = f"{fetch}, or set LIM_DATA_MIRROR to a folder that has them"
+        raise InputError(f"profile '{profile.name}' needs {', '.join(absent)}: not on this machine, and {why}: {mend}")
 
 
 def check_inputs(profile: Profile) -> list[str]:

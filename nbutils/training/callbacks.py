@@ -3,12 +3,14 @@
 import contextlib
 import json
 import math
+import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from accelerate import PartialState
 from transformers import TrainerCallback
 
 from nbutils import data, prompts
@@ -24,12 +26,57 @@ MARKER = "complete.json"
 
 
 class CheckpointSeal(TrainerCallback):
-    """Writes the names and sizes of a checkpoint's files beside them, once all of them are on disk."""
+    """Writes the names and sizes of a checkpoint's files beside them, once all of them are on disk.
+
+    Only then do older ones go, of which the last `kept` stay: the trainer itself would remove them before.
+    """
+
+    def __init__(self, kept: int) -> None:
+        self.kept = kept
 
     def on_save(self, args: Any, state: Any, control: Any, **named: Any) -> None:
-        """Seal the checkpoint that the trainer has just written."""
+        """Seal the checkpoint that the trainer has just written, once every process has written its part."""
+        PartialState().wait_for_everyone()
         if state.is_world_process_zero:
             seal(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+            for old in _newest_first(Path(args.output_dir))[self.kept :]:
+                shutil.rmtree(old)
+
+
+CLOCK = "seconds.json"
+
+
+class Clock(TrainerCallback):
+    """Counts the seconds of training, and keeps them with each checkpoint, so that they add up over sessions."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.since = time.monotonic()
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **named: Any) -> None:
+        """Begin to count, behind the seconds of an earlier session."""
+        self.since = time.monotonic()
+
+    def on_save(self, args: Any, state: Any, control: Any, **named: Any) -> None:
+        """Write the seconds so far into a new checkpoint, before it is sealed."""
+        self._count()
+        if state.is_world_process_zero:
+            disk.write_json(Path(args.output_dir) / f"checkpoint-{state.global_step}" / CLOCK, round(self.seconds, 3))
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **named: Any) -> None:
+        """Count the rest."""
+        self._count()
+
+    def _count(self) -> None:
+        now = time.monotonic()
+        self.seconds, self.since = self.seconds + now - self.since, now
+
+
+def read_seconds(checkpoint: Path) -> float:
+    """The seconds of training that lie behind a checkpoint; 0 where it does not say."""
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        return float(json.loads((checkpoint / CLOCK).read_text(encoding="utf-8")))
+    return 0.0
 
 
 def seal(checkpoint: Path) -> None:
@@ -37,14 +84,37 @@ def seal(checkpoint: Path) -> None:
     disk.write_json(checkpoint / MARKER, _sizes(checkpoint))
 
 
+def check_room(folder: Path, trained: float, state: float, settings: Training, steps: int) -> None:
+    """Say what checkpoints take, and refuse a disk that has no room for them and for the weights at the end.
+
+    trained, state: bytes of the trained weights and of the optimizer's state. A new checkpoint is written before the
+    oldest one goes.
+    """
+    made = math.ceil(steps / settings.save_steps)
+    size, number = trained + state, min(made, settings.checkpoints_kept + 1)
+    free, needed = shutil.disk_usage(folder).free, number * size + trained
+    there = sum(sum(_sizes(path).values()) for path in folder.glob(".checkpoints-*/checkpoint-*"))
+    if size >= 1e9:
+        kept = f"of {made} the last {min(made, settings.checkpoints_kept)} are kept until the end"
+        print(f"checkpoints: {size / 1e9:.1f} GB each, {kept}; the disk has {free / 1e9:.1f} GB", flush=True)
+    if needed > free + there:
+        mend = "make room, or lower training.checkpoints_kept"
+        taken = f"{number} checkpoints and the weights take {needed / 1e9:.1f} GB"
+        raise InputError(f"{folder}: {taken}, and its disk has {free / 1e9:.1f} GB: {mend}")
+
+
 def last_complete_checkpoint(folder: Path) -> Path | None:
     """The newest sealed checkpoint whose files all have the sizes they were sealed with; None where there is none."""
-    for path in sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True):
+    for path in _newest_first(folder):
         with contextlib.suppress(OSError, ValueError):
             sealed, present = json.loads((path / MARKER).read_text(encoding="utf-8")), _sizes(path)
             if all(present.get(name) == size for name, size in sealed.items()):
                 return path
     return None
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    return sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
 
 
 def _sizes(checkpoint: Path) -> dict[str, int]:

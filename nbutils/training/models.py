@@ -4,19 +4,22 @@ The tiny one is a small Llama with its own BPE, trained on the spot on training 
 folder; everything after it (NF4, adapters, generation) is the real thing.
 """
 
+import contextlib
 import functools
-import os
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
 
 from nbutils import data, prompts
 from nbutils.core import manifests
-from nbutils.core.errors import InputError
-from nbutils.core.machine import Precision, quiet_libraries
+from nbutils.core.errors import InputError, is_out_of_memory, is_out_of_room
+from nbutils.core.machine import Precision, is_sharded, quiet_libraries
 from nbutils.core.manifests import Manifest, Plan
 from nbutils.core.settings import Profile, TinyBase, is_offline
+from nbutils.training import bases, vocabulary
 
 SPECIAL = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
 
@@ -29,25 +32,49 @@ def base_location(profile: Profile, seed: int) -> str:
 
 
 def base_fingerprint(profile: Profile, seed: int) -> str:
-    """What identifies the base model's bytes: the tiny one's hash, or repository and revision."""
+    """What identifies the base model's bytes: the tiny one's hash, or repository and commit.
+
+    A branch (`main`) that this machine has never loaded stays a name.
+    """
     if profile.model.base == "tiny":
         return manifests.upstream(plan_tiny(profile, seed))
-    return f"{profile.model.base}@{profile.model.revision}"
+    commit = bases.known_commit(profile) if bases.is_from_hub(profile) else None
+    return f"{profile.model.base}@{commit or profile.model.revision}"
 
 
 def load_tokenizer(profile: Profile, seed: int) -> Any:
-    """The base model's tokenizer, with a padding token that is not the end-of-sequence token."""
+    """The base model's tokenizer, with a padding token that is neither its end of sequence nor outside of the model.
+
+    What was chosen, and why, is printed once. Raises InputError for a tokenizer with which nothing could be trained.
+    """
     from transformers import AutoTokenizer
 
     quiet_libraries()
     tokenizer = _load_part(AutoTokenizer, profile, seed)
-    if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
-        # Padding with EOS would mask the EOS labels, and the model would never learn to stop. The paper pads with
-        # <unk> as well.
-        if tokenizer.unk_token is None:
-            raise InputError(f"{profile.model.base}: its tokenizer has neither a padding nor an unknown token")
-        tokenizer.pad_token = tokenizer.unk_token
+    try:
+        said = vocabulary.settle(tokenizer, embedding_rows(profile, seed))
+    except InputError as error:
+        raise InputError(f"base model {profile.model.base}: {error}") from None
+    if said:
+        _say_once(f"base model {profile.model.base}: {said}")
     return tokenizer
+
+
+@functools.cache
+def _say_once(line: str) -> None:
+    print(line, flush=True)
+
+
+def embedding_rows(profile: Profile, seed: int) -> int:
+    """How many tokens the base model has a vector for."""
+    return int(load_config(profile, seed).get_text_config().vocab_size)
+
+
+def prepare(profile: Profile, seed: int) -> None:
+    """Refuse a base model that cannot be had, read or trained, before anything else is done for it."""
+    bases.prepare(profile)
+    if profile.model.base != "tiny":
+        load_tokenizer(profile, seed)
 
 
 def load_config(profile: Profile, seed: int) -> Any:
@@ -57,14 +84,85 @@ def load_config(profile: Profile, seed: int) -> Any:
     return _load_part(AutoConfig, profile, seed)
 
 
-def _load_part(kind: Any, profile: Profile, seed: int, **options: Any) -> Any:
-    """What one of the Auto classes of transformers makes of the base model, in the version that the profile names."""
-    if profile.model.base != "tiny" and not Path(profile.model.base).is_dir():
-        options |= {"revision": profile.model.revision, "local_files_only": is_offline()}
+TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
+
+
+def shipped_generation(profile: Profile, seed: int) -> dict[str, Any]:
+    """The generation settings that came with the base model, as they stand in its `generation_config.json`."""
+    from transformers.utils import cached_file
+
+    kinds = ("gated_repo", "missing_entries", "connection_errors")
+    options = _where(profile) | {f"_raise_exceptions_for_{kind}": False for kind in kinds}
+    path = cached_file(base_location(profile, seed), "generation_config.json", **options)
     try:
-        return kind.from_pretrained(base_location(profile, seed), **options)
-    except (OSError, ValueError) as error:
-        raise InputError(f"base model {profile.model.base}: {str(error).splitlines()[0]}") from None
+        found = json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
+    except ValueError as error:
+        raise InputError(f"{path}: not valid JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise InputError(f"{path}: not an object of settings: take the file out, or mend it")
+    return found
+
+
+def _choose_generation(profile: Profile, seed: int, trains: bool) -> Any:
+    """The generation settings of a base model: those it came with, and of one that trains the special tokens alone.
+
+    transformers refuses to save changed settings of which one has no effect (a temperature without `do_sample`), and
+    TRL changes them; a base that comes with such a file would train for hours and fail at its first save.
+    """
+    from transformers import GenerationConfig
+
+    shipped = shipped_generation(profile, seed)
+    if not trains:
+        # What transformers cannot make sense of any more is left out as well: answers are decoded by other rules.
+        with contextlib.suppress(ValueError, TypeError, AttributeError):
+            kept = GenerationConfig.from_dict(shipped)
+            kept.validate()
+            return kept
+    config = load_config(profile, seed).get_text_config()
+    tokens = {name: shipped.get(name, getattr(config, name, None)) for name in TOKENS}
+    # Some files say -1 where they mean none.
+    is_given = {name: isinstance(ids, list) or (isinstance(ids, int) and ids >= 0) for name, ids in tokens.items()}
+    return GenerationConfig(**{name: ids for name, ids in tokens.items() if is_given[name]})
+
+
+def _where(profile: Profile) -> dict[str, Any]:
+    """Options of transformers for a model from the Hub: its commit, and whether to ask for what is not here."""
+    if not bases.is_from_hub(profile):
+        return {}
+    offline = is_offline() or bases.is_at_hand(profile)
+    return {"revision": bases.known_commit(profile) or profile.model.revision, "local_files_only": offline}
+
+
+def _load_part(kind: Any, profile: Profile, seed: int, **options: Any) -> Any:
+    """What one of the Auto classes of transformers makes of the base model, in the version that the profile names.
+
+    What is on this machine is taken without asking. Raises InputError for a model that is not there, or not what its
+    files say.
+    """
+    try:
+        if bases.is_from_hub(profile) and (commit := bases.known_commit(profile)):
+            with contextlib.suppress(OSError):
+                return kind.from_pretrained(profile.model.base, **options, revision=commit, local_files_only=True)
+        if bases.is_from_hub(profile):
+            bases.prepare(profile)
+        return kind.from_pretrained(base_location(profile, seed), **options | _where(profile))
+    except InputError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise _explain(profile, error) from None
+
+
+def _explain(profile: Profile, error: Exception) -> InputError:
+    """Why a base model cannot be loaded, in one line."""
+    name = f"base model {profile.model.base}"
+    if is_out_of_memory(error):
+        return InputError(
+            f"{name}: out of memory while it is loaded: set training.method = 'qlora', or a smaller model"
+        )
+    if is_out_of_room(error):
+        return InputError(f"{name}: no room on the disk for it: make room, or set HF_HOME to a folder on another disk")
+    said = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return InputError(f"{name} cannot be loaded: {said}: copy it again, or name another as model.base")
 
 
 def load_base(profile: Profile, seed: int, precision: Precision, quantised: bool, trains: bool) -> Any:
@@ -79,6 +177,8 @@ def load_base(profile: Profile, seed: int, precision: Precision, quantised: bool
     is_trained_itself = trains and profile.training.method == "full"
     options: dict[str, Any] = {"dtype": "float32" if is_trained_itself else precision.torch_dtype}
     options["attn_implementation"] = profile.model.attention
+    options["use_safetensors"] = True  # a pickle can run any program
+    options["generation_config"] = _choose_generation(profile, seed, trains)
     if profile.model.attention == "sdpa":
         from nbutils.training import attention
 
@@ -116,11 +216,6 @@ def load_tuned(profile: Profile, seed: int, precision: Precision, folder: Path) 
     return PeftModel.from_pretrained(base, folder).eval()
 
 
-def is_sharded() -> bool:
-    """Whether the launcher has asked for FSDP."""
-    return os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
-
-
 def check_saved_tokenizer(folder: Path, tokenizer: Any) -> None:
     """Read a saved tokenizer again and assert its end of sequence, its padding and that the two still differ."""
     from transformers import AutoTokenizer
@@ -131,19 +226,6 @@ def check_saved_tokenizer(folder: Path, tokenizer: Any) -> None:
     for name in ("eos_token_id", "pad_token_id", "bos_token_id"):
         if getattr(saved, name) != getattr(tokenizer, name):
             raise InputError(f"{folder}: {name} was {getattr(tokenizer, name)} and is {getattr(saved, name)}")
-
-
-def check_saved_adapter(folder: Path, model: Any) -> None:
-    """Assert that every trained tensor of an adapter is on disk, number for number."""
-    import torch
-    from peft import get_peft_model_state_dict
-    from safetensors.torch import load_file
-
-    saved, trained = load_file(folder / "adapter_model.safetensors"), get_peft_model_state_dict(model)
-    if not all(bool(tensor.isfinite().all()) for tensor in trained.values()):
-        raise InputError(f"{folder}: training has left weights that are not numbers: lower training.learning_rate")
-    if unlike := [name for name in trained if not torch.equal(saved.get(name, torch.empty(0)), trained[name].cpu())]:
-        raise InputError(f"{folder}: the saved adapter differs from the trained one, first in {unlike[0]}: train again")
 
 
 def weights_name(profile: Profile) -> str:

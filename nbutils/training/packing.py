@@ -44,6 +44,14 @@ def encode_rows(
     }
 
 
+def check_rows(examples: Sequence[Example], settings: Training) -> None:
+    """Raise InputError for an example that fits no flat row, before a model is loaded for it."""
+    longest, capacity = max(len(example.input_ids) for example in examples), settings.tokens_per_row
+    if capacity and longest > capacity:
+        mend = f"set it to {longest} or more, or lower max_length"
+        raise InputError(f"training.tokens_per_row = {capacity}, and the longest example has {longest} tokens: {mend}")
+
+
 def plan_steps(rows: int, examples_per_step: int, epochs: float, epoch_end: str, seed: int) -> list[np.ndarray]:
     """Row numbers of every optimizer step of a run; each epoch is a fresh permutation.
 

@@ -11,7 +11,7 @@ from nbutils.core.errors import InputError
 from nbutils.core.machine import choose_precision
 from nbutils.core.manifests import Manifest, Plan
 from nbutils.core.settings import Profile
-from nbutils.training import models
+from nbutils.training import bases, models
 
 
 def name_base(folder: Path, profile: Profile) -> None:
@@ -21,9 +21,9 @@ def name_base(folder: Path, profile: Profile) -> None:
     """
     path = folder / "adapter_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
-    is_from_hub = profile.model.base != "tiny" and not Path(profile.model.base).exists()
+    is_from_hub = bases.is_from_hub(profile)
     config["base_model_name_or_path"] = profile.model.base
-    config["revision"] = profile.model.revision if is_from_hub else None
+    config["revision"] = bases.known_commit(profile) or profile.model.revision if is_from_hub else None
     config["target_modules"] = sorted(config["target_modules"])
     disk.write_json(path, config)
 
@@ -44,6 +44,7 @@ def card(profile: Profile, selected: Manifest, arm: str, rows: int) -> str:
     facts, versions = selected.facts, manifests.installed_versions()
     libraries = [f"{name} {versions[name]}" for name in ("torch", "transformers", "peft", "trl") if name in versions]
     # Of one's own files and folders the names alone: a card travels.
+    revision = bases.known_commit(profile) if bases.is_from_hub(profile) else None
     base, dataset = (Path(name).name if Path(name).exists() else name for name in (profile.model.base, profile.dataset))
     return f"""---
 base_model: {base}
@@ -52,7 +53,7 @@ tags: [long-is-more, {"full-fine-tuning" if is_full else "lora"}]
 ---
 # {arm}
 
-{"All weights of" if is_full else "A LoRA adapter for"} {base} (revision {profile.model.revision}),
+{"All weights of" if is_full else "A LoRA adapter for"} {base} (revision {revision or profile.model.revision}),
 trained with long-is-more {__version__}, {", ".join(libraries)},
 on {rows:,} rows of the selection `{selected.arm}`: {facts["rows"]:,} of {facts["pool_rows"]:,}
 rows of {dataset}, mean response length {facts["mean_length"]:.1f} ({facts["measure"]}), sha256 of the ids

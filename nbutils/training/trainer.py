@@ -1,7 +1,7 @@
 """TRL's SFTTrainer over flat, unpadded rows: one batch is one optimizer step, attention stays within each example."""
 
+import dataclasses
 import math
-import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -9,19 +9,28 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from peft import LoraConfig
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, set_seed
 from trl import SFTConfig, SFTTrainer
 
-from nbutils.core.errors import InputError
-from nbutils.core.machine import Precision, processes
+from nbutils.core.errors import InputError, is_out_of_memory
+from nbutils.core.machine import Precision, is_sharded, processes
 from nbutils.core.manifests import Plan
 from nbutils.core.settings import Training
 from nbutils.prompts import IGNORED, Example
-from nbutils.training import attention, packing
-from nbutils.training.callbacks import CheckpointSeal, Progress, SampleAnswers, epochs_after, last_complete_checkpoint
+from nbutils.training import attention, packing, saving
+from nbutils.training.callbacks import (
+    CheckpointSeal,
+    Clock,
+    Progress,
+    SampleAnswers,
+    epochs_after,
+    last_complete_checkpoint,
+    read_seconds,
+)
 
 
 class StepCollator:
@@ -97,6 +106,19 @@ class PackedTrainer(SFTTrainer):
         for weight in self.model.parameters():
             if weight.requires_grad:
                 weight.data = weight.data.float()
+        if self.is_fsdp_enabled:
+            self._reduce_in_fp32()
+
+    def _reduce_in_fp32(self) -> None:
+        """Let FSDP add gradients up in fp32: accelerate's own policy does it in the compute dtype."""
+        plugin = self.accelerator.state.fsdp_plugin
+        if policy := plugin.mixed_precision_policy:
+            plugin.mixed_precision_policy = dataclasses.replace(policy, reduce_dtype=torch.float32)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write a checkpoint's weights; under FSDP the trainer does that beside the optimizer's state."""
+        if self.is_world_process_zero() and not self.is_fsdp_enabled:
+            saving.write_weights(self.model, Path(output_dir or str(self.args.output_dir)))
 
     def get_train_dataloader(self) -> DataLoader:
         """One batch a step. Every process reads every step and takes its own rows: there is nothing to shard."""
@@ -113,20 +135,30 @@ class PackedTrainer(SFTTrainer):
         for number, row in enumerate(rows):
             if self.noise:
                 self.noise.lengths = row["lengths"]
-            # Gradients travel between processes once a step, with its last row.
-            syncing = nullcontext() if number == len(rows) - 1 else self.accelerator.no_sync(model)
+            # Gradients travel between processes once a step, with its last row; under FSDP with every row, since each
+            # process would otherwise hold those of the whole model.
+            travels = self.is_fsdp_enabled or number == len(rows) - 1
+            syncing = nullcontext() if travels else self.accelerator.no_sync(model)
             with syncing, self.compute_loss_context_manager():
                 try:
                     # DDP and FSDP average gradients over the processes; a step's loss is a sum over them.
                     loss = weighted_loss(model, row) * self.args.world_size
-                except torch.OutOfMemoryError:
-                    tokens = row["input_ids"].numel()
-                    mend = "set gradient_checkpointing = true, or lower tokens_per_row or max_length"
-                    raise InputError(f"out of GPU memory in a row of {tokens} tokens: {mend}") from None
-                self.accelerator.backward(loss)
+                    self.accelerator.backward(loss)
+                except (RuntimeError, MemoryError) as error:
+                    self._explain(error, row["input_ids"].numel())
+                    raise
             total += loss.detach()
         self.tokens_seen += inputs["tokens"]
         return total
+
+    def _explain(self, error: BaseException, tokens: int) -> None:
+        """Raise InputError for a pass over a row of so many tokens that got no memory."""
+        if not is_out_of_memory(error):
+            return
+        mends = [] if self.settings.gradient_checkpointing else ["set gradient_checkpointing = true"]
+        mend = ", or ".join([*mends, "lower training.tokens_per_row or max_length"])
+        where = f"out of memory on {self.args.device.type} in a row of {tokens:,} tokens"
+        raise InputError(f"{where}: {mend}, and run the same command to continue") from None
 
 
 class EmbeddingNoise:
@@ -184,7 +216,8 @@ def make_trainer(
     if settings.neftune_alpha:
         trainer.noise = EmbeddingNoise(trainer.model, settings, settings.neftune_alpha)
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(CheckpointSeal())
+    trainer.add_callback(Clock())
+    trainer.add_callback(CheckpointSeal(settings.checkpoints_kept))
     trainer.add_callback(Progress(trainer, planned.arm))
     if not trainer.is_fsdp_enabled:
         epochs = epochs_after(steps, len(examples))
@@ -194,8 +227,9 @@ def make_trainer(
 
 def _arguments(settings: Training, planned: Plan, precision: Precision, steps: int, folder: Path) -> Any:
     arguments = SFTConfig(
-        # A run with other settings has another key, and never continues from these.
-        output_dir=str(folder / f".checkpoints-{planned.key[:12]}"),
+        # A run with other settings has another key, and never continues from these; nor do FSDP's, which have a form of
+        # their own, and the others from each other's.
+        output_dir=str(folder / f".checkpoints-{planned.key[:12]}{'-sharded' if is_sharded() else ''}"),
         max_steps=steps,
         per_device_train_batch_size=1,
         learning_rate=settings.learning_rate,
@@ -205,19 +239,20 @@ def _arguments(settings: Training, planned: Plan, precision: Precision, steps: i
         adam_beta1=settings.beta1,
         adam_beta2=settings.beta2,
         max_grad_norm=settings.max_grad_norm,
-        optim=settings.optimizer,
+        optim=choose_optimizer(settings),
         gradient_checkpointing=settings.gradient_checkpointing,
         bf16=precision.dtype == "bfloat16",
         fp16=precision.dtype == "float16",
         use_cpu=precision.device == "cpu",
         ddp_backend="gloo" if precision.device == "cpu" and processes() > 1 else None,
+        # Every weight that is trained is used by every row.
+        ddp_find_unused_parameters=False,
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},
         remove_unused_columns=False,
         logging_steps=1,
         logging_nan_inf_filter=False,
         save_steps=settings.save_steps,
-        save_total_limit=2,
         report_to="none",
         seed=planned.seed,
         disable_tqdm=True,
@@ -227,23 +262,20 @@ def _arguments(settings: Training, planned: Plan, precision: Precision, steps: i
     return arguments
 
 
+def choose_optimizer(settings: Training) -> str:
+    """The profile's optimizer; under FSDP AdamW for those of bitsandbytes, which take no shared-out weights."""
+    is_foreign = settings.optimizer.endswith(("_8bit", "_32bit"))
+    return "adamw_torch" if is_sharded() and is_foreign else settings.optimizer
+
+
 def fit(trainer: PackedTrainer, label: str) -> float:
-    """Train, from the last whole checkpoint where there is one; returns the seconds that it took."""
-    found = last_complete_checkpoint(Path(str(trainer.args.output_dir)))
+    """Train, from the last whole checkpoint where there is one; returns the seconds of all sessions."""
+    # The first process chooses for all: another machine may see the shared folder as it was a moment ago.
+    (found,) = broadcast_object_list([last_complete_checkpoint(Path(str(trainer.args.output_dir)))])
+    clock = next(each for each in trainer.callback_handler.callbacks if isinstance(each, Clock))
     if found:
+        clock.seconds = read_seconds(found)
         print(f"{label}: continuing from {found.name}", flush=True)
-    started = time.monotonic()
-    trainer.train(resume_from_checkpoint=str(found) if found else None)
-    return time.monotonic() - started
-
-
-def save(trainer: PackedTrainer, weights: Path) -> None:
-    """Write what was trained, and the tokenizer, into a folder; every process of a run calls it."""
-    if trainer.is_fsdp_enabled:
-        # Sharded weights are gathered by all processes together.
-        trainer.save_model(str(weights))
-        (weights / "training_args.bin").unlink(missing_ok=True)
-    elif trainer.is_world_process_zero():
-        trainer.model.save_pretrained(weights)
-    if trainer.is_world_process_zero():
-        trainer.processing_class.save_pretrained(weights)
+    with saving.explained(Path(str(trainer.args.output_dir))):
+        trainer.train(resume_from_checkpoint=str(found) if found else None)
+    return clock.seconds

@@ -248,3 +248,21 @@ def test_one_report_reads_every_file_and_manifest_once(runs, no_data, read, veri
     again = subprocess.run([sys.executable, "-c", PLAN], capture_output=True, text=True, check=False)
     assert (again.stdout.strip(), again.stderr) == (planned.key, ""), "another process reads no file again"
     assert all(isinstance(json.loads(line or "[]"), list) for line in (runs / disk.HASHES).read_text().splitlines())
+
+
+def test_a_large_file_that_was_just_written_is_hashed_once(tmp_path, runs, monkeypatch):
+    """Waited for until its stamp tells it from a later change, and then remembered, for other processes too."""
+    runs.mkdir()
+    monkeypatch.setattr(disk, "LARGE", 1000)
+    monkeypatch.setattr(disk, "SETTLED_NS", 3 * 10**8)
+    read, path = [], tmp_path / "model.safetensors"
+    hashed = disk.hash_bytes
+    monkeypatch.setattr(disk, "hash_bytes", lambda name: read.append(name) or hashed(name))
+    path.write_bytes(b"x" * 2000)
+    digests = set()
+    for _ in range(3):
+        disk._read_hashes.cache_clear()
+        digests.add(disk.sha256_file(path))
+    assert (len(read), len(digests)) == (1, 1)
+    path.write_bytes(b"y" * 2000)
+    assert disk.sha256_file(path) not in digests

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nbutils import ROOT
+from nbutils import ROOT, run
 from nbutils.core import disk, manifests
 from nbutils.core.errors import InputError
 from nbutils.core.settings import load_profile
@@ -241,3 +241,34 @@ def test_the_same_instruction_with_another_input_is_no_leak(place):
     other = PROMPT | {"instruction": "Summarise the text.", "input": "Text two."}
     (place / "my_prompts.jsonl").write_text(lines(other, other | {"id": "q2"}), encoding="utf-8")
     assert len(check()) == 2
+
+
+# --- what a machine lacks ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bare(no_data, runs, monkeypatch):
+    """Neither data nor a network nor a GPU."""
+    monkeypatch.setattr("nbutils.run.execute", lambda step: pytest.fail(f"{step.notebook} was run"))
+
+
+def test_a_profile_for_a_gpu_says_so_before_anything_runs(bare):
+    said = r"profile 'colab-t4' .* needs a GPU, and this machine has none .*; alpaca-52k, .* fetched as well: .*--cpu"
+    with pytest.raises(InputError, match=said):
+        run.run_profile("colab-t4")
+
+
+def test_missing_data_are_named_before_anything_runs(bare):
+    said = (
+        r"needs alpaca-52k, lima, vicuna: not on this machine, and LIM_OFFLINE .*: run `python -m nbutils\.data fetch"
+    )
+    with pytest.raises(InputError, match=said):
+        run.run_profile("colab-t4", on_cpu=True)
+
+
+def test_a_missing_base_model_is_named_before_anything_runs(bare, place, monkeypatch):
+    path = place / "my-profile.toml"
+    text = re.sub(r"(?s)\[tiny_base\].*?\n\n", "", path.read_text(encoding="utf-8"))
+    path.write_text(text.replace('base = "tiny"', 'base = "someone/missing"'), encoding="utf-8")
+    with pytest.raises(InputError, match="base model someone/missing is not on this machine, and LIM_OFFLINE forbids"):
+        run.run_profile("my-profile.toml")

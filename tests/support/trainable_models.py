@@ -11,14 +11,15 @@ def save_model(folder, architecture="llama", seed=0, **shape):
     from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
     tokenizer = make_tokenizer()
-    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, **shape}
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+    sizes |= {"vocab_size": len(tokenizer), **shape}
     ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     torch.manual_seed(seed)
     if architecture == "mistral":
-        config = MistralConfig(vocab_size=len(tokenizer), **ids, num_key_value_heads=2, sliding_window=48, **sizes)
+        config = MistralConfig(**ids, num_key_value_heads=2, sliding_window=48, **sizes)
         model = MistralForCausalLM(config)
     else:
-        model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **ids, **sizes))
+        model = LlamaForCausalLM(LlamaConfig(**ids, **sizes))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
