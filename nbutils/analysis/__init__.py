@@ -2,5 +2,5 @@
 
 `verdicts` is the rule and its counts, `items` the judged prompts, `length_control` the fit at equal length,
 `comparison` the whole analysis of a comparison, `pooled` one model of all comparisons and `standings` what it says,
-`independent` what it says of others' models, `calibration` whether it can be trusted, `leaderboards` public results.
+`calibration` whether it can be trusted, `leaderboards` public results.
 """

@@ -12,8 +12,9 @@ import pandas as pd
 from pandas import DataFrame
 
 from nbutils import data
-from nbutils.analysis import agreement, calibration, comparison, independent, leaderboards
+from nbutils.analysis import agreement, calibration, comparison, leaderboards
 from nbutils.analysis.calibration import DEPENDENT, Taste
+from nbutils.claims import independent
 from nbutils.core import tables
 from nbutils.core.errors import ArgumentParser, exits_cleanly
 from nbutils.figures import registry

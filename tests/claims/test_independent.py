@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 
 from nbutils import data
-from nbutils.analysis import independent, pooled, standings
+from nbutils.analysis import pooled, standings
+from nbutils.claims import independent
 from nbutils.core.tables import read
 from nbutils.data import catalogue
 from nbutils.execution import tables
