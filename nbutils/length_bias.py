@@ -1,6 +1,6 @@
 """Stage 07: is it only length? The length analysis of any judgments.
 
-    python -m nbutils.length_bias JUDGMENTS [-o TABLE.csv] [--cut CUT_JUDGMENTS]
+    python -m nbutils.length_bias JUDGMENTS [-o TABLE.csv] [--pairs PAIRS.csv] [--cut CUT_JUDGMENTS] [--draws N]
     python -m nbutils.length_bias [JUDGMENTS] --plan [--comparisons N]
 
 JUDGMENTS is a JSON-lines or Parquet file with one row per order: id, preference (0 to 1 for the arm, or null),
@@ -9,6 +9,10 @@ for each prompt, is used where all rows have it. AlpacaEval's annotations.json a
 are read as they are (nbutils/judging/records.py). CUT_JUDGMENTS are of the same prompts after
 `python -m nbutils.judge A B --cut` cut every pair of answers to one length. --plan says how many prompts an effect
 takes, by the spread of published judgments or of JUDGMENTS.
+
+From three models on (arms and baselines) all comparisons are analysed together as well, by the pooled model of
+nbutils/analysis/pooled.py: each arm's rate against a reference, and net wins between any two, also those that were
+never set against each other (PAIRS.csv).
 """
 
 import functools
@@ -19,11 +23,13 @@ from typing import Any
 from pandas import DataFrame
 
 from nbutils import arms, judge
-from nbutils.analysis.comparison import BIN_EDGES, MATCHED, analyse, bin_comparisons, compare_cut
+from nbutils.analysis import standings
+from nbutils.analysis.comparison import BIN_EDGES, DRAWS, MATCHED, analyse, bin_comparisons, compare_cut
 from nbutils.analysis.items import comparisons, to_calls
 from nbutils.analysis.length_control import length_controlled_win_rate
 from nbutils.analysis.planning import POWER, PUBLISHED, Spread, measure_spread, plan_prompts, smallest_effects
-from nbutils.analysis.verdicts import Rows
+from nbutils.analysis.pooled import Field, lay_out
+from nbutils.analysis.verdicts import COMPARISON, Rows, to_frame
 from nbutils.core import disk, manifests, tables
 from nbutils.core.errors import ArgumentParser, InputError, exits_cleanly
 from nbutils.core.manifests import Manifest, Plan
@@ -67,6 +73,7 @@ _RATES = {
     "length_controlled": "length controlled",
     "length_controlled_log": "length controlled, by the ratio",
     "length_controlled_difficulty": "length controlled, difficulty",
+    "pooled": "pooled with the other arms",
     "length_matched": "length matched ({length_matched_prompts})",
     "win_rate_cut": "cut to one length",
     "share_remaining": "share left of the net win",
@@ -93,11 +100,48 @@ def print_analysis(table: DataFrame, rows: Rows) -> None:
             "win_rate_cut": "win_rate_cut" in row,
         }
         for name, words in _RATES.items():
-            if has.get(name, True):
+            if name in row and has.get(name, True):
                 print(f"  {words.format(**row):32} {_interval(row, name)}")
         if not math.isnan(row["longer_preferred"]):
             rates = f"{row['longer_preferred']:.3f}; a length-only judge {row['length_only_judge']:.3f}"
             print(f"  {'longer preferred':32} {rates}")
+
+
+def pool(field: Field, table: DataFrame) -> tuple[DataFrame, DataFrame, DataFrame]:
+    """A file's standings and pairs, and its length analysis with each comparison's `pooled` rate at equal length."""
+    found, pairs = standings.tabulate(field)
+    nets = {}
+    for row in pairs.to_dict("records"):
+        value, low, high = (row[f"net_equal{end}"] for end in ("", "_low", "_high"))
+        nets[row["judge"], row["arm"], row["other"]] = (value, low, high)
+        nets[row["judge"], row["other"], row["arm"]] = (-value, -high, -low)
+    unknown = (math.nan,) * 3
+    keys = zip(*(table[name].map(str) for name in COMPARISON), strict=True)
+    rates = [[round((1 + net) / 2, 4) for net in nets.get(key, unknown)] for key in keys]
+    columns = dict(zip(("pooled", "pooled_low", "pooled_high"), zip(*rates, strict=True), strict=True))
+    return found, pairs, table.assign(**columns)
+
+
+SHOWN_PAIRS = 10
+FEWEST_DRAWS = 100
+
+
+def print_standings(found: DataFrame, pairs: DataFrame) -> None:
+    """Print what the pooled model says, a line for each arm, and pairs that were never judged, where they are few."""
+    for (name, reference), mine in found.groupby(["judge", "reference"], sort=False):
+        scale = {"log_ratio": "the ratio", "difference": "the difference"}.get(mine["scale"].iloc[0], "no length")
+        print(f"pooled, against {reference}, judged by {name}: {len(mine)} arms, by {scale} of lengths")
+        for row in mine.sort_values("equal", ascending=False).to_dict("records"):
+            rates = f"as judged {_interval(row, 'raw')}  at equal length {_interval(row, 'equal')}"
+            print(f"  {row['arm']:32} {rates}" + "  (always longer or shorter)" * row["borrowed"])
+    unjudged = pairs[pairs["evidence"] == "indirect"]
+    if 0 < len(unjudged) <= SHOWN_PAIRS:
+        print("pooled, net wins of arms that were never set against each other")
+    for row in unjudged.to_dict("records") if len(unjudged) <= SHOWN_PAIRS else []:
+        nets = f"as judged {_interval(row, 'net_raw')}  at equal length {_interval(row, 'net_equal')}"
+        print(f"  {row['arm']} over {row['other']}, {row['judge']}: {nets}")
+    if len(unjudged) > SHOWN_PAIRS:
+        print(f"pooled: net wins of {len(unjudged)} pairs that were never set against each other: --pairs FILE")
 
 
 def _interval(row: dict[Any, Any], name: str) -> str:
@@ -121,12 +165,14 @@ def main(arguments: list[str] | None = None) -> None:
     about = "JSON lines or Parquet, one row per order"
     parser.add_argument("judgments", metavar="JUDGMENTS", type=Path, nargs="?", help=about)
     parser.add_argument("-o", "--out", type=Path, help="also write the table as CSV")
+    parser.add_argument("--pairs", type=Path, help="also write the pooled net wins between any two arms as CSV")
+    parser.add_argument("--draws", type=int, default=DRAWS, help=f"bootstrap draws of the net win ({DRAWS})")
     parser.add_argument("--cut", type=Path, metavar="CUT_JUDGMENTS", help="judgments of the answers cut to one length")
     parser.add_argument("--plan", action="store_true", help="how many prompts an effect takes, and nothing else")
     parser.add_argument("--comparisons", type=int, default=1, help="how many are made at once (with --plan; 1)")
     given = parser.parse_args(arguments)
     if given.plan:
-        if given.out or given.cut:
+        if given.out or given.cut or given.pairs:
             parser.error("--plan writes no table and reads no cut judgments")
         if given.comparisons < 1:
             parser.error("--comparisons: at least 1")
@@ -136,13 +182,28 @@ def main(arguments: list[str] | None = None) -> None:
         return print_plan(given.comparisons, spread)
     if not given.judgments:
         parser.error("the following arguments are required: JUDGMENTS (or --plan)")
-    if given.out and given.out.resolve() in [path.resolve() for path in (given.judgments, given.cut) if path]:
-        raise InputError(f"{given.out}: the table would replace the judgments: give the output another name")
-    rows, cut = read_judgments(given.judgments), read_judgments(given.cut) if given.cut else ()
-    table = analyse(rows, cut=cut)
+    read = [path.resolve() for path in (given.judgments, given.cut) if path]
+    for out in (given.out, given.pairs):
+        if out and out.resolve() in read:
+            raise InputError(f"{out}: the table would replace the judgments: give the output another name")
+    if given.draws < FEWEST_DRAWS:
+        raise InputError(f"--draws {given.draws}: an interval of 95% takes at least {FEWEST_DRAWS} draws")
+    rows, cut = to_frame(read_judgments(given.judgments)), read_judgments(given.cut) if given.cut else ()
+    table = analyse(rows, given.draws, cut=cut)
     compared = compare_cut(rows, cut) if len(cut) else DataFrame()
-    if given.out:
-        disk.write_text(given.out, table.to_csv(index=False, lineterminator="\n"))
+    found = pairs = DataFrame()
+    field = lay_out(rows)
+    if standings.is_pooled(field):
+        found, pairs, table = pool(field, table)
+    elif given.pairs:
+        raise InputError(f"{given.judgments}: --pairs needs three models or more that comparisons connect")
+    for path, made in ((given.out, table), (given.pairs, pairs)):
+        if path:
+            disk.write_text(path, made.to_csv(index=False, lineterminator="\n"))
+    for line in standings.describe_components(field):
+        print(f"note: {line}")
+    if len(found):
+        print_standings(found, pairs)
     print_analysis(table, rows)
     for row in compared.to_dict("records"):
         print(f"{row['arm']} against {row['baseline']}, judged by {row['judge']}: answers cut to one length")

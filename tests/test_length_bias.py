@@ -716,6 +716,54 @@ def test_the_command_as_a_process(tmp_path, rows):
     )
 
 
+# --- three models and more ---------------------------------------------------------------------------------------
+
+
+def three_arms(rng):
+    """Two arms against one baseline, and a third whose answers are always the longer ones."""
+    rows = [
+        row | {"arm": f"arm {n}"} for n, quality in enumerate((0.8, 0.0)) for row in planted(rng, quality, 1.5, n=80)
+    ]
+    return rows + [row | {"arm": "long", "len_arm": 3 * row["len_baseline"] + 1} for row in planted(rng, 0, 0, n=80)]
+
+
+def test_three_models_are_analysed_together_by_default(tmp_path, capsys, rng):
+    out, pairs = tmp_path / "table.csv", tmp_path / "pairs.csv"
+    path = write(tmp_path / "rows.jsonl", three_arms(rng))
+    status, printed, errors = run(capsys, path, "-o", out, "--pairs", pairs, "--draws", "100")
+    assert (status, errors) == (0, [])
+    first, *lines = printed.splitlines()
+    assert first.startswith("pooled, against short, judged by j: 3 arms, by the ")
+    assert sum("(always longer or shorter)" in line for line in lines[:3]) == 1
+    with open(out, encoding="utf-8") as file:
+        table = {row["arm"]: row for row in csv.DictReader(file)}
+    assert table["long"]["length_controlled"] == "" and 0 < float(table["long"]["pooled"]) < 1
+    with open(pairs, encoding="utf-8") as file:
+        nets = {(row["arm"], row["other"]): row for row in csv.DictReader(file)}
+    assert len(nets) == 6 and nets["arm 0", "arm 1"]["evidence"] == "indirect"
+    assert nets["arm 0", "short"]["evidence"] == "direct" and nets["arm 0", "short"]["direct_prompts"] == "80"
+    assert float(nets["arm 0", "arm 1"]["net_equal"]) > 0
+    assert float(table["arm 0"]["pooled"]) == pytest.approx(
+        (1 + float(nets["arm 0", "short"]["net_equal"])) / 2, abs=1e-3
+    )
+    assert any(line.startswith("  arm 0 over arm 1, j: as judged ") for line in lines)
+
+
+BAD_POOLING = {
+    "two models": (["--pairs", "pairs.csv"], "--pairs needs three models or more that comparisons connect"),
+    "few draws": (["--draws", "5"], "--draws 5: an interval of 95% takes at least 100 draws"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_POOLING)
+def test_what_cannot_be_pooled_is_one_line(tmp_path, capsys, rows, name):
+    options, expected = BAD_POOLING[name]
+    path = write(tmp_path / "rows.jsonl", rows)
+    status, printed, errors = run(capsys, path, *[tmp_path / each if "." in each else each for each in options])
+    assert (status, printed, len(errors)) == (2, "", 1) and expected in errors[0]
+    assert not (tmp_path / "pairs.csv").exists()
+
+
 # --- the truncated counterfactual ----------------------------------------------------------------------------------
 
 

@@ -6,16 +6,20 @@ length coefficient (Dubois et al., 2404.04475; the formula is in the public repo
 Rates in this module are in percent, as on the leaderboard.
 """
 
+import functools
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from pandas import DataFrame, Series
 
 from nbutils import data
-from nbutils.analysis import comparison, verdicts
-from nbutils.analysis.items import Calls, comparisons
+from nbutils.analysis import comparison, pooled, standings, verdicts
+from nbutils.analysis.intervals import Estimate, student_margin
+from nbutils.analysis.items import Calls, comparisons, to_calls
 from nbutils.analysis.length_control import Numbers, expit, length_controlled_win_rate
 from nbutils.core import manifests, tables
 
@@ -25,6 +29,17 @@ BASELINE = "gpt4_1106_preview"
 GAMED = ("gpt4_1106_preview_verbose", "gpt4_1106_preview_concise")
 ANCHOR_WEIGHT = 0.1
 """Weight of each item of a gamed variant: 0.2 divided by the two of them."""
+
+GAMED_WEIGHTS = {
+    "gpt4_1106_preview_verbose": (-1.5835274219761557, 0.8334888457867451, 0.1923534665807022),
+    "gpt4_1106_preview_concise": (-1.6424856171097677, 0.6835779026468267, -0.3182055425894927),
+}
+"""Their published weights: of length (the baseline's minus the model's), of difficulty, and the constant."""
+
+ANCHORED = re.compile(r"gpt-?4[-_]?(turbo|1106)", re.IGNORECASE)
+"""Names of AlpacaEval 2's judge (GPT-4 1106, `weighted_alpaca_eval_gpt4_turbo`). The anchor is what that judge said of
+the gamed variants: it would lend its taste for length to any other judge. A coin that judges 150 answers of 68
+characters (NullModel) would have 0.59 at equal length with it, and has 0.50 without."""
 
 SOURCES = tuple(f"alpaca-eval-{part}" for part in ("preferences", "lengths", "difficulty", "leaderboard", "lc-weights"))
 
@@ -89,19 +104,21 @@ def rates_of_weights(board: Board) -> DataFrame:
 
 
 def compare_fits(board: Board, models: Sequence[str] | None = None) -> DataFrame:
-    """Length-controlled rates fitted from preferences and lengths in five ways, beside the published, by model.
+    """Length-controlled rates fitted from preferences and lengths in six ways, beside the published, by model.
 
     anchored: difficulty, and AlpacaEval's anchor; difficulty; own_difficulty: as estimated from the other models'
-    preferences; log_ratio: no difficulty, by the ratio of lengths; length_only: no difficulty.
+    preferences; pooled: no difficulty, all models together; log_ratio: no difficulty, by the ratio of lengths;
+    length_only: no difficulty.
     """
-    anchor, table = recover_anchor(board), {}
+    anchor, table, together = recover_anchor(board), {}, pooled_rates(board, models or models_of(board))
     for model in models or models_of(board):
         calls, others = calls_of(board, model), estimate_difficulty(board, model)
         plain = calls[:3]
         rates = {
-            "anchored": anchored_win_rate(calls, anchor),
+            "anchored": anchored_win_rate(calls, anchor).value,
             "difficulty": length_controlled_win_rate(*plain, calls.difficulty).value,
             "own_difficulty": length_controlled_win_rate(*plain, others[calls.clusters]).value,
+            "pooled": together[model],
             "log_ratio": length_controlled_win_rate(*plain, scale="log_ratio").value,
             "length_only": length_controlled_win_rate(*plain).value,
         }
@@ -109,6 +126,24 @@ def compare_fits(board: Board, models: Sequence[str] | None = None) -> DataFrame
         given = {"win_rate": 100 * float(calls.preference.mean()), "published": published}
         table[model] = given | {name: 100 * rate for name, rate in rates.items()}
     return DataFrame(table).T
+
+
+def pooled_rates(board: Board, models: Sequence[str]) -> dict[str, float]:
+    """Each model's rate against BASELINE in 0..1 at equal length, by the pooled model of these models alone."""
+    parts = []
+    for model in models:
+        calls = calls_of(board, model)
+        sizes = {"len_arm": calls.len_model, "len_baseline": calls.len_baseline, "id": calls.clusters}
+        parts.append(DataFrame({"arm": model, "preference": calls.preference, **sizes}))
+    named = {"judge": "gpt4_turbo", "baseline": BASELINE, "test_set": "alpaca-eval", "order": "random"}
+    field = pooled.lay_out(pd.concat(parts, ignore_index=True).assign(**named))
+    fitted = standings.fit_all(field).equal
+    ground = standings.survey(fitted) if fitted else None
+    places = [field.models.index(name) for name in (*models, BASELINE)]
+    return {
+        model: standings.win_rate(ground, place, places[-1]).value if ground else math.nan
+        for model, place in zip(models, places, strict=False)
+    }
 
 
 def estimate_difficulty(board: Board, model: str) -> Numbers:
@@ -140,15 +175,19 @@ def recover_anchor(board: Board) -> Anchor:
     The judgments themselves are not in the repository. A logistic fit depends on them by two sums only, and each
     variant's own published weights solve the score equations in which those sums stand: four equations, four unknowns.
     """
-    theirs, columns = _lengths(board, BASELINE), []
+    sizes = DataFrame({name: _lengths(board, name) for name in (BASELINE, *GAMED)})
+    return solve_anchor(sizes, board.difficulty, {name: board.weights.loc[name].to_numpy() for name in GAMED})
+
+
+def solve_anchor(sizes: DataFrame, difficulty: Numbers, weights: Mapping[str, Any]) -> Anchor:
+    """`recover_anchor` from characters by idx of BASELINE and the two of GAMED, and the weights of these two."""
+    columns, known = [], []
     for model in GAMED:
-        mine = _lengths(board, model)
-        idx = mine.index.intersection(theirs.index)
-        delta = mine[idx] - theirs[idx]
-        columns.append(np.column_stack([np.tanh(delta / delta.std()), board.difficulty[idx]]))
-    known = []
+        both = sizes[[model, BASELINE]].dropna()
+        delta = both[model] - both[BASELINE]
+        columns.append(np.column_stack([np.tanh(delta / delta.std()), difficulty[both.index]]))
     for model, own in zip(GAMED, columns, strict=True):
-        weight, slope, constant = board.weights.loc[model].to_numpy()
+        weight, slope, constant = weights[model]
         taste = np.array([-weight, slope])  # published for the baseline's length minus the model's
         shared = sum(each.T @ expit(each @ taste) for each in columns)
         known.append(own.T @ expit(constant + own @ taste) + ANCHOR_WEIGHT * shared)
@@ -156,33 +195,60 @@ def recover_anchor(board: Board) -> Anchor:
     return Anchor(tuple(columns), np.linalg.solve(system, np.concatenate(known)).reshape(2, 2).sum(axis=0))
 
 
-def anchored_win_rate(items: Calls, anchor: Anchor) -> float:
+@functools.cache
+def load_anchor() -> Anchor:
+    """The anchor from what the repository holds: lengths and difficulties, and two models' published weights."""
+    sizes = data.load_table("alpaca-eval-anchor")
+    difficulty = data.load_table("alpaca-eval-difficulty")["instruction_difficulty"].sort_index().to_numpy(float)
+    return solve_anchor(sizes, difficulty, GAMED_WEIGHTS)
+
+
+def anchored_win_rate(items: Calls, anchor: Anchor) -> Estimate:
     """Length-controlled win rate in 0..1 by AlpacaEval's own model, anchored by the gamed variants.
 
-    Differs from the published fit by its L1 penalty only, whose strength is chosen there by cross-validation.
+    items: one for each instruction; of fewer than all, the anchor counts in proportion. Differs from the published fit
+    by its L1 penalty only, whose strength is chosen there by cross-validation. The interval leaves out one instruction
+    at a time, refitted by one Newton step, on the logit scale.
     """
     from scipy.optimize import root
 
     difficulty, delta = np.asarray(items.difficulty), items.len_model - items.len_baseline
-    columns = np.column_stack([np.ones_like(delta), np.tanh(delta / delta.std(ddof=1)), difficulty])
+    columns = np.column_stack([np.ones_like(delta), np.tanh(delta / (delta.std(ddof=1) or 1.0)), difficulty])
+    share = ANCHOR_WEIGHT * len(delta) / len(anchor.columns[0])
 
     def score(found: Numbers) -> Numbers:
         own: Numbers = columns.T @ (items.preference - expit(columns @ found))
         expected = sum(each.T @ expit(each @ found[1:]) for each in anchor.columns)
-        own[1:] += ANCHOR_WEIGHT * (anchor.sums - expected)
+        own[1:] += share * (anchor.sums - expected)
         return own
 
     solved = root(score, np.zeros(3))
     if not solved.success:
         raise RuntimeError(f"the anchored fit did not converge: {solved.message}")
-    return float(expit(solved.x[0] + solved.x[2] * difficulty).mean())
+    found, n = solved.x, len(delta)
+    chance = expit(columns @ found)
+    own = np.einsum("n,nk,nl->nkl", chance * (1 - chance), columns, columns)
+    information = own.sum(axis=0)
+    for each in anchor.columns:
+        weight = expit(each @ found[1:])
+        information[1:, 1:] += share * (each.T * weight * (1 - weight)) @ each
+    scores = columns * (items.preference - chance)[:, None]
+    changes = -np.linalg.solve(information - own, scores[:, :, None])[:, :, 0]
+    equal = columns * [1.0, 0.0, 1.0]
+    rates = expit(equal @ found)
+    value, gradient = float(rates.mean()), (rates * (1 - rates)) @ equal / n
+    error = math.sqrt(float(((changes @ gradient + (value - rates) / (n - 1)) ** 2).sum()))
+    margin = student_margin(n - 1) * error / (value * (1 - value))
+    low, high = expit(math.log(value / (1 - value)) + np.array([-margin, margin])).tolist()
+    return Estimate(value, low, high, n, "AlpacaEval's model with its anchor")
 
 
 def rate_arms(rows: Sequence[dict[str, Any]]) -> DataFrame:
     """One row for each arm, baseline and judge: rates in 0..1 with 95% intervals over instructions, mean characters.
 
-    The rate at equal length uses the difficulties where the rows have them. Rates are NaN below 99% judged, and the
-    one at equal length also where the two sides' lengths do not overlap.
+    The rate at equal length uses the difficulties where the rows have them, and for AlpacaEval's own judge and BASELINE
+    its anchor as well. Rates are NaN below 99% judged, and the one at equal length also where the two sides' lengths do
+    not overlap.
     """
     groups, table = comparisons(rows), []
     for found in comparison.analyse(rows).to_dict("records"):
@@ -196,9 +262,22 @@ def rate_arms(rows: Sequence[dict[str, Any]]) -> DataFrame:
         row = {key: found[key] for key in ("arm", "baseline", "judge")}
         row |= {"asked": calls["asked"], "judged": calls["judged"]}
         row |= {name: found.get(column) if is_enough else None for name, column in columns.items()}
+        is_anchored = found["baseline"] == BASELINE and ANCHORED.search(found["judge"]) is not None
+        if is_enough and has_difficulty and is_anchored:
+            rate = anchored_win_rate(_instructions(mine), load_anchor())
+            row |= {"lc_win_rate": round(rate.value, 4), "lc_low": round(rate.low, 4), "lc_high": round(rate.high, 4)}
         sizes = {"mean_chars": mean_of(mine, "len_arm"), "baseline_mean_chars": mean_of(mine, "len_baseline")}
         table.append(row | sizes)
     return tables.make("rates", table)
+
+
+def _instructions(rows: verdicts.Rows) -> Calls:
+    """One item for each instruction: the mean preference of its orders, as AlpacaEval judges it once."""
+    calls = to_calls(rows)
+    names = ("preference", "len_model", "len_baseline", "difficulty")
+    means = DataFrame({name: getattr(calls, name) for name in names}).groupby(calls.clusters).mean()
+    preference, mine, theirs, difficulty = (means[name].to_numpy() for name in names)
+    return Calls(preference, mine, theirs, difficulty, means.index.to_numpy(), None)
 
 
 def mean_of(rows: verdicts.Rows, name: str) -> float:

@@ -165,9 +165,9 @@ def published_numbers(claim: str) -> list[Number]:
 def independent_numbers(claim: str) -> list[Number]:
     """What other people's judgments of models that they trained on the paper's sets say of a claim (docs/evidence.md).
 
-    data/published/independent.csv names the comparisons, figures/tables/independent.csv has the numbers (its headline).
+    data/published/independent-claims.csv names the comparisons; the numbers are the headline of the table INDEPENDENT.
     """
-    table, wanted, found = tables.read(INDEPENDENT), read("independent"), []
+    table, wanted, found = tables.read(INDEPENDENT), read("independent-claims"), []
     table = table[table.what == "headline"]
     for row in wanted[wanted.claim == claim].itertuples():
         (one,) = table[(table.arm == row.arm) & (table.other == row.other)].to_dict("records")

@@ -35,7 +35,7 @@ _LENGTH_BIAS = _columns(
     count_or_none="length_matched_prompts",
     flag="settled",
     rate="win_rate prompts_won at_equal_length length_controlled length_controlled_log length_controlled_difficulty "
-    "length_matched win_rate_cut position_bias length_taste position_taste net_win net_at_equal_length "
+    "pooled length_matched win_rate_cut position_bias length_taste position_taste net_win net_at_equal_length "
     "net_due_to_length share_remaining",
 )
 
@@ -79,6 +79,19 @@ SCHEMAS: dict[str, dict[str, str]] = {
     ),
     "agreement": _AGREEMENT,
     "length_bias": _LENGTH_BIAS,
+    "standings": _columns(
+        text="judge scale arm reference evidence",
+        count="prompts against",
+        number="mean_length",
+        flag="borrowed",
+        rate="raw equal log_ratio difference",
+    ),
+    "pairs": _columns(
+        text="judge scale arm other evidence",
+        count="direct_prompts",
+        number="direct_net",
+        rate="net_raw net_equal net_log_ratio net_difference",
+    ),
     "bins": _columns(text="judge arm baseline", count="prompts", number="from to", rate="win_rate"),
     "cut": _columns(text="judge arm baseline", count="prompts", rate="win_rate win_rate_cut lost_by_cutting"),
     "capabilities": _columns(text="task metric", count="shots", number="value stderr", count_or_none="items"),
@@ -87,14 +100,21 @@ SCHEMAS: dict[str, dict[str, str]] = {
     "cherry-sets": _LENGTH_BIAS,
     "cherry-bins": _columns(text="judge", count="prompts", number="from to", rate="win_rate"),
     "alpaca-eval-fits": _columns(
-        text="model", number="win_rate published anchored difficulty own_difficulty log_ratio length_only"
+        text="model", number="win_rate published anchored difficulty own_difficulty pooled log_ratio length_only"
     ),
     "independent": _columns(
-        text="what arm other predicts_better claim estimate expected",
+        text="what arm other predicts_better",
         count="files questions verdicts",
         number="prompt_penalty",
         rate="raw equal difference",
     ),
+    "independent-files": _columns(
+        text="file arm variant opponent opponent_variant prompt",
+        count="calls read unread fastchat_errors otherwise win tie lose unscored",
+        number="win_rate mean_length opponent_mean_length",
+    ),
+    "independent-lengths": _columns(text="who file arm variant", count="questions", number="turn_1 turn_2"),
+    "independent-same": _columns(text="arm one other", count="questions same"),
     "alpaca-eval-variants": _columns(text="family variant", count="mean_length", number="win_rate length_controlled"),
     "length-calibration": _columns(
         text="estimator interval",
@@ -115,11 +135,13 @@ SCHEMAS: dict[str, dict[str, str]] = {
     "alpacaeval": _columns(text="where base arm via", number="win_rate standard_error", count_or_none="length_chars"),
     "comparisons": _columns(text="claim stage table base judge arm against expected than_arm than_against"),
     "human": _columns(text="where what via", count="judgements", number="wins_percent"),
+    "independent-claims": _columns(text="claim arm other estimate expected"),
     "measured-facts": _columns(text="claim quantity relation bound_is", number="measured bound"),
     "mt-bench": _columns(text="where base arm via", number="score"),
     "open-llm": _columns(text="where base arm via", number="average"),
     "training-lengths": _columns(text="where arm via", number="paper_mean_words"),
     "win-rates": _columns(text="where base arm against judge via", number="win tie lose"),
+    "alpaca_eval_anchor": _columns(count="idx gpt4_1106_preview gpt4_1106_preview_verbose gpt4_1106_preview_concise"),
     "alpaca_eval_instruction_difficulty": _columns(count="idx", number="instruction_difficulty"),
 }
 """Columns and dtypes of every small table, by the file's name; a table may lack a column, and has none besides."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from filelock import FileLock
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nbutils import ROOT
 from nbutils.core.disk import atomic_path, sha256_file, sha256_json, write_json
@@ -46,6 +46,7 @@ class Source(BaseModel):
     bytes: int | None = None
     gated: str | None = None
     members: tuple[str, ...] = ()
+    blobs: dict[str, str] = Field(default_factory=dict)
     mirror: str | None = None
     mirror_sha256: str | None = None
 
@@ -253,13 +254,14 @@ def verify(entry: Source, path: Path) -> Literal[True]:
     whole = path.with_name(path.name.removesuffix(".part"))
     recorded = _read_record(path.parent).get(whole.name, {}).get("sha256")
     expected = recorded if entry.sha256 == UNVERIFIED else entry.sha256
+    blob = entry.blobs.get(whole.name.removesuffix(whole.suffix), entry.git_blob)
     with open(path, "rb") as file:
         is_web_page = file.read(256).lstrip().lower().startswith((b"<!doctype html", b"<html"))
     if entry.bytes is not None and path.stat().st_size != entry.bytes:
         wrong = f"{path.stat().st_size} bytes instead of {entry.bytes}"
     elif expected and hash_source(path) != expected:
         wrong = "its sha256 differs"
-    elif entry.git_blob and not recorded and git_blob_id(path) != entry.git_blob:
+    elif blob and not recorded and git_blob_id(path) != blob:
         wrong = "its git blob id differs"
     elif not expected and is_web_page:
         wrong = "it is a web page"

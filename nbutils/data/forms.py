@@ -105,6 +105,11 @@ def converter(form: str, instructions: Callable[[], list[str]]) -> Callable[[str
     """The function (member, path) -> records that reads the raw files of one form; instructions: AlpacaEval's."""
     if form == "cherry-reviews":
         return _cherry_reviews
+    if form == "fastchat-pairs":  # without the prompts, which repeat the answers
+        return lambda member, path: (
+            {"file": member} | {key: value for key, value in record.items() if not key.endswith("_prompt")}
+            for record in read_records(path)
+        )
     if form == "mt-bench-answers":
         return lambda member, path: ({"file": member, **record} for record in read_records(path))
     # Some models lack answers, so an item's number is the place of its instruction and not of its record.

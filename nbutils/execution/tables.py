@@ -11,8 +11,10 @@ from pathlib import Path
 import pandas as pd
 from pandas import DataFrame
 
+from nbutils import data
 from nbutils.analysis import agreement, calibration, comparison, leaderboards
 from nbutils.analysis.calibration import DEPENDENT, Taste
+from nbutils.claims import independent
 from nbutils.core import tables
 from nbutils.core.errors import ArgumentParser, exits_cleanly
 from nbutils.figures import registry
@@ -71,6 +73,26 @@ def tabulate_cherry_agreement() -> DataFrame:
     return agreement.compare(records.cherry_judgments())
 
 
+def tabulate_independent() -> DataFrame:
+    """What GPT-4 said of models that others trained on the paper's sets, through their common opponent."""
+    return independent.tabulate(independent.to_arms(records.opencs_judgments()))
+
+
+def tabulate_independent_files() -> DataFrame:
+    """What each of the TACOS authors' files of verdicts holds."""
+    return independent.count_files(independent.to_arms(records.opencs_judgments()))
+
+
+def tabulate_independent_lengths() -> DataFrame:
+    """How long models trained on the paper's sets answer MT-Bench, by the paper's authors and by others."""
+    return independent.tabulate_lengths(data.load_table("mt-bench-answers"), data.load_table("opencs-answers"))
+
+
+def tabulate_same_answers() -> DataFrame:
+    """How alike the answers of an arm's variants are."""
+    return independent.count_same_answers(data.load_table("opencs-answers"))
+
+
 TABLES: dict[str, Callable[[], DataFrame]] = {
     "length-calibration": tabulate_calibration,
     "length-findings": calibration.count_findings,
@@ -79,6 +101,10 @@ TABLES: dict[str, Callable[[], DataFrame]] = {
     "cherry-sets": tabulate_cherry_sets,
     "cherry-bins": tabulate_cherry_bins,
     "cherry-agreement": tabulate_cherry_agreement,
+    "independent": tabulate_independent,
+    "independent-files": tabulate_independent_files,
+    "independent-lengths": tabulate_independent_lengths,
+    "independent-same": tabulate_same_answers,
 }
 
 

@@ -44,6 +44,7 @@ FIGURES = {
     "alpaca-eval-variants": Entry(("alpaca-eval-variants",), length.draw_variants),
     "cherry-by-length": Entry(("cherry-bins",), length.draw_bins),
     "cherry-at-equal-length": Entry(("cherry-sets",), length.draw_sets),
+    "independent-evidence": Entry(("independent", "independent-lengths"), length.draw_independent),
     "paper-figure-1-pairwise": Entry(("paper-pairwise",), paper.draw_pairwise),
     "paper-figure-5-open-llm": Entry(("paper-open-llm",), paper.draw_open_llm),
     "paper-figure-6-length": Entry(("paper-pairwise", "lengths"), paper.draw_length_against_wins),

@@ -141,6 +141,32 @@ def cherry_judgments() -> list[dict[str, Any]]:
     return [row for record in records for row in reviews_of(record, 0, "cherry-5%", "alpaca-7b")]
 
 
+EDITED = "less"
+"""What the names of the TACOS authors' files have in them where the judge's prompt was edited to discourage ties."""
+
+
+def opencs_judgments() -> list[dict[str, Any]]:
+    """GPT-4's published verdicts on MT-Bench pairs of the TACOS authors, as judgment rows: each turn in both orders.
+
+    judge: "gpt-4" and the prompt, stock or edited; lengths in characters, of the answers to the turn that is judged;
+    `cluster` is the question, `file` the upstream file, `winner` what FastChat read.
+    """
+    sizes = {
+        (record["file"], record["question_id"], turn): len(text)
+        for record in data.load_table("opencs-answers").to_dict("records")
+        for turn, text in enumerate(record["choices"][0]["turns"], 1)
+    }
+    rows = []
+    for number, record in enumerate(data.load_table("opencs-pairs").to_dict("records")):
+        judge = f"gpt-4, {'edited' if EDITED in record['file'] else 'stock'} prompt"
+        for row, game in zip(expand(record, number), ("g1", "g2"), strict=True):
+            place = (record["question_id"], record["turn"])
+            lengths = {f"len_{side}": sizes[row[side], *place] for side in verdicts.SIDES}
+            more = {"judge": judge, "file": record["file"], "winner": record[f"{game}_winner"]}
+            rows.append({**row, **lengths, **more})
+    return rows
+
+
 LONGEST_TEXT = 20_000
 """Characters that are shown of one text."""
 

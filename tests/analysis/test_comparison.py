@@ -9,7 +9,8 @@ from statsmodels.genmod.generalized_linear_model import GLM
 
 from nbutils.analysis import comparison, intervals
 from nbutils.analysis.calibration import Taste, simulate
-from nbutils.analysis.comparison import decompose, draw_counts, refit
+from nbutils.analysis.comparison import decompose, refit
+from nbutils.analysis.intervals import draw_counts
 from nbutils.analysis.length_control import add_pseudo_items, expit, fit_judge, make_design
 
 UNUSED = ("first", "difficulty")

@@ -47,12 +47,13 @@ def test_our_own_fits_are_as_near_as_they_should_be(fits):
     assert far.anchored < 0.2 and ranks.anchored > 0.99
     assert far.own_difficulty < 2.5 and ranks.own_difficulty > 0.98
     assert far.log_ratio < far.length_only < 6.5
+    assert far.pooled < 0.7 and ranks.pooled > 0.985, "all models together, without any difficulty"
 
 
 def test_the_anchored_fit_finds_the_published_coefficients(board):
     """On a model whose L1 penalty was weak: the leaderboard's own rate to a tenth of a point."""
     anchor = leaderboards.recover_anchor(board)
-    found = 100 * leaderboards.anchored_win_rate(leaderboards.calls_of(board, "claude-2.1"), anchor)
+    found = 100 * leaderboards.anchored_win_rate(leaderboards.calls_of(board, "claude-2.1"), anchor).value
     assert found == pytest.approx(board.leaderboard.length_controlled_winrate["claude-2.1"], abs=0.1)
 
 
@@ -100,6 +101,26 @@ def test_judgments_go_through_the_same_analysis(board):
     known = length_controlled_win_rate(*leaderboards.calls_of(board, "claude")[:4])
     assert found["claude"]["length_controlled_difficulty"] == pytest.approx(known.value, abs=1e-4)
     assert found["claude"]["length_controlled_difficulty"] < found["claude"]["length_controlled"] - 0.08
+
+
+def test_the_rates_of_alpaca_evals_own_judge_are_anchored(board):
+    """The leaderboard's rate within 0.1 points, where the fit without the anchor is 1.1 away."""
+    models = ("claude", "claude-2.1", "vicuna-13b")
+    rows = [row | {"status": "judged"} for model in models for row in judgments_of(board, model)]
+    found = leaderboards.rate_arms(rows).set_index("arm")
+    published = board.leaderboard.loc[list(models), "length_controlled_winrate"]
+    assert (100 * found.lc_win_rate - published).abs().max() < 0.1
+    width = 100 * (found.lc_high - found.lc_low)["claude"]
+    assert 0.7 < width / (2 * 1.96 * board.leaderboard.lc_standard_error["claude"]) < 3
+    other = leaderboards.rate_arms([row | {"judge": "gpt-4o-mini"} for row in rows]).set_index("arm")
+    known = length_controlled_win_rate(*leaderboards.calls_of(board, "claude")[:4])
+    assert other.lc_win_rate["claude"] == pytest.approx(known.value, abs=1e-4), "another judge has another taste"
+
+
+def test_the_committed_anchor_is_the_published_one(board):
+    ours, theirs = leaderboards.load_anchor(), leaderboards.recover_anchor(board)
+    assert np.allclose(ours.sums, theirs.sums)
+    assert all(np.allclose(*both) for both in zip(ours.columns, theirs.columns, strict=True))
 
 
 def test_the_committed_tables_are_what_the_data_gives(mirror):

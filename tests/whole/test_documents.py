@@ -6,6 +6,7 @@ import nbformat
 import pytest
 
 from nbutils import ROOT
+from nbutils.core import tables
 
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -43,3 +44,48 @@ def is_command(name):
 def test_links_lead_somewhere(path):
     links = re.findall(r"\]\(([^)#:\s]+)(?:#[\w-]*)?\)", text_of(path))
     assert [link for link in links if not (path.parent / link).exists()] == []
+
+
+def interval(row, name):
+    return f"{row[name]:.2f} [{row[f'{name}_low']:.2f}, {row[f'{name}_high']:.2f}]"
+
+
+SAID = {"alpaca-1k-longest": "longest", "alpaca-1k-longest-refined": "refined", "alpaca-1k-score": "AlpaGasus"}
+SAID |= {"alpaca-1k-random": "random", "alpaca-52k": "Alpaca-52k"}
+
+
+def test_the_numbers_of_the_evidence_are_those_of_its_tables():
+    text = (ROOT / "docs" / "evidence.md").read_text(encoding="utf-8")
+    lines, folder = set(text.splitlines()), ROOT / "figures" / "tables"
+    rates = tables.read(folder / "independent.csv")
+    without = rates[rates.what.str.startswith("without ")]
+    by_pair = dict(list(without.groupby(["arm", "other"])["equal"]))
+    for row in rates[rates.what == "headline"].to_dict("records"):
+        left = by_pair[row["arm"], row["other"]]
+        cells = [interval(row, name) for name in ("raw", "equal", "difference")]
+        cells.append(f"{left.min():.2f} to {left.max():.2f}")
+        assert f"| {SAID[row['arm']]} over {SAID[row['other']]} | {' | '.join(cells)} |" in lines
+    shown = [("alpaca-1k-longest", "alpaca-52k"), ("alpaca-1k-longest-refined", "alpaca-1k-longest")]
+    for what, mine in rates[~rates.what.str.startswith(("without", "headline"))].groupby("what"):
+        found = mine.set_index(["arm", "other"]).loc[shown].to_dict("records")
+        cells = [interval(row, name) for row in found for name in ("raw", "equal")]
+        assert f"| {what} | {found[0]['files']} | {' | '.join(cells)} |" in lines
+    files = tables.read(folder / "independent-files.csv")
+    for row in files.to_dict("records"):
+        counts = f"{row['read']} of {row['calls']} | {row['win']}, {row['tie']}, {row['lose']} | {row['win_rate']:.2f}"
+        lengths = f"{row['mean_length']:.0f} against {row['opponent_mean_length']:.0f}"
+        assert f"{row['prompt']} | {counts} | {lengths} |" in text
+    words = " ".join(text.split())
+    unread = files.calls.sum() - files.read.sum()
+    assert f"{files.calls.sum():,} replies" in words and f"{files.read.sum():,} are read and {unread} are not" in words
+    assert (
+        f"{files.fastchat_errors.sum()} are errors to FastChat as well; of the {files.otherwise.sum()} others" in words
+    )
+    same = tables.read(folder / "independent-same.csv").groupby("arm")["same"].max()
+    said = f"{same['alpaca-1k-longest']} (longest), {same['alpaca-1k-score']} (AlpaGasus) and {same['alpaca-52k']} (Alp"
+    assert said in words and same["tacos"] == same["tacos-what"] == 80
+    alone = rates[(rates.what == "without myprompt-longest") & (rates.arm == "alpaca-1k-longest-refined")].iloc[0]
+    assert f"{interval(alone, 'equal')} by the ratio and {interval(alone, 'difference')} by the difference" in words
+    for row in tables.read(folder / "independent-lengths.csv").query("variant == ''").to_dict("records"):
+        if row["arm"] in SAID:
+            assert f"{row['turn_1']:.0f}, {row['turn_2']:.0f} |" in text
