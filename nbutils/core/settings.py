@@ -20,7 +20,7 @@ from nbutils.core.judge_settings import JudgeModel, Judging, Refining, Settings,
 
 
 class Model(Settings):
-    """The base model: a Hub id or a local folder, or `tiny` for the one that is trained on the spot.
+    """The base model: a Hub id, a local folder, a source of kind "wheel" (data/sources.toml), or `tiny`: trained here.
 
     `download_gb` is the size of its weights, said before they are fetched.
     """
@@ -101,7 +101,7 @@ class Training(Settings):
     checkpoints_kept: int = Field(2, gt=0)
     sample_prompts: int = Field(3, ge=0)
     sample_tokens: int = Field(128, gt=0)
-    prompt_style: Literal["plain", "paper"] = "plain"
+    prompt_style: Literal["plain", "paper", "chat"] = "plain"
 
     def decisive(self) -> dict[str, Any]:
         """What decides the trained weights: neither kernels nor the number of checkpoints, which make nothing stale."""
@@ -129,7 +129,7 @@ class Generation(Settings):
     batch_tokens: int | None = Field(None, gt=0)
     max_prompts: int | None = Field(None, gt=0)
     temperature: float = Field(0.0, ge=0, allow_inf_nan=False)
-    prompt_style: Literal["plain", "paper"] = "plain"
+    prompt_style: Literal["plain", "paper", "chat"] = "plain"
     server: JudgeModel | None = None
     send: Literal["tokens", "text"] = "tokens"
 
