@@ -14,7 +14,7 @@ from typing import Any
 from nbutils import data
 from nbutils.core import disk, manifests
 from nbutils.core.errors import InputError
-from nbutils.core.manifests import Manifest, Plan
+from nbutils.core.manifests import Plan
 
 PARTS = {
     "token_embd": "model.embed_tokens",
