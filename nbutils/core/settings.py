@@ -150,6 +150,18 @@ class Generation(Settings):
         return Generation.build(f"{where}: ", **self.model_dump() | fields)
 
 
+class Measures(Settings):
+    """Measures that need no judge: how likely an arm's model finds references that no arm was trained on.
+
+    `references` are sets of them (nbutils/generation/likelihood.py), of which those at hand are read, `texts` of each
+    (0: none); a text is cut where it and its prompt reach `max_tokens`.
+    """
+
+    references: tuple[str, ...] = ("sample", "lima", "mt-bench", "alpaca-eval")
+    texts: int = Field(20, ge=0)
+    max_tokens: int = Field(512, gt=1)
+
+
 class Capabilities(Settings):
     """Tasks of lm-evaluation-harness with the number of examples in their prompts.
 
@@ -184,6 +196,7 @@ class Profile(Settings):
     fallback: Fallback | None = None
     training: Training
     generation: Generation
+    measures: Measures = Measures()
     judging: Judging
     refining: Refining | None = None
     capabilities: Capabilities | None = None
