@@ -79,7 +79,7 @@ def plan(profile: str | Profile, arm: str | None = None, seed: int = 42) -> Plan
     inputs |= {path.name: disk.sha256_file(path) for path in shown}
     folder = manifests.stage_folder(chosen.name, "report", name, seed)
     settings = {"profile": chosen.model_dump(mode="json")}
-    return Plan("report", chosen.name, name, seed, folder, settings, inputs, version=3)
+    return Plan("report", chosen.name, name, seed, folder, settings, inputs, version=4)
 
 
 def locate(profile: str | Profile, seed: int = 42) -> Path:
@@ -143,6 +143,7 @@ def render(profile: Profile, seed: int, found: Found) -> str:
         datasets=_records(tables.read(found.of("explore").path("lengths.csv"))),
         results=_records(summary.query("test_set == 'all'")),
         biases=_records(biases),
+        answers=evidence.tabulate_answers(measured),
         run_verdicts=list(sum_up(measured, found.target)),
         figures=list(_run_figures(profile, found, summary, biases, measured)),
         paper_figures=[_embed(caption, draw_beside(name, measured)) for name, caption in PAPER_FIGURES.items()],

@@ -400,7 +400,12 @@ def test_equal_length_counts_against_the_two_rivals_of_the_abstract(folder):
     plant_judging(profile, LONGEST, *rows)
     assert verdicts(profile)["L4"] == "not run"  # nobody analysed it
     table = comparison.analyse([row for part in rows for row in part], draws=50)
-    plant(profile, "length_bias", LONGEST, {"length_bias.csv": table, "bins.csv": [], "cut.csv": []})
+    plant(
+        profile,
+        "length_bias",
+        LONGEST,
+        {"length_bias.csv": table, "bins.csv": [], "cut.csv": [], "answer_measures.csv": []},
+    )
     assert verdicts(profile)["L4"] == "reproduced"
 
 
