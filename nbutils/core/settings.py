@@ -178,6 +178,7 @@ class Profile(Settings):
     """One way of running the whole reproduction.
 
     `ratings` is a file of grades of the dataset's rows (nbutils/judging/rate.py), for the arms that are drawn by them.
+    `method_reason` says why arms are trained by `training.method`, for notebook 04.
     `show_variants`: suffixes of arms (+min80, +asklong) of which notebook 05 shows answers beside each arm's own; they
     are generated for that alone, and not judged.
     """
@@ -195,6 +196,7 @@ class Profile(Settings):
     selection: Selection = Selection()
     fallback: Fallback | None = None
     training: Training
+    method_reason: str = ""
     generation: Generation
     measures: Measures = Measures()
     judging: Judging
