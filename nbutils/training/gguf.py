@@ -54,8 +54,8 @@ def convert(base: str) -> Path:
 
 def _plan(base: str) -> Plan:
     source = data.source(base)
-    inputs = {"package": source.sha256, "member": source.member_sha256}
-    settings = {"package": f"{source.package} {source.revision}", "member": source.member, "licence": source.licence}
+    inputs = {"package": source.sha256, "file": source.file_sha256}
+    settings = {"package": f"{source.package} {source.version}", "file": source.file, "licence": source.licence}
     return Plan("convert", "", base, 0, data.cache_folder() / base / "converted", settings, inputs)
 
 

