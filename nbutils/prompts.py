@@ -114,18 +114,26 @@ def _chat_pieces(row: Row | EvalPrompt, tokenizer: Any) -> list[Piece]:
     if not getattr(tokenizer, "chat_template", None):
         raise InputError("prompt style 'chat' needs a model with a chat template: set prompt_style = \"plain\"")
     messages = conversation(row)
-    marks = [f"\ue000{number}\ue001" for number in range(len(messages))]
+    try:
+        return _fill_template(messages, tokenizer)
+    except TemplateError as error:
+        (role, system), *rest = messages
+        if role == "system":  # some templates have no place for one: there it opens the first question
+            return _fill_template([("user", f"{system}\n\n{rest[0][1]}"), *rest[1:]], tokenizer)
+        raise InputError(f"the model's chat template refuses a row's messages: {error}") from None
+
+
+def _fill_template(messages: Sequence[tuple[str, str]], tokenizer: Any) -> list[Piece]:
+    """The pieces of a chat template around messages: filled with marks, and cut at them."""
 
     def fill(texts: Sequence[str]) -> str:
         said = [{"role": role, "content": text} for (role, _), text in zip(messages, texts, strict=True)]
         return str(tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True))
 
     texts = [text for _, text in messages]
-    try:
-        whole, framed = fill(texts), re.split("\ue000\\d+\ue001", fill(marks))
-    except TemplateError as error:
-        raise InputError(f"the model's chat template refuses a row's messages: {error}") from None
     kinds = ["answer" if role == "assistant" else "said" for role, _ in messages]
+    marks = [f"\ue000{number}\ue001" for number in range(len(messages))]
+    whole, framed = fill(texts), re.split("\ue000\\d+\ue001", fill(marks))
     # Many templates strip what is said.
     for said in (texts, [text.strip() for text in texts]):
         pieces = [Piece(framed[0], "template")]
