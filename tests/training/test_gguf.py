@@ -15,7 +15,7 @@ from nbutils import data, prompts
 from nbutils.core.errors import InputError
 from nbutils.data import catalogue
 from nbutils.data.rows import Row
-from nbutils.training import gguf, models
+from nbutils.training import bases, gguf, models
 
 READ = catalogue.sources.__wrapped__
 
@@ -189,7 +189,7 @@ def test_a_profile_names_it_as_its_base(packaged, monkeypatch):
     assert models.load_config(profile, 42).hidden_size == 64
     assert models.load_tokenizer(profile, 42).pad_token == "<|endoftext|>"
     assert models.base_fingerprint(profile, 42) == before, "what a run is made from does not wait for the conversion"
-    assert not models.is_from_hub(profile)
+    assert not bases.is_from_hub(profile)
 
 
 def test_an_entry_that_lacks_a_part_is_refused(packaged):
