@@ -5,19 +5,23 @@ python -m nbutils.generate PROFILE ARM            ARM may be a variant: alpaca-5
 Answers to a benchmark lie beside those to the test sets, in runs/<profile>/generate/<arm>/seed-<n>/<benchmark>/.
 MT-Bench's rows hold both answers as `turns`; the second question is asked behind the first and the arm's own answer to
 it. Decoding is the profile's, where FastChat samples by category (temperature 0.7 for writing and roleplay).
+
+Facts that need no judge lie in runs/<profile>/generate/<arm>/seed-<n>/measures/: `answer_facts.csv`, one row an answer,
+and `likelihoods.csv`, how likely the arm's model finds references that no arm of the profile was trained on.
 """
 
 import functools
 from pathlib import Path
 from typing import Any
 
-from nbutils import arms, data, finetune
-from nbutils.core import disk, manifests
+from nbutils import arms, data, finetune, lengths, select
+from nbutils.core import disk, manifests, tables
 from nbutils.core.errors import InputError, exits_cleanly
 from nbutils.core.judge_settings import Benchmark
+from nbutils.core.machine import choose_precision
 from nbutils.core.manifests import Manifest, Plan
 from nbutils.core.settings import Profile, seed_of, stage_parser
-from nbutils.generation import answers
+from nbutils.generation import answers, measures
 from nbutils.generation.answers import TWO_TURNS
 from nbutils.generation.backends import Job
 from nbutils.training import models
@@ -49,7 +53,65 @@ def run(profile: str | Profile, arm: str, seed: int = 42) -> Manifest:
     made = manifests.complete(planned, functools.partial(_answer, chosen, tuned, planned, None))
     for benchmark in chosen.judging.benchmarks:
         run_benchmark(chosen, name, seed, benchmark)
+    run_measures(chosen, name, seed)
     return made
+
+
+def plan_measures(profile: str | Profile, arm: str, seed: int) -> Plan:
+    """What stage 05 would measure of an arm without a judge; its likelihoods depend on what every arm is taught."""
+    chosen, name = arms.prepare(profile, arm)
+    inputs = {"answers": manifests.upstream(plan(chosen, name, seed))}
+    settings: dict[str, Any] = {"words": lengths.library_version("words"), "run_of_words": measures.NGRAM}
+    if _has_likelihoods(chosen, name):
+        inputs["finetune"] = manifests.upstream(finetune.plan(chosen, name, seed))
+        inputs |= {f"references {each}": digest for each, digest in measures.sets_at_hand(chosen.measures).items()}
+        inputs |= {f"rows of {each}": manifests.upstream(select.plan(chosen, each, seed)) for each in _taught(chosen)}
+        style = {"prompt_style": chosen.training.prompt_style, "method": chosen.training.method}
+        settings |= chosen.measures.model_dump() | style
+    folder = manifests.stage_folder(chosen.name, "generate", name, seed) / "measures"
+    return Plan("measures", chosen.name, name, seed, folder, settings, inputs)
+
+
+def run_measures(profile: str | Profile, arm: str, seed: int) -> Manifest:
+    """Measure an arm without a judge: `answer_facts.csv`, `likelihoods.csv` (empty for a variant, whose model it is not
+    alone, and where a server answers).
+    """
+    chosen, name = arms.prepare(profile, arm)
+    if _has_likelihoods(chosen, name):
+        for each in _taught(chosen):
+            select.run(chosen, each, seed)
+    planned = plan_measures(chosen, name, seed)
+    return manifests.complete(planned, functools.partial(_measure, chosen, planned))
+
+
+def _has_likelihoods(profile: Profile, arm: str) -> bool:
+    """Whether the model is here, and asked as it was trained."""
+    is_plain = not arms.parse_arm(arm).suffixes.variant
+    return is_plain and profile.generation.backend == "transformers" and bool(profile.measures.texts)
+
+
+def _taught(profile: Profile) -> list[str]:
+    """The selections on which the profile's arms are trained."""
+    return list(dict.fromkeys(arms.parse_arm(arm).drawn for arm in profile.arms))
+
+
+def _measure(profile: Profile, planned: Plan, folder: Path) -> dict[str, Any]:
+    answered, tuned = plan(profile, planned.arm, planned.seed), finetune.plan(profile, planned.arm, planned.seed)
+    written = disk.read_jsonl(answered.folder / "answers.jsonl")
+    tables.write(folder / "answer_facts.csv", measures.describe_answers(written))
+    likelihoods = tables.make("likelihoods")
+    if _has_likelihoods(profile, planned.arm):
+        taught = {arm: select.load_arm(select.run(profile, arm, planned.seed)) for arm in _taught(profile)}
+        wanted = [
+            name for name in measures.sets_at_hand(profile.measures) if not measures.is_own_set(planned.arm, name)
+        ]
+        held = measures.held_out(profile.measures, wanted, taught)
+        weights = tuned.folder / models.weights_name(profile)
+        model = models.load_tuned(profile, planned.seed, choose_precision(), weights)
+        likelihoods = measures.measure(model, models.load_tokenizer(profile, planned.seed), profile, held)
+    tables.write(folder / "likelihoods.csv", likelihoods)
+    counts = {name: int(count) for name, count in likelihoods.references.value_counts(sort=False).items()}
+    return {"outputs": ["answer_facts.csv", "likelihoods.csv"], "references": counts}
 
 
 def plan_benchmark(profile: str | Profile, arm: str, seed: int, benchmark: Benchmark) -> Plan:

@@ -22,12 +22,12 @@ from typing import Any
 
 from pandas import DataFrame
 
-from nbutils import arms, judge
-from nbutils.analysis import standings
+from nbutils import arms, generate, judge
+from nbutils.analysis import answer_facts, standings
 from nbutils.analysis.comparison import BIN_EDGES, DRAWS, MATCHED, analyse, bin_comparisons, compare_cut
+from nbutils.analysis.intervals import POWER, PUBLISHED, Spread, measure_spread, plan_prompts, smallest_effects
 from nbutils.analysis.items import comparisons, to_calls
 from nbutils.analysis.length_control import length_controlled_win_rate
-from nbutils.analysis.planning import POWER, PUBLISHED, Spread, measure_spread, plan_prompts, smallest_effects
 from nbutils.analysis.pooled import Field, lay_out
 from nbutils.analysis.verdicts import COMPARISON, Rows, to_frame
 from nbutils.core import disk, manifests, tables
@@ -38,11 +38,16 @@ from nbutils.judging.records import load_judgments, read_judgments
 
 __all__ = ["length_controlled_win_rate"]
 
+FACTS = ("likelihoods", "answer_facts")
+"""What stage 05 measures of an arm without a judge: the names of its tables."""
+
 
 def plan(profile: str | Profile, arm: str | None = None, seed: int = 42) -> Plan:
-    """What stage 07 would analyse: an arm's judgments."""
+    """What stage 07 would analyse: an arm's judgments, and what stage 05 measured of the arms without a judge."""
     chosen, name = arms.prepare(profile, arm)
     inputs = {"judge": manifests.upstream(judge.plan(chosen, name, seed))}
+    for side in dict.fromkeys((name, *chosen.judging.baselines)):
+        inputs[f"measures {side}"] = manifests.upstream(generate.plan_measures(chosen, side, seed))
     folder = manifests.stage_folder(chosen.name, "length_bias", name, seed)
     settings = {"matched": MATCHED, "bins": BIN_EDGES}
     return Plan("length_bias", chosen.name, name, seed, folder, settings, inputs, version=4)
@@ -50,20 +55,26 @@ def plan(profile: str | Profile, arm: str | None = None, seed: int = 42) -> Plan
 
 def run(profile: str | Profile, arm: str | None = None, seed: int = 42) -> Manifest:
     """Analyse an arm's judgments: `length_bias.csv`, one row per judge and baseline, `bins.csv`, and `cut.csv`, the
-    truncated counterfactual of the judges that need no service.
+    truncated counterfactual of the judges that need no service. `answer_measures.csv`: how the arm's answers differ
+    from every baseline's in what needs no judge, and its likelihoods of references.
     """
     chosen, name = arms.prepare(profile, arm)
     judged = judge.run(chosen, name, seed)
-    return manifests.complete(plan(chosen, name, seed), functools.partial(_analyse_all, judged))
+    measured = {side: generate.run_measures(chosen, side, seed) for side in (name, *chosen.judging.baselines)}
+    return manifests.complete(plan(chosen, name, seed), functools.partial(_analyse_all, judged, measured))
 
 
-def _analyse_all(judged: Manifest, folder: Path) -> dict[str, Any]:
+def _analyse_all(judged: Manifest, measured: dict[str, Manifest], folder: Path) -> dict[str, Any]:
     rows, cut = load_judgments(judged), disk.read_jsonl(judged.path("judgments_cut.jsonl"))
     table = analyse(rows, cut=cut)
     tables.write(folder / "length_bias.csv", table)
     tables.write(folder / "bins.csv", bin_comparisons(rows))
     tables.write(folder / "cut.csv", compare_cut(rows, cut) if cut else [])
-    return {"outputs": ["length_bias.csv", "bins.csv", "cut.csv"], "comparisons": len(table)}
+    facts = {side: [tables.read(made.path(f"{name}.csv")) for name in FACTS] for side, made in measured.items()}
+    mine, *others = facts.items()
+    tables.write(folder / "answer_measures.csv", [row for other in others for row in answer_facts.compare(mine, other)])
+    outputs = ["length_bias.csv", "bins.csv", "cut.csv", "answer_measures.csv"]
+    return {"outputs": outputs, "comparisons": len(table)}
 
 
 _RATES = {

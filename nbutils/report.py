@@ -79,7 +79,7 @@ def plan(profile: str | Profile, arm: str | None = None, seed: int = 42) -> Plan
     inputs |= {path.name: disk.sha256_file(path) for path in shown}
     folder = manifests.stage_folder(chosen.name, "report", name, seed)
     settings = {"profile": chosen.model_dump(mode="json")}
-    return Plan("report", chosen.name, name, seed, folder, settings, inputs, version=3)
+    return Plan("report", chosen.name, name, seed, folder, settings, inputs, version=4)
 
 
 def locate(profile: str | Profile, seed: int = 42) -> Path:
@@ -135,7 +135,7 @@ def render(profile: Profile, seed: int, found: Found) -> str:
         profile=profile,
         target=found.target,
         seed=seed,
-        **describe_claims(settle.settle(evidence.measure(measured))),
+        **page.describe_claims(settle.settle(evidence.measure(measured))),
         selections=made["select"],
         trainings=made["finetune"],
         mismatches=list(find_mismatches(made["finetune"])),
@@ -143,6 +143,7 @@ def render(profile: Profile, seed: int, found: Found) -> str:
         datasets=_records(tables.read(found.of("explore").path("lengths.csv"))),
         results=_records(summary.query("test_set == 'all'")),
         biases=_records(biases),
+        answers=evidence.tabulate_answers(measured),
         run_verdicts=list(sum_up(measured, found.target)),
         figures=list(_run_figures(profile, found, summary, biases, measured)),
         paper_figures=[_embed(caption, draw_beside(name, measured)) for name, caption in PAPER_FIGURES.items()],
@@ -171,37 +172,6 @@ def fill_template(**values: Any) -> str:
         values[f"{name}_hash"] = "sha256-" + base64.b64encode(digest).decode()
     values |= {"version": __version__, "git": manifests.git_revision(), "rate": format_rate}
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(**values).lstrip()
-
-
-CLASSES = ("reproduced", "within", "failed", "supported", "within", "failed", "not-run")
-"""The look of each of `settle.OUTCOMES`."""
-
-
-def describe_claims(settled: Sequence[settle.Settled]) -> dict[str, Any]:
-    """The template's values about the claims: a summary, the table, the rule, and what prompts can show."""
-    table = settle.tabulate(settled)
-    counts = table.verdict.value_counts()
-    lists = []
-    for place, (row, item) in enumerate(zip(table.to_dict("records"), settled, strict=True)):
-        # What rests on other claims points to them, whose rows hold the numbers.
-        rests_on = ", ".join(item.claim.rests_on)
-        numbers: dict[str, list[str]] = {"published": [], "independent": [], "here": []}
-        if not rests_on:
-            found = list(map(str, item.independent))
-            numbers = {"published": item.paper, "independent": found, "here": item.here}
-        lists.append({**row, "place": place, "rests_on": rests_on, **numbers})
-    return {
-        "claims": lists,
-        "minute": page.summarise(table),
-        "verdict_counts": {verdict: int(counts[verdict]) for verdict in settle.OUTCOMES if verdict in counts},
-        "classes": dict(zip(settle.OUTCOMES, CLASSES, strict=True)),
-        "rule": page.RULE,
-        "independent": page.INDEPENDENT,
-        "intervals": page.INTERVALS,
-        "sources": page.SOURCES,
-        "power": published.power_table().to_dict("records"),
-        "smallest": page.describe_smallest(),
-    }
 
 
 def sum_up(measured: Results, target: str) -> Iterator[dict[str, Any]]:

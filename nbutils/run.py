@@ -74,8 +74,10 @@ class Step(NamedTuple):
         return made
 
     def plans(self) -> Iterator[Plan]:
-        """The plans of all that the notebook runs: its stage's, and in 06 the grading of the benchmarks."""
+        """The plans of all that the notebook runs: its stage's, in 05 the measures, in 06 the grading of benchmarks."""
         yield self.plan()
+        if self.notebook == "05_generate":
+            yield generate.plan_measures(self.profile, self.arm, self.seed)
         if self.notebook == "06_judge":
             profile = arms.with_data_at_hand(load_profile(self.profile))
             for benchmark, arm in itertools.product(profile.judging.benchmarks, profile.arms):

@@ -189,7 +189,11 @@ def stage(folder, runs, monkeypatch):
 
 def profile(folder, **changed):
     given_profile = settings.load_profile(folder / "mine.toml")
-    return given_profile.model_copy(update={"generation": given_profile.generation.changed("test", **changed)})
+    changes = {
+        "generation": given_profile.generation.changed("test", **changed),
+        "measures": settings.Measures(texts=0),
+    }
+    return given_profile.model_copy(update=changes)
 
 
 def test_adversarial_prompts_are_answered_and_counted(stage):

@@ -17,15 +17,17 @@ import pytest
 from frames import records_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from report_run import ARM, BASELINE, make_answers, make_judgments, manifest, write_jsonl
 
 from nbutils import data, length_bias
 from nbutils.analysis import comparison, length_control
 from nbutils.analysis import items as analysis_items
 from nbutils.analysis.intervals import mean_with_interval
 from nbutils.analysis.verdicts import ORDERS
-from nbutils.core import disk
+from nbutils.core import disk, tables
 from nbutils.core.errors import InputError
 from nbutils.core.judge_settings import JudgeModel
+from nbutils.generation import measures
 from nbutils.judging import judges, records
 from nbutils.judging import records as judging_records
 from nbutils.judging.pairs import Pair, judge_pairs
@@ -823,3 +825,36 @@ def test_the_published_reviews_give_their_published_win_rates(mirror, tmp_path, 
 
 def test_all_controls_are_known_to_the_analysis():
     assert set(judges.CONTROLS) == {"reference", "longer", "first", "coin"}
+
+
+# --- the stage -----------------------------------------------------------------------------------------------------
+
+
+def test_the_stage_compares_what_needs_no_judge_too(tmp_path):
+    """Stage 07 pairs the tables of stage 05 by text, the target first."""
+    prompts = [f"question {number}" for number in range(6)]
+    mine = make_answers(ARM, ["one two three four five six"] * 6, prompts)
+    theirs = make_answers(BASELINE, ["one two"] * 5 + ["one two three"], prompts)
+    judged = manifest("judge", ARM, tmp_path / "judge")
+    write_jsonl(tmp_path / "judge" / "judgments.jsonl", make_judgments(mine, theirs, [("8 6", "6 8")] * 6))
+    write_jsonl(tmp_path / "judge" / "judgments_cut.jsonl", [])
+    measured = {}
+    for arm, answers, level in ((ARM, mine, -1.0), (BASELINE, theirs, -1.5)):
+        measured[arm] = manifest("measures", arm, tmp_path / arm)
+        likelihoods = [
+            {"references": "lima", "id": str(number), "tokens": 9, "log_likelihood": level - number / 8 * (level < -1)}
+            for number in range(3)
+        ]
+        tables.write(tmp_path / arm / "likelihoods.csv", likelihoods)
+        tables.write(tmp_path / arm / "answer_facts.csv", measures.describe_answers(answers))
+    made = length_bias._analyse_all(judged, measured, tmp_path / "out")
+    assert "answer_measures.csv" in made["outputs"]
+    found = tables.read(tmp_path / "out" / "answer_measures.csv").set_index("measure")
+    assert list(found.index) == ["log_likelihood", "tokens", "words", "stopped", "repetition"]
+    assert set(found.arm) == {ARM} and set(found.baseline) == {BASELINE}
+    assert found.difference.to_dict() == {
+        "log_likelihood": 0.625, "tokens": 3.833333, "words": 3.833333, "stopped": 0, "repetition": 0
+    }  # fmt: skip
+    assert found.texts["log_likelihood"] == 3 and found.texts["words"] == 6
+    assert found.difference_low["words"] < 3.833333 < found.difference_high["words"]
+    assert math.isnan(found.difference_low["stopped"])

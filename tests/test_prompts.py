@@ -365,3 +365,93 @@ def test_released_rows_are_read_as_they_are_written(released):
     made = data.load_rows("alpaca-1k-longest-published")
     assert len({row.id for row in made}) == 1000
     assert forms.split_alpaca_prompt(prompts._flattened(made[0]))[1:] == (made[0].instruction, made[0].input)
+
+
+# --- style chat ----------------------------------------------------------------------------------------------------
+
+CHATML = (
+    "{% for m in messages %}<s>{{ m.role }}\n{{ m.content }}</s>\n{% endfor %}"
+    "{% if add_generation_prompt %}<s>assistant\n{% endif %}"
+)
+STRIPPING = CHATML.replace("{{ m.content }}", "{{ m.content | trim }}")
+REWRITING = CHATML.replace("{{ m.content }}", "{{ m.content | upper }}")
+LOSING = CHATML.replace("messages %}", "messages[-1:] %}")
+WITHOUT_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('no system here') }}{% endif %}" + CHATML
+REFUSING = "{{ raise_exception('not today') }}"
+
+
+@pytest.fixture
+def chatting(tokenizer, monkeypatch):
+    """The tokenizer with a chat template."""
+
+    def use(template=CHATML):
+        monkeypatch.setattr(tokenizer, "chat_template", template)
+        return tokenizer
+
+    return use
+
+
+@pytest.mark.parametrize("row", [BARE, WITH_INPUT, CHAT, NASTY], ids=["bare", "input", "chat", "nasty"])
+def test_chat_is_the_models_own_template(chatting, row):
+    tokenizer = chatting()
+    said = [{"role": role, "content": text} for role, text in prompts.conversation(row)]
+    whole = tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True)
+    assert render(row, "chat", tokenizer=tokenizer).text == whole
+    example = encode(row, tokenizer, "chat", 4096)
+    after = [*tokenizer(row.response, add_special_tokens=False, split_special_tokens=True)["input_ids"]]
+    after.append(tokenizer.eos_token_id)
+    asked = EvalPrompt("p", "s", row.instruction, row.input, history=row.history)
+    before = example.input_ids[: -len(after)]
+    assert example.input_ids[-len(after) :] == example.labels[-len(after) :] == after
+    if not row.system:
+        assert before == encode_prompt(asked, tokenizer, "chat"), "the model is asked with what it was trained on"
+    if row is not NASTY:
+        assert before == tokenizer(whole, add_special_tokens=False)["input_ids"]
+    check_examples([example], tokenizer.eos_token_id)
+
+
+def test_control_tokens_that_a_message_speaks_of_are_text(chatting):
+    tokenizer = chatting()
+    harmless = Row(4, "s", "What is it?", "x", "In HTML it ends.")
+    counts = [encode(row, tokenizer, "chat", 4096).input_ids.count(tokenizer.eos_token_id) for row in (NASTY, harmless)]
+    assert counts == [2, 2], "one behind the question, one behind the answer"
+
+
+def test_earlier_answers_are_trained_with_their_ends(chatting):
+    tokenizer = chatting()
+    trained = trained_ids(encode(CHAT, tokenizer, "chat", 4096))
+    assert trained.count(tokenizer.eos_token_id) == 3
+    said = tokenizer.decode(trained, clean_up_tokenization_spaces=False).replace(" ", "")
+    assert said == "Hello!</s>Because.</s>Later.</s>"
+
+
+def test_a_long_chat_is_cut_and_keeps_no_end(chatting):
+    whole = encode(BARE, chatting(), "chat", 4096)
+    cut = encode(BARE, chatting(), "chat", len(whole.input_ids) - 1)
+    assert cut.is_truncated and cut.input_ids == whole.input_ids[:-1] and cut.labels[-1] != whole.labels[-1]
+
+
+def test_a_template_that_strips_is_followed(chatting):
+    row = BARE._replace(instruction="  Name a colour. \n")
+    assert render(row, "chat", tokenizer=chatting(STRIPPING)).text == "<s>user\nName a colour.</s>\n<s>assistant\n"
+    assert render(row, "chat", tokenizer=chatting()).text == "<s>user\n  Name a colour. \n</s>\n<s>assistant\n"
+
+
+def test_a_template_without_a_system_role_gets_it_before_the_first_question(chatting):
+    text = render(TALK, "chat", tokenizer=chatting(WITHOUT_SYSTEM)).text
+    assert text.startswith("<s>user\nBe brief.\n\nHi?</s>\n<s>assistant\nHello.</s>\n")
+
+
+@pytest.mark.parametrize(
+    ("template", "row", "message"),
+    [
+        (None, BARE, "needs a model with a chat template"),
+        (REWRITING, BARE, "rewrites what is said"),
+        (LOSING, CHAT, "rewrites what is said"),
+        (REFUSING, BARE, "refuses a row's messages: not today"),
+    ],
+)
+def test_what_is_no_chat_template_for_a_row_is_refused(chatting, template, row, message):
+    with pytest.raises(InputError, match=message) as refused:
+        encode(row, chatting(template), "chat", 4096)
+    assert "\n" not in str(refused.value)

@@ -196,6 +196,13 @@ def test_too_few_prompts_for_an_analysis_make_a_report_all_the_same(tmp_path):
 # --- what it says --------------------------------------------------------------------------------------------------
 
 
+def test_facts_about_answers_stand_in_it_as_such(harmless):
+    text = harmless.read_text(encoding="utf-8")
+    assert "Facts about answers, which need no judge" in text and "no claim rests on them" in text
+    assert "<td>length of an answer in words</td>" in text
+    assert "<td>share of an answer that repeats what it has said</td>" in text
+
+
 def test_a_run_of_the_tiny_model_settles_nothing_but_the_data(harmless):
     text = harmless.read_text(encoding="utf-8")
     chips = re.findall(r'<td class="verdict"><span class="chip [a-z-]+">([^<]*)</span>', text)

@@ -8,16 +8,22 @@ python -m nbutils.claims facts --write   and store what was measured
 """
 
 from nbutils import ROOT, report
+from nbutils.analysis import answer_facts
 from nbutils.claims import evidence, facts, page, published, settle
-from nbutils.claims.evidence import Measured
+from nbutils.claims.evidence import Measured, Results
 from nbutils.core import disk, tables
 from nbutils.core.errors import ArgumentParser, InputError, exits_cleanly
 from nbutils.core.settings import Profile, load_profile
 
 
+def read_run(profile: Profile, seed: int = 42) -> Results:
+    """A profile's fresh results."""
+    return evidence.read(profile, report.find(profile, seed), report.find_votes(profile, seed))
+
+
 def measure_run(profile: Profile, seed: int = 42) -> Measured:
     """What a profile's fresh results say of each claim (see nbutils/claims/evidence.py)."""
-    return evidence.measure(evidence.read(profile, report.find(profile, seed), report.find_votes(profile, seed)))
+    return evidence.measure(read_run(profile, seed))
 
 
 @exits_cleanly
@@ -56,10 +62,14 @@ def _show_run(profile: Profile, seed: int) -> None:
     """Print every claim with its verdict, and what was measured of those that do not rest on others."""
     if not evidence.is_evidence(profile):
         print(f"Profile {profile.name} is no evidence ({profile.note or 'the tiny model'}): only the data is settled.")
-    for item in settle.settle(measure_run(profile, seed)):
+    results = read_run(profile, seed)
+    for item in settle.settle(evidence.measure(results)):
         print(f"{item.claim.id:4} {item.verdict:12} {item.claim.claim}")
         if not item.claim.rests_on and not item.facts:
             print("".join(f"       {line}\n" for line in item.here), end="")
+    if lines := answer_facts.tell(results.answers):
+        print("Facts about answers, which no claim rests on (95% intervals over texts):")
+        print("".join(f"  {line}\n" for line in lines), end="")
 
 
 if __name__ == "__main__":

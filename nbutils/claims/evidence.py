@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from nbutils import arms
-from nbutils.analysis import leaderboards
+from nbutils.analysis import answer_facts, leaderboards
 from nbutils.analysis.intervals import mean_with_interval
 from nbutils.analysis.items import to_items
 from nbutils.analysis.verdicts import VERDICTS
@@ -62,7 +62,8 @@ class Results:
     and the mean difference of their answers' lengths in characters with its interval. items: what differences between
     two arms are paired by, as `to_items` gives them. capabilities: `arm`, and the
     mean of the paper's four tasks as a share with its error. votes: judgment rows of people. words: mean NLTK words of
-    a training response, by selection (`Arm.selection`).
+    a training response, by selection (`Arm.selection`). answers: how arms' answers differ in what needs no judge, and
+    in likelihoods of references (stage 07).
     """
 
     profile: Profile
@@ -75,6 +76,7 @@ class Results:
     capabilities: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=["arm", "value", "stderr"]))
     votes: Sequence[dict[str, Any]] = ()
     words: dict[str, float] = field(default_factory=dict)
+    answers: pd.DataFrame = field(default_factory=functools.partial(tables.make, "answer_measures"))
 
     def judges(self, kinds: Sequence[str]) -> set[str]:
         """Names of the profile's judges of these kinds."""
@@ -117,6 +119,7 @@ def read(profile: Profile, found: Mapping[str, Manifest], votes: Sequence[dict[s
         capabilities=pd.DataFrame(averages, columns=["arm", "value", "stderr"]),
         votes=votes,
         words={one.arm.partition("+")[0]: one.facts["mean_length"] for one in counted},
+        answers=join("length_bias", "answer_measures"),
     )
 
 
@@ -319,3 +322,9 @@ def tabulate(results: Results) -> pd.DataFrame:
     ordered = table.sort_values(["judge", "controls_for", "selection"], kind="stable", ignore_index=True)
     about, lengths = ["judge", "controls_for", "against", "selection", "treatment"], ["answer", "its_answer"]
     return ordered[[*about, *lengths, "net_win", "low", "high", "prompts"]].astype({"controls_for": "str"})
+
+
+def tabulate_answers(results: Results) -> list[dict[str, Any]]:
+    """The facts about answers line by line, each measure in words; an interval that there is not is empty text."""
+    table = results.answers.replace({"measure": answer_facts.MEASURES}).astype(object)
+    return table.where(table.notna(), "").to_dict("records")

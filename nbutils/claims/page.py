@@ -1,12 +1,13 @@
-"""The claims as a Markdown page (docs/claims.md), and the sentences that sum them up in a minute."""
+"""The claims as a page (docs/claims.md), on the report's board, and as the sentences that sum them up in a minute."""
 
 import textwrap
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
 
-from nbutils.claims import published
+from nbutils.claims import published, settle
 
 RULE = (
     "Reproduced: measured here on the claimed side, with a 95% interval that excludes no effect (a fact about data: it "
@@ -116,6 +117,37 @@ def _separable(published_shows: str) -> str:
     if not any("separable" in part or "contradicted" in part for part in shows):
         return "unknown"
     return "none" if not whole else "all" if len(shows) == 1 else "some"
+
+
+CLASSES = ("reproduced", "within", "failed", "supported", "within", "failed", "not-run")
+"""The look of each of `settle.OUTCOMES`."""
+
+
+def describe_claims(settled: Sequence[settle.Settled]) -> dict[str, Any]:
+    """The report's values about the claims: a summary, the table, the rule, and what prompts can show."""
+    table = settle.tabulate(settled)
+    counts = table.verdict.value_counts()
+    lists = []
+    for place, (row, item) in enumerate(zip(table.to_dict("records"), settled, strict=True)):
+        # What rests on other claims points to them, whose rows hold the numbers.
+        rests_on = ", ".join(item.claim.rests_on)
+        numbers: dict[str, list[str]] = {"published": [], "independent": [], "here": []}
+        if not rests_on:
+            found = list(map(str, item.independent))
+            numbers = {"published": item.paper, "independent": found, "here": item.here}
+        lists.append({**row, "place": place, "rests_on": rests_on, **numbers})
+    return {
+        "claims": lists,
+        "minute": summarise(table),
+        "verdict_counts": {verdict: int(counts[verdict]) for verdict in settle.OUTCOMES if verdict in counts},
+        "classes": dict(zip(settle.OUTCOMES, CLASSES, strict=True)),
+        "rule": RULE,
+        "independent": INDEPENDENT,
+        "intervals": INTERVALS,
+        "sources": SOURCES,
+        "power": published.power_table().to_dict("records"),
+        "smallest": describe_smallest(),
+    }
 
 
 def render(table: pd.DataFrame) -> str:

@@ -21,6 +21,12 @@ LLM_KINDS = ("openai", "transformers")
 """Kinds of judges that ask a language model; the reference judge and the controls do not."""
 
 
+TOO_SMALL = (
+    "a model this small is no judge: SmolLM2-135M gave no readable grades in 80 replies, and by log-probabilities it "
+    "preferred the answer shown first 80 times; choose a larger one, or kind = 'reference'"
+)
+
+
 class Settings(BaseModel):
     """A table of a profile: frozen, and without unknown keys."""
 
@@ -140,6 +146,12 @@ class Judging(Settings):
         names = [judge.name for judge in self.judges]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"two judges are called '{twice[0]}': give each a name of its own")
+        # Many names say how many parameters a model has: better refused here than after all answers are written.
+        sizes = {
+            judge.model: re.search(r"(?<![\d.])\d{2,3}m\b", judge.model, re.I) for judge in self.judges if judge.is_llm
+        }
+        if small := next((model for model, size in sizes.items() if size), None):
+            raise ValueError(f"'{small}' as a judge: {TOO_SMALL}")
         if len(set(self.benchmarks)) < len(self.benchmarks):
             raise ValueError("'benchmarks' names one twice: name each once")
         for benchmark in self.benchmarks:

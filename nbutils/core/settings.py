@@ -20,7 +20,7 @@ from nbutils.core.judge_settings import JudgeModel, Judging, Refining, Settings,
 
 
 class Model(Settings):
-    """The base model: a Hub id or a local folder, or `tiny` for the one that is trained on the spot.
+    """The base model: a Hub id, a local folder, a source of kind "wheel" (data/sources.toml), or `tiny`: trained here.
 
     `download_gb` is the size of its weights, said before they are fetched.
     """
@@ -101,7 +101,7 @@ class Training(Settings):
     checkpoints_kept: int = Field(2, gt=0)
     sample_prompts: int = Field(3, ge=0)
     sample_tokens: int = Field(128, gt=0)
-    prompt_style: Literal["plain", "paper"] = "plain"
+    prompt_style: Literal["plain", "paper", "chat"] = "plain"
 
     def decisive(self) -> dict[str, Any]:
         """What decides the trained weights: neither kernels nor the number of checkpoints, which make nothing stale."""
@@ -129,7 +129,7 @@ class Generation(Settings):
     batch_tokens: int | None = Field(None, gt=0)
     max_prompts: int | None = Field(None, gt=0)
     temperature: float = Field(0.0, ge=0, allow_inf_nan=False)
-    prompt_style: Literal["plain", "paper"] = "plain"
+    prompt_style: Literal["plain", "paper", "chat"] = "plain"
     server: JudgeModel | None = None
     send: Literal["tokens", "text"] = "tokens"
 
@@ -150,6 +150,18 @@ class Generation(Settings):
         return Generation.build(f"{where}: ", **self.model_dump() | fields)
 
 
+class Measures(Settings):
+    """Measures that need no judge: how likely an arm's model finds references that no arm was trained on.
+
+    `references` are sets of them (nbutils/generation/likelihood.py), of which those at hand are read, `texts` of each
+    (0: none); a text is cut where it and its prompt reach `max_tokens`.
+    """
+
+    references: tuple[str, ...] = ("sample", "lima", "mt-bench", "alpaca-eval")
+    texts: int = Field(20, ge=0)
+    max_tokens: int = Field(512, gt=1)
+
+
 class Capabilities(Settings):
     """Tasks of lm-evaluation-harness with the number of examples in their prompts.
 
@@ -166,6 +178,7 @@ class Profile(Settings):
     """One way of running the whole reproduction.
 
     `ratings` is a file of grades of the dataset's rows (nbutils/judging/rate.py), for the arms that are drawn by them.
+    `method_reason` says why arms are trained by `training.method`, for notebook 04.
     `show_variants`: suffixes of arms (+min80, +asklong) of which notebook 05 shows answers beside each arm's own; they
     are generated for that alone, and not judged.
     """
@@ -183,7 +196,9 @@ class Profile(Settings):
     selection: Selection = Selection()
     fallback: Fallback | None = None
     training: Training
+    method_reason: str = ""
     generation: Generation
+    measures: Measures = Measures()
     judging: Judging
     refining: Refining | None = None
     capabilities: Capabilities | None = None

@@ -62,6 +62,11 @@ SCHEMAS: dict[str, dict[str, str]] = {
     ),
     # stages 04 to 08
     "loss": _columns(count="step", number="epoch loss learning_rate grad_norm"),
+    "answer_facts": _columns(text="test_set id", count="tokens words", flag="stopped", number="repetition"),
+    "likelihoods": _columns(text="references id", count="tokens", number="log_likelihood"),
+    "answer_measures": _columns(
+        text="measure texts_of arm baseline", count="texts", number="arm_mean baseline_mean", rate="difference"
+    ),
     "summary": _columns(
         text="judge arm baseline test_set rule",
         count="asked judged unparsed failed prompts win tie lose unscored longer_win longer_tie longer_lose",

@@ -18,6 +18,7 @@ from nbutils.data.catalogue import (
     source,
     sources,
     sources_of,
+    unpacked_member,
 )
 from nbutils.data.load import (
     fingerprint,

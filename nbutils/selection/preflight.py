@@ -63,7 +63,11 @@ def show_example(file: RecordFile, style: str = "plain", field: str | None = Non
     fields = f"{kind} in '{form.column}'; fields used: {', '.join(used)}; not used: {', '.join(unused) or 'none'}"
     notes = [f"note: {form.note}"] if form.note else []
     said = f"row {example.id} as it would be trained in style '{style}', what the model is to write behind the arrow:"
-    prompt, response = prompts.render(example, style).text, prompts.response_text(example, style)
+    response = prompts.response_text(example, style)
+    if style == "chat":  # the template comes with the model, which is not looked at here
+        prompt = "".join(f"[{role}] {text}\n" for role, text in prompts.conversation(example)) + "[assistant] "
+    else:
+        prompt = prompts.render(example, style).text
     return [f"{file.path}: {fields}", *notes, said, f"{prompt}→{response}"]
 
 

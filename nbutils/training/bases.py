@@ -12,6 +12,7 @@ from typing import Any
 from nbutils.core.errors import InputError
 from nbutils.core.machine import describe_device
 from nbutils.core.settings import Profile, is_offline
+from nbutils.training import gguf
 
 INDEX, WHOLE = "model.safetensors.index.json", "model.safetensors"
 ANSWERS_WITHIN = 10.0
@@ -24,8 +25,9 @@ MEMORY = {"qlora": 0.3, "lora": 1.0, "full": 8.0}
 
 
 def is_from_hub(profile: Profile) -> bool:
-    """Whether the base model is neither a folder nor trained on the spot."""
-    return profile.model.base != "tiny" and not Path(profile.model.base).is_dir()
+    """Whether the base model is neither a folder nor a package of the index nor trained on the spot."""
+    base = profile.model.base
+    return base != "tiny" and not gguf.is_packaged(base) and not Path(base).is_dir()
 
 
 def is_commit(revision: str) -> bool:
@@ -66,12 +68,15 @@ def is_at_hand(profile: Profile) -> bool:
 def prepare(profile: Profile) -> None:
     """See that a base model can be loaded, before anything else is done.
 
-    A folder is checked. For a Hub model that is not here, a line says what it takes, and the network is asked once,
-    for its configuration. Raises InputError, with the mend, for what is missing, torn, pickled, gated or out of reach.
+    A folder is checked, a package fetched and converted. For a Hub model that is not here, a line says what it takes,
+    and the network is asked once, for its configuration. Raises InputError, with the mend, for what is missing, torn,
+    pickled, gated or out of reach.
     """
     if profile.model.base == "tiny":
         return
-    if not is_from_hub(profile):
+    if gguf.is_packaged(profile.model.base):
+        gguf.convert(profile.model.base)
+    elif not is_from_hub(profile):
         check_folder(Path(profile.model.base))
     elif not (is_at_hand(profile) and (is_commit(profile.model.revision) or is_offline())):
         is_here = is_at_hand(profile)

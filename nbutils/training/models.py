@@ -19,25 +19,29 @@ from nbutils.core.errors import InputError, is_out_of_memory, is_out_of_room
 from nbutils.core.machine import Precision, is_sharded, quiet_libraries
 from nbutils.core.manifests import Manifest, Plan
 from nbutils.core.settings import Profile, TinyBase, is_offline
-from nbutils.training import bases, vocabulary
+from nbutils.training import bases, gguf, vocabulary
 
 SPECIAL = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
 
 
 def base_location(profile: Profile, seed: int) -> str:
-    """Hub id or folder of the profile's base model; the tiny one is trained first if need be."""
+    """Hub id or folder of the profile's base model; the tiny one is trained, a packaged one converted if need be."""
     if profile.model.base == "tiny":
         return str(run_tiny(profile, seed).folder / "model")
+    if gguf.is_packaged(profile.model.base):
+        return str(gguf.convert(profile.model.base))
     return profile.model.base
 
 
 def base_fingerprint(profile: Profile, seed: int) -> str:
-    """What identifies the base model's bytes: the tiny one's hash, or repository and commit.
+    """What identifies the base model's bytes: the tiny one's hash, a package's, or repository and commit.
 
     A branch (`main`) that this machine has never loaded stays a name.
     """
     if profile.model.base == "tiny":
         return manifests.upstream(plan_tiny(profile, seed))
+    if gguf.is_packaged(profile.model.base):
+        return gguf.fingerprint(profile.model.base)
     commit = bases.known_commit(profile) if bases.is_from_hub(profile) else None
     return f"{profile.model.base}@{commit or profile.model.revision}"
 

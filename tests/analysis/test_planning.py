@@ -5,36 +5,36 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from nbutils.analysis import calibration, planning
+from nbutils.analysis import calibration, intervals
 from nbutils.analysis.calibration import Taste
 from nbutils.analysis.comparison import analyse
-from nbutils.analysis.planning import PUBLISHED, Spread
+from nbutils.analysis.intervals import PUBLISHED, Spread
 from nbutils.analysis.verdicts import ORDERS
 from nbutils.judging import records
 from nbutils.length_bias import main
 
 
 def test_prompts_by_the_textbook():
-    found = planning.plan_prompts([1.0, 5.0], spread=Spread(0.4, 0.5, 0.4, 0.2)).set_index("points")
+    found = intervals.plan_prompts([1.0, 5.0], spread=Spread(0.4, 0.5, 0.4, 0.2)).set_index("points")
     factor = (stats.norm.ppf(0.975) + stats.norm.ppf(0.8)) ** 2
     assert found.judged[1.0] == pytest.approx(factor * (0.4 / 0.01) ** 2, rel=0.001)
     assert found.equal[5.0] == pytest.approx(factor * (0.5 / 0.05) ** 2, rel=0.01)
     assert found.matched[5.0] == 5 * found.judged[5.0], "a fifth of the pairs are of equal length"
-    corrected = planning.plan_prompts([1.0], comparisons=5, spread=Spread(0.4, 0.5, 0.4, 0.2)).judged[0]
+    corrected = intervals.plan_prompts([1.0], comparisons=5, spread=Spread(0.4, 0.5, 0.4, 0.2)).judged[0]
     assert corrected == pytest.approx((stats.norm.ppf(0.995) + stats.norm.ppf(0.8)) ** 2 * 1600, rel=0.001)
 
 
 def test_what_prompts_see_is_what_effects_take():
-    seen = planning.smallest_effects([200, 1030]).set_index("prompts")
+    seen = intervals.smallest_effects([200, 1030]).set_index("prompts")
     assert (seen.equal[200], seen.equal[1030]) == (8.8, 3.9)
-    back = planning.plan_prompts(seen.equal, comparisons=1).equal
+    back = intervals.plan_prompts(seen.equal, comparisons=1).equal
     assert list(back) == pytest.approx([200, 1030], rel=0.03), "rounded to a tenth of a point"
     assert list(seen.judged) < list(seen.equal) < list(seen.matched)
 
 
 def test_the_published_spread_is_that_of_the_reviews(mirror):
     rows = [row for row in records.cherry_judgments() if row["judge"] == "gpt4"]
-    assert planning.measure_spread(analyse(rows, draws=1)) == pytest.approx(PUBLISHED, abs=0.0006)
+    assert intervals.measure_spread(analyse(rows, draws=1)) == pytest.approx(PUBLISHED, abs=0.0006)
 
 
 @pytest.mark.thorough
@@ -48,8 +48,8 @@ def test_simulated_judges_show_the_planned_effect_as_often_as_planned():
         lengths = {"len_arm": calls.len_model, "len_baseline": calls.len_baseline, "difficulty": np.nan}
         return pd.DataFrame({**sides, "order": np.repeat(ORDERS, prompts), "preference": calls.preference} | lengths)
 
-    spread = planning.measure_spread(analyse(judge(20_000), draws=1))
-    prompts = int(planning.plan_prompts([effect], spread=spread).equal[0])
+    spread = intervals.measure_spread(analyse(judge(20_000), draws=1))
+    prompts = int(intervals.plan_prompts([effect], spread=spread).equal[0])
     found = [analyse(judge(prompts), draws=1).iloc[0] for _ in range(300)]
     power = np.mean([each.at_equal_length_low > 0.5 for each in found])
     assert power == pytest.approx(0.8, abs=3 * (0.8 * 0.2 / 300) ** 0.5 + 0.03)
@@ -77,8 +77,8 @@ def test_ones_own_judgments_give_the_spread(capsys, tmp_path):
     frame.to_json(path := tmp_path / "rows.jsonl", orient="records", lines=True)
     main([str(path), "--plan"])
     printed = capsys.readouterr().out
-    spread = planning.measure_spread(analyse(frame.assign(difficulty=np.nan, measure=None), draws=1))
-    assert str(planning.plan_prompts([5.0], spread=spread).equal[0]) in printed
+    spread = intervals.measure_spread(analyse(frame.assign(difficulty=np.nan, measure=None), draws=1))
+    assert str(intervals.plan_prompts([5.0], spread=spread).equal[0]) in printed
     frame.query("len_arm > 2 * len_baseline").to_json(path, orient="records", lines=True)
     with pytest.raises(SystemExit):
         main([str(path), "--plan"])

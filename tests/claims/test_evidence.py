@@ -400,8 +400,31 @@ def test_equal_length_counts_against_the_two_rivals_of_the_abstract(folder):
     plant_judging(profile, LONGEST, *rows)
     assert verdicts(profile)["L4"] == "not run"  # nobody analysed it
     table = comparison.analyse([row for part in rows for row in part], draws=50)
-    plant(profile, "length_bias", LONGEST, {"length_bias.csv": table, "bins.csv": [], "cut.csv": []})
+    plant(
+        profile,
+        "length_bias",
+        LONGEST,
+        {"length_bias.csv": table, "bins.csv": [], "cut.csv": [], "answer_measures.csv": []},
+    )
     assert verdicts(profile)["L4"] == "reproduced"
+
+
+def test_facts_about_answers_are_told_beside_the_claims_and_settle_none(folder, capsys):
+    profile = make_profile((LONGEST, LIMA))
+    plant_judging(profile, LONGEST, judgments_of(LONGEST, LIMA, 130, 50))
+    before = verdicts(profile)
+    about = {"measure": "log_likelihood", "texts_of": "sample", "arm": LONGEST, "baseline": LIMA, "texts": 20}
+    numbers = {"arm_mean": -1.5, "baseline_mean": -1.625, "difference": 0.125}
+    rows = [{**about, **numbers, "difference_low": 0.0625, "difference_high": 0.1875}]
+    named = {"length_bias.csv": [], "bins.csv": [], "cut.csv": [], "answer_measures.csv": rows}
+    plant(profile, "length_bias", LONGEST, named)
+    assert verdicts(profile) == before
+    __main__._show_run(profile, SEED)
+    said = capsys.readouterr().out.splitlines()
+    assert said[-2] == "Facts about answers, which no claim rests on (95% intervals over texts):"
+    assert said[-1].endswith(
+        f"nats a token, 20 texts of sample: {LONGEST} -1.5 against -1.625, +0.125 [+0.0625, +0.188] ({LIMA})"
+    )
 
 
 def test_another_judged_arm_than_the_target_is_read_too(folder):

@@ -213,8 +213,9 @@ def invent_run():
     """Results of every stage of `tiny`, whatever they say, as fresh as they can be."""
     profile, target = arms.prepare("tiny")
     planners = [lambda: explore.plan("tiny"), lambda: models.plan_tiny(profile, 42)]
-    for stage in (select, finetune, generate):
-        planners += [lambda stage=stage, arm=arm: stage.plan("tiny", arm, 42) for arm in profile.arms]
+    plans = (select.plan, finetune.plan, generate.plan, generate.plan_measures)
+    for plan in plans:
+        planners += [lambda plan=plan, arm=arm: plan("tiny", arm, 42) for arm in profile.arms]
     planners += [lambda stage=stage: stage.plan("tiny", target, 42) for stage in (judge, length_bias)]
     for planner in planners:
         manifests.complete(planner(), write_rows)

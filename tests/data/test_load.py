@@ -33,6 +33,10 @@ def test_a_source_is_complete(entry):
     if entry.path:
         assert (ROOT / entry.path).is_file()
         return
+    if entry.kind == "wheel":
+        assert list(entry.downloads().values()) == [f"{entry.package}=={entry.version}"]
+        assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in (entry.sha256, entry.file_sha256))
+        return
     assert re.fullmatch("[0-9a-f]{40}", entry.revision), "a pinned commit, not a branch"
     assert entry.url.startswith("https://") and "{revision}" in entry.url
     assert ("{member}" in entry.url) == bool(entry.members)
@@ -50,6 +54,7 @@ def test_everything_that_the_project_reads_has_a_source():
         "table": ["alpaca-eval-preferences", "mt-bench-answers", "cherry-reviews"],
         "tokenizer": ["llama2-tokenizer"],
         "nltk": ["punkt"],
+        "wheel": ["smollm2-135m-instruct"],
     }
     wanted["rows"] += ["evol-1k-longest-published", "openhermes-2.5", "sample"]
     for kind, names in wanted.items():

@@ -23,7 +23,7 @@ from nbutils.execution import colab
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 RUNTIMES = ("2026.07", "2026.08")
-ABSENT = ["trl", "bitsandbytes", "papermill", "sacrebleu"]
+ABSENT = ["trl", "bitsandbytes", "papermill", "sacrebleu", "gguf"]
 """What Colab lacks; the rest of requirements-colab.txt it has."""
 
 # What the set-up cell sees on Colab: no nbutils anywhere.
@@ -203,6 +203,7 @@ def colab_machine(monkeypatch, tmp_path):
             del present["torchao"]
         else:
             present.update({"trl": "0.29.1", "bitsandbytes": "0.50.2", "papermill": "2.7.0", "sacrebleu": "2.6.0"})
+            present["gguf"] = "0.19.0"
 
     monkeypatch.setattr(colab, "installed", lambda: dict(present))
     monkeypatch.setattr(colab, "_pip", pip)
@@ -216,14 +217,15 @@ def test_on_colab_only_what_is_missing_is_installed(colab_machine, capsys):
     colab.set_up()
     (install, (limits,)), (uninstall, _) = colab_machine.asked
     assert install[0] == "install"
-    assert install[3:] == ("trl<1.17,>=0.29.1", "bitsandbytes==0.50.2", "papermill==2.7.0", "sacrebleu==2.6.0")
+    pinned = ("bitsandbytes==0.50.2", "papermill==2.7.0", "sacrebleu==2.6.0", "gguf==0.19.0")
+    assert install[3:] == ("trl<1.17,>=0.29.1", *pinned)
     assert limits == sorted(f"{name}=={number}" for name, number in before.items())
     assert uninstall == ("uninstall", "--yes", "torchao")
     assert sys.path[0] == str(ROOT)
     assert os.environ["PYTHONPATH"] == f"{ROOT}{os.pathsep}/other"
     assert capsys.readouterr().out.splitlines()[1:4] == [
-        "installing trl, bitsandbytes, papermill, sacrebleu (about a minute) ...",
-        "installed: bitsandbytes 0.50.2, papermill 2.7.0, sacrebleu 2.6.0, trl 0.29.1",
+        "installing trl, bitsandbytes, papermill, sacrebleu, gguf (about a minute) ...",
+        "installed: bitsandbytes 0.50.2, gguf 0.19.0, papermill 2.7.0, sacrebleu 2.6.0, trl 0.29.1",
         "removed: torchao 0.10.0",
     ]
 

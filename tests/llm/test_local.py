@@ -4,11 +4,12 @@ import json
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pytest
 
 from nbutils.core.errors import InputError
-from nbutils.core.judge_settings import JudgeModel
+from nbutils.core.judge_settings import JudgeModel, Judging
 from nbutils.judging.judges import make_backend
 from nbutils.judging.pairs import Pair, build_request, judge_pairs
 from nbutils.llm import local
@@ -45,6 +46,12 @@ def write_model(folder, template=TEMPLATE, **generation):
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def small_judges(monkeypatch):
+    """The models of these tests are far too small to judge."""
+    monkeypatch.setattr(local, "SMALLEST", 0)
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +170,36 @@ def test_code_that_comes_with_a_model_is_not_run(folder, tmp_path, ledger):
     assert not (tmp_path / "sprung").exists()
 
 
+def test_a_model_too_small_to_judge_is_refused_with_its_reason(folder, monkeypatch):
+    monkeypatch.setattr(local, "SMALLEST", 500_000_000)
+    with pytest.raises(
+        InputError, match=r": 0 million parameters: a model this small is no judge: SmolLM2-135M gave no"
+    ):
+        local.load(judge_of(folder))
+
+
+@pytest.mark.parametrize(
+    ("kind", "model", "refused"),
+    [
+        ("transformers", "HuggingFaceTB/SmolLM2-135M-Instruct", True),
+        ("openai", "smollm2:135m", True),
+        ("openai", "smollm2-360m-instruct-q8", True),
+        ("openai", "gpt-4o-mini", False),
+        ("openai", "qwen2.5-7b-instruct-1m", False),
+        ("openai", "qwen2.5-1.5M5", False),
+        ("transformers", "/models/1000m", False),
+    ],
+)
+def test_a_profile_whose_judge_is_small_by_name_is_refused_before_anything_runs(kind, model, refused):
+    judge = JudgeModel(name="j", kind=kind, model=model, revision="a" * 40)
+    build = partial(Judging.build, target="a", baselines=(), judges=(judge,))
+    if refused:
+        with pytest.raises(InputError, match=r"as a judge: a model this small is no judge"):
+            build()
+    else:
+        build()
+
+
 @pytest.mark.thorough
 def test_the_command(folder, tmp_path):
     rows = [{"id": "1", "prompt": "Why?", "response": text} for text in ("Because.", "Dunno.")]
@@ -171,8 +208,8 @@ def test_the_command(folder, tmp_path):
         path.write_text(json.dumps(row) + "\n")
     command = [
         sys.executable,
-        "-m",
-        "nbutils.judge",
+        "-c",
+        "from nbutils import judge; from nbutils.llm import local; local.SMALLEST = 0; judge.main()",
         *map(str, files),
         "--judge",
         str(folder),

@@ -3,9 +3,10 @@
 import contextlib
 import json
 
-from nbutils.analysis import comparison, verdicts
+from nbutils.analysis import answer_facts, comparison, verdicts
 from nbutils.core import disk, settings, tables
 from nbutils.core.manifests import Manifest
+from nbutils.generation.measures import describe_answers
 from nbutils.judging import replies
 from nbutils.report import Found
 
@@ -81,6 +82,8 @@ def write_run(folder, mine, theirs, judgments, explored):
     write_jsonl(folder / "judge" / "judgments.jsonl", judgments)
     tables.write(folder / "judge" / "summary.csv", verdicts.summarise(judgments))
     tables.write(folder / "length_bias" / "length_bias.csv", comparison.analyse(judgments))
+    facts = [(answers[0]["arm"], (tables.make("likelihoods"), describe_answers(answers))) for answers in (mine, theirs)]
+    tables.write(folder / "length_bias" / "answer_measures.csv", answer_facts.compare(*facts))
     return Found(made, target)
 
 
