@@ -176,28 +176,6 @@ def draw_sets(sets: "DataFrame", note: str = "") -> "Figure":
     return page
 
 
-def draw_findings(findings: "DataFrame", note: str = "") -> "Figure":
-    """What the analysis concludes about control judges, as shares of many simulated comparisons."""
-    n, prompts = int(findings.replicates.iloc[0]), int(findings.prompts.iloc[0])
-    title = "The coin is acquitted, the judge of length convicted"
-    caption = (
-        f"Findings of the length analysis in {n} simulated comparisons of {prompts} prompts for each judge, in percent."
-    )
-    by_judge = [rows for _, rows in findings.groupby("judge", sort=False)]
-    page, axes = style.make_page(0.62 * len(by_judge), title, caption, note, 2.75, 0.4, 0.1)
-    for place, found in enumerate(by_judge):
-        rows = found.nlargest(9, "share")
-        starts = 100 * (rows.share.cumsum() - rows.share)
-        colours = [BLUE] + [FAINT] * (len(rows) - 1)
-        axes.barh(place, 100 * rows.share, left=starts, height=0.62, color=colours, edgecolor="white")
-        words = f"{100 * rows.share.iloc[0]:.0f}  {rows.finding.iloc[0]}"
-        style.annotate(axes, words, (1, place), (0, 0), color="white", size=8.5)
-    style.label_rows(axes, [rows.what.iloc[0].replace(" and", "\nand") for rows in by_judge])
-    axes.set(xlim=(0, 100), ylim=(len(by_judge) - 0.5, -0.5))
-    style.hide_x_axis(axes)
-    return page
-
-
 _SHORT = {
     "alpaca-1k-longest": "1k-longest",
     "alpaca-1k-longest-refined": "refined",
