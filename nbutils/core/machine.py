@@ -182,6 +182,7 @@ def track(items: Iterable[Any], label: str, total: int | None = None, initial: i
         ascii=not interactive,
         mininterval=0.2 if interactive else SECONDS_BETWEEN_LINES,
         delay=1.0,
+        position=0,  # below a bar that a library left open, lines would begin with movements of the cursor
         bar_format=None if interactive else plain,
     )
 

@@ -152,7 +152,8 @@ def test_a_matched_arm_has_the_budget_of_the_longest_as_they_are_trained(sizes, 
     drawn = draw.draw(arm, rows, measured, tokens.__getitem__, max_rows=max_rows).tolist()
     assert drawn == sorted(set(drawn))
     assert all(tokens[i] for i in drawn)
-    assert abs(sum(tokens[i] for i in drawn) - budget) <= max(tokens) / 2
+    apart = sum(tokens[i] for i in drawn) - budget
+    assert abs(apart) <= max(tokens) / 2 or (apart > 0 and len(drawn) == 1), "one row at least"
 
 
 MATCHED, LONGEST = "sample-24-random-token-matched-7", "sample-24-longest"
