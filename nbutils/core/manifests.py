@@ -124,6 +124,11 @@ def upstream(plan: Plan) -> str:
     return manifest.fingerprint if manifest else "missing"
 
 
+LOADS_MODELS = ("finetune", "merge", "generate", "capabilities")
+"""Stages behind which Python's collector is sent round, which takes half a second in a large process. A local judge's
+model goes with its backend."""
+
+
 def complete(plan: Plan, work: Callable[[Path], dict[str, Any]]) -> Manifest:
     """Return the fresh manifest, or do the work and write one.
 
@@ -140,7 +145,8 @@ def complete(plan: Plan, work: Callable[[Path], dict[str, Any]]) -> Manifest:
         (plan.folder / MANIFEST).unlink(missing_ok=True)
         started = datetime.datetime.now(datetime.UTC)
         made = _conclude(plan, work(plan.folder), started)
-    free_memory()
+    if plan.stage in LOADS_MODELS:
+        free_memory()
     return made
 
 

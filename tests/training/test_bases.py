@@ -147,6 +147,7 @@ def test_a_gated_model_says_where_to_ask(cache, runs, monkeypatch):
         finetune.run(hub_profile(), "sample-24-longest", 42)
 
 
+@pytest.mark.thorough
 def test_the_commit_that_was_loaded_is_recorded_and_another_makes_the_result_stale(cache, runs, whole, monkeypatch):
     monkeypatch.setenv("LIM_OFFLINE", "1")
     put(cache, whole, A)
