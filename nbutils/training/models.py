@@ -180,13 +180,9 @@ def load_base(profile: Profile, seed: int, precision: Precision, quantised: bool
     # Weights that are trained themselves are kept in fp32, as in the paper's run under bf16 autocast.
     is_trained_itself = trains and profile.training.method == "full"
     options: dict[str, Any] = {"dtype": "float32" if is_trained_itself else precision.torch_dtype}
-    options["attn_implementation"] = profile.model.attention
+    options["attn_implementation"] = _name_attention(profile)
     options["use_safetensors"] = True  # a pickle can run any program
     options["generation_config"] = _choose_generation(profile, seed, trains)
-    if profile.model.attention == "sdpa":
-        from nbutils.training import attention
-
-        options["attn_implementation"] = attention.register()
     if quantised:
         # FSDP shards tensors of one floating dtype only; elsewhere the packed bytes are kept as bytes.
         storage = precision.torch_dtype if is_sharded() else None
@@ -206,12 +202,22 @@ def load_base(profile: Profile, seed: int, precision: Precision, quantised: bool
     return model if quantised or is_sharded() else model.to(precision.local_device)
 
 
+def _name_attention(profile: Profile) -> str:
+    """The attention to load a model with: the profile's, or for `sdpa` this project's, which keeps examples apart."""
+    if profile.model.attention != "sdpa":
+        return profile.model.attention
+    from nbutils.training import attention
+
+    return attention.register()
+
+
 def load_tuned(profile: Profile, seed: int, precision: Precision, folder: Path) -> Any:
     """A fine-tuned model for generation: the base with its adapter, or the full model that training wrote."""
     if profile.training.method == "full":
         from transformers import AutoModelForCausalLM
 
-        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=precision.torch_dtype)
+        kind = {"dtype": precision.torch_dtype, "attn_implementation": _name_attention(profile)}
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, **kind)
         return model.to(precision.device).eval()
     from peft import PeftModel
 
