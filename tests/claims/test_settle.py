@@ -281,12 +281,17 @@ def test_neither_the_tiny_model_nor_a_profile_with_a_note_is_evidence():
 
 @pytest.mark.thorough
 def test_rates_at_equal_length():
-    bias = {"judge": "gpt-4o-mini", "arm": "alpaca-1k-longest", "length_controlled": 0.58}
-    bias |= {"length_controlled_low": 0.54, "length_controlled_high": 0.62}
+    bias = {"judge": "gpt-4o-mini", "arm": "alpaca-1k-longest", "at_equal_length": 0.58, "settled": True}
+    bias |= {"at_equal_length_low": 0.54, "at_equal_length_high": 0.62}
     rivals = ("lima-1k", "alpaca-1k-score")
     rows, both = [summary_row(rival, 0.2) for rival in rivals], [bias | {"baseline": rival} for rival in rivals]
     assert verdicts(LLAMA, rows, both)["L4"] == "reproduced"
-    assert verdicts(LLAMA, rows, [both[0], both[1] | {"length_controlled_low": 0.48}])["L4"].startswith("within")
+    assert verdicts(LLAMA, rows, [both[0], both[1] | {"at_equal_length_low": 0.48}])["L4"].startswith("within")
+    # A curve that its own pairs do not confirm decides nothing, on either side.
+    assert verdicts(LLAMA, rows, [both[0], both[1] | {"settled": False}])["L4"].startswith("within")
+    below = {"at_equal_length": 0.42, "at_equal_length_low": 0.38, "at_equal_length_high": 0.46}
+    assert verdicts(LLAMA, rows, [both[0], both[1] | below])["L4"] == "not reproduced"
+    assert verdicts(LLAMA, rows, [both[0], both[1] | below | {"settled": False}])["L4"] == "not reproduced"
     assert verdicts(LLAMA, rows, both[:1])["L4"] == "not run"  # against the other it cannot be told
     assert verdicts(LLAMA, rows[:1], both)["L4"] == "not run"
     assert verdicts(LLAMA, rows, [row | {"judge": "longer"} for row in both])["L4"] == "not run"

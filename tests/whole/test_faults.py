@@ -58,16 +58,17 @@ def graded(question):
 
 
 def check_reviews(out):
-    """Every judgment is the grades of its own question, or none at all."""
+    """Every judgment is the grades of its own question, or none at all; what a filter withheld is kept as it came."""
     with sqlite3.connect(out / "ledger.sqlite") as database:
         stored = database.execute("SELECT request, reply FROM replies").fetchall()
     for request, reply in stored:
-        assert reply == graded(json.loads(request)["messages"][-1][1])
+        assert reply in ("", graded(json.loads(request)["messages"][-1][1]))
     rows = disk.read_jsonl(out / "judgments.jsonl")
     for row in rows:
         scores = [row["score_arm"], row["score_baseline"]]
         swapped = scores if row["order"] == "arm_first" else scores[::-1]
-        assert row["status"] == "failed" or [float(each) for each in row["review"].split()] == swapped
+        is_withheld = (row["status"], row.get("reason"), row["review"]) == ("unparsed", "filter", "")
+        assert row["status"] == "failed" or is_withheld or [float(each) for each in row["review"].split()] == swapped
     return rows
 
 
@@ -91,13 +92,13 @@ def test_all_faults_at_once(files, tmp_path, monkeypatch, share):
     with serving(script) as server:
         for _ in range(12):
             try:
-                command.main(arguments(files, server.url, tmp_path / "out", "--concurrency", "16"))
+                command.main(arguments(files, server.url, tmp_path / "out", "--concurrency", "16", "--retry-empty"))
             except SystemExit as stopped:  # ten calls lost one after the other count as an outage
                 assert stopped.code == 2 and share > 0.5
                 continue
             rows = check_reviews(tmp_path / "out")
             counts = collections.Counter(row["status"] for row in rows)
-            assert sum(counts.values()) == 2 * N and counts["unparsed"] == 0
+            assert sum(counts.values()) == 2 * N
             if counts["judged"] == 2 * N:
                 break
         assert counts["judged"] == 2 * N, "what fails is asked again by the next run"
