@@ -1,5 +1,6 @@
 """Every notebook in JupyterLab, in a real browser: all cells run, figures appear, the widgets answer a click."""
 
+import contextlib
 import json
 import os
 import re
@@ -227,8 +228,13 @@ def test_the_browser_of_examples_answers(lab, page):
     expect(words).to_have_text(re.compile(r"^\d{3}$"))
     widgets.locator("select").select_option(label="sample-60-shortest")
     expect(words).to_have_text(re.compile(r"^\d{1,2}$"))
-    click_slider(widgets, 0.5)
-    expect(place).to_have_text(re.compile(r"^[23]\d$"))  # in the middle of 60
+    middle = re.compile(r"^[23]\d$")  # of 60
+    for _ in range(3):  # a click while the slider is drawn anew for the other examples is lost
+        click_slider(widgets, 0.5)
+        with contextlib.suppress(AssertionError):
+            expect(place).to_have_text(middle, timeout=5_000)
+            break
+    expect(place).to_have_text(middle)
     take_picture(page, "01_explore-clicked")
 
 
