@@ -4,9 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from nbutils.analysis.intervals import Estimate, student_margin
+from nbutils.analysis.intervals import paired_interval
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -27,16 +25,6 @@ Facts = tuple[str, "Sequence[DataFrame]"]
 """An arm's name, and its tables as stage 05 writes them: likelihoods of references, and facts about answers."""
 
 
-def paired_difference(mine: Sequence[float], theirs: Sequence[float]) -> Estimate:
-    """Mean of the differences of paired values with Student's 95% interval; none where all differences are alike."""
-    differences = np.asarray(mine, dtype=float) - np.asarray(theirs, dtype=float)
-    n, value = len(differences), float(differences.mean()) if len(differences) else math.nan
-    if n < 2 or not differences.std():
-        return Estimate(value, math.nan, math.nan, n, "no interval")
-    margin = student_margin(n - 1) * float(differences.std(ddof=1)) / math.sqrt(n)
-    return Estimate(value, value - margin, value + margin, n, "mean of paired differences, Student")
-
-
 def compare(mine: Facts, theirs: Facts) -> list[dict[str, Any]]:
     """Two arms' facts, text by text: for each measure and set both means and the difference (arm minus baseline).
 
@@ -55,7 +43,7 @@ def compare(mine: Facts, theirs: Facts) -> list[dict[str, Any]]:
 
 def _compare_one(name: str, part: str, arm: str, baseline: str, rows: "DataFrame") -> dict[str, Any]:
     mine, theirs = rows[name].astype(float), rows[f"{name}_baseline"].astype(float)
-    difference = paired_difference(mine.tolist(), theirs.tolist())
+    difference = paired_interval((mine - theirs).to_numpy())
     numbers = {"arm_mean": mine.mean(), "baseline_mean": theirs.mean(), "difference": difference.value}
     bounds = {"difference_low": difference.low, "difference_high": difference.high}
     about = {"measure": name, "texts_of": part, "arm": arm, "baseline": baseline, "texts": difference.n}

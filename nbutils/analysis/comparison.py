@@ -16,11 +16,12 @@ from nbutils.analysis.intervals import (
     Estimate,
     Numbers,
     bootstrap_interval,
+    draw_counts,
     mean_with_interval,
     net_win_interval,
     rescale,
 )
-from nbutils.analysis.items import Items, comparisons, find_faults, preferences, to_calls, to_items
+from nbutils.analysis.items import Items, comparisons, find_faults, list_orders, preferences, to_calls, to_items
 from nbutils.analysis.length_control import SCALES, Design, JudgeFit, add_pseudo_items, expit, fit_judge, make_design
 from nbutils.analysis.verdicts import CLUSTER, COMPARISON, PROMPT, Rows
 from nbutils.core import tables
@@ -85,7 +86,7 @@ def _draw_blocks(prompts: int, draws: int, seed: int, items: int) -> Iterator[Nu
     rng, size = np.random.default_rng(seed), max(1, 2**18 // items)
     yield np.ones((1, prompts))
     for start in range(0, draws, size):
-        yield rng.multinomial(prompts, np.full(prompts, 1 / prompts), size=min(size, draws - start)).astype(float)
+        yield draw_counts(prompts, min(size, draws - start), rng).astype(float)
 
 
 def _rate_at_equal_length(design: Design, coefficients: Numbers, counts: Numbers | None) -> Numbers:
@@ -207,12 +208,13 @@ def analyse(rows: Rows, draws: int = DRAWS, cut: Rows = ()) -> DataFrame:
 
 
 def _analyse_one(key: tuple[str, str, str], rows: DataFrame, draws: int, cut: DataFrame | None) -> dict[str, Any]:
-    items, notes = to_items(rows), find_faults(rows)
+    orders = list_orders(rows)
+    items, notes = to_items(rows, orders), find_faults(rows)
     head: dict[str, Any] = dict(zip(COMPARISON, key, strict=True))
     head |= {"calls": len(rows), "unjudged": int(rows["preference"].isna().sum()), "prompts": len(items.preference)}
     if head["prompts"] < 3:
         return {**head, "finding": "too few judged prompts", "settled": False, "notes": "; ".join(notes)}
-    calls = to_calls(rows)
+    calls = to_calls(rows, orders)
     plain = calls._replace(difficulty=None)
     if is_separable(items):
         fitted, by_ratio = (fit_judge(**plain._asdict(), scale=scale) for scale in SCALES)

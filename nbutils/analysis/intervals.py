@@ -114,6 +114,15 @@ def unanimous_interval(value: float, n: int, independent: int) -> Estimate:
     return Estimate(value, low, high, n, "all items agree")
 
 
+def paired_interval(differences: Numbers) -> Estimate:
+    """Mean of the differences of paired values, shape (n,), with Student's interval; no bounds where all are alike."""
+    n, value = len(differences), float(differences.mean()) if len(differences) else math.nan
+    if n < 2 or not np.ptp(differences):
+        return Estimate(value, math.nan, math.nan, n, "no interval")
+    margin = student_margin(n - 1) * float(differences.std(ddof=1)) / math.sqrt(n)
+    return Estimate(value, value - margin, value + margin, n, "mean of paired differences, Student")
+
+
 def student_margin(freedom: int) -> float:
     """Student's 97.5% quantile for so many degrees of freedom."""
     from scipy.special import stdtrit
@@ -129,7 +138,7 @@ def tolerated(replicates: int, miss: float = 0.001) -> tuple[float, float]:
     return low / replicates, high / replicates
 
 
-def draw_counts(clusters: int, draws: int, seed: int = 0) -> Any:
+def draw_counts(clusters: int, draws: int, seed: int | np.random.Generator = 0) -> Any:
     """How often each cluster is drawn in each bootstrap sample of as many clusters, shape (draws, clusters)."""
     return np.random.default_rng(seed).multinomial(clusters, np.full(clusters, 1 / clusters), size=draws)
 

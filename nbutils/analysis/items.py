@@ -80,7 +80,7 @@ def find_faults(rows: Rows) -> list[str]:
     return [text for text, holds in faults.items() if holds]
 
 
-def _judged_orders(rows: Rows) -> DataFrame:
+def list_orders(rows: Rows) -> DataFrame:
     """One row per judged prompt and order, by prompt: its number, the mean preference, the prompt's lengths.
 
     An order that was judged several times (or a file that does not name its orders) counts by its mean.
@@ -95,9 +95,12 @@ def _judged_orders(rows: Rows) -> DataFrame:
     return orders.sort_values("prompt", kind="stable").join(each, on="prompt")
 
 
-def to_items(rows: Rows) -> Items:
-    """One item per prompt: the mean preference over its judged orders, and what the order alone did to it."""
-    orders = _judged_orders(rows)
+def to_items(rows: Rows, listed: DataFrame | None = None) -> Items:
+    """One item per prompt: the mean preference over its judged orders, and what the order alone did to it.
+
+    listed: what `list_orders` makes of the rows, where a caller has it.
+    """
+    orders = list_orders(rows) if listed is None else listed
     firsts = dict.fromkeys(("len_arm", "len_baseline", CLUSTER), "first")
     prompts = orders.groupby("prompt").agg({"preference": "mean", **firsts})
     first, second = (orders[orders["order"] == name].set_index("prompt")["preference"] for name in ORDERS)
@@ -114,9 +117,9 @@ def preferences(rows: Rows) -> "pd.Series[float]":
     return pd.Series(to_items(frame).preference, pd.MultiIndex.from_frame(prompts))
 
 
-def to_calls(rows: Rows) -> Calls:
-    """One item per prompt and order, for a model that knows the position."""
-    orders = _judged_orders(rows)
+def to_calls(rows: Rows, listed: DataFrame | None = None) -> Calls:
+    """One item per prompt and order, for a model that knows the position; listed: as of `to_items`."""
+    orders = list_orders(rows) if listed is None else listed
     place = orders["order"].map({ORDERS[0]: 1.0, ORDERS[1]: -1.0})
     preference, mine, theirs = (orders[name].to_numpy(float) for name in ("preference", "len_arm", "len_baseline"))
     difficulty = None if orders["difficulty"].isna().any() else orders["difficulty"].to_numpy(float)

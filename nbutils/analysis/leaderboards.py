@@ -20,7 +20,7 @@ from nbutils import data
 from nbutils.analysis import comparison, pooled, standings, verdicts
 from nbutils.analysis.intervals import Estimate, student_margin
 from nbutils.analysis.items import Calls, comparisons, to_calls
-from nbutils.analysis.length_control import Numbers, expit, length_controlled_win_rate
+from nbutils.analysis.length_control import Numbers, expit, length_controlled_win_rate, logit_bounds
 from nbutils.core import manifests, tables
 
 BASELINE = "gpt4_1106_preview"
@@ -238,8 +238,7 @@ def anchored_win_rate(items: Calls, anchor: Anchor) -> Estimate:
     rates = expit(equal @ found)
     value, gradient = float(rates.mean()), (rates * (1 - rates)) @ equal / n
     error = math.sqrt(float(((changes @ gradient + (value - rates) / (n - 1)) ** 2).sum()))
-    margin = student_margin(n - 1) * error / (value * (1 - value))
-    low, high = expit(math.log(value / (1 - value)) + np.array([-margin, margin])).tolist()
+    low, high = logit_bounds(value, student_margin(n - 1) * error)
     return Estimate(value, low, high, n, "AlpacaEval's model with its anchor")
 
 

@@ -90,8 +90,7 @@ def fit_judge(*arguments: Any, **named: Any) -> JudgeFit:
         probability = expit(design.equal @ coefficients)
         value = float(probability.mean())
         gradient = np.einsum("mn,mnk->k", probability * (1 - probability), design.equal) / probability.size
-        margin = quantile * math.sqrt(gradient @ covariance @ gradient) / (value * (1 - value))
-        low, high = expit(math.log(value / (1 - value)) + np.array([-margin, margin])).tolist()
+        low, high = logit_bounds(value, quantile * math.sqrt(gradient @ covariance @ gradient))
         rate = Estimate(value, low, high, n, "logistic in tanh(length difference), read off at 0")
     unknown = Estimate(math.nan, math.nan, math.nan, n, "not in the data")
     return JudgeFit(rate, *(logits.get(name, unknown) for name in ("constant", "length", "position")))
@@ -193,3 +192,10 @@ def expit(x: Numbers) -> Numbers:
     from scipy.special import expit as logistic
 
     return np.asarray(logistic(x))
+
+
+def logit_bounds(value: float, margin: float, below: float = 0.0, above: float = 0.0) -> tuple[float, float]:
+    """Bounds of a rate in 0..1 whose `margin` is laid off on the logit scale; below, above: logits more at each end."""
+    logit, width = math.log(value / (1 - value)), margin / (value * (1 - value))
+    low, high = expit(np.array([logit - width - below, logit + width + above])).tolist()
+    return low, high

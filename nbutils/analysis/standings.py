@@ -11,7 +11,7 @@ from pandas import DataFrame
 from nbutils.analysis import intervals, pooled
 from nbutils.analysis.comparison import OVERLAP
 from nbutils.analysis.intervals import Estimate, Numbers
-from nbutils.analysis.length_control import expit
+from nbutils.analysis.length_control import expit, logit_bounds
 from nbutils.analysis.pooled import Field, Penalties, Pooled
 from nbutils.core import tables
 
@@ -120,10 +120,8 @@ def _interval(ground: Ground, rates: Numbers, gradient: Numbers, *slack: Numbers
     others = np.maximum(len(rates) - sizes, 1)
     gone = (value * sizes - np.bincount(ground.place, rates)) / others
     error = math.sqrt(float(((ground.fit.left_out @ gradient + gone) ** 2).sum()))
-    logit = math.log(value / (1 - value))
-    margin = intervals.student_margin(max(1, len(sizes) - 1)) * error / (value * (1 - value))
-    upper, lower = margin + np.max(slack, axis=0)
-    low, high = expit(logit + np.array([-lower, upper])).tolist()
+    upper, lower = np.max(slack, axis=0)
+    low, high = logit_bounds(value, intervals.student_margin(max(1, len(sizes) - 1)) * error, lower, upper)
     return Estimate(value, low, high, len(rates), f"pooled model, {len(sizes)} questions left out one by one")
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from nbutils.analysis.intervals import mean_with_interval, rescale, student_margin
+from nbutils.analysis.intervals import mean_with_interval, paired_interval, rescale
 from nbutils.analysis.items import comparisons
 from nbutils.analysis.verdicts import VERDICTS, verdicts_of
 from nbutils.claims import published
@@ -86,10 +86,9 @@ def compare_scores(items: pd.DataFrame, stage: str, known: pd.DataFrame) -> pd.D
 
 def _difference(apart: "pd.Series[float]", reach: float) -> dict[str, float]:
     """Mean of paired differences with Student's interval; where all are one and the same, Wilson's between +-reach."""
-    if apart.nunique() > 1:
-        value, margin = apart.mean(), student_margin(len(apart) - 1) * apart.std() / math.sqrt(len(apart))
-        return {"value": value, "low": value - margin, "high": value + margin}
-    mean = rescale(mean_with_interval(0.5 + apart.to_numpy() / (2 * reach)), 2 * reach, -reach)
+    mean = paired_interval(apart.to_numpy())
+    if math.isnan(mean.low):
+        mean = rescale(mean_with_interval(0.5 + apart.to_numpy() / (2 * reach)), 2 * reach, -reach)
     return {"value": mean.value, "low": mean.low, "high": mean.high}
 
 

@@ -7,19 +7,26 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from nbutils.claims import published, settle
+from nbutils.claims import differences, published, settle
+
+
+def _same(unit: str) -> str:
+    return f"{published.MARGINS[unit]:g} {unit}"
+
 
 RULE = (
     "Reproduced: measured here on the claimed side, with a 95% interval that excludes no effect (a fact about data: it "
     "equals the published value to its printed digits, or lies on the claimed side of the bound given). A claim that "
     "there is no effect, or no loss, is one of equivalence: reproduced where the interval excludes a difference, or a "
-    "loss, of half the smallest difference that the paper calls one (5 points net win, 0.9 points AlpacaEval 2.0, 0.1 "
-    "points MT-Bench; 1 point of the four tasks). Within the interval, not separable: the interval can tell neither, "
-    "and covers the paper's value too (where none is published: lies on the claimed side). Not reproduced: neither. "
-    "Not run: nothing that could decide it was run here; the tiny model, a part of MT-Bench or AlpacaEval, fewer than "
-    "80 prompts, and every profile whose note says that it is not the paper's setting count as not run. Where a claim "
-    "has several parts or judges, the weakest decides, and a part that was not run leaves the claim not run. Judges "
-    "and base models differ from the paper's, so direction is compared, not size."
+    "loss, of half the smallest difference that the paper calls one "
+    f"({_same('points net win')}, {_same('points AlpacaEval 2.0')}, {_same('points MT-Bench')}; "
+    f"{published.MARGINS['points, mean of four tasks']:g} point of the four tasks). Within the interval, not "
+    "separable: the interval can tell neither, and covers the paper's value too (where none is published: lies on the "
+    "claimed side). Not reproduced: neither. Not run: nothing that could decide it was run here; the tiny model, a "
+    f"part of MT-Bench or AlpacaEval, fewer than {differences.PROMPTS} prompts, and every profile whose note says that "
+    "it is not the paper's setting count as not run. Where a claim has several parts or judges, the weakest decides, "
+    "and a part that was not run leaves the claim not run. Judges and base models differ from the paper's, so "
+    "direction is compared, not size."
 )
 
 INDEPENDENT = (
@@ -61,17 +68,16 @@ class Line(NamedTuple):
 
 def headline(table: pd.DataFrame) -> str:
     """How many claims ended how, and about what. table: as `settle.tabulate` gives it."""
-    words = {"reproduced": "reproduced", "not reproduced": "not reproduced", "not run": "not run"}
-    words |= {"within the interval, not separable": "measured, too little to separate"}
-    words |= {name: name for name in ("supported independently", "independent, not decided")}
-    words |= {"contradicted independently": "contradicted independently"}
+    order = (settle.REPRODUCED, settle.FAILED, settle.NOT_RUN, settle.WITHIN)
+    words = {name: name for name in (*order, settle.SUPPORTED, settle.UNCLEAR, settle.DENIED)}
+    words[settle.WITHIN] = "measured, too little to separate"
     parts = []
     for verdict, what in words.items():
         topics = Counter(table[table.verdict == verdict].topic)
         if topics:
             shown = ", ".join(f"{topic} {count}" for topic, count in topics.items())
             parts.append(f"{topics.total()} {what} ({shown})")
-        elif verdict == "not reproduced":
+        elif verdict == settle.FAILED:
             parts.append(f"none {what}")
     return f"Of {len(table)} claims {', '.join(parts)}."
 
@@ -83,13 +89,13 @@ def summarise(table: pd.DataFrame) -> list[Line]:
     """
     own, shows = table.topic != "abstract", table.published_shows.map(_separable)
     lines = {
-        "Reproduced here": table.verdict == "reproduced",
-        "Not reproduced here": table.verdict == "not reproduced",
-        "Measured here, too little to separate": table.verdict.str.startswith("within"),
-        "Supported by independent judgments": table.verdict == "supported independently",
-        "Independent judgments do not decide": table.verdict == "independent, not decided",
-        "Contradicted by independent judgments": table.verdict == "contradicted independently",
-        NOT_RUN: table.verdict == "not run",
+        "Reproduced here": table.verdict == settle.REPRODUCED,
+        "Not reproduced here": table.verdict == settle.FAILED,
+        "Measured here, too little to separate": table.verdict == settle.WITHIN,
+        "Supported by independent judgments": table.verdict == settle.SUPPORTED,
+        "Independent judgments do not decide": table.verdict == settle.UNCLEAR,
+        "Contradicted by independent judgments": table.verdict == settle.DENIED,
+        NOT_RUN: table.verdict == settle.NOT_RUN,
         "Published differences that exceed their own error": own & (shows == "all"),
         "Published differences within their own error": own & (shows == "none"),
         "Contradicted by another published number": own & table.published_shows.str.contains("contradicted"),

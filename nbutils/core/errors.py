@@ -49,11 +49,14 @@ def exits_cleanly(main: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
 def _explain(error: OSError) -> str:
     """What the machine refused; raises the error anew where it names no file and the disk is not full."""
     where = error.filename2 or error.filename
     place = f"{where}: " if where else ""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if error.errno in _FULL:
         return f"{place}{error.strerror}: make room and run the same command to continue"
     if not where:
         raise error
@@ -79,7 +82,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def is_out_of_room(error: BaseException) -> bool:
     """Whether a library says that a file could not be written for want of room on its disk."""
-    is_told = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    is_told = isinstance(error, OSError) and error.errno in _FULL
     return is_told or any(sign in str(error) for sign in _NO_ROOM)
 
 

@@ -153,7 +153,7 @@ class Generation(Settings):
 class Measures(Settings):
     """Measures that need no judge: how likely an arm's model finds references that no arm was trained on.
 
-    `references` are sets of them (nbutils/generation/likelihood.py), of which those at hand are read, `texts` of each
+    `references` are sets of them (nbutils/generation/measures.py), of which those at hand are read, `texts` of each
     (0: none); a text is cut where it and its prompt reach `max_tokens`.
     """
 

@@ -23,8 +23,7 @@ TOLERANCE = 0.05
 
 def choose_room(model: Any, drafts: Sequence[Draft], settings: Generation) -> tuple[Room, str]:
     """The rows and tokens of a generation, the settings' own where given, and the reason in words."""
-    device = model.device.type
-    rows = min(settings.batch_size or MOST_ROWS.get(device, MOST_ROWS["cuda"]), len(drafts))
+    device, rows = model.device.type, most_rows(model, drafts, settings)
     free, each = free_bytes(device), token_bytes(model)
     tokens = settings.batch_tokens or max(count_tokens(model, rows, free), 1)
     longest = max(draft.final_length for draft in drafts)
@@ -32,6 +31,11 @@ def choose_room(model: Any, drafts: Sequence[Draft], settings: Generation) -> tu
     asked = f"batch_tokens = {tokens:,}" if settings.batch_tokens else f"{size_text(free)} free of {device}"
     said = f"{at_once} rows at once of at most {longest:,} tokens: {size_text(each)} a token, {asked}"
     return Room(rows, tokens), said
+
+
+def most_rows(model: Any, drafts: Sequence[Draft], settings: Generation) -> int:
+    """Rows that may be decoded at once, memory apart: the settings' own number, else what the device can use."""
+    return min(settings.batch_size or MOST_ROWS.get(model.device.type, MOST_ROWS["cuda"]), len(drafts))
 
 
 def token_bytes(model: Any) -> int:
@@ -67,7 +71,7 @@ def merge(model: Any, drafts: Sequence[Draft], settings: Generation, reload: Cal
         return model, "adapter apart: its base has answered before, and its weights are packed for this CPU since then"
     more = sum(_growth(layer, model.dtype.itemsize) for _, layer in _adapted(model))
     if more > 0:
-        rows = min(settings.batch_size or MOST_ROWS.get(model.device.type, MOST_ROWS["cuda"]), len(drafts))
+        rows = most_rows(model, drafts, settings)
         wanted = rows * max(draft.final_length for draft in drafts)
         free = free_bytes(model.device.type)
         apart, merged = (count_tokens(model, rows, left) for left in (free, free - more))

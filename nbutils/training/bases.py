@@ -78,8 +78,7 @@ def prepare(profile: Profile) -> None:
         gguf.convert(profile.model.base)
     elif not is_from_hub(profile):
         check_folder(Path(profile.model.base))
-    elif not (is_at_hand(profile) and (is_commit(profile.model.revision) or is_offline())):
-        is_here = is_at_hand(profile)
+    elif not (is_here := is_at_hand(profile)) or not (is_commit(profile.model.revision) or is_offline()):
         asking = f"base model {profile.model.base}: asking the Hub whether '{profile.model.revision}' has moved"
         _ask(profile.model.base, profile.model.revision, asking if is_here else describe(profile), is_here)
 
