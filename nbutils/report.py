@@ -75,7 +75,7 @@ def plan(profile: str | Profile, arm: str | None = None, seed: int = 42) -> Plan
     inputs["votes"] = disk.sha256_json(find_votes(chosen, seed))
     drawn = {table for figure in (*PAPER_FIGURES, *LENGTH_FIGURES) for table in registry.FIGURES[figure].tables}
     committed = [registry.FOLDER / "tables" / f"{table}.csv" for table in sorted(drawn)]
-    shown = [TEMPLATE, STYLE, SCRIPT, *sorted(published.FOLDER.glob("*.csv")), *committed]
+    shown = [TEMPLATE, STYLE, SCRIPT, *sorted(published.FOLDER.glob("*.csv")), published.INDEPENDENT, *committed]
     inputs |= {path.name: disk.sha256_file(path) for path in shown}
     folder = manifests.stage_folder(chosen.name, "report", name, seed)
     settings = {"profile": chosen.model_dump(mode="json")}

@@ -282,6 +282,14 @@ def test_a_changed_number_of_the_paper_makes_the_report_stale(no_data, runs, tmp
     assert report.plan("tiny").key != before.key
 
 
+def test_other_independent_judgments_make_the_report_stale(no_data, runs, tmp_path, monkeypatch):
+    before = report.plan("tiny")
+    monkeypatch.setattr(published, "INDEPENDENT", shutil.copy(published.INDEPENDENT, tmp_path / "independent.csv"))
+    assert report.plan("tiny").key == before.key
+    published.INDEPENDENT.write_text("what\n", encoding="utf-8")
+    assert report.plan("tiny").key != before.key
+
+
 def test_importing_the_report_brings_in_neither_torch_nor_statsmodels():
     code = "import sys, nbutils.report; print([name for name in ('torch', 'statsmodels') if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
