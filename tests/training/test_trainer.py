@@ -1,14 +1,17 @@
 """Packed rows give the same loss and gradients as examples one by one, on two architectures and attention backends."""
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from trainable_models import save_model
 
 from nbutils.core import settings
 from nbutils.prompts import IGNORED, Example
 from nbutils.training import attention, packing
-from nbutils.training.trainer import EmbeddingNoise, StepCollator, flatten, weighted_loss
+from nbutils.training.trainer import EmbeddingNoise, StepCollator, WeightedCrossEntropy, flatten, weighted_loss
 
 
 def examples_of(lengths, prompt=3, vocabulary=300):
@@ -162,3 +165,27 @@ def test_the_noise_has_the_size_of_its_scale(scale, lengths):
         assert part.mean().item() == pytest.approx(bound / 2, rel=0.1)
     embedding.eval()
     assert torch.equal(embedding(ids), embedding.weight[ids])
+
+
+@given(st.integers(1, 9), st.integers(2, 40), st.integers(0, 2**31))
+@hypothesis.settings(deadline=None, max_examples=30)
+def test_loss_and_its_gradient_are_torchs(tokens, vocabulary, seed):
+    random = torch.Generator().manual_seed(seed)
+    logits = (8 * torch.randn(tokens, vocabulary, generator=random)).requires_grad_()
+    targets = torch.randint(vocabulary, (tokens,), generator=random)
+    weights = torch.rand(tokens, generator=random)
+    known = torch.nn.functional.cross_entropy(logits, targets, reduction="none") @ weights
+    loss = WeightedCrossEntropy.apply(logits, targets, weights)
+    assert loss.item() == pytest.approx(known.item(), rel=1e-5, abs=1e-6)
+    (wanted,) = torch.autograd.grad(3 * known, logits)
+    (found,) = torch.autograd.grad(3 * loss, logits)
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-7)
+
+
+def test_loss_refuses_a_second_way_back():
+    """Its gradient lies where its probabilities were: a wrong one must not be taken from there."""
+    logits = torch.randn(3, 5, requires_grad=True)
+    loss = WeightedCrossEntropy.apply(logits, torch.tensor([0, 1, 2]), torch.ones(3))
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
