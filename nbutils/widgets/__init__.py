@@ -1,0 +1,5 @@
+"""What one plays with in a notebook: controls over tables and figures, drawn anew at every move.
+
+A widget is handed plain frames and numbers that its notebook holds in variables, and computes nothing that takes longer
+than a move may (0.3 seconds on 52,002 rows).
+"""

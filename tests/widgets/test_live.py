@@ -1,0 +1,34 @@
+"""Controls over a pane: what is drawn at a move, and what stands in the widget's place where there is none."""
+
+import ipywidgets
+import matplotlib.figure
+
+from nbutils.widgets import live
+
+
+def test_every_move_draws_the_pane_anew():
+    slider, menu = ipywidgets.IntSlider(2, 1, 9), ipywidgets.Dropdown(options=["words", "tokens"])
+    made = live.Live(lambda k, measure: f"{k} by {measure}", {"k": slider, "measure": menu})
+    *controls, pane = made.box().children
+    assert controls == [slider, menu] and pane.value == "2 by words"
+    slider.value, menu.value = 7, "tokens"
+    assert pane.value == "7 by tokens"
+
+
+def test_without_a_kernel_the_first_state_is_shown():
+    made = live.Live(lambda k: f"<b>{k}</b>", {"k": ipywidgets.IntSlider(3)})
+    assert made._repr_mimebundle_() == {"text/html": "<b>3</b>"}
+
+
+def test_in_a_kernel_both_are_shown_and_on_colab_the_widget_alone(monkeypatch):
+    made = live.Live(lambda k: f"<b>{k}</b>", {"k": ipywidgets.IntSlider(3)})
+    monkeypatch.setattr(live, "running_shell", object)
+    bundle = made._repr_mimebundle_()
+    assert bundle["text/html"] == "<b>3</b>" and "application/vnd.jupyter.widget-view+json" in bundle
+    monkeypatch.setitem(live.sys.modules, "google.colab", object())
+    assert "text/html" not in made._repr_mimebundle_()
+
+
+def test_a_picture_needs_no_file_and_escapes_its_text():
+    page = live.picture(matplotlib.figure.Figure(), 'a "cut" <at> 192')
+    assert 'alt="a &quot;cut&quot; &lt;at&gt; 192"' in page and "data:image/png;base64,iVBOR" in page
