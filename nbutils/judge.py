@@ -34,6 +34,9 @@ from nbutils.llm.client import Ledger
 
 __all__ = ["parse_scores", "verdict"]
 
+Answers = list[dict[str, Any]]
+References = dict[tuple[str, str], str]
+
 
 def plan(profile: str | Profile, arm: str, seed: int) -> Plan:
     """What stage 06 would judge: an arm's answers against those of every baseline, by every judge.
@@ -46,6 +49,8 @@ def plan(profile: str | Profile, arm: str, seed: int) -> Plan:
     for each, benchmark in itertools.product(chosen.arms, judging.benchmarks):
         answered = generate.plan_benchmark(chosen, each, seed, benchmark)
         inputs[f"{benchmark} answers {each}"] = manifests.upstream(answered)
+    if judging.references:
+        inputs["references"] = data.fingerprint("alpaca-eval-outputs")
     folder = manifests.stage_folder(chosen.name, "judge", name, seed)
     prompts = {load_prompt("pair").fingerprint, load_prompt("pair", judging.prompt).fingerprint}
     pairwise = judging.model_dump(exclude={"benchmarks", "benchmark_prompts"})
@@ -75,19 +80,30 @@ def load_pairs(profile: str | Profile, arm: str | None = None, seed: int = 42) -
     """The pairs of answers that `run` judges, baseline by baseline."""
     chosen, name = arms.prepare(profile, arm)
     mine = load_answers(generate.run(chosen, name, seed))
-    references = load_references(chosen.generation.test_sets)
+    references = find_references(chosen)
     others = (load_answers(generate.run(chosen, side, seed)) for side in chosen.judging.baselines)
-    return [pair for other in others for pair in match_answers(mine, other, references)]
+    return [pair for other in others for pair in _match(chosen, mine, other, references)]
+
+
+def find_references(profile: Profile) -> References:
+    """The reference answers that a profile's judges may see, by (test set, prompt id)."""
+    return load_references(profile.generation.test_sets, profile.judging.references)
+
+
+def _match(profile: Profile, mine: Answers, theirs: Answers, references: References) -> list[Pair]:
+    """The pairs of answers that are judged: where the profile asks for references, those that have one."""
+    matched = match_answers(mine, theirs, references)
+    return [pair for pair in matched if pair.reference or not profile.judging.references]
 
 
 def _judge_all(profile: Profile, name: str, answers: dict[str, Manifest], folder: Path) -> dict[str, Any]:
     mine, judging = load_answers(answers[name]), profile.judging
-    references = load_references(profile.generation.test_sets)
+    references = find_references(profile)
     judgments, cut, prompt = [], [], load_prompt("pair", judging.prompt)
     backends = {judge.name: make_backend(judge) for judge in judging.judges}
     with _ledger(profile) as ledger:
         for baseline in judging.baselines:
-            matched = match_answers(mine, load_answers(answers[baseline]), references)
+            matched = _match(profile, mine, load_answers(answers[baseline]), references)
             shortened = [cut_pair(pair) for pair in matched]
             for judge in judging.judges:
                 judgments += judge_pairs(matched, judge, ledger, prompt, backends[judge.name])

@@ -131,6 +131,9 @@ class Judging(Settings):
 
     `benchmarks` are answered by every arm in stage 05 and graded in stage 06, by all judges that can (`judges_for`);
     `benchmark_prompts` names other prompts for them than data/prompts/mt-bench.toml and alpaca-eval.toml.
+
+    `references = "alpaca-eval"`: a prompt without a reference answer of its own takes GPT-4's output to the same text
+    from AlpacaEval, and one that has neither is not judged.
     """
 
     target: str
@@ -138,6 +141,7 @@ class Judging(Settings):
     judges: tuple[JudgeModel, ...]
     rule: Literal["exact", "paper"] = "exact"
     prompt: PromptFile | None = None
+    references: Literal["alpaca-eval"] | None = Field(None, exclude_if=lambda given: given is None)
     benchmarks: tuple[Benchmark, ...] = ()
     benchmark_prompts: dict[Benchmark, PromptFile] = {}
 

@@ -64,6 +64,8 @@ SCHEMAS: dict[str, dict[str, str]] = {
     "loss": _columns(count="step", number="epoch loss learning_rate grad_norm"),
     "answer_facts": _columns(text="test_set id", count="tokens words", flag="stopped", number="repetition"),
     "likelihoods": _columns(text="references id", count="tokens", number="log_likelihood"),
+    "reference_scores": _columns(text="test_set id", count="chars", number="score"),
+    "cut_scores": _columns(text="test_set id", count="chars chars_target", number="score score_target"),
     "answer_measures": _columns(
         text="measure texts_of arm baseline", count="texts", number="arm_mean baseline_mean", rate="difference"
     ),

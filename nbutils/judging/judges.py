@@ -42,15 +42,19 @@ def make_request(
 
 
 def judge_by_reference(request: Request) -> str:
-    """Score both answers by their chrF overlap with the held-out reference answer (sacrebleu), mapped to 1..10."""
-    import sacrebleu
-
+    """Score both answers by their overlap with the held-out reference answer (`score_by_reference`)."""
     reference = request.facts["reference"]
     if not reference:
         raise InputError("the reference judge needs test prompts with reference answers: choose another judge")
-    answers = request.facts["answer_1"], request.facts["answer_2"]
-    overlaps = [sacrebleu.sentence_chrf(answer, [reference]).score for answer in answers]
-    return " ".join(f"{1 + 9 * overlap / 100:.2f}" for overlap in overlaps) + "\nchrF with the reference answer."
+    scores = (score_by_reference(request.facts[name], reference) for name in ("answer_1", "answer_2"))
+    return " ".join(f"{score:.2f}" for score in scores) + "\nchrF with the reference answer."
+
+
+def score_by_reference(answer: str, reference: str) -> float:
+    """An answer's chrF overlap with a reference answer (sacrebleu), mapped to 1..10, to two decimals."""
+    import sacrebleu
+
+    return round(1 + 9 * sacrebleu.sentence_chrf(answer, [reference]).score / 100, 2)
 
 
 def judge_longer(request: Request) -> str:

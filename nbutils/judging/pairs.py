@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from nbutils import data, lengths
+from nbutils.analysis.leaderboards import BASELINE
 from nbutils.analysis.verdicts import ORDERS
 from nbutils.core.errors import InputError
 from nbutils.core.judge_settings import JudgeModel
@@ -46,10 +47,24 @@ class Pair(NamedTuple):
     cluster: str = ""
 
 
-def load_references(test_sets: Iterable[str]) -> dict[tuple[str, str], str]:
-    """Reference answers of test sets by (test set, prompt id), "" where a prompt has none."""
-    found = (prompt for name in test_sets for prompt in data.load_prompts(name))
-    return {(prompt.test_set, prompt.id): prompt.reference for prompt in found}
+def load_references(test_sets: Iterable[str], also: str | None = None) -> dict[tuple[str, str], str]:
+    """Reference answers of test sets by (test set, prompt id), "" where a prompt has none.
+
+    also: `alpaca-eval`, to take GPT-4's output to the same text (white space apart) where the test set gives none.
+    """
+    found = [prompt for name in test_sets for prompt in data.load_prompts(name)]
+    known = _gpt4_outputs() if also == "alpaca-eval" else {}
+    return {
+        (prompt.test_set, prompt.id): prompt.reference or known.get(" ".join(prompt.text.split()), "")
+        for prompt in found
+    }
+
+
+def _gpt4_outputs() -> dict[str, str]:
+    asked = [" ".join(prompt.text.split()) for prompt in data.load_prompts("alpaca-eval")]
+    outputs = data.load_table("alpaca-eval-outputs")
+    theirs = outputs[outputs["model"] == BASELINE]
+    return {asked[number]: output for number, output in zip(theirs["idx"], theirs["output"], strict=True)}
 
 
 def match_answers(

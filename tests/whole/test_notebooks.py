@@ -15,6 +15,7 @@ import pytest
 
 from nbutils import REPOSITORY, ROOT, arms, data, run
 from nbutils.core import disk, errors, manifests, settings, tables
+from nbutils.execution import facts
 from nbutils.selection import preflight
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -163,6 +164,20 @@ def test_a_run_goes_to_the_report(finished):
     assert "01_explore" in printed.split("fresh, skipped")[0]
     assert "the sample of 260 rows, licence Apache-2.0 stands in" in printed
     assert "tiny model: shows the machinery" in report.read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_a_runs_facts_say_what_the_run_says_without_its_texts(taken_over):
+    folder = taken_over / "facts"
+    assert facts.export("tiny", 42, folder) == list(ARMS)
+    facts.analyse(folder)
+    for name in ("length_bias", "cut"):
+        found = tables.read(folder / f"{name}.csv").query("judge != 'coin'")  # which is tossed anew
+        stage = taken_over / "tiny" / "length_bias" / ARMS[0] / "seed-42"
+        assert found.equals(tables.read(stage / f"{name}.csv").query("judge != 'coin'"))
+    texts = [prompt.text for prompt in data.load_prompts("sample")]
+    written = "".join(path.read_text() for path in folder.rglob("*") if path.is_file())
+    assert "sample_0" in written and not any(text in written for text in texts)
 
 
 @pytest.mark.slow
