@@ -13,8 +13,10 @@ from nbutils import __version__, arms, data
 from nbutils.core import judge_settings, machine
 from nbutils.core.errors import InputError
 from nbutils.core.machine import running_shell
+from nbutils.core.manifests import Manifest
 from nbutils.core.settings import Profile, load_profile
 from nbutils.core.tables import Table
+from nbutils.figures import registry
 from nbutils.selection import preflight
 
 _FORMAT_WARNING = warnings.formatwarning
@@ -99,6 +101,26 @@ def check(what: str, holds: bool, seen: object = "") -> None:
     if not holds:
         raise AssertionError(f"expected: {what}{shown}")
     print(f"ok: {what}{shown}")
+
+
+PAPERS_POOL = "alpaca-52k"
+
+
+def show_figure(name: str, made: Manifest) -> None:
+    """Show a figure drawn from a stage's tables, which is kept beside them as well.
+
+    Where the paper's data are not at hand, the figure of the real data, drawn from the committed tables, is shown too:
+    embedded, so that an executed notebook needs no file beside it.
+    """
+    from IPython.display import display
+
+    is_real = PAPERS_POOL in made.facts["datasets"]
+    if all((made.folder / f"{table}.csv").is_file() for table in registry.FIGURES[name].tables):
+        note = "" if is_real else f"Drawn from what is at hand, without {PAPERS_POOL}."
+        display(registry.draw(name, made.folder, note, out=made.folder))
+        if is_real:
+            return
+    display(registry.draw(name, note="Drawn from the real data, as the project keeps their numbers."))
 
 
 def browse(sizes: Mapping[str, int], show: Callable[[str, int], Table]) -> Any:

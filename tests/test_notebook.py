@@ -1,13 +1,17 @@
 """What every notebook shares: its first lines, and checks that stop a run."""
 
 import re
+import shutil
+from types import SimpleNamespace
 
+import nbformat
 import numpy as np
 import pytest
 
-from nbutils import notebook
+from nbutils import ROOT, notebook
 from nbutils.core.errors import InputError
 from nbutils.core.settings import load_profile
+from nbutils.figures import registry
 from nbutils.notebook import check
 from nbutils.selection import preflight
 
@@ -46,3 +50,48 @@ def test_a_misspelt_arm_is_named_with_its_profile_and_key():
 def test_an_unknown_profile():
     with pytest.raises(InputError, match="no profile 'none'"):
         notebook.begin("none")
+
+
+# --- pictures ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_no_notebook_shows_a_picture_that_lies_beside_it(path):
+    for cell in nbformat.read(path, as_version=4).cells:
+        shown = re.findall(r"!\[[^]]*\]\(([^)]*)\)|<img[^>]*src=.([^\"' >]*)", cell.source)
+        assert [link for pair in shown for link in pair if link and not link.startswith("https://")] == []
+
+
+@pytest.fixture
+def stage(tmp_path, monkeypatch):
+    """Tables of a finished stage 01, and the footers of the figures that are shown."""
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda figure: shown.append(figure.texts[-1].get_text()))
+    for name in ("budget", "scores"):
+        shutil.copy(registry.FOLDER / "tables" / f"{name}.csv", tmp_path)
+    return tmp_path, shown
+
+
+def made_in(folder, *datasets):
+    return SimpleNamespace(folder=folder, facts={"datasets": list(datasets)})
+
+
+def test_with_the_papers_data_the_figure_is_drawn_from_the_run_alone(stage):
+    folder, shown = stage
+    notebook.show_figure("token-budget", made_in(folder, "alpaca-52k", "sample"))
+    assert len(shown) == 1 and "rawn from" not in shown[0]
+    assert (folder / "token-budget.png").is_file()
+
+
+def test_without_them_the_committed_numbers_are_drawn_beside_it(stage):
+    folder, shown = stage
+    notebook.show_figure("token-budget", made_in(folder, "sample"))
+    assert [text.split(",")[0] for text in shown] == ["Drawn from what is at hand", "Drawn from the real data"]
+
+
+def test_where_the_run_has_no_such_table_the_committed_numbers_stand_alone(stage):
+    folder, shown = stage
+    (folder / "scores.csv").unlink()
+    notebook.show_figure("gpt35-scores", made_in(folder, "alpaca-52k"))
+    assert [text.split(",")[0] for text in shown] == ["Drawn from the real data"]
+    assert not (folder / "gpt35-scores.png").exists()

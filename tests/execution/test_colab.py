@@ -52,7 +52,8 @@ def test_the_set_up_cell_is_short_and_names_the_repository_once():
     assert len(cell.splitlines()) <= 12
     assert max(map(len, cell.splitlines())) <= 120
     assert cell.count("https://github.com/someone/fork") == 1
-    assert 'Path("fork")' in cell
+    assert cell.count('"fork"') == 2 and '"fork/nbutils/execution/colab.py"' in cell
+    assert cell.startswith("# @title Set-up: ")
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
@@ -61,6 +62,7 @@ def test_badge_and_cell_are_those_of_the_repository(path):
     assert cells[0].source.count("colab.research.google.com/github") == 1
     assert colab_form.badge(REPOSITORY, path.name) in cells[0].source
     assert cells[1].source == colab_form.setup_cell(REPOSITORY)
+    assert cells[1].metadata == colab_form.FOLDED
 
 
 def test_the_readme_leads_to_the_same_place():
@@ -92,6 +94,7 @@ def test_a_notebook_without_a_badge_gets_one(tmp_path):
     cells = nbformat.read(tmp_path / "notebooks" / "10_new.ipynb", 4).cells
     assert cells[0].source == f"# 10 · New\n\n{colab_form.badge('a/b', '10_new.ipynb')}"
     assert cells[1].source == colab_form.setup_cell("a/b")
+    assert cells[1].metadata == colab_form.FOLDED
 
 
 # --- the cell, run ---------------------------------------------------------------------------------------------------

@@ -11,18 +11,21 @@ import nbformat
 from nbutils import REPOSITORY, ROOT
 from nbutils.core.disk import write_text
 
-SETUP = """import importlib.util
+SETUP = """# @title Set-up: fetches the project on a fresh machine such as Colab; elsewhere it does nothing
+import importlib.util
 import os
 import runpy
 import subprocess
-from pathlib import Path
 
-if importlib.util.find_spec("nbutils") is None:  # a fresh machine such as Colab: fetch the project and what it needs
-    url, folder = os.environ.get("LIM_REPOSITORY", "https://github.com/{repository}"), Path("{name}")
-    clone = ["git", "clone", "--quiet", "--depth", "1", url, folder]
-    if not folder.is_dir() and (done := subprocess.run(clone, capture_output=True, text=True)).returncode:
-        raise SystemExit(f"{{url}} could not be cloned (is there a network?): {{done.stderr.strip()}}")
-    runpy.run_path(str(folder / "nbutils" / "execution" / "colab.py"))["set_up"]()"""
+if importlib.util.find_spec("nbutils") is None:
+    url = os.environ.get("LIM_REPOSITORY", "https://github.com/{repository}")
+    git = subprocess.run(["git", "clone", "-q", "--depth", "1", url, "{name}"], capture_output=True, text=True)
+    if git.returncode and not os.path.isdir("{name}"):
+        raise SystemExit(f"{{url}} could not be cloned (is there a network?): {{git.stderr.strip()}}")
+    runpy.run_path("{name}/nbutils/execution/colab.py")["set_up"]()"""
+
+FOLDED = {"cellView": "form", "jupyter": {"source_hidden": True}, "tags": ["hide-input"]}
+"""Metadata by which Colab shows the cell's title alone, JupyterLab and VS Code a bar, and `make site` a folded line."""
 
 BADGE = (
     "[![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
@@ -66,7 +69,7 @@ def _with_form(text: str, name: str, repository: str) -> str:
     first.source = rebadge(first.source, repository)
     if badge(repository, name) not in first.source:
         first.source += f"\n\n{badge(repository, name)}"
-    cell.source = setup_cell(repository)
+    cell.source, cell.metadata = setup_cell(repository), nbformat.from_dict(FOLDED)
     return nbformat.writes(notebook) + "\n"
 
 
