@@ -8,7 +8,7 @@ import numpy as np
 
 from nbutils.core.errors import InputError
 from nbutils.figures import style
-from nbutils.figures.style import FAINT, GREY, INK, QUIET, VERMILION
+from nbutils.figures.style import FAINT, INK, LONGEST, OTHER, PAPER, QUIET, SHADE, SMALL
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,7 +23,7 @@ def draw_lengths(histograms: "DataFrame", lengths: "DataFrame", note: str = "") 
     shown = lengths[(lengths.dataset != "sample") | (pool == "sample")].sort_values("median", ignore_index=True)
     empty = histograms[(histograms.high == 1) & histograms.dataset.isin(shown.dataset)].rows.sum()
     caption = (
-        "Length of the responses in NLTK words, the same area for every dataset, a line at its median. "
+        "Length of the responses in NLTK words: the same area for every dataset, a triangle at its median. "
         + f"{empty} empty responses are not drawn. " * bool(empty)
         + "Figure 1b of the paper has the means 51.4 (all of Alpaca), 256.8 (longest), 531.3 (LIMA)."
         * (pool == "alpaca-52k")
@@ -33,34 +33,42 @@ def draw_lengths(histograms: "DataFrame", lengths: "DataFrame", note: str = "") 
     rows, times = int(shown[shown.dataset == longest].rows.iloc[0]), means[longest] / means[pool]
     title = f"The {rows:,} longest have {times:.1f} times the words of the average response"
     title += ", and half those of LIMA" if 1.8 < means.get("lima-1k", 0) / means[longest] < 2.2 else ""
-    page, axes = style.make_page(0.72 * len(shown) + 0.1, title, caption, note, 2.35, 1.55, 0.42)
-    for place, row in enumerate(shown.itertuples()):
-        _draw_ridge(axes, histograms[histograms.dataset == row.dataset], row, place)
+    page, axes = style.make_page(0.82 * len(shown) + 0.1, title, caption, note, 2.4, 1.55, 0.42)
+    ridges = [_ridge_of(histograms[histograms.dataset == name]) for name in shown.dataset]
+    tallest = max(density.max() for _, density in ridges)
+    for place, (row, (edges, density)) in enumerate(zip(shown.itertuples(), ridges, strict=True)):
+        _draw_ridge(axes, edges, density / tallest, row, place)
     names = [f"{style.name_of(name)}\n" for name in shown.dataset]
     style.label_rows(axes, names, list(map(style.colour_of, shown.dataset)))
     for right, text in ((44, "median"), (100, "mean")):
-        style.annotate(axes, text, (1, -0.62), (right, 5), xycoords=style.BESIDE, ha="right", color=QUIET, size=8.5)
+        style.annotate(axes, text, (1, -0.62), (right, 5), xycoords=style.BESIDE, ha="right", color=QUIET, size=SMALL)
     axes.set_xscale("log", base=2)
     ticks = [1, 4, 16, 64, 256, 1024, 4096]
     axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     axes.minorticks_off()
-    axes.set(xlim=(0.7, 4096), ylim=(len(shown) - 0.75, -0.85))
+    axes.set(xlim=(0.7, 4096), ylim=(len(shown) - 0.7, -0.95))
     axes.set_xlabel("NLTK words per response", size=9)
     return page
 
 
-def _draw_ridge(axes: "Axes", bins: "DataFrame", row: Any, place: int) -> None:
-    drawn, colour = bins[bins.low >= 1], style.colour_of(row.dataset)
+def _ridge_of(bins: "DataFrame") -> tuple[np.ndarray, np.ndarray]:
+    """Edges of a histogram's bins in words, and in each the share of the rows over its width in octaves."""
+    drawn = bins[bins.low >= 1]
     # A bin [low, high) of whole numbers covers low - 1/2 to high - 1/2 on the line.
     edges = np.append(drawn.low, drawn.high.iloc[-1]) - 0.5
-    density = drawn.rows.to_numpy() / drawn.rows.sum() / np.diff(np.log2(edges))
-    top = place - 0.72 * np.append(density, density[-1])
-    axes.fill_between(edges, top, place, step="post", color=colour, alpha=0.8, lw=0, zorder=place)
-    axes.plot([row.median, row.median], [place + 0.02, place - 0.16], color=INK, lw=1.6, zorder=50)
+    return edges, drawn.rows.to_numpy() / drawn.rows.sum() / np.diff(np.log2(edges))
+
+
+def _draw_ridge(axes: "Axes", edges: np.ndarray, height: np.ndarray, row: Any, place: int) -> None:
+    """A dataset's ridge; height: of its bins, as a part of the tallest of all, which ends below the row above."""
+    colour = style.colour_of(row.dataset)
+    axes.fill_between(edges, place - 0.8 * np.append(height, height[-1]), place, step="post", color=colour, lw=0)
+    axes.plot(row.median, place + 0.07, "^", color=INK, ms=6, mew=0)
     kind: Any = {"xycoords": style.BESIDE, "ha": "right"}
     style.annotate(axes, f"{row.median:,.0f}", (1, place), (44, 5), color=INK, **kind)
-    style.annotate(axes, f"{row.mean:,.1f}", (1, place), (100, 5), color=colour, weight="bold", **kind)
-    style.annotate(axes, f"{row.rows:,} rows", (0, place), (-8, -6), color=QUIET, size=8, **kind)
+    text = style.text_colour(colour)
+    style.annotate(axes, f"{row.mean:,.1f}", (1, place), (100, 5), color=text, weight="bold", **kind)
+    style.annotate(axes, f"{row.rows:,} rows", (0, place), (-8, -7), color=QUIET, size=SMALL, **kind)
 
 
 def draw_measures(measures: "DataFrame", note: str = "") -> "Figure":
@@ -78,7 +86,7 @@ def draw_measures(measures: "DataFrame", note: str = "") -> "Figure":
     of_text = ["" if text == "response" else f" of the {text}" for text in shown.text]
     names = {"nltk_words": "NLTK words", "words": "words between spaces", "chars": "characters"}
     names["tokens"] = "Llama-2 tokens"
-    colours = [VERMILION if measure == "nltk_words" else GREY for measure in shown.measure]
+    colours = [LONGEST if measure == "nltk_words" else OTHER for measure in shown.measure]
     style.draw_bars(axes, list(shown.shared), list(shown.measure.map(names) + of_text), colours)
     axes.set_xlim(0, k)
     return page
@@ -106,18 +114,18 @@ def draw_content(content: "DataFrame", note: str = "") -> "Figure":
         if row is None:
             continue
         axes.plot([row.share_pool, row.share_selection], [place, place], color=FAINT, lw=2, zorder=1)
-        axes.scatter(row.share_pool, place, s=44, facecolor="white", edgecolor=QUIET, lw=1.5, zorder=2)
-        axes.scatter(row.share_selection, place, s=44, color=VERMILION, zorder=3)
+        axes.scatter(row.share_pool, place, s=44, facecolor=PAPER, edgecolor=QUIET, lw=1.5, zorder=2)
+        axes.scatter(row.share_selection, place, s=44, color=LONGEST, zorder=3)
         more = row.share_selection >= row.share_pool
-        for share, colour, is_right in ((row.share_selection, VERMILION, more), (row.share_pool, QUIET, not more)):
+        for share, colour, is_right in ((row.share_selection, LONGEST, more), (row.share_pool, QUIET, not more)):
             offset, align = (8, "left") if is_right else (-8, "right")
-            style.annotate(axes, style.percent(share), (share, place), (offset, 0), color=colour, size=8.5, ha=align)
+            style.annotate(axes, style.percent(share), (share, place), (offset, 0), color=colour, size=SMALL, ha=align)
     style.label_rows(axes, [*(f"“{verb}”" for verb in [*frequent.value, *rare.value]), "", *traits.value])
     most = max(max(row.share_pool, row.share_selection) for row in rows if row)
     axes.set(xlim=(-0.09 * most, 1.01 * most), ylim=(len(rows) - 0.5, -1.1))
     style.hide_x_axis(axes)
     kind: Any = {"ha": "center", "va": "baseline", "size": 9}
-    style.annotate(axes, "the longest", (rows[0].share_selection, 0), (0, 9), color=VERMILION, **kind)
+    style.annotate(axes, "the longest", (rows[0].share_selection, 0), (0, 9), color=LONGEST, **kind)
     style.annotate(axes, "all", (rows[0].share_pool, 0), (0, 9), color=QUIET, **kind)
     return page
 
@@ -127,8 +135,6 @@ def draw_scores(scores: "DataFrame", note: str = "") -> "Figure":
     names = ["alpaca-1k-longest-published", "alpaca-1k-score"]
     if not set(names) <= set(scores.dataset):
         raise InputError("the ratings come with the published selections, which are not at hand")
-    import seaborn as sns
-
     shown = scores[scores.dataset.isin(names)]
     longest = shown[shown.dataset == names[0]].set_index("score").rows
     rows, kept = longest.sum(), longest[longest.index >= 4.5].sum()
@@ -138,17 +144,17 @@ def draw_scores(scores: "DataFrame", note: str = "") -> "Figure":
     )
     title = f"GPT-3.5 would have thrown away {rows - kept} of the {rows:,} longest examples"
     page, axes = style.make_page(2.9, title, caption, note, left=0.4, right=0.4, bottom=0.42)
-    axes.axvspan(4.25, 5.25, color="#F2F2F2", zorder=0)
-    colours = {name: style.colour_of(name) for name in names}
-    kind: Any = {"hue": "dataset", "palette": colours, "saturation": 1, "width": 0.78, "gap": 0.05}
-    kind["native_scale"] = True
-    sns.barplot(shown, x="score", y="rows", legend=False, ax=axes, **kind)
-    drawn: Any = axes.containers
-    for bars, (name, colour) in zip(drawn, colours.items(), strict=True):
+    axes.axvspan(4.25, 5.25, color=SHADE, zorder=0)
+    # Bars of one rating stand side by side around its tick, a bar alone on it.
+    rated = shown.assign(beside=shown.groupby("score").dataset.transform("size"))
+    rated["at"] = rated.score + 0.2 * (rated.groupby("score").cumcount() - (rated.beside - 1) / 2)
+    for name in names:
+        mine, colour = rated[rated.dataset == name], style.colour_of(name)
+        bars = axes.bar(mine["at"], mine.rows, width=0.18, color=colour)
         axes.bar_label(bars, fmt="{:,.0f}", padding=3, color=colour, weight="bold")
-        tallest = max(bars, key=lambda bar: bar.get_height())
-        place = (tallest.get_x() + tallest.get_width() / 2, tallest.get_height())
-        style.annotate(axes, style.name_of(name), place, (0, 18), ha="center", va="baseline", color=colour)
+        tallest = mine.loc[mine.rows.idxmax()]
+        kind: Any = {"ha": "center", "va": "baseline", "color": colour}
+        style.annotate(axes, style.name_of(name), (tallest["at"], tallest.rows), (0, 18), **kind)
     axes.set_xticks(sorted(set(shown.score)))
     axes.set(xlim=(2.75, 5.25), ylim=(0, 1.16 * shown.rows.max()), xlabel="rating", ylabel="", yticks=[])
     return page
@@ -178,8 +184,11 @@ def draw_overlaps(overlaps: "DataFrame", note: str = "") -> "Figure":
     kind: Any = {"annot": shared, "fmt": ",", "annot_kws": {"size": 9}, "cbar": False, "linewidths": 2, "ax": axes}
     above, diagonal = np.triu(np.ones_like(of, dtype=bool)), np.eye(len(names), dtype=bool)
     kind |= {"xticklabels": False, "yticklabels": False}
-    sns.heatmap(shared / of, mask=above, cmap="Blues", norm=PowerNorm(0.6, -0.02, 1.3), **kind)
-    sns.heatmap(shared / of, mask=~diagonal, cmap=["#EDEDED"], **kind | {"annot_kws": {"size": 9, "color": QUIET}})
+    sns.heatmap(shared / of, mask=above, cmap="Greys", norm=PowerNorm(0.6, -0.02, 1.3), **kind)
+    sns.heatmap(shared / of, mask=~diagonal, cmap=[PAPER], **kind | {"annot_kws": {"size": 9, "color": QUIET}})
+    cells = axes.collections[0]
+    for text, colour in zip(axes.texts, cells.get_facecolors()[~above.ravel()], strict=False):
+        text.set_color(style.text_on(colour[:3]))
     for place, name in enumerate(names):
         weight = "normal" if place else "bold"
         axes.text(place + 1.12, place + 0.5, label_selection(name), va="center", weight=weight)

@@ -25,10 +25,14 @@ FOLDER = ROOT / "figures"
 
 
 class Entry(NamedTuple):
-    """A figure: names of the tables that it is drawn from, and the function that takes them in this order."""
+    """A figure: names of the tables that it is drawn from, and the function that takes them in this order.
+
+    takes_note: not the paper's figures, into which nothing is written that concerns a model of ours.
+    """
 
     tables: tuple[str, ...]
     draw: Callable[..., "Figure"]
+    takes_note: bool = True
 
 
 FIGURES = {
@@ -44,25 +48,26 @@ FIGURES = {
     "cherry-by-length": Entry(("cherry-bins",), length.draw_bins),
     "cherry-at-equal-length": Entry(("cherry-sets",), length.draw_sets),
     "independent-evidence": Entry(("independent", "independent-lengths"), length.draw_independent),
-    "paper-figure-1-pairwise": Entry(("paper-pairwise",), paper.draw_pairwise),
-    "paper-figure-5-open-llm": Entry(("paper-open-llm",), paper.draw_open_llm),
-    "paper-figure-6-length": Entry(("paper-pairwise", "lengths"), paper.draw_length_against_wins),
-    "paper-table-1-alpacaeval": Entry(("paper-alpacaeval",), paper.draw_alpaca_eval),
-    "paper-table-2-mt-bench": Entry(("paper-mt-bench",), paper.draw_mt_bench),
+    "paper-figure-1-pairwise": Entry(("paper-pairwise",), paper.draw_pairwise, False),
+    "paper-figure-5-open-llm": Entry(("paper-open-llm",), paper.draw_open_llm, False),
+    "paper-figure-6-length": Entry(("paper-pairwise", "lengths"), paper.draw_length_against_wins, False),
+    "paper-table-1-alpacaeval": Entry(("paper-alpacaeval",), paper.draw_alpaca_eval, False),
+    "paper-table-2-mt-bench": Entry(("paper-mt-bench",), paper.draw_mt_bench, False),
 }
 
 
 def draw(name: str, folder: Path = FOLDER / "tables", note: str = "", out: Path | None = None, **more: Any) -> "Figure":
     """Draw a figure from the tables in a folder; save it as SVG and PNG where `out` names a folder.
 
-    note: a line for the footer, as a profile has one; more: what else its function takes, such as a run's own numbers
-    as `ours`. Raises InputError for an unknown figure or a missing table.
+    note: a line for the footer, as a profile has one, which the paper's figures leave out; more: what else its
+    function takes, such as a run's own numbers as `ours`. Raises InputError for an unknown figure or a missing table.
     """
     if name not in FIGURES:
         raise InputError(f"no figure '{name}': choose one of {', '.join(FIGURES)}")
-    given = (tables.read(folder / f"{table}.csv") for table in FIGURES[name].tables)
+    entry = FIGURES[name]
+    given = (tables.read(folder / f"{table}.csv") for table in entry.tables)
     with in_style():
-        figure = FIGURES[name].draw(*given, note=note, **more)
+        figure = entry.draw(*given, **({"note": note} if entry.takes_note else {}), **more)
     if out:
         save(figure, name, out)
     return figure

@@ -1,6 +1,7 @@
 """The one style of all figures: palette, names, a page with a title that states the finding, and saving.
 
-Figures are read on a screen, in print and by colour-blind readers: few colours, direct labels, no legend, no grid.
+Figures are read on a screen 700 pixels wide, in print and by colour-blind readers: few colours, each with one meaning
+in all figures, labels beside what they name, no legend, no grid. tests/figures/test_palette.py holds the palette to it.
 """
 
 import contextlib
@@ -20,10 +21,15 @@ WIDTH = 8.0
 DPI = 160
 MARGIN = 0.15
 
-# Okabe and Ito's palette (purple and sky darkened, for text), which colour-blind readers can tell apart.
-VERMILION, BLUE, GREEN, PURPLE, SKY, ORANGE = "#D55E00", "#0072B2", "#009E73", "#AA4499", "#4A9CC9", "#C98A00"
-VERDICT_COLOURS = {"win": BLUE, "tie": "#C4C4C4", "lose": ORANGE}
-INK, QUIET, GREY, FAINT = "#222222", "#666666", "#858585", "#C4C4C4"
+LONGEST, REFINED, RATED, LIMA, OTHER = "#C84C0C", "#5A0A60", "#1560F0", "#1E663D", "#8A8A8A"
+"""How a training set was chosen: longest responses, rewritten, rated best by a model, by hand, otherwise or not."""
+INK, EQUAL = "#222222", "#A055C0"
+"""What a judge prefers: as judged (circles), and what the length analysis makes of it (diamonds). Ink also writes."""
+QUIET, FAINT, SHADE, PAPER = "#595959", "#C4C4C4", "#F1F1F1", "#FFFFFF"
+"""What accompanies: text of the second rank, guide lines and ranges, grounds and ties, the page."""
+
+SMALL = 8.5
+"""Points of the smallest text, above 10 pixels where a page is shown 700 pixels wide."""
 
 STYLE: Any = {
     "font.family": "DejaVu Sans",
@@ -37,9 +43,10 @@ STYLE: Any = {
     "xtick.color": FAINT,
     "xtick.labelcolor": QUIET,
     "xtick.labelsize": 9,
+    "ytick.labelsize": 9.5,
     "ytick.left": False,
     "ytick.labelcolor": INK,
-    "figure.facecolor": "white",
+    "figure.facecolor": PAPER,
     "figure.dpi": 100,
     "svg.fonttype": "path",
     "svg.hashsalt": "long-is-more",
@@ -70,13 +77,25 @@ def is_longest(arm: str) -> bool:
 
 
 def colour_of(arm: str) -> str:
-    """The colour that an arm or dataset has in every figure; grey for whole datasets and controls."""
+    """The colour that an arm or dataset has in every figure, by how its rows were chosen and not from where."""
     if is_longest(arm):
-        return ORANGE if arm.startswith("evol") else VERMILION
-    if arm.startswith("evol"):
-        return SKY if arm.endswith("score") else GREY
-    parts = {"refined": PURPLE, "rewritten": PURPLE, "score": BLUE, "lima": GREEN}
-    return next((colour for part, colour in parts.items() if part in arm), GREY)
+        return LONGEST
+    parts = {"refined": REFINED, "rewritten": REFINED, "score": RATED, "lima": LIMA}
+    return next((colour for part, colour in parts.items() if part in arm), OTHER)
+
+
+def text_colour(colour: str) -> str:
+    """What a word in a mark's colour is written in: the one colour that is too light for text gives way to grey."""
+    return QUIET if colour in (OTHER, FAINT) else colour
+
+
+def text_on(colour: str) -> str:
+    """What is written on a mark of a colour: white where it is dark enough, else black; one of them always reads."""
+    from matplotlib.colors import to_rgb
+
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in to_rgb(colour)]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]  # of sRGB, as in WCAG 2
+    return PAPER if luminance < 0.18 else "#000000"
 
 
 def percent(share: float) -> str:
@@ -106,7 +125,7 @@ def make_page(
     titles, captions = textwrap.wrap(title, 68), textwrap.wrap(caption, 116)
     head = MARGIN + 0.26 * len(titles) + 0.05
     top = head + 0.18 * len(captions) + 0.2
-    bottom += MARGIN + (0.2 if note else 0)
+    bottom += MARGIN + (0.28 if note else 0)
     whole = top + height + bottom
     page = plt.figure(figsize=(WIDTH, whole))
     plt.close(page)  # pyplot would show what it holds open at the end of a notebook's cell, a second time
@@ -115,10 +134,30 @@ def make_page(
         page.text(MARGIN / WIDTH, inches / whole, "\n".join(lines), va="top", **kind)
 
     write(whole - MARGIN, titles, size=13, weight="bold", linespacing=1.3)
-    write(whole - head, captions, size=8.5, color=QUIET, linespacing=1.4)
+    write(whole - head, captions, size=SMALL, color=QUIET, linespacing=1.4)
     if note:
-        write(MARGIN + 0.1, [note], size=7.5, color=QUIET, style="italic")
+        write(MARGIN + 0.12, [note], size=SMALL, color=QUIET, style="italic")
     return page, page.add_axes((left / WIDTH, bottom / whole, 1 - (left + right) / WIDTH, height / whole))
+
+
+def split(axes: "Axes", headings: Sequence[str], gap: float = 0.25) -> "list[Axes]":
+    """Axes in the place of one, side by side and each under its heading; only the first keeps names of rows.
+
+    gap: inches between them. The headings' lines take their room from the axes' height.
+    """
+    page, box = axes.figure, axes.get_position()
+    space = gap / WIDTH
+    width = (box.width - space * (len(headings) - 1)) / len(headings)
+    lines = 1 + max(heading.count("\n") for heading in headings)
+    height = box.height - (0.04 + 0.17 * lines) / page.get_figheight()
+    axes.remove()
+    parts = []
+    for number, heading in enumerate(headings):
+        part: Any = page.add_axes((box.x0 + number * (width + space), box.y0, width, height))
+        part.tick_params(labelleft=number == 0)
+        part.set_title(heading, size=9, color=INK, loc="left", pad=6, linespacing=1.3)
+        parts.append(part)
+    return parts
 
 
 def plain(name: str, most: int = 44) -> str:
@@ -144,7 +183,7 @@ def label_rows(
     """Name the rows of horizontal axes on their left: 0, 1, ... or those at `places`."""
     axes.set_yticks(range(len(labels)) if places is None else places, labels)
     for tick, colour in zip(axes.get_yticklabels(), colours, strict=False):
-        tick.set_color(colour)
+        tick.set_color(text_colour(colour))
 
 
 def draw_bars(axes: "Axes", values: Sequence[float], labels: Sequence[str], colours: Sequence[str]) -> None:
@@ -158,28 +197,40 @@ def draw_bars(axes: "Axes", values: Sequence[float], labels: Sequence[str], colo
 
 
 def draw_intervals(
-    axes: "Axes", places: Sequence[float], bounds: Sequence[Any], colours: Any, ms: float = 6, lw: float = 1.6
+    axes: "Axes", places: Sequence[float], bounds: Sequence[Any], colours: Any, mark: str = "o", **kind: Any
 ) -> None:
-    """Horizontal 95% intervals with a dot at the value, in one colour or one for each; a missing value is left out.
+    """Horizontal 95% intervals with a mark at the value, in one colour or one for each; a missing value is left out.
 
-    bounds: the values, their lower and their upper ends.
+    bounds: the values, their lower and their upper ends; kind: what else matplotlib's `plot` takes for the mark, as
+    `mfc=PAPER` for a hollow one.
     """
     shades = [colours] * len(places) if isinstance(colours, str) else colours
     for place, value, low, high, colour in zip(places, *bounds, shades, strict=True):
-        axes.plot([low, high], [place, place], color=colour, lw=lw)
-        axes.plot(value, place, "o", color=colour, ms=ms)
+        axes.plot([low, high], [place, place], color=colour, lw=1.6)
+        axes.plot(value, place, mark, **({"color": colour, "ms": 6, "mew": 1.5} | kind))
 
 
-def draw_shares(axes: "Axes", places: Sequence[float], shares: Sequence[Sequence[float]]) -> None:
-    """Stacked horizontal bars of win, tie and lose (in percent), each with its number where there is room."""
+def draw_shares(
+    axes: "Axes", places: Sequence[float], shares: Sequence[Sequence[float]], pairs: Sequence[tuple[str, str]]
+) -> None:
+    """Stacked horizontal bars of win, tie and lose (in percent), each with its number where there is room.
+
+    pairs: for each bar the arms whose answers win and lose: a segment has the colour of the arm that is preferred.
+    """
+    ends = [(colour_of(arm), SHADE, colour_of(rival)) for arm, rival in pairs]
     left = [0.0] * len(places)
-    for (name, colour), widths in zip(VERDICT_COLOURS.items(), shares, strict=True):
-        bars = axes.barh(places, widths, left=left, color=colour, height=0.74)
-        labels = [f"{width:.0f}" if width >= 4 else "" for width in widths]
-        axes.bar_label(bars, labels, label_type="center", color=INK if name == "tie" else "white", size=8.5)
+    for number, (name, widths) in enumerate(zip(("win", "tie", "lose"), shares, strict=True)):
+        colours = [colour[number] for colour in ends]
+        bars = axes.barh(places, widths, left=left, color=colours, height=0.74, edgecolor=PAPER, lw=0.8)
+        texts = [f"{width:.0f}" if width >= 4 else "" for width in widths]
+        if widths[0] < 4 and (wide := [place for place, width in enumerate(widths) if width >= 12]):
+            texts[wide[0]] = f"{name} {texts[wide[0]]}"  # where there is no room for the word above the first bar
+        labels = axes.bar_label(bars, texts, label_type="center", size=9)
+        for label, colour in zip(labels, colours, strict=True):
+            label.set_color(text_on(colour))
         if widths[0] >= 4:
             middle = (left[0] + widths[0] / 2, places[0])
-            annotate(axes, name, middle, (0, 12), ha="center", va="baseline", color=QUIET, size=8.5)
+            annotate(axes, name, middle, (0, 12), ha="center", va="baseline", color=QUIET, size=SMALL)
         left = [start + width for start, width in zip(left, widths, strict=True)]
 
 
