@@ -38,8 +38,9 @@ def draw_lengths(histograms: "DataFrame", lengths: "DataFrame", note: str = "") 
     tallest = max(density.max() for _, density in ridges)
     for place, (row, (edges, density)) in enumerate(zip(shown.itertuples(), ridges, strict=True)):
         _draw_ridge(axes, edges, density / tallest, row, place)
-    names = [f"{style.name_of(name)}\n" for name in shown.dataset]
-    style.label_rows(axes, names, list(map(style.colour_of, shown.dataset)))
+    style.label_rows(axes, list(map(style.name_of, shown.dataset)), list(map(style.colour_of, shown.dataset)))
+    for label in axes.get_yticklabels():
+        label.set_va("bottom")
     for right, text in ((44, "median"), (100, "mean")):
         style.annotate(axes, text, (1, -0.62), (right, 5), xycoords=style.BESIDE, ha="right", color=QUIET, size=SMALL)
     axes.set_xscale("log", base=2)
@@ -151,7 +152,7 @@ def draw_scores(scores: "DataFrame", note: str = "") -> "Figure":
     for name in names:
         mine, colour = rated[rated.dataset == name], style.colour_of(name)
         bars = axes.bar(mine["at"], mine.rows, width=0.18, color=colour)
-        axes.bar_label(bars, fmt="{:,.0f}", padding=3, color=colour, weight="bold")
+        axes.bar_label(bars, fmt="{:,.0f}", padding=3, weight="bold")
         tallest = mine.loc[mine.rows.idxmax()]
         kind: Any = {"ha": "center", "va": "baseline", "color": colour}
         style.annotate(axes, style.name_of(name), (tallest["at"], tallest.rows), (0, 18), **kind)

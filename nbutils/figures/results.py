@@ -203,7 +203,7 @@ def draw_losses(losses: "Mapping[str, DataFrame]", note: str = "") -> "Figure":
         title = f"The training loss ends lowest for {short_name(low)}, at {last[low]:.2f}"
         title += f", and highest for {short_name(high)}, at {last[high]:.2f}"
     caption = (
-        "Mean loss per trained token, in nats, by step of the optimizer; above, of the first and last fifth of steps."
+        "Mean loss per trained token, in nats, by step of the optimizer. The title has means of a fifth of the steps."
     )
     page, axes = style.make_page(2.6, title, caption, note, 0.6, 2.6, 0.4)
     looks = list(_looks_of(losses))
@@ -237,6 +237,7 @@ def draw_lengths(answers: Mapping[str, Sequence[dict[str, Any]]], cap: int, note
     cap: tokens at which answers are cut; what a line lacks to 100% there was cut.
     """
     import pandas as pd
+    import seaborn as sns
 
     caption = f"Share of the answers that the model had ended itself by each length. They are cut at {cap:,} tokens."
     table = pd.concat({name: pd.DataFrame(written) for name, written in answers.items()}, names=["line"])
@@ -246,11 +247,10 @@ def draw_lengths(answers: Mapping[str, Sequence[dict[str, Any]]], cap: int, note
     page, axes = style.make_page(2.6, _tell_lengths(table, names), caption, note, 0.7, 2.4, 0.4)
     looks = list(_looks_of(parse_arm(arm).trained for arm in answers))
     for name, look in zip(answers, looks, strict=True):
-        axes.ecdf(table.ended[name], **look)
-    axes.set(xlabel="tokens", ylabel="% ended", xlim=(0, cap), ylim=(0, 1.02))
-    axes.set_yticks(np.linspace(0, 1, 6), range(0, 101, 20))
-    shares = (table.ended <= cap).groupby("line", sort=False).mean()
-    _name_ends(axes, names, [(cap, shares[name]) for name in answers], [look["color"] for look in looks], 1)
+        sns.ecdfplot(x=table.ended[name], stat="percent", ax=axes, **look)
+    axes.set(xlabel="tokens", ylabel="% ended", xlim=(0, cap), ylim=(0, 102))
+    shares = 100 * (table.ended <= cap).groupby("line", sort=False).mean()
+    _name_ends(axes, names, [(cap, shares[name]) for name in answers], [look["color"] for look in looks], 100)
     return page
 
 

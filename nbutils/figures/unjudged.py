@@ -1,12 +1,12 @@
 """The figure of what a run can say without a judge: likelihoods of held-out references, lengths, ends, repetition."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from nbutils.figures import style
 from nbutils.figures.results import say_chance, short_name
-from nbutils.figures.style import FAINT, INK, SMALL
+from nbutils.figures.style import FAINT, INK, PAPER, SMALL
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 _MEASURES = {
-    "log_likelihood": ("references' likelihood,\nnats a token", 1, "{:+.3f}", 0.01),
-    "tokens": ("length of an answer,\ntokens", 1, "{:+.0f}", 2),
+    "log_likelihood": ("likelihood of\nreferences, nats", 1, "{:+.3f}", 0.01),
+    "tokens": ("answer length,\ntokens", 1, "{:+.0f}", 2),
     "stopped": ("ended by itself,\n% of answers", 100, "{:+.0f}", 2),
     "repetition": ("repeated,\n% of an answer", 100, "{:+.1f}", 2),
 }
@@ -37,7 +37,7 @@ def draw_differences(measured: "DataFrame", note: str = "") -> "Figure":
     used = " and ".join(f"{counted[name]:,} {noun}" for name, noun in nouns.items() if name in counted)
     caption = (
         f"{arm} minus each baseline, text by text: means with 95% intervals, of {used}. "
-        "No judge, hence no judge's taste; but whether an answer is good is not measured either."
+        "Likelihoods are of a token, in nats. No judge, hence no judge's taste; but nothing on an answer's quality."
     )
     page, axes = style.make_page(0.5 * len(baselines) + 0.8, _tell(rows), caption, note, 2.55, 0.3, 0.3)
     parts = style.split(axes, [heading for heading, *_ in shown.values()], 0.25)
@@ -54,7 +54,8 @@ def _draw_measure(axes: "Axes", found: "DataFrame", unit: float, form: str, leas
     style.draw_intervals(axes, range(len(found)), bounds, INK)
     for place, value in enumerate(bounds[0]):
         if np.isfinite(value):
-            style.annotate(axes, form.format(value), (value, place), (0, 10), ha="center", size=SMALL)
+            number: Any = {"ha": "center", "size": SMALL, "bbox": {"fc": PAPER, "ec": "none", "pad": 0.5}}
+            style.annotate(axes, form.format(value).replace("-", "−"), (value, place), (0, 11), **number)
     low, high = np.nanmin([*bounds[0], *bounds[1], 0]), np.nanmax([*bounds[0], *bounds[2], 0])
     more = max(0.25 * (high - low), least)
     axes.set(xlim=(low - more, high + more), ylim=(len(found) - 0.5, -0.6))

