@@ -86,7 +86,7 @@ def draw_fits(fits: "DataFrame", note: str = "") -> "Figure":
     caption = (
         f"Length-controlled win rates of {len(fits)} models, fitted here from AlpacaEval 2's published preferences and "
         "lengths: how far they are from the published rates, on a logarithmic axis. A dot is a model; right, and as a "
-        "line: the mean distance. Purple: the published control is met."
+        "line: the mean distance."
     )
     page, axes = style.make_page(0.62 * len(_FITS), title, caption, note, 1.75, 1.1, 0.45)
     colours = {words: EQUAL if name in _MET else QUIET for name, words in _FITS.items()}

@@ -27,9 +27,8 @@ def draw_open_llm(averages: "DataFrame", ours: "DataFrame | None" = None) -> "Fi
     averaged = averages.set_index("arm").average
     gains = averaged.drop("base model") - averaged["base model"]
     title = f"Published: no knowledge is lost, {gains.min():.1f} to {gains.max():.1f} points gained on four tasks"
-    title = (
-        title if gains.min() > 0 else f"Published: {style.name_of(gains.idxmin())} loses knowledge, {gains.min():.1f}"
-    )
+    if gains.min() < 0:
+        title = f"Published: {style.name_of(gains.idxmin())} loses {-gains.min():.1f} points on four Open LLM tasks"
     published = averages.assign(heading="", value=averages.average, low=averages.average, high=averages.average)
     rows = _stack(published, ours)
     page, axes = style.make_page(0.42 * (rows.place.max() + 1), title, caption, "", 3.3, 0.8, 0.4)

@@ -406,9 +406,6 @@ def test_the_summary_names_what_reproduced_and_what_did_not():
 # --- figures -------------------------------------------------------------------------------------------------------
 
 
-PAPERS = [name for name in registry.FIGURES if name.startswith("paper-")]
-
-
 def texts_of(figure):
     figure.draw_without_rendering()
     shown = (text for text in figure.findobj(matplotlib.text.Text) if text.get_visible() and text.get_text().strip())

@@ -130,18 +130,15 @@ def test_sample_can_be_drawn_without_ratings(no_data, runs, tmp_path):
 def test_titles_follow_the_numbers(tmp_path):
     shutil.copytree(TABLES, tmp_path, dirs_exist_ok=True)
     sets = tables.read(TABLES / "cherry-sets.csv")
-    sets.loc[sets.test_set == "all", ["at_equal_length", "at_equal_length_low", "at_equal_length_high"]] = (
-        0.61,
-        0.58,
-        0.64,
-    )
+    equal = [f"at_equal_length{end}" for end in ("", "_low", "_high")]
+    sets.loc[sets.test_set == "all", equal] = 0.61, 0.58, 0.64
     tables.write(tmp_path / "cherry-sets.csv", sets)
     title = registry.draw("cherry-at-equal-length", tmp_path).texts[0].get_text().replace("\n", " ")
     assert title.endswith("GPT-3.5's 53% become 61, still a preference")
     averages = tables.read(TABLES / "paper-open-llm.csv").replace({"average": {55.9: 52.9}})
     tables.write(tmp_path / "paper-open-llm.csv", averages)
     title = registry.draw("paper-figure-5-open-llm", tmp_path).texts[0].get_text()
-    assert title == "Published: LIMA-1k loses knowledge, -0.2 points"
+    assert title == "Published: LIMA-1k loses 0.2 points on four Open LLM tasks"
 
 
 def test_unknown_figure_and_missing_table_are_refused(tmp_path):
