@@ -40,7 +40,7 @@ def draw_lengths(histograms: "DataFrame", lengths: "DataFrame", note: str = "") 
         _draw_ridge(axes, edges, density / tallest, row, place)
     style.label_rows(axes, list(map(style.name_of, shown.dataset)), list(map(style.colour_of, shown.dataset)))
     for label in axes.get_yticklabels():
-        label.set_va("bottom")
+        label.set_verticalalignment("bottom")
     for right, text in ((44, "median"), (100, "mean")):
         style.annotate(axes, text, (1, -0.62), (right, 5), xycoords=style.BESIDE, ha="right", color=QUIET, size=SMALL)
     axes.set_xscale("log", base=2)
@@ -187,8 +187,8 @@ def draw_overlaps(overlaps: "DataFrame", note: str = "") -> "Figure":
     kind |= {"xticklabels": False, "yticklabels": False}
     sns.heatmap(shared / of, mask=above, cmap="Greys", norm=PowerNorm(0.6, -0.02, 1.3), **kind)
     sns.heatmap(shared / of, mask=~diagonal, cmap=[PAPER], **kind | {"annot_kws": {"size": 9, "color": QUIET}})
-    cells = axes.collections[0]
-    for text, colour in zip(axes.texts, cells.get_facecolors()[~above.ravel()], strict=False):
+    cells: Any = axes.collections[0].get_facecolor()
+    for text, colour in zip(axes.texts, cells[~above.ravel()], strict=False):
         text.set_color(style.text_on(colour[:3]))
     for place, name in enumerate(names):
         weight = "normal" if place else "bold"

@@ -9,7 +9,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from nbutils.figures import style
-from nbutils.figures.style import FAINT, INK, LONGEST, PAPER, QUIET, SHADE, SMALL
+from nbutils.figures.style import FAINT, PAPER, QUIET, SHADE, SMALL
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -118,7 +118,7 @@ def _stack(published: "DataFrame", ours: "DataFrame | None") -> "DataFrame":
     rows = pd.concat(parts, ignore_index=True).reindex(columns=columns)
     blocks = (rows.heading != rows.heading.shift()).cumsum() - 1
     colour = rows.colour.fillna(rows.arm.map(style.colour_of))
-    return rows.assign(colour=colour, hollow=rows.hollow == True, place=rows.index + 0.8 * blocks)  # noqa: E712
+    return rows.assign(colour=colour, hollow=rows.hollow.eq(True), place=rows.index + 0.8 * blocks)
 
 
 def _draw_scores(axes: "Axes", rows: "DataFrame", number: str, ms: float = 6, **text: Any) -> None:
@@ -176,7 +176,8 @@ def draw_pairwise(pairwise: "DataFrame", ours: "DataFrame | None" = None) -> "Fi
     return page
 
 
-_JUDGES: dict[str, Any] = {"GPT-4": ("o", INK), "PaLM-2": ("s", PAPER)}
+_JUDGES = {"GPT-4": ("o", False), "PaLM-2": ("s", True)}
+"""Mark of each of the paper's judges, and whether it is hollow."""
 
 
 def draw_length_against_wins(pairwise: "DataFrame", lengths: "DataFrame", ours: "DataFrame | None" = None) -> "Figure":
@@ -184,55 +185,49 @@ def draw_length_against_wins(pairwise: "DataFrame", lengths: "DataFrame", ours: 
 
     lengths: the table `lengths` of stage 01, whose means are ours; ours: with the rival's `words`.
     """
+    import pandas as pd
+
     sizes = dict(zip(lengths.dataset, lengths["mean"], strict=True))
     shown = pairwise[(pairwise.base == "Llama-2-7B") & pairwise.against.isin(sizes)]
     mine, lima = sizes["alpaca-1k-longest-published"], shown[shown.against == "lima-1k"]
-    names = {name: sizes[name] for name in ("alpaca-1k-longest-published", *dict.fromkeys(shown.against))}
-    rows: list[tuple[str, str, float, Any]] = [
-        (name, style.name_of(name), words, shown[shown.against == name])
-        for name, words in sorted(names.items(), key=lambda item: item[1])
-    ]
-    for row in ours.itertuples() if ours is not None else ():
-        label = f"{style.plain(style.name_of(row.against))}, {style.plain(row.judge)}"
-        rows.append((row.against, label, row.words, ours[ours.index == row.Index]))
+    own = pd.DataFrame() if ours is None else ours
+    names = sorted(["alpaca-1k-longest-published", *dict.fromkeys(shown.against)], key=sizes.__getitem__)
+    arms, words = [*names, *own.get("against", [])], [*map(sizes.__getitem__, names), *own.get("words", [])]
+    wins = [shown[shown.against == name] for name in names] + [own.iloc[[place]] for place in range(len(own))]
+    labels = list(map(style.name_of, names))
+    labels += [f"{style.plain(style.name_of(row.against))}, {style.plain(row.judge)}" for row in own.itertuples()]
     caption = (
         "Left: mean NLTK words of each set's training responses (measured here). Right: Llama-2-7B, published net win "
         "of the longest 1,000 over each (win minus lose), with 95% intervals (ours). If length decided, the longest "
         "would lose to LIMA. The win rates of Figures 6a, 6b and 7 (answers forced or asked to be long; epochs) are "
         "not published as numbers and not drawn."
     )
-    if len(rows) > len(names):
-        own = ours.iloc[0]
-        caption += f" Below the line, by diamonds: {own.run}, net win of {style.plain(style.name_of(own.arm))}."
+    if len(own):
+        caption += f" Below the line, as diamonds: {own.run.iloc[0]}, net win of {style.name_of(own.arm.iloc[0])}."
     title = f"Published: LIMA's training responses are {sizes['lima-1k'] / mine:.1f} times as long, and "
     title += "lose" if (lima.low > 0).all() else "do not lose for sure"
-    page, axes = style.make_page(0.55 * len(rows) + 0.4, title, caption, "", 2.9, 0.35, 0.45)
+    page, axes = style.make_page(0.55 * len(arms) + 0.4, title, caption, "", 2.9, 0.35, 0.45)
     left, right = style.split(axes, ["words of a training response", "net win of the longest over it, points"], 0.3)
-    left.barh(range(len(rows)), [row[2] for row in rows], 0.6, color=[style.colour_of(row[0]) for row in rows])
-    for place, (_, _, words, _) in enumerate(rows):
-        style.annotate(left, f"{words:.0f}", (words, place), (5, 0), weight="bold", size=9)
-    style.label_rows(left, [row[1] for row in rows], [style.colour_of(row[0]) for row in rows])
-    style.hide_x_axis(left)
+    colours = list(map(style.colour_of, arms))
+    style.draw_bars(left, words, labels, colours)
     right.axvline(0, color=FAINT, lw=1)
-    for place, (name, _, _, found) in enumerate(rows):
-        _draw_wins(right, place, name, found)
-    if len(rows) > len(names):
-        for part in (left, right):
-            part.axhline(len(names) - 0.5, color=FAINT, lw=1)
-    lows = [found.low.min() for *_, found in rows if len(found)]
-    left.set(xlim=(0, 1.25 * max(row[2] for row in rows)), ylim=(len(rows) - 0.5, -0.5))
-    right.set(xlim=(min(-8, *lows), max([88, *pairwise.high])), ylim=(len(rows) - 0.5, -0.5))
+    for place, (colour, found) in enumerate(zip(colours, wins, strict=True)):
+        _draw_wins(right, place, colour, found)
+    for part in (left, right) if len(own) else ():
+        part.axhline(len(names) - 0.5, color=FAINT, lw=1)
+    lowest = min([-8, *own.get("low", [])])
+    left.set(xlim=(0, 1.25 * max(words)))
+    right.set(xlim=(lowest, 1.15 * max(found.high.max() for found in wins)), ylim=left.get_ylim())
     return page
 
 
-def _draw_wins(axes: "Axes", place: int, name: str, found: "DataFrame") -> None:
+def _draw_wins(axes: "Axes", place: int, colour: str, found: "DataFrame") -> None:
     """Net wins over one set by judge, in its colour; the longest set itself has none, and says so."""
     if found.empty:
-        style.annotate(axes, "the longest themselves", (0, place), (8, 0), color=LONGEST, size=9)
+        style.annotate(axes, "the longest themselves", (0, place), (8, 0), color=colour, size=9)
     for number, row in enumerate(found.itertuples()):
-        mark, filling = _JUDGES.get(row.judge, ("D", INK))
-        colour = style.colour_of(name)
+        mark, is_hollow = _JUDGES.get(row.judge, ("D", False))
         at, bounds = place + 0.34 * (number - (len(found) - 1) / 2), [[row.net], [row.low], [row.high]]
-        style.draw_intervals(axes, [at], bounds, colour, mark, mfc=PAPER if filling == PAPER else colour)
+        style.draw_intervals(axes, [at], bounds, colour, mark, mfc=PAPER if is_hollow else colour)
         if row.judge in _JUDGES:
             style.annotate(axes, row.judge, (row.high, at), (6, 0), color=QUIET, size=SMALL)

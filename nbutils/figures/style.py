@@ -145,7 +145,8 @@ def split(axes: "Axes", headings: Sequence[str], gap: float = 0.25) -> "list[Axe
 
     gap: inches between them. The headings' lines take their room from the axes' height.
     """
-    page, box = axes.figure, axes.get_position()
+    page: Any = axes.figure
+    box = axes.get_position()
     space = gap / WIDTH
     width = (box.width - space * (len(headings) - 1)) / len(headings)
     lines = 1 + max(heading.count("\n") for heading in headings)
@@ -153,7 +154,7 @@ def split(axes: "Axes", headings: Sequence[str], gap: float = 0.25) -> "list[Axe
     axes.remove()
     parts = []
     for number, heading in enumerate(headings):
-        part: Any = page.add_axes((box.x0 + number * (width + space), box.y0, width, height))
+        part = page.add_axes((box.x0 + number * (width + space), box.y0, width, height))
         part.tick_params(labelleft=number == 0)
         part.set_title(heading, size=9, color=INK, loc="left", pad=6, linespacing=1.3)
         parts.append(part)

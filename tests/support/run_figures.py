@@ -4,7 +4,7 @@ import math
 
 import pandas as pd
 
-from nbutils.figures import results, unjudged
+from nbutils.figures import registry, results, unjudged
 
 LONG = "alpaca-random-token-matched-7"
 
@@ -59,6 +59,13 @@ MEASURES = pd.DataFrame(
     + [measure_row("repetition", "lima-1k", 0.0, math.nan, math.nan, "sample")]
 )
 
+OURS = pd.DataFrame(
+    {"arm": "alpaca-1k-longest", "against": against, "judge": judge, "run": "llama2-7b", "words": words}
+    | {"win": 48.5, "tie": 12.9, "lose": 38.5, "net": net, "low": net - 8, "high": net + 8}
+    for against, judge, net, words in (("lima-1k", "gpt-4o-mini", 10.0, 531.3), (LONG, "a-judge", -20.0, 60.2))
+)
+SCORES = pd.DataFrame({"arm": [LONG], "value": 3.2, "low": 2.9, "high": 3.5, "judge": "a-judge", "run": "llama2-7b"})
+
 DRAWN = {
     "verdicts": lambda: results.draw_verdicts(VERDICTS, "a note"),
     "test sets": lambda: results.draw_test_sets(SETS, "a note"),
@@ -67,4 +74,7 @@ DRAWN = {
     "losses": lambda: results.draw_losses(LOSSES, "a note"),
     "lengths": lambda: results.draw_lengths(ANSWERS, 90, "a note"),
     "differences": lambda: unjudged.draw_differences(MEASURES, "a note"),
+    "ours in Figure 1a": lambda: registry.draw("paper-figure-1-pairwise", ours=OURS),
+    "ours in Figure 6": lambda: registry.draw("paper-figure-6-length", ours=OURS),
+    "ours in Table 2": lambda: registry.draw("paper-table-2-mt-bench", ours=SCORES),
 }
