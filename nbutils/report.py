@@ -22,7 +22,7 @@ from nbutils.core import disk, manifests, tables
 from nbutils.core.errors import InputError
 from nbutils.core.manifests import Manifest, Plan
 from nbutils.core.settings import Profile
-from nbutils.figures import registry, results, style
+from nbutils.figures import registry, results, style, unjudged
 from nbutils.generation.answers import load_answers
 from nbutils.judging import human, records
 from nbutils.judging.pairs import Pair
@@ -239,6 +239,8 @@ def _run_figures(
     yield _embed("Wins, ties and losses of the target, by judge", results.draw_verdicts(summary, note))
     yield _embed("The same on each test set (paper: Figure 2)", results.draw_test_sets(summary, note))
     yield _embed("Win rate before and after the control for length", results.draw_control(biases, note))
+    if len(differences := measured.answers[measured.answers.arm == found.target]):
+        yield _embed("What needs no judge", unjudged.draw_differences(differences, note))
     yield _embed("Training loss of each arm", results.draw_losses(losses, note))
 
 
