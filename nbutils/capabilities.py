@@ -42,6 +42,16 @@ def check_installed() -> None:
         raise InputError(f"stage 08 needs lm-evaluation-harness: {mend}")
 
 
+def why_skipped(profile: Profile) -> str:
+    """In one line, what is missing to measure a profile's tasks; "" where nothing is."""
+    try:
+        _settings(profile)
+        check_installed()
+    except InputError as error:
+        return f"skipped: {error}"
+    return ""
+
+
 def run(profile: str | Profile, arm: str, seed: int = 42) -> Manifest:
     """Measure the profile's tasks: `capabilities.csv`, one row for each task and metric with its standard error.
 

@@ -13,7 +13,7 @@ import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nbutils import arms, prompts, refine, select
 from nbutils.core import manifests, tables
@@ -23,6 +23,9 @@ from nbutils.core.manifests import Manifest, Plan
 from nbutils.core.settings import Profile, Training, seed_of, stage_parser
 from nbutils.data.rows import Row
 from nbutils.training import bases, memory, models, packing, release, vocabulary
+
+if TYPE_CHECKING:
+    from nbutils.training.callbacks import Watch
 
 
 def plan(profile: str | Profile, arm: str, seed: int) -> Plan:
@@ -69,8 +72,11 @@ def _settings_of(profile: Profile, arm: str) -> Training:
     return profile.training.model_copy(update=cut)
 
 
-def run(profile: str | Profile, arm: str, seed: int = 42) -> Manifest:
-    """Train on an arm's rows: `adapter/` (or `model/`), `loss.csv`, `samples.jsonl`, and counts in the manifest."""
+def run(profile: str | Profile, arm: str, seed: int = 42, watch: "Watch | None" = None) -> Manifest:
+    """Train on an arm's rows: `adapter/` (or `model/`), `loss.csv`, `samples.jsonl`, and counts in the manifest.
+
+    watch: is handed the loss table and the sample answers so far, after every step (of one process that trains alone).
+    """
     chosen, name = _prepare(profile, arm)
     if processes() > 1:
         return _run_together(chosen, name, seed)
@@ -78,7 +84,7 @@ def run(profile: str | Profile, arm: str, seed: int = 42) -> Manifest:
         return made
     selected = _bring_inputs(chosen, name, seed)
     planned = plan(chosen, name, seed)
-    return _complete(planned, functools.partial(_train, chosen, selected, planned))
+    return _complete(planned, functools.partial(_train, chosen, selected, planned, watch=watch))
 
 
 def _bring_inputs(profile: Profile, arm: str, seed: int) -> Manifest:
@@ -139,7 +145,9 @@ def _complete(planned: Plan, work: Callable[[Path], dict[str, Any]]) -> Manifest
     return manifest
 
 
-def _train(profile: Profile, selected: Manifest, planned: Plan, folder: Path) -> dict[str, Any]:
+def _train(
+    profile: Profile, selected: Manifest, planned: Plan, folder: Path, watch: "Watch | None" = None
+) -> dict[str, Any]:
     from accelerate.utils import gather_object
 
     from nbutils.training import callbacks, saving, trainer
@@ -170,6 +178,9 @@ def _train(profile: Profile, selected: Manifest, planned: Plan, folder: Path) ->
     callbacks.check_room(folder, trained, state, settings, len(steps))
     base = models.load_base(profile, planned.seed, precision, settings.method == "qlora", trains=True)
     made = trainer.make_trainer(base, planned, settings, precision, tokenizer, examples, steps, folder)
+    epochs = callbacks.epochs_after(steps, len(examples))
+    if watch:
+        made.add_callback(callbacks.LookingOn(watch, epochs, made))
     seconds = trainer.fit(made, planned.arm)
     weights = folder / models.weights_name(profile)
     prompts.add_chat_template(tokenizer, settings.prompt_style)
@@ -185,7 +196,6 @@ def _train(profile: Profile, selected: Manifest, planned: Plan, folder: Path) ->
     models.check_saved_tokenizer(weights, tokenizer)
     described = dataclasses.replace(selected, facts=selected.facts | own)
     release.describe(weights, profile, described, planned.arm, len(examples))
-    epochs = callbacks.epochs_after(steps, len(examples))
     tables.write(folder / "loss.csv", callbacks.loss_table(made.state.log_history, epochs))
     outputs = ["loss.csv", *(f"{weights.name}/{path.name}" for path in sorted(weights.iterdir()))]
     outputs += ["samples.jsonl"] * (folder / "samples.jsonl").is_file()

@@ -57,6 +57,15 @@ def run(profile: str | Profile, arm: str, seed: int = 42) -> Manifest:
     return made
 
 
+def finished_beside(profile: str | Profile, arm: str, seed: int) -> list[Manifest]:
+    """The answers to lay beside an arm's, as far as they are there and fresh: of a target's baselines, else its."""
+    chosen, name = arms.prepare(profile, arm)
+    target = chosen.judging.target
+    others = chosen.judging.baselines if name == target else (target,)
+    found = (manifests.fresh_manifest(plan(chosen, other, seed)) for other in others)
+    return [made for made in found if made]
+
+
 def plan_measures(profile: str | Profile, arm: str, seed: int) -> Plan:
     """What stage 05 would measure of an arm without a judge; its likelihoods depend on what every arm is taught."""
     chosen, name = arms.prepare(profile, arm)

@@ -24,7 +24,7 @@ from nbutils.core.judge_settings import Benchmark
 from nbutils.core.manifests import Manifest, Plan
 from nbutils.core.settings import Profile
 from nbutils.generation.answers import load_answers, load_benchmark_answers
-from nbutils.judging import alpaca_eval, command, mt_bench
+from nbutils.judging import alpaca_eval, command, mt_bench, records
 from nbutils.judging.judges import CONTROLS, make_backend
 from nbutils.judging.pairs import Pair, cut_pair, judge_pairs, load_references, match_answers
 from nbutils.judging.prompts import load_prompt, load_prompts
@@ -94,6 +94,15 @@ def _match(profile: Profile, mine: Answers, theirs: Answers, references: Referen
     """The pairs of answers that are judged: where the profile asks for references, those that have one."""
     matched = match_answers(mine, theirs, references)
     return [pair for pair in matched if pair.reference or not profile.judging.references]
+
+
+def collect_pairs(profile: str | Profile, arm: str | None = None, seed: int = 42) -> list[dict[str, Any]]:
+    """What `run` judged, one record a pair, with each judge's verdict and reviews (see `records.collect_pairs`)."""
+    chosen, name = arms.prepare(profile, arm)
+    judgments = records.load_judgments(run(chosen, name, seed))
+    written = {side: load_answers(generate.run(chosen, side, seed)) for side in _sides(chosen, name)}
+    answers = {side: records.by_place(found) for side, found in written.items()}
+    return records.collect_pairs(judgments, answers, chosen.judging.rule)
 
 
 def _judge_all(profile: Profile, name: str, answers: dict[str, Manifest], folder: Path) -> dict[str, Any]:

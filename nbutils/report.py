@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from nbutils import __version__, arms, capabilities, explore, finetune, generate, judge, length_bias, select
 from nbutils.analysis import findings
 from nbutils.analysis.leaderboards import BASE
-from nbutils.analysis.verdicts import ORDERS
+from nbutils.analysis.verdicts import ORDERS, SIDES
 from nbutils.claims import evidence, page, published, settle
 from nbutils.claims.evidence import Results
 from nbutils.core import disk, manifests, tables
@@ -221,11 +221,10 @@ def format_rate(row: dict[str, Any], name: str) -> str:
 
 def collect_pairs(found: Found, rule: str) -> list[dict[str, Any]]:
     """Answer pairs with the reviews of both orders by every judge, one record per baseline and prompt."""
-    judgments, by_prompt = records.load_judgments(found.of("judge")), {}
-    for arm in dict.fromkeys(row[side] for row in judgments for side in ("arm", "baseline")):
-        answers = load_answers(found.of("generate", arm))
-        by_prompt[arm] = {(each["test_set"], each["id"]): each for each in answers}
-    return records.collect_pairs(judgments, by_prompt, rule)
+    judgments = records.load_judgments(found.of("judge"))
+    judged = dict.fromkeys(row[side] for row in judgments for side in SIDES)
+    answers = {arm: records.by_place(load_answers(found.of("generate", arm))) for arm in judged}
+    return records.collect_pairs(judgments, answers, rule)
 
 
 def _run_figures(

@@ -322,7 +322,8 @@ def compare(base: DataFrame, tuned: DataFrame) -> DataFrame:
 
     Both models answer the same items, so the true error is smaller than this one, which takes them as independent.
     """
-    before, after = (DataFrame.from_dict(headlines(table), orient="index", dtype=float) for table in (base, tuned))
+    kind: Any = {"orient": "index", "dtype": float, "columns": ["value", "stderr"]}
+    before, after = (DataFrame.from_dict(headlines(table), **kind) for table in (base, tuned))
     both = after.join(before, how="inner", lsuffix="_arm", rsuffix="_base")
     errors = np.hypot(both["stderr_base"].fillna(0.0), both["stderr_arm"].fillna(0.0))
     found = {"base": both["value_base"], "arm": both["value_arm"], "difference": both["value_arm"] - both["value_base"]}

@@ -235,6 +235,14 @@ def quiet_libraries() -> None:
 
     # transformers renames the setting; its older releases, which Colab has, know the old name only.
     warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing` is deprecated", FutureWarning)
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     if not sys.stderr.isatty():
         transformers.utils.logging.disable_progress_bar()
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return "gemm_4bit_forward from kernels-community" not in record.getMessage()
+
+
+# On CPUs with AVX512-BF16 bitsandbytes says while it is imported that an optional kernel, which nothing here asks for,
+# is not installed; and whoever imports PEFT or a trainer imports it, long before a model is loaded.
+logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(_is_news)

@@ -216,6 +216,7 @@ def _check(path: Path, columns: Iterable[str] = ()) -> dict[str, str]:
 class Table:
     """A frame (or records) as a notebook shows it: every cell escaped, numbers aligned, wide tables scroll sideways.
 
+    Names of columns are shown in words, `net_win` as "net win"; the frame keeps them.
     Elsewhere plain text. `note` stands below the table.
     """
 
@@ -247,7 +248,7 @@ class Table:
             ["number" if is_number else "long" * (len(text) > self.LONG) for is_number, text in zip(*both, strict=True)]
             for both in zip(numeric, cells, strict=True)
         ]
-        heads = [escape(str(name)) for name in self.frame]
+        heads = [escape(str(name).replace("_", " ")) for name in self.frame]
         right = [(f"th.col{place}", "text-align: right") for place, column in enumerate(numeric) if any(column)]
         styler = frame.style.hide(axis="index").format(escape="html").format_index(heads.__getitem__, axis="columns")
         styler.set_table_styles([{"selector": where, "props": props} for where, props in (*self.STYLES, *right)])

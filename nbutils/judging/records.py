@@ -196,15 +196,32 @@ def collect_pairs(
         place = (row["test_set"], row["id"])
         key = (row["baseline"], *place)
         if key not in pairs:
-            mine, theirs = (answers[row[side]][place] for side in verdicts.SIDES)
-            prompt = tables.shorten(mine["prompt"], LONGEST_TEXT)
-            sides = {"arm": row["arm"], "baseline": row["baseline"], "mine": _answer(mine), "theirs": _answer(theirs)}
-            pairs[key] = {"set": row["test_set"], "id": row["id"], "prompt": prompt, "judges": {}, **sides}
+            pairs[key] = _pair(place, row, *(answers[row[side]][place] for side in verdicts.SIDES))
         unseen = {"verdict": found[row["judge"], row["baseline"]][place], "reviews": []}
         text = tables.shorten(row.get("review") or "", LONGEST_TEXT)
         review = [row["order"], row["status"], row["score_arm"], row["score_baseline"], text]
         pairs[key]["judges"].setdefault(row["judge"], unseen)["reviews"].append(review)
     return list(pairs.values())
+
+
+def unjudged_pairs(mine: Sequence[dict[str, Any]], theirs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """As `collect_pairs`, of the prompts that two arms have answered before any judge has seen them."""
+    others = by_place(theirs)
+    found = ((place, answer, others[place]) for place, answer in by_place(mine).items() if place in others)
+    return [_pair(place, {"arm": own["arm"], "baseline": other["arm"]}, own, other) for place, own, other in found]
+
+
+def by_place(answers: Sequence[dict[str, Any]]) -> dict[tuple[str, str], dict[str, Any]]:
+    """Answers by (test set, prompt id)."""
+    return {(answer["test_set"], answer["id"]): answer for answer in answers}
+
+
+def _pair(
+    place: tuple[str, str], names: Mapping[str, Any], mine: Mapping[str, Any], theirs: Mapping[str, Any]
+) -> dict[str, Any]:
+    prompt = tables.shorten(mine["prompt"], LONGEST_TEXT)
+    sides = {**{side: names[side] for side in verdicts.SIDES}, "mine": _answer(mine), "theirs": _answer(theirs)}
+    return {"set": place[0], "id": place[1], "prompt": prompt, "judges": {}, **sides}
 
 
 def _answer(answer: Mapping[str, Any]) -> dict[str, Any]:

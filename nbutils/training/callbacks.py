@@ -5,9 +5,9 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from accelerate import PartialState
@@ -211,6 +211,24 @@ class SampleAnswers(TrainerCallback):
             self.records.append({**at, **answer})
         model.train()
         disk.write_jsonl(self.path, self.records)
+
+
+Watch: TypeAlias = Callable[["DataFrame", Sequence[dict[str, Any]]], None]
+"""Who looks on: is handed the loss table and the sample answers so far, after every step."""
+
+
+class LookingOn(TrainerCallback):
+    """Hands on, after every step, the losses and sample answers so far, of earlier sessions too."""
+
+    def __init__(self, watch: Watch, epochs: np.ndarray, trainer: Any):
+        self.watch, self.epochs = watch, epochs
+        asked = (each for each in trainer.callback_handler.callbacks if isinstance(each, SampleAnswers))
+        self.samples = next(asked, None)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **named: Any) -> None:
+        """Hand on what there is, once a step's loss is known."""
+        if logs and "loss" in logs and state.is_world_process_zero:
+            self.watch(loss_table(state.log_history, self.epochs), self.samples.records if self.samples else [])
 
 
 def loss_table(history: Sequence[dict[str, Any]], epochs: np.ndarray) -> "DataFrame":
