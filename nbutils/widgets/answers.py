@@ -105,7 +105,9 @@ def browse(pairs: Sequence[Mapping[str, Any]], compared: "DataFrame", note: str 
     import ipywidgets
 
     controls = _filters(compared)
-    place = ipywidgets.IntSlider(1, 1, max(1, len(pairs)), description="pair", continuous_update=False)
+    wide = ipywidgets.Layout(width="32em")
+    place = ipywidgets.IntSlider(1, 1, max(1, len(pairs)), description="pair", continuous_update=False, layout=wide)
+    controls["ratio"].layout = wide
 
     def fit(_: object = None) -> None:
         found = choose(compared, **{name: control.value for name, control in controls.items()})
@@ -155,16 +157,19 @@ def _filters(compared: "DataFrame") -> dict[str, Any]:
 
 # --- the pair as HTML: all that models, judges and datasets wrote is escaped --------------------------------------
 
-CELL = "width: 50%; min-width: 16em; text-align: left; vertical-align: top; white-space: normal; padding: 0.3em 0.8em"
+EVEN, FITTED = (f"width: 100%; line-height: 1.4; table-layout: {kind}" for kind in ("fixed", "auto"))
+CELL = "min-width: 16em; text-align: left; vertical-align: top; white-space: normal; padding: 0.3em 0.8em"
 """Style of a cell that holds a text: such cells share a row's width."""
 
-NARROW = "text-align: left; vertical-align: top; white-space: nowrap; padding: 0.3em 0.8em"
+NARROW = "width: 1%; text-align: left; vertical-align: top; white-space: nowrap; padding: 0.3em 0.8em"
+QUIET = "opacity: 0.7; margin: 0.3em 0 0; line-height: 1.4"
 
 
 def show_text(text: str) -> str:
     """What a model or a dataset wrote, escaped, in a box of its own with its lines as they are."""
     whole = text.encode("utf-8", "replace").decode()  # half a character cannot be sent to a browser
     kind = "white-space: pre-wrap; overflow-wrap: anywhere; unicode-bidi: plaintext; max-height: 28em; overflow-y: auto"
+    kind += "; line-height: 1.4"
     return f'<div dir="auto" style="{kind}">{escape(whole)}</div>'
 
 
@@ -173,7 +178,7 @@ def show_pair(pair: Mapping[str, Any], judge: str | None = None) -> str:
     sides = (("arm", "mine"), ("baseline", "theirs"))
     answers = "".join(f'<td style="{CELL}">{_show_answer(pair[side], pair[text])}</td>' for side, text in sides)
     shown = f"<p><strong>{_name(pair['set'])}/{_name(pair['id'])}</strong></p>{show_text(pair['prompt'])}"
-    shown += f'<table style="width: 100%"><tr>{answers}</tr></table>'
+    shown += f'<table style="{EVEN}"><tr>{answers}</tr></table>'
     if pair["judges"]:
         named = sorted(pair["judges"], key=lambda name: name != judge)
         rows = "".join(_show_judge(name, pair["judges"][name]) for name in named)
@@ -181,7 +186,9 @@ def show_pair(pair: Mapping[str, Any], judge: str | None = None) -> str:
         heads = zip((NARROW, NARROW, CELL, CELL), ("judge", "verdict", *orders), strict=True)
         head = "".join(f'<th style="{style}">{title}</th>' for style, title in heads)
         scores = f"{_name(pair['arm'])} : {_name(pair['baseline'])}"
-        shown += f'<table style="width: 100%"><tr>{head}</tr>{rows}</table><p>Scores are those of {scores}.</p>'
+        shown += (
+            f'<table style="{FITTED}"><tr>{head}</tr>{rows}</table><p style="{QUIET}">Scores are those of {scores}.</p>'
+        )
     return f'<div style="overflow-x: auto">{shown}</div>'
 
 
@@ -192,7 +199,7 @@ def _name(text: Any) -> str:
 def _show_answer(arm: str, answer: Mapping[str, Any]) -> str:
     tokens = "" if answer["tokens"] is None else f", {answer['tokens']:,} tokens"
     end = ", cut at the limit" if answer["finish"] == "length" else ""
-    head = f"<p><strong>{_name(arm)}</strong>: {answer['chars']:,} characters{tokens}{end}</p>"
+    head = f"<div><strong>{_name(arm)}</strong>: {answer['chars']:,} characters{tokens}{end}</div>"
     return head + show_text(answer["text"] or "(empty)")
 
 
@@ -210,7 +217,7 @@ def _show_review(review: Sequence[Any] | None) -> str:
     _, status, mine, theirs, text = review
     scores = f"{plain(mine)} : {plain(theirs)}" if mine is not None else status
     reason = reason_of(text)
-    return f"<p>{scores}</p>{show_text(reason) if reason else ''}"
+    return f"<div>{scores}</div>{show_text(reason) if reason else ''}"
 
 
 def reason_of(review: str) -> str:

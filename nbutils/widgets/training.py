@@ -10,7 +10,7 @@ from nbutils.core.machine import running_shell
 from nbutils.core.settings import Profile
 from nbutils.core.tables import plain
 from nbutils.figures import results
-from nbutils.widgets.answers import CELL, show_text
+from nbutils.widgets.answers import CELL, EVEN, QUIET, show_text
 from nbutils.widgets.live import Live
 
 if TYPE_CHECKING:
@@ -95,23 +95,23 @@ def browse_samples(samples: "DataFrame", note: str = "") -> Live:
 
 def _lay_out(answers: "DataFrame", before: "DataFrame | None" = None, lengths: "DataFrame | None" = None) -> str:
     """One row a prompt: what was answered `before`, the answers, and how many tokens the answers of all epochs had."""
-    has_before = before is not None and len(before) > 0
-    heads = ["prompt", *["before training"] * has_before, f"after {answers['epoch'].iloc[0]:g} epochs"]
-    cells = "".join(f'<th style="{CELL}">{head}</th>' for head in heads)
-    rows = [f"<tr>{cells}</tr>"]
-    for answer in answers.to_dict("records"):
-        same = before[before["prompt"] == answer["prompt"]].to_dict("records") if before is not None else []
-        texts = [show_text(answer["prompt"]), *map(_show_answer, [*same[:1], answer])]
+    columns = [answers] if before is None or before.empty or answers["epoch"].iloc[0] == 0 else [before, answers]
+    names = [f"at epoch {part['epoch'].iloc[0]:g}" if part["epoch"].iloc[0] else "before training" for part in columns]
+    rows = ["".join(f'<th style="{CELL}">{name}</th>' for name in ("prompt", *names))]
+    for prompt in answers["prompt"]:
+        texts = [show_text(prompt)]
         if lengths is not None:
-            tokens = lengths[lengths["prompt"] == answer["prompt"]].sort_values("step")["n_tokens"]
-            texts[0] += f"<p>tokens, epoch by epoch: {' · '.join(map(str, tokens))}</p>"
-        rows.append("<tr>" + "".join(f'<td style="{CELL}">{text}</td>' for text in texts) + "</tr>")
-    return f'<div style="overflow-x: auto"><table style="width: 100%">{"".join(rows)}</table></div>'
+            tokens = lengths[lengths["prompt"] == prompt].sort_values("step")["n_tokens"]
+            texts[0] += f'<p style="{QUIET}">tokens, epoch by epoch: {" · ".join(map(str, tokens))}</p>'
+        texts += ["".join(map(_show_answer, part[part["prompt"] == prompt].to_dict("records"))) for part in columns]
+        rows.append("".join(f'<td style="{CELL}">{text}</td>' for text in texts))
+    lines = "".join(f"<tr>{row}</tr>" for row in rows)
+    return f'<div style="overflow-x: auto"><table style="{EVEN}">{lines}</table></div>'
 
 
 def _show_answer(answer: Mapping[str, Any]) -> str:
     end = "ended by itself" if answer["stopped"] else "cut"
-    return f"{show_text(answer['response'] or '(empty)')}<p>{answer['n_tokens']} tokens, {end}</p>"
+    return f"{show_text(answer['response'] or '(empty)')}<p style='{QUIET}'>{answer['n_tokens']} tokens, {end}</p>"
 
 
 # --- settings and facts in words ----------------------------------------------------------------------------------
@@ -121,12 +121,12 @@ SETTINGS: dict[str, dict[str, str]] = {
     "rows": {
         "max_rows": "rows of the arm at most",
         "max_length": "tokens of a row at most",
-        "loss_weighting": "what weighs alike in the loss",
+        "loss_weighting": "what counts alike in the loss",
     },
     "steps": {
         "epochs": "passes over the rows",
         "examples_per_step": "examples of a step",
-        "epoch_end": "a step at an epoch's end",
+        "epoch_end": "rows left over at an epoch's end",
     },
     "learning rate": {
         "learning_rate": "highest",
@@ -138,13 +138,13 @@ SETTINGS: dict[str, dict[str, str]] = {
         "weight_decay": "weight decay",
         "beta1": "beta 1",
         "beta2": "beta 2",
-        "max_grad_norm": "longest gradient",
+        "max_grad_norm": "gradients are cut at",
     },
     "adapter": {"lora_rank": "rank", "lora_alpha": "alpha", "lora_dropout": "dropout"},
     "noise on embeddings": {"neftune_alpha": "NEFTune's alpha", "neftune_scale": "length that scales it"},
     "memory and speed": {
         "tokens_per_row": "tokens of a flat row at most",
-        "gradient_checkpointing": "activations computed again",
+        "gradient_checkpointing": "gradient checkpointing",
         "fused_kernels": "fused kernels",
     },
     "kept and looked at": {
@@ -233,5 +233,6 @@ def _frame(records: "Iterator[dict[str, Any]] | Sequence[dict[str, Any]]", colum
 
 
 def under_headings(table: "DataFrame") -> "DataFrame":
-    """A table to look at: what its column `about` says stands on the first of its rows only."""
-    return table.assign(about=table["about"].where(~table["about"].duplicated(), ""))
+    """Such a table to look at: what `about` says stands on the first of its rows only, and values are texts."""
+    once = table["about"].where(~table["about"].duplicated(), "")
+    return table.assign(about=once, value=table["value"].map(plain))

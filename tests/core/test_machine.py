@@ -2,6 +2,8 @@
 
 import io
 import itertools
+import logging
+import subprocess
 import sys
 
 import pytest
@@ -59,3 +61,17 @@ def test_nothing_is_nothing(text):
     log = io.StringIO()
     machine._Lines(log).write(text)
     assert log.getvalue() == ""
+
+
+def test_the_note_of_an_absent_kernel_is_kept_out_and_nothing_else(caplog):
+    log = logging.getLogger("bitsandbytes.backends.cpu.ops")
+    log.warning("Failed to load CPU gemm_4bit_forward from kernels-community: %s.", "No module named 'kernels'")
+    log.warning("something else")
+    assert [record.getMessage() for record in caplog.records] == ["something else"]
+
+
+@pytest.mark.thorough
+def test_importing_bitsandbytes_says_nothing():
+    code = "from nbutils.core import machine; import bitsandbytes"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout + done.stderr == ""
