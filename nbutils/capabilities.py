@@ -6,6 +6,7 @@ version), from which the paper takes its figure 5.
 
 import functools
 import importlib.util
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from nbutils import ROOT, arms, finetune
 from nbutils.analysis.leaderboards import BASE, headlines, mean_of_four
 from nbutils.core import disk, manifests, tables
 from nbutils.core.errors import InputError
-from nbutils.core.machine import choose_precision
+from nbutils.core.machine import choose_precision, plain_bars, quiet_libraries
 from nbutils.core.manifests import Manifest, Plan
 from nbutils.core.settings import Capabilities, Profile
 from nbutils.training import models
@@ -95,10 +96,14 @@ def _measure_all(profile: Profile, tuned: Manifest | None, planned: Plan, folder
 
 def _measurer(profile: Profile, tuned: Manifest | None, seed: int) -> Any:
     """A function that measures one task on the loaded model."""
+    import datasets
     import lm_eval
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
+    quiet_libraries()
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
     settings, precision = _settings(profile), choose_precision()
     if tuned:
         model = models.load_tuned(profile, seed, precision, tuned.folder / models.weights_name(profile))
@@ -114,7 +119,8 @@ def _measurer(profile: Profile, tuned: Manifest | None, seed: int) -> Any:
 
     def measure(task: str, shots: int) -> list[dict[str, Any]]:
         kind: Any = {"limit": settings.limit, "bootstrap_iters": 100, "log_samples": False}
-        found = lm_eval.simple_evaluate(wrapped, tasks=[task], num_fewshot=shots, task_manager=manager, **kind)
+        with plain_bars():
+            found = lm_eval.simple_evaluate(wrapped, tasks=[task], num_fewshot=shots, task_manager=manager, **kind)
         results = found["results"].items()
         rows = [row for name, metrics in results for row in read_metrics(name, metrics, found["n-samples"])]
         return [{**row, "shots": shots} for row in rows]

@@ -3,6 +3,7 @@
 Progress is a bar on a terminal, and a plain line now and then in a notebook or a log.
 """
 
+import contextlib
 import gc
 import logging
 import math
@@ -10,8 +11,9 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
@@ -229,6 +231,34 @@ class _Lines:
         self.log.flush()
 
 
+@contextlib.contextmanager
+def plain_bars() -> Iterator[None]:
+    """Show the bars of libraries, outside of a terminal, as `track` shows ours: as plain lines now and then."""
+    if sys.stderr.isatty():
+        yield
+        return
+    log = sys.stdout if hasattr(running_shell(), "kernel") else sys.stderr
+    with contextlib.redirect_stderr(_Bars(log, sys.stderr)):
+        yield
+
+
+class _Bars(_Lines):
+    """Stands for stderr: what begins with a carriage return is a bar, and all else goes on to stderr."""
+
+    def __init__(self, log: TextIO, errors: TextIO):
+        super().__init__(log)
+        self.errors, self.shown, self.in_bar = errors, time.monotonic(), False
+
+    def write(self, text: str) -> None:
+        if text.startswith("\r"):
+            if time.monotonic() - self.shown >= SECONDS_BETWEEN_LINES:
+                super().write(text)
+                self.shown = time.monotonic()
+        elif text.strip() or not self.in_bar:  # else the end of a bar's line
+            self.errors.write(text)
+        self.in_bar = text.startswith("\r")
+
+
 def quiet_libraries() -> None:
     """Keep out of logs what says nothing of a run: bars of loading, notes of absent kernels and new names."""
     import transformers
@@ -239,10 +269,19 @@ def quiet_libraries() -> None:
         transformers.utils.logging.disable_progress_bar()
 
 
+_NEEDLESS = {
+    # Said while it is imported, on CPUs with AVX512-BF16: a kernel is not installed, for which nothing here asks.
+    # Whoever imports PEFT or a trainer imports it, long before a model is loaded.
+    "bitsandbytes.backends.cpu.ops": ("gemm_4bit_forward from kernels-community",),
+    # A model that is loaded already is what stage 08 means to measure.
+    "lm_eval.models.huggingface": ("model kwarg is not of type `str`", "an already-initialized model"),
+    "lm_eval.api.task": ("Custom kwargs can be passed to `--metadata`",),
+}
+
+
 def _is_news(record: logging.LogRecord) -> bool:
-    return "gemm_4bit_forward from kernels-community" not in record.getMessage()
+    return not any(needless in record.getMessage() for needless in _NEEDLESS[record.name])
 
 
-# On CPUs with AVX512-BF16 bitsandbytes says while it is imported that an optional kernel, which nothing here asks for,
-# is not installed; and whoever imports PEFT or a trainer imports it, long before a model is loaded.
-logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(_is_news)
+for _name in _NEEDLESS:
+    logging.getLogger(_name).addFilter(_is_news)

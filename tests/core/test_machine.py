@@ -70,6 +70,23 @@ def test_the_note_of_an_absent_kernel_is_kept_out_and_nothing_else(caplog):
     assert [record.getMessage() for record in caplog.records] == ["something else"]
 
 
+def test_bars_of_libraries_are_lines_now_and_then_and_errors_stay(monkeypatch):
+    out, err, now = io.StringIO(), io.StringIO(), [0.0]
+    monkeypatch.setattr(machine.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(machine, "running_shell", lambda: type("Shell", (), {"kernel": None}))
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", err)
+    with machine.plain_bars():
+        for text in ("\r1/9", "\r2/9", "\n", "\n", "a real error\n"):
+            sys.stderr.write(text)
+        now[0] += machine.SECONDS_BETWEEN_LINES
+        sys.stderr.write("\r5/9")
+        sys.stderr.write("\r6/9")
+        print("another", file=sys.stderr)
+    assert sys.stderr is err
+    assert (out.getvalue(), err.getvalue()) == ("5/9\n", "\na real error\nanother\n")
+
+
 @pytest.mark.thorough
 def test_importing_bitsandbytes_says_nothing():
     code = "from nbutils.core import machine; import bitsandbytes"

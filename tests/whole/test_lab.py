@@ -251,12 +251,32 @@ def test_the_browser_of_answers_answers(lab, page):
 
     open_notebook(page, lab, "05_generate")
     assert errors(run_all(page)) == []
-    widgets = scroll_to(page, "notebook.browse")
-    shown = widgets.locator("td").first
-    expect(shown).to_have_text("sample_0")
-    click_slider(widgets, 0.5)
-    expect(shown).to_have_text(re.compile(r"^sample_[12]\d$"))  # in the middle of 40
+    widgets = scroll_to(page, "varied_pairs")
+    shown = widgets.locator(".widget-html-content").first
+    expect(shown).to_contain_text("Pair 1 of 80, of 80 in all.")  # 40 prompts, two variants
+    widgets.locator("select").select_option(index=1)
+    expect(shown).to_contain_text("Pair 1 of 40, of 80 in all.")
     take_picture(page, "05_generate-clicked")
+
+
+@pytest.mark.long
+def test_the_judged_pairs_answer_to_every_filter(lab, page):
+    from playwright.sync_api import expect
+
+    open_notebook(page, lab, "06_judge")
+    assert errors(run_all(page)) == []
+    widgets = scroll_to(page, "judge.collect_pairs")
+    shown = widgets.locator(".widget-html-content").first
+    expect(shown).to_contain_text("Pair 1 of 40, of 40 in all.")
+    judge, verdict, differs = (widgets.locator("select").nth(i) for i in range(3))
+    judge.select_option(label="first")  # which contradicts itself on every prompt
+    differs.select_option(label="its two orders")
+    expect(shown).to_contain_text("Pair 1 of 40, of 40 in all.")
+    verdict.select_option(label="win")
+    expect(shown).to_contain_text("No pair passes these filters.")
+    verdict.select_option(label="tie")
+    expect(shown).to_contain_text("The first answer is better.")
+    take_picture(page, "06_judge-clicked")
 
 
 # --- out of order --------------------------------------------------------------------------------------------------
