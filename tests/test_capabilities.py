@@ -10,6 +10,7 @@ from nbutils import capabilities, finetune
 from nbutils.analysis import leaderboards
 from nbutils.core import tables
 from nbutils.core.errors import InputError
+from nbutils.core.settings import load_profile
 
 
 def row(task, value, stderr=0.01, metric=None):
@@ -42,6 +43,22 @@ def test_a_difference_has_the_error_of_both():
     first = leaderboards.compare(pd.DataFrame(FOUR), after).iloc[0].to_dict()
     assert first == {"task": "arc_challenge", "base": 0.53, "arm": 0.5, "difference": -0.03, "stderr": 0.0224}
     assert first["stderr"] == round(math.hypot(0.01, 0.02), 4)
+
+
+def test_without_results_nothing_is_compared():
+    empty = tables.make("capabilities")
+    found = leaderboards.compare(empty, empty)
+    assert list(found) == ["task", "base", "arm", "difference", "stderr"] and found.empty
+
+
+def test_what_is_missing_is_said_in_one_line(monkeypatch):
+    tiny = load_profile("tiny")
+    assert "no table [capabilities]" in capabilities.why_skipped(tiny.model_copy(update={"capabilities": None}))
+    monkeypatch.setattr(capabilities.importlib.util, "find_spec", lambda name: None)
+    said = capabilities.why_skipped(tiny)
+    assert said.startswith("skipped: stage 08 needs lm-evaluation-harness: pip install") and "\n" not in said
+    monkeypatch.setattr(capabilities.importlib.util, "find_spec", lambda name: name)
+    assert capabilities.why_skipped(tiny) == ""
 
 
 def test_tables_read_from_a_file_count_alike(tmp_path):

@@ -8,6 +8,7 @@ import shutil
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import killable
 import numpy as np
@@ -61,6 +62,21 @@ def test_the_loss_table_holds_every_logged_step():
     assert table[["step", "epoch", "loss"]].values.tolist() == [[1, 0.8, 2.5], [2, 1.6, 2.25]]
     assert dict(table.dtypes.astype(str)) == {name: tables.SCHEMAS["loss"][name] for name in table}
     assert callbacks.summarise_loss(log) == {"first_loss": 2.5, "last_loss": 2.25}
+
+
+def test_who_looks_on_sees_the_losses_and_answers_so_far(tmp_path):
+    epochs, seen = np.array([0.5, 1.0]), []
+    answers = callbacks.SampleAnswers(tmp_path / "samples.jsonl", None, settings.load_profile("tiny").training, epochs)
+    answers.records.append({"step": 0})
+    trainer = SimpleNamespace(callback_handler=SimpleNamespace(callbacks=[answers]))
+    watching = callbacks.LookingOn(lambda *found: seen.append(found), epochs, trainer)
+    state = SimpleNamespace(log_history=[{"step": 1, "loss": 2.5}], is_world_process_zero=True)
+    watching.on_log(None, state, None, {"loss": 2.5})
+    watching.on_log(None, state, None, {"train_runtime": 1.0})  # the summary at the end is no step
+    state.is_world_process_zero = False
+    watching.on_log(None, state, None, {"loss": 2.5})
+    ((losses, samples),) = seen
+    assert losses[["step", "epoch", "loss"]].values.tolist() == [[1, 0.5, 2.5]] and samples == [{"step": 0}]
 
 
 # --- the stage -----------------------------------------------------------------------------------------------------

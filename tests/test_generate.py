@@ -239,6 +239,16 @@ def test_variants_of_an_arm_answer_under_their_own_conditions(stage):
         assert theirs["arm"] == "sample-60-longest+asklong"
 
 
+def test_beside_an_arm_lies_what_it_is_judged_against_as_far_as_it_is_there(no_data, monkeypatch):
+    monkeypatch.setattr(generate, "plan", lambda chosen, arm, seed: arm)
+    monkeypatch.setattr(manifests, "fresh_manifest", lambda planned: planned)
+    assert generate.finished_beside("tiny", "sample-60-longest", 42) == ["sample-60-random-7"]
+    assert generate.finished_beside("tiny", "sample-60-random-7", 42) == ["sample-60-longest"]
+    assert generate.finished_beside("tiny", "sample-60-longest+min80", 42) == ["sample-60-longest"]
+    monkeypatch.setattr(manifests, "fresh_manifest", lambda planned: None)
+    assert generate.finished_beside("tiny", "sample-60-longest", 42) == []
+
+
 def test_sampling_is_in_the_manifest_and_repeats(stage, monkeypatch, tmp_path):
     first = stage(temperature=0.8, max_prompts=SHORT)
     texts = [answer["response"] for answer in answers.load_answers(first)]

@@ -348,6 +348,9 @@ def test_the_stage_judges_ones_own_prompts(tmp_path, runs, no_data, monkeypatch)
     assert {row["arm"] for row in rows} == {"sample-60-longest"}
     assert {row["baseline"] for row in rows} == {"sample-60-random-7"}
     assert judge.run(profile) == made
+    (shown,) = judge.collect_pairs(profile)
+    assert (shown["mine"]["text"], shown["theirs"]["text"], shown["prompt"]) == ("yes", "no", "Say yes.")
+    assert [shown["judges"][name]["verdict"] for name in ("reference", "first")] == ["win", "tie"]
 
 
 def test_another_prompt_or_prompt_file_makes_a_judging_stale(tmp_path, runs, no_data):
