@@ -238,7 +238,8 @@ def plain_bars() -> Iterator[None]:
         yield
         return
     log = sys.stdout if hasattr(running_shell(), "kernel") else sys.stderr
-    with contextlib.redirect_stderr(_Bars(log, sys.stderr)):
+    bars: Any = _Bars(log, sys.stderr)
+    with contextlib.redirect_stderr(bars):
         yield
 
 
