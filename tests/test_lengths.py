@@ -284,6 +284,34 @@ def _check_bounds(texts, counts):
     assert [(texts[i], lower[i], counts[i], upper[i]) for i in broken] == []
 
 
+def _check_counts(texts):
+    expected = _count_with(lengths.nltk_tokenizers()[0], texts)
+    counted = lengths.count(texts, "nltk_words").tolist()
+    assert [each for each in zip(texts, counted, expected, strict=True) if each[1] != each[2]] == []
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(hostile_text, max_size=8))
+def test_nltk_words_are_those_that_all_of_its_rules_part(texts):
+    _check_counts(texts)
+
+
+ASCII_POOL = [each for pool in POOLS for each in pool if each.isascii()]
+
+
+@pytest.mark.parametrize("rounds", [1, pytest.param(60, marks=pytest.mark.long)])
+def test_no_text_of_many_is_parted_otherwise_than_by_all_rules(rounds):
+    drawn = random.Random(8)
+    for _ in range(rounds):
+        pools = [drawn.sample(ASCII_POOL, drawn.randint(1, 12)) for _ in range(4000)]
+        _check_counts(["".join(drawn.choices(pool, k=drawn.randint(0, 16))) for pool in pools])
+
+
+@pytest.mark.parametrize("signs", ["a's ", "'\"` ", ".,:5", "n't ", "(-)."])
+def test_no_short_text_is_parted_otherwise_than_by_all_rules(signs):
+    _check_counts(["".join(text) for size in range(6) for text in itertools.product(signs, repeat=size)])
+
+
 @settings(max_examples=300, deadline=None)
 @given(st.lists(hostile_text, max_size=8))
 def test_nltk_words_stay_within_their_bounds(texts):

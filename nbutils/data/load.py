@@ -24,11 +24,22 @@ if TYPE_CHECKING:
     import pandas
 
 
+MOST_REMEMBERED = 100_000
+"""Rows of a source up to which the last two are kept as they were read: a notebook draws arm after arm of them."""
+
+
 def load_rows(name: str) -> list[Row]:
     """Training rows of a source, in its own order."""
     entry = _of_kind(name, "rows")
-    convert = forms.ROW_FORMS[entry.form]
-    records = (record for path in catalogue.obtain(name) for record in read_records(path))
+    stamps = tuple(disk.stamp_file(path) for path in catalogue.obtain(name))
+    read = _read_rows if entry.rows <= MOST_REMEMBERED else _read_rows.__wrapped__
+    return list(read(name, entry.form, stamps))
+
+
+@functools.lru_cache(maxsize=2)
+def _read_rows(name: str, form: str, stamps: tuple[disk.Stamp, ...]) -> list[Row]:
+    convert = forms.ROW_FORMS[form]
+    records = (record for stamp in stamps for record in read_records(Path(stamp.path)))
     return [convert(record, number, name) for number, record in enumerate(records)]
 
 

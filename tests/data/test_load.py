@@ -2,6 +2,7 @@
 
 import hashlib
 import http.server
+import json
 import re
 import signal
 import subprocess
@@ -16,7 +17,7 @@ from huggingface_hub import constants
 
 from nbutils import ROOT, data
 from nbutils.core.errors import InputError
-from nbutils.data import __main__, catalogue
+from nbutils.data import __main__, catalogue, load
 
 CONTENT = "".join(f'{{"instruction": "Go on.", "output": "line {i}"}}\n' for i in range(20_000)).encode()
 HALF = len(CONTENT) // 2
@@ -101,6 +102,23 @@ def test_a_wrong_mirror_file_is_refused_by_name(tmp_path, monkeypatch, no_data, 
         data.load_prompts("koala")
     __main__.main(["list"])
     assert f"refused: {path}" in capsys.readouterr().out
+
+
+def test_rows_are_read_once_while_their_file_stays_as_it_is(tmp_path, monkeypatch):
+    path, read = tmp_path / "rows.jsonl", []
+    entry = catalogue.Source(name="x", title="x", kind="rows", form="alpaca", licence="CC0", rows=1, path=str(path))
+    monkeypatch.setattr(catalogue, "sources", lambda: {"x": entry})
+    reading = load.read_records
+    monkeypatch.setattr(load, "read_records", lambda path: read.append(path) or reading(path))
+    for response, times in (("one", 1), ("three", 2)):
+        path.write_text(json.dumps({"instruction": "Go on.", "output": response}) + "\n")
+        for _ in range(2):
+            rows = data.load_rows("x")
+            assert [row.response for row in rows] == [response]
+            rows.clear()
+        assert read == [path] * times
+    monkeypatch.setattr(load, "MOST_REMEMBERED", 0)
+    assert len(data.load_rows("x")) == 1 and len(read) == 3, "a large source is not kept"
 
 
 def test_the_mirror_is_verified(mirror):
