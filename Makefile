@@ -14,7 +14,7 @@ unexport PYTHONDONTWRITEBYTECODE
 	setup-batch clean help
 
 help:
-	@echo "make demo       install and run the whole loop on the profile 'tiny' (three to four minutes on 2 cores)"
+	@echo "make demo       install and run the whole loop with SmolLM2-135M, in minutes on 2 cores; without a network on 'tiny'"
 	@echo "make test       lint, types and the tests that prove the project on a laptop: five minutes on 2 cores"
 	@echo "make test-all   make test, then kills, faults and second runs, and what needs a browser or Slurm"
 	@echo "make test-long  JupyterLab, Colab's versions, Slurm, many kills: two hours"
@@ -53,7 +53,7 @@ setup-batch: $(VENV)/.batch
 # --- the project ---------------------------------------------------------------------------------------------------
 
 demo: setup
-	$(BIN)/python -m nbutils.run tiny
+	$(BIN)/python -m nbutils.run demo --stand-in tiny
 
 run: setup
 	$(BIN)/python -m nbutils.run $(PROFILE)

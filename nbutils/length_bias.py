@@ -23,7 +23,7 @@ from typing import Any
 from pandas import DataFrame
 
 from nbutils import arms, generate, judge
-from nbutils.analysis import answer_facts, standings
+from nbutils.analysis import answer_facts, findings, standings
 from nbutils.analysis.comparison import BIN_EDGES, DRAWS, MATCHED, analyse, bin_comparisons, compare_cut
 from nbutils.analysis.intervals import POWER, PUBLISHED, Spread, measure_spread, plan_prompts, smallest_effects
 from nbutils.analysis.items import comparisons, to_calls
@@ -32,8 +32,10 @@ from nbutils.analysis.pooled import Field, lay_out
 from nbutils.analysis.verdicts import COMPARISON, Rows, to_frame
 from nbutils.core import disk, manifests, tables
 from nbutils.core.errors import ArgumentParser, InputError, exits_cleanly
+from nbutils.core.judge_settings import LLM_KINDS
 from nbutils.core.manifests import Manifest, Plan
 from nbutils.core.settings import Profile
+from nbutils.generation.answers import load_answers, tell_answers
 from nbutils.judging.records import load_judgments, read_judgments
 
 __all__ = ["length_controlled_win_rate"]
@@ -75,6 +77,25 @@ def _analyse_all(judged: Manifest, measured: dict[str, Manifest], folder: Path) 
     tables.write(folder / "answer_measures.csv", [row for other in others for row in answer_facts.compare(mine, other)])
     outputs = ["length_bias.csv", "bins.csv", "cut.csv", "answer_measures.csv"]
     return {"outputs": outputs, "comparisons": len(table)}
+
+
+def tell(profile: str | Profile, seed: int = 42) -> list[str]:
+    """What a finished run has found, in lines of text: a prompt, the answers of two arms, and a verdict on the arms.
+
+    The first prompt; the target and its first baseline; the first judge that is no control. What was never judged, or
+    is stale, is left out.
+    """
+    chosen, target = arms.prepare(profile)
+    sides = (target, *chosen.judging.baselines[:1])
+    answered = [made for side in sides if (made := manifests.fresh_manifest(generate.plan(chosen, side, seed)))]
+    lines = tell_answers(*map(load_answers, answered)) if len(answered) == 2 else []
+    judges = [each.name for each in chosen.judging.judges if each.kind in (*LLM_KINDS, "reference")]
+    if made := manifests.fresh_manifest(plan(chosen, target, seed)):
+        table = tables.read(made.path("length_bias.csv"))
+        rows = table[table.judge.isin(judges) & table.baseline.isin(sides)].to_dict("records")
+        for verdict, *estimates in map(findings.tell_card, rows[:1]):
+            lines += [verdict, *(f"  {line}" for line in estimates)]
+    return [*lines, f"({chosen.note})"] if lines and chosen.note else lines
 
 
 _RATES = {

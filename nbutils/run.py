@@ -1,11 +1,12 @@
 """Run a profile on this machine: the numbered notebooks in order, by papermill, arm by arm.
 
-    python -m nbutils.run PROFILE [--offline] [--all] [--check]
+    python -m nbutils.run PROFILE [--offline] [--all] [--check] [--stand-in PROFILE]
     python -m nbutils.run PROFILE --only 02_select [-p arm alpaca-1k-shortest] [-p seed 7]
 
 A notebook whose stage is fresh is skipped, so a second call is quick and an interrupted one continues. The executed
 notebooks are kept in runs/<profile>/notebooks. `--only` executes one notebook alone, and refuses parameters that
-papermill would only warn of; `--check` reads one's own files to their ends and runs nothing.
+papermill would only warn of; `--check` reads one's own files to their ends and runs nothing. `--stand-in` names the
+profile that is run where the packaged base model of the first cannot be had.
 """
 
 import ast
@@ -26,8 +27,9 @@ from nbutils.core.errors import ArgumentParser, InputError, exits_cleanly
 from nbutils.core.machine import choose_precision, describe_device
 from nbutils.core.manifests import Plan
 from nbutils.core.settings import Profile, load_profile
+from nbutils.data import obtain
 from nbutils.selection import preflight
-from nbutils.training import models
+from nbutils.training import gguf, models
 
 PAPERMILL: dict[str, Any] = {
     "kernel_name": "python3",
@@ -246,6 +248,24 @@ def run_profile(name: str, optional: bool = False, on_cpu: bool = False) -> Path
     return report.locate(given, profile.seeds[-1])
 
 
+def choose_profile(name: str, stand_in: str) -> str:
+    """The profile to run: the stand-in, with a line that says why, where the packaged base model cannot be had.
+
+    A package that is here and has the wrong bytes is refused, and nothing stands in for it.
+    """
+    base = load_profile(name).model.base
+    load_profile(stand_in)
+    if not gguf.is_packaged(base) or gguf.is_at_hand(base):
+        return name
+    try:
+        obtain(base)
+    except InputError as error:
+        why = " ".join(str(error).split())
+        print(f"Profile '{stand_in}' stands in for '{name}', whose model cannot be had: {why}", flush=True)
+        return stand_in
+    return name
+
+
 def run_alone(name: str, stem: str, parameters: Mapping[str, Any]) -> Path:
     """Execute one notebook of a profile, fresh or not, and return where it is kept.
 
@@ -272,6 +292,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = ArgumentParser(prog="python -m nbutils.run", description="Run a profile, notebook by notebook.")
     parser.add_argument("profile", help="name of a profile, or a TOML file")
     parser.add_argument("--offline", action="store_true", help="ask no network: cache, mirror or the sample only")
+    parser.add_argument("--stand-in", metavar="PROFILE", help="run this where the packaged base model cannot be had")
     parser.add_argument("--all", action="store_true", help="also the optional stage 08")
     parser.add_argument("--cpu", action="store_true", help="run a large model without a GPU, for days")
     parser.add_argument("--check", action="store_true", help="read the profile and one's own files, and run nothing")
@@ -282,6 +303,8 @@ def main(arguments: list[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     if given.parameters and not given.only:
         raise InputError("-p goes with --only: a whole run takes its arms and seeds from the profile")
+    if given.stand_in and (given.only or given.check):
+        raise InputError("--stand-in goes with a whole run: leave it out")
     if given.offline:
         os.environ["LIM_OFFLINE"] = "1"
     if given.check:
@@ -290,7 +313,11 @@ def main(arguments: list[str] | None = None) -> None:
         pairs = {name: int(value) if re.fullmatch(r"-?\d+", value) else value for name, value in given.parameters}
         print(f"\nThe notebook: {run_alone(given.profile, given.only, pairs)}")
     else:
-        print(f"\nThe report: {run_profile(given.profile, given.all, given.cpu)}")
+        name = choose_profile(given.profile, given.stand_in) if given.stand_in else given.profile
+        page, profile = run_profile(name, given.all, given.cpu), load_profile(name)
+        lines = ["", *length_bias.tell(profile, profile.seeds[-1]), "", f"The report: {page}"]
+        shown = "\n".join(lines).encode(sys.stdout.encoding or "utf-8", "replace")  # a terminal may lack a sign
+        print(shown.decode(sys.stdout.encoding or "utf-8"))
 
 
 if __name__ == "__main__":

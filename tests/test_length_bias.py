@@ -17,14 +17,14 @@ import pytest
 from frames import records_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from report_run import ARM, BASELINE, make_answers, make_judgments, manifest, write_jsonl
+from report_run import ARM, BASELINE, make_answers, make_judgments, make_profile, manifest, write_jsonl
 
 from nbutils import data, length_bias
 from nbutils.analysis import comparison, length_control
 from nbutils.analysis import items as analysis_items
 from nbutils.analysis.intervals import mean_with_interval
 from nbutils.analysis.verdicts import ORDERS
-from nbutils.core import disk, tables
+from nbutils.core import disk, manifests, tables
 from nbutils.core.errors import InputError
 from nbutils.core.judge_settings import JudgeModel
 from nbutils.generation import measures
@@ -858,3 +858,31 @@ def test_the_stage_compares_what_needs_no_judge_too(tmp_path):
     assert found.texts["log_likelihood"] == 3 and found.texts["words"] == 6
     assert found.difference_low["words"] < 3.833333 < found.difference_high["words"]
     assert math.isnan(found.difference_low["stopped"])
+
+
+def test_a_run_tells_a_prompt_both_answers_and_the_verdict(tmp_path, monkeypatch, no_data):
+    profile = make_profile(fallback=None)
+    prompts = [f"Prompt {number}" for number in range(4)]
+    answers = {arm: make_answers(arm, [f"{arm} \x07{i}" for i in range(4)], prompts) for arm in (ARM, BASELINE)}
+    made = {}
+    for arm, written in answers.items():
+        made["generate", arm] = manifest("generate", arm, tmp_path / arm)
+        write_jsonl(tmp_path / arm / "answers.jsonl", written)
+    reviews = [("9 2", "2 9"), ("9 2", "2 9"), ("9 2", "2 9"), ("5 5", "5 5")]
+    rows = [row for name in ("coin", "reference") for row in make_judgments(*answers.values(), reviews, name)]
+    tables.write(tmp_path / "length_bias.csv", comparison.analyse(rows))
+    made["length_bias", ARM] = manifest("length_bias", ARM, tmp_path)
+    monkeypatch.setattr(manifests, "fresh_manifest", lambda planned: made.get((planned.stage, planned.arm)))
+    first, mine, theirs, verdict, judged, equal, matched, note = length_bias.tell(profile)
+    assert first == "sample/0: Prompt 0"
+    assert mine == f"  {ARM}, 2 tokens: {ARM} \ufffd0"
+    assert theirs == f"  {BASELINE}, 2 tokens: {BASELINE} \ufffd0"
+    assert verdict.startswith(f"reference, 4 prompts, {ARM} against {BASELINE}: ")
+    assert judged == "  as judged, mean preference: 0.88 [0.24, 0.99], cannot tell"
+    assert equal.startswith("  at equal length, by the ratio of lengths: ")
+    assert matched.startswith("  pairs of equal length: ")
+    assert note == "(tiny model: shows the machinery, not the paper's result)"
+    del made["length_bias", ARM]
+    assert length_bias.tell(profile) == [first, mine, theirs, note], "what is stale is left out"
+    del made["generate", BASELINE]
+    assert length_bias.tell(profile) == []

@@ -145,3 +145,19 @@ def tabulate_card(row: Mapping[str, Any]) -> DataFrame:
             says = f"the {side}" if side else "cannot tell"
             found.append({"estimate": words, "rate": rate.value, "low": rate.low, "high": rate.high, "says": says})
     return DataFrame(found, columns=["estimate", "rate", "low", "high", "says"])
+
+
+TOLD = ("judged", "equal", "matched")
+"""The estimates of a card that are told in few lines: as judged, the headline, and what settles it."""
+
+
+def tell_card(row: Mapping[str, Any]) -> list[str]:
+    """A row of the length analysis in four lines of text: the verdict, and three estimates on which it rests."""
+    card = {line["estimate"]: line for line in tabulate_card(row).to_dict("records")}
+    verdict = f"{row['judge']}, {row['prompts']} prompts, {row['arm']} against {row['baseline']}: {row['finding']}"
+    lines = []
+    for words in (COLUMNS[name][1] for name in TOLD):
+        found = card.get(words)
+        said = "{rate:.2f} [{low:.2f}, {high:.2f}], {says}".format_map(found) if found else "cannot be estimated"
+        lines.append(f"{words}: {said}")
+    return [verdict, *lines]

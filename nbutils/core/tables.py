@@ -7,6 +7,7 @@ is never compared with "True".
 """
 
 import math
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -309,6 +310,16 @@ def plain(value: Any, decimals: int | None = None) -> str:
 def shorten(text: str, characters: int = 300) -> str:
     """The beginning of a text, with an ellipsis and its full length when it was cut."""
     return text if len(text) <= characters else f"{text[:characters].rstrip()} … ({len(text):,} characters)"
+
+
+def one_line(text: str, characters: int = 300) -> str:
+    """A text, shortened, on one line of a terminal: no sign of it moves the cursor, turns the writing or is invisible.
+
+    White space is drawn together; what else is no letter, mark or sign of its own (escapes, directions, halves of
+    surrogate pairs) is replaced.
+    """
+    shown = shorten(" ".join(text.split()), characters)
+    return "".join("\N{REPLACEMENT CHARACTER}" if unicodedata.category(sign)[0] == "C" else sign for sign in shown)
 
 
 def side_by_side(rows: "DataFrame | Iterable[Mapping[str, Any]]", note: str = "") -> Table:

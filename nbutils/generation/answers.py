@@ -22,6 +22,7 @@ from nbutils.core.judge_settings import Benchmark
 from nbutils.core.machine import track
 from nbutils.core.manifests import Manifest, Plan
 from nbutils.core.settings import Generation
+from nbutils.core.tables import one_line
 from nbutils.data.rows import EvalPrompt
 from nbutils.generation import backends
 from nbutils.generation.backends import Completion, Job, Question
@@ -174,6 +175,18 @@ def show_summary(made: Manifest) -> dict[str, Any]:
     shown = ("answers", "mean_tokens", "eos_rate", "cut_rate", "truncated_prompts", "useful_slots", "tokens_per_second")
     facts = {name: made.facts[name] for name in shown if name in made.facts}
     return {"arm": made.arm, **facts, "median_tokens": lengths[len(lengths) // 2], "longest": lengths[-1]}
+
+
+def tell_answers(mine: Sequence[Answer], theirs: Sequence[Answer]) -> list[str]:
+    """The first prompt that two arms answered, and both answers, shortened, each on one line of text."""
+    others = {(each["test_set"], each["id"]): each for each in theirs}
+    for answer in mine:
+        if other := others.get((answer["test_set"], answer["id"])):
+            both = (
+                f"  {each['arm']}, {each['n_tokens']} tokens: {one_line(each['response'])}" for each in (answer, other)
+            )
+            return [f"{answer['test_set']}/{answer['id']}: {one_line(answer['prompt'])}", *both]
+    return []
 
 
 def load_benchmark_answers(manifest: Manifest, benchmark: Benchmark) -> list[Answer]:

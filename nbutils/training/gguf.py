@@ -41,6 +41,14 @@ def is_packaged(base: str) -> bool:
     return base in data.sources() and data.source(base).kind == "wheel"
 
 
+def is_at_hand(base: str) -> bool:
+    """Whether a packaged source can be had without the network: converted before, or its wheel is here.
+
+    Raises InputError where the wheel is here and has the wrong bytes.
+    """
+    return manifests.fresh_manifest(_plan(base)) is not None or data.is_at_hand(base)
+
+
 def fingerprint(base: str) -> str:
     """What identifies the converted model: the package's bytes, and the way of converting them."""
     return disk.sha256_json(_plan(base).key)

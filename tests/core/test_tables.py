@@ -10,7 +10,7 @@ import pytest
 from nbutils import ROOT
 from nbutils.core import disk, tables
 from nbutils.core.errors import InputError
-from nbutils.core.tables import Table, shorten, side_by_side
+from nbutils.core.tables import Table, one_line, shorten, side_by_side
 
 STORED = [*(ROOT / "figures" / "tables").glob("*.csv"), *(ROOT / "data" / "published").glob("*.csv")]
 
@@ -182,6 +182,26 @@ def test_shortening():
     assert shorten("abc", 3) == "abc"
     assert shorten("abcd  efgh", 6) == "abcd … (10 characters)"
     assert shorten("x" * 2000) == "x" * 300 + " … (2,000 characters)"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain", "plain"),
+        (" one\ttwo\r\n\n three\u2028four ", "one two three four"),
+        ("a\x1b[31mred\x07\0b", "a\ufffd[31mred\ufffd\ufffdb"),
+        ("\u202egnp\u200b\ufeff\u2066x", "\ufffdgnp\ufffd\ufffd\ufffdx"),
+        ("\ud800 half", "\ufffd half"),
+        ("\x9b2J \ue000", "\ufffd2J \ufffd"),
+        ("naïve 漢字 e\u0301 🎉", "naïve 漢字 e\u0301 🎉"),
+    ],
+)
+def test_one_line_is_harmless_in_a_terminal(text, shown):
+    assert one_line(text) == shown
+
+
+def test_one_line_is_short():
+    assert one_line("word  " * 50, 9) == "word word … (249 characters)"
 
 
 def test_side_by_side_shortens_texts_only():

@@ -239,3 +239,19 @@ def test_too_few_answers_are_one_line(profile, tmp_path, monkeypatch):
     monkeypatch.setattr(catalogue, "obtain", lambda name: (_ for _ in ()).throw(InputError(f"{name} cannot be had")))
     with pytest.raises(InputError, match="cannot be had"):
         alpaca_eval.baseline_answers()
+
+
+def test_the_first_prompt_that_both_arms_answered_is_told():
+    def answer(arm, place, response, tokens):
+        prompt = f"Prompt\n\n{place}"
+        return {"arm": arm, "test_set": "s", "id": place, "prompt": prompt, "response": response, "n_tokens": tokens}
+
+    mine = [answer("long", "1", "x", 1), answer("long", "2", "Long\x1b[2J\nanswer. " * 30, 142)]
+    theirs = [answer("random", "3", "y", 1), answer("random", "2", "Short.", 5)]
+    long = "Long\ufffd[2J answer. " * 30
+    assert answers.tell_answers(mine, theirs) == [
+        "s/2: Prompt 2",
+        f"  long, 142 tokens: {long[:300].rstrip()} … ({len(long) - 1} characters)",
+        "  random, 5 tokens: Short.",
+    ]
+    assert answers.tell_answers(mine[:1], theirs) == []

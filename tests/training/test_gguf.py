@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nbutils import data, prompts
+from nbutils import data, prompts, run
 from nbutils.core.errors import InputError
 from nbutils.data import catalogue
 from nbutils.data.rows import Row
@@ -278,3 +278,55 @@ def test_what_the_package_needs_is_not_fetched(packaged, shelf):
     with zipfile.ZipFile(shelf[0]) as packed:
         assert b"Requires-Dist: gone" in packed.read("small_model-1.0.dist-info/METADATA")
     assert data.fetch("small")[0].read_bytes() == shelf[0].read_bytes()
+
+
+# --- a profile that stands in --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def on_package(packaged, monkeypatch):
+    """A profile `demo` whose base model is the packaged one."""
+    from trainable_models import profile_on
+
+    profile, load = profile_on("small"), run.load_profile
+    monkeypatch.setattr(run, "load_profile", lambda name: profile if name == "demo" else load(name))
+    return packaged
+
+
+def test_a_package_that_can_be_had_is_fetched_and_nothing_stands_in(on_package, monkeypatch, capsys):
+    assert run.choose_profile("demo", "tiny") == "demo"
+    assert capsys.readouterr().out == "fetching small-model==1.0 (licence: CC0)\n"
+    monkeypatch.setenv("LIM_OFFLINE", "1")
+    assert run.choose_profile("demo", "tiny") == "demo", "the wheel is cached"
+    gguf.convert("small")
+    (data.cache_folder() / "small" / "small-model-1.0.whl").unlink()
+    assert run.choose_profile("demo", "tiny") == "demo", "the converted model is"
+    assert run.choose_profile("tiny", "tiny") == "tiny", "no packaged model"
+    assert capsys.readouterr().out.count("stands in") == 0
+
+
+def test_without_a_network_another_profile_stands_in_and_says_why(on_package, monkeypatch, capsys):
+    monkeypatch.setenv("LIM_OFFLINE", "1")
+    assert run.choose_profile("demo", "tiny") == "tiny"
+    said = "Profile 'tiny' stands in for 'demo', whose model cannot be had: source 'small' is not at hand: run `"
+    out = capsys.readouterr().out
+    assert out.startswith(said) and out.count("\n") == 1
+
+
+def test_where_pip_finds_no_package_another_profile_stands_in(on_package, monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "empty"))
+    assert run.choose_profile("demo", "tiny") == "tiny"
+    *_, line = capsys.readouterr().out.splitlines()
+    assert "cannot be had: source 'small': pip could not download small-model==1.0 (" in line
+
+
+def test_for_a_package_with_other_bytes_nothing_stands_in(on_package):
+    (wheel,) = data.fetch("small")
+    wheel.write_bytes(wheel.read_bytes()[:-1] + b"x")
+    with pytest.raises(InputError, match=r"small-model-1\.0\.whl: refused, not the file that source 'small' names"):
+        run.choose_profile("demo", "tiny")
+
+
+def test_a_stand_in_that_is_no_profile_is_refused_at_once(on_package):
+    with pytest.raises(InputError, match="no profile 'tyni'"):
+        run.choose_profile("demo", "tyni")

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nbutils import ROOT, notebook, run
+from nbutils import ROOT, length_bias, notebook, run
 from nbutils.core import disk, judge_settings, manifests
 from nbutils.core.errors import InputError
 from nbutils.core.settings import load_profile
@@ -116,8 +116,9 @@ def test_a_parameter_that_does_not_fit_is_refused_before_anything_is_written(tmp
         (["--only", "02_selct"], "error: no notebook '02_selct': choose one of 00_start_here, 01_explore"),
         (["--only", "02_select", "-p", "profile", "x"], "error: the profile is 'tiny' already"),
         (["-p", "arm", "x"], "error: -p goes with --only"),
+        (["--stand-in", "tiny", "--check"], "error: --stand-in goes with a whole run"),
     ],
-    ids=["misspelt", "key", "notebook", "profile", "whole run"],
+    ids=["misspelt", "key", "notebook", "profile", "whole run", "stand-in"],
 )
 def test_the_command_refuses_in_one_line(tmp_path, monkeypatch, capsys, arguments, complaint):
     monkeypatch.setenv("LIM_RUNS", str(tmp_path / "runs"))
@@ -401,3 +402,21 @@ def test_a_run_numbers_its_steps(monkeypatch, capsys, no_data, runs):
     assert first.startswith("Data: alpaca-52k is not at hand")
     assert lines[0].split() == ["1/11", "01_explore", "running", "..."]
     assert lines[-1].split()[:4] == ["11/11", "09_report", "sample-60-longest", "done"]
+
+
+def test_a_run_ends_with_what_it_has_found_and_its_report(monkeypatch, capsys, no_data):
+    asked = []
+    monkeypatch.setattr(run, "run_profile", lambda *given: asked.append(given) or "runs/report.html")
+    monkeypatch.setattr(
+        length_bias, "tell", lambda profile, seed: [f"{profile.name} with seed {seed} …", "its verdict"]
+    )
+    run.main(["demo", "--stand-in", "tiny"])
+    first, *rest = capsys.readouterr().out.splitlines()
+    assert first.startswith("Profile 'tiny' stands in for 'demo'")
+    assert rest == ["", "tiny with seed 42 …", "its verdict", "", "The report: runs/report.html"]
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="latin-1")
+    monkeypatch.setattr(sys, "stdout", stream)
+    run.main(["tiny"])
+    stream.flush()
+    assert b"tiny with seed 42 ?\nits verdict\n" in stream.buffer.getvalue(), "a terminal may lack a sign"
+    assert asked == [("tiny", False, False)] * 2
