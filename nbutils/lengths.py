@@ -295,7 +295,7 @@ def _count_sentence(split_words: Callable[[str], list[str]], text: str) -> int:
     return len(text.split())
 
 
-@functools.cache
+@functools.lru_cache(maxsize=4096)
 def _rules_for(signs: frozenset[str]) -> tuple[list[Any], list[Any], list[Any]]:
     """Of NLTK's rules those that can find something in an ASCII text that has these of the needed signs."""
     from nltk.tokenize import NLTKWordTokenizer as Nltk
