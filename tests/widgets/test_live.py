@@ -20,13 +20,30 @@ def test_without_a_kernel_the_first_state_is_shown():
     assert made._repr_mimebundle_() == {"text/html": "<b>3</b>"}
 
 
-def test_in_a_kernel_both_are_shown_and_on_colab_the_widget_alone(monkeypatch):
+class Shell:
+    """A kernel's shell that was asked to run a cell, with what the front end says of it."""
+
+    def __init__(self, **metadata):
+        self.metadata = metadata
+
+    def get_parent(self):
+        return {"metadata": self.metadata}
+
+
+def test_in_a_front_end_both_are_shown_and_on_colab_the_widget_alone(monkeypatch):
     made = live.Live(lambda k: f"<b>{k}</b>", {"k": ipywidgets.IntSlider(3)})
-    monkeypatch.setattr(live, "running_shell", object)
+    monkeypatch.setattr(live, "running_shell", lambda: Shell(cellId="a"))
     bundle = made._repr_mimebundle_()
     assert bundle["text/html"] == "<b>3</b>" and "application/vnd.jupyter.widget-view+json" in bundle
     monkeypatch.setitem(live.sys.modules, "google.colab", object())
     assert "text/html" not in made._repr_mimebundle_()
+
+
+def test_in_a_notebook_that_is_executed_unseen_the_first_state_stands_alone(monkeypatch):
+    monkeypatch.setattr(live, "running_shell", Shell)
+    assert live.Live(lambda k: f"<b>{k}</b>", {"k": ipywidgets.IntSlider(3)})._repr_mimebundle_() == {
+        "text/html": "<b>3</b>"
+    }
 
 
 def test_a_picture_needs_no_file_and_escapes_its_text():
