@@ -75,7 +75,7 @@ def share_kept(before: str, after: str) -> float:
 def show_changes(before: str, after: str, most: int = 60) -> str:
     """The two texts as one piece of HTML, escaped; of a longer run its first `most` words."""
     shown = [_mark(change.kind, change.words, most) for change in compare(before, after)]
-    return "".join(shown).lstrip()
+    return "".join(shown).strip()
 
 
 def _mark(kind: str, words: Sequence[str], most: int) -> str:
@@ -83,7 +83,8 @@ def _mark(kind: str, words: Sequence[str], most: int) -> str:
     text = "".join(words[:most])
     inner = text.lstrip()
     more = f" … ({len(words) - most:,} more words)" * (len(words) > most)
-    space = text[: len(text) - len(inner)] or " "
+    # Between tags nbconvert would make one line break of two.
+    space = text[: len(text) - len(inner)].replace("\n", "<br>") or " "
     return f'{space}<{tag} style="{look}">{escape(inner)}</{tag}>{more}'
 
 
