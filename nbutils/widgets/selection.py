@@ -21,6 +21,7 @@ from nbutils.selection.tables import bin_edges
 from nbutils.widgets.live import Live, picture
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
@@ -46,7 +47,6 @@ class _Ranked(NamedTuple):
     trained: Lengths
     shared: dict[str, Lengths]
     edges: Lengths
-    counts: Lengths
 
 
 class Cuts:
@@ -68,9 +68,8 @@ class Cuts:
         ids = self.rows["id"].to_numpy()[order]
         shared = {name: np.isin(ids, list(rival)).cumsum() for name, rival in self.rivals.items()}
         edges = np.array(bin_edges(int(lengths.max())))
-        counts = np.histogram(lengths, edges)[0]
         trained = self.rows["trained"].to_numpy()[order].cumsum()
-        return _Ranked(order, lengths[order], lengths[order].cumsum(), trained, shared, edges, counts)
+        return _Ranked(order, lengths[order], lengths[order].cumsum(), trained, shared, edges)
 
     def at(self, k: int, measure: str = "nltk_words") -> dict[str, Any]:
         """What the k longest under a measure are: threshold (the shortest kept) and ties there, sums, shared rows.
@@ -133,30 +132,18 @@ class Cuts:
     def figure(self, k: int, measure: str = "nltk_words") -> "Figure":
         """The histogram of all lengths on a logarithmic axis, what is kept coloured, with a line at the cut."""
         cut, ranked, n = self.at(k, measure), self._ranked[measure], len(self.rows)
-        kept = np.histogram(ranked.lengths[:k], ranked.edges)[0]
-        empty = int(ranked.counts[0]) * int(ranked.edges[1] == 1)
+        edges = np.unique([*ranked.edges, cut["threshold"]])  # an edge at the cut: no bin lies on both sides of it
+        whole, kept = (np.histogram(part, edges)[0] for part in (ranked.lengths, ranked.lengths[:k]))
+        shares = style.percent(k / n), style.percent(cut["trained_share"])
         caption = (
-            f"All {n:,} responses by length; coloured: what is kept, {style.percent(k / n)} of the rows and "
-            f"{style.percent(cut['trained_share'])} of the trained tokens."
-            + f" {empty} empty responses are not drawn."
-            * bool(empty)
+            f"All {n:,} responses by length; coloured: what is kept, {shares[0]} of the rows and {shares[1]} of the "
         )
+        caption += "trained tokens."
+        if empty := whole[0]:  # the first bin holds 0 alone, which has no place on the axis
+            caption += f" {empty:,} empty responses are not drawn."
         with style.in_style():
             page, axes = style.make_page(2.3, self.title(k, measure), caption, left=0.85, right=0.3, bottom=0.42)
-            edges = ranked.edges[1:] - 0.5  # a bin [low, high) of whole numbers covers low - 1/2 to high - 1/2
-            octaves = np.diff(np.log2(edges))  # equal areas are equal numbers of rows
-            axes.stairs(ranked.counts[1:] / octaves, edges, fill=True, color=style.FAINT)
-            axes.stairs(kept[1:] / octaves, edges, fill=True, color=style.VERMILION)
-            if cut["threshold"]:
-                axes.axvline(cut["threshold"] - 0.5, color=style.INK, lw=1)
-            axes.set_xscale("log", base=2)
-            ticks = [4**power for power in range(8) if 4**power <= edges[-1]]
-            axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
-            axes.minorticks_off()
-            axes.set(xlim=(0.45, edges[-1]))
-            axes.set_ylabel("rows per doubling of length", size=9)
-            axes.yaxis.set_major_formatter("{x:,.0f}")
-            axes.tick_params(axis="y", labelcolor=style.QUIET, labelsize=9)
+            _draw_histogram(axes, edges[1:], (whole[1:], kept[1:]), cut["threshold"])
             axes.set_xlabel(f"{NAMES[measure]} per response", size=9)
         return page
 
@@ -180,6 +167,24 @@ class Cuts:
         choice = [(NAMES[name], name) for name in self.measures]
         buttons = ipywidgets.ToggleButtons(options=choice, value=measure, description="length in")
         return Live(self.pane, {"k": slider, "measure": buttons})
+
+
+def _draw_histogram(axes: "Axes", edges: Lengths, parts: tuple[Lengths, Lengths], threshold: int) -> None:
+    """Columns of all rows and, over them, of the rows kept; the edges begin at 1."""
+    places = edges - 0.5  # a bin [low, high) of whole numbers covers low - 1/2 to high - 1/2
+    octaves = np.diff(np.log2(places))  # equal areas are equal numbers of rows
+    for rows, colour in zip(parts, (style.FAINT, style.VERMILION), strict=True):
+        axes.stairs(rows / octaves, places, fill=True, color=colour)
+    if threshold:
+        axes.axvline(threshold - 0.5, color=style.INK, lw=1)
+    axes.set_xscale("log", base=2)
+    ticks = [4**power for power in range(8) if 4**power <= places[-1]]
+    axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    axes.minorticks_off()
+    axes.set_xlim(0.45, places[-1])
+    axes.set_ylabel("rows per doubling of length", size=9)
+    axes.yaxis.set_major_formatter("{x:,.0f}")
+    axes.tick_params(axis="y", labelcolor=style.QUIET, labelsize=9)
 
 
 def _call(rival: str) -> str:
