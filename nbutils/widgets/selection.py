@@ -173,7 +173,7 @@ def _draw_histogram(axes: "Axes", edges: Lengths, parts: tuple[Lengths, Lengths]
     """Columns of all rows and, over them, of the rows kept; the edges begin at 1."""
     places = edges - 0.5  # a bin [low, high) of whole numbers covers low - 1/2 to high - 1/2
     octaves = np.diff(np.log2(places))  # equal areas are equal numbers of rows
-    for rows, colour in zip(parts, (style.FAINT, style.VERMILION), strict=True):
+    for rows, colour in zip(parts, (style.FAINT, style.LONGEST), strict=True):
         axes.stairs(rows / octaves, places, fill=True, color=colour)
     if threshold:
         axes.axvline(threshold - 0.5, color=style.INK, lw=1)
