@@ -20,7 +20,7 @@ from nbutils.core.manifests import Manifest, Plan
 from nbutils.core.settings import Profile
 from nbutils.data.rows import Row
 from nbutils.selection import tables
-from nbutils.selection.tables import PUBLISHED, Pool, count_dataset, make_pool
+from nbutils.selection.tables import PUBLISHED, SELECTED_FROM, Pool, count_dataset, make_pool
 
 DATASETS = (
     "alpaca-52k",
@@ -33,11 +33,6 @@ DATASETS = (
     "evol-1k-score",
     "sample",
 )
-SELECTED_FROM = {
-    "alpaca-52k": ("alpaca-1k-longest-published", "alpaca-1k-score"),
-    "evol-70k": ("evol-1k-longest-published", "evol-1k-score"),
-}
-"""The published selections of a pool, whose rows carry the pool's numbers."""
 
 
 def plan(profile: str | Profile, arm: str = "all", seed: int = 42) -> Plan:

@@ -1,11 +1,11 @@
-"""What every notebook shares: first lines, a look at the parameters, closing checks, a browser of tables."""
+"""What every notebook shares: first lines, a look at the parameters, closing checks, and what cells show."""
 
 import ast
 import importlib.metadata
 import importlib.util
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,11 @@ from nbutils.core.errors import InputError
 from nbutils.core.machine import running_shell
 from nbutils.core.manifests import Manifest
 from nbutils.core.settings import Profile, load_profile
-from nbutils.core.tables import Table
 from nbutils.figures import registry
 from nbutils.selection import preflight
+from nbutils.widgets.live import Folded, browse
+
+__all__ = ["Folded", "begin", "browse", "check", "show_figure", "tell"]
 
 _FORMAT_WARNING = warnings.formatwarning
 
@@ -123,25 +125,11 @@ def show_figure(name: str, made: Manifest) -> None:
     display(registry.draw(name, note="Drawn from the real data, as the project keeps their numbers."))
 
 
-def browse(sizes: Mapping[str, int], show: Callable[[str, int], Table]) -> Any:
-    """A menu of `sizes` (name to number of places) and a slider that show the table `show(name, place)`, from place 0.
-
-    Where there are no widgets: the table of the first name and place.
-    """
+def tell(text: str) -> None:
+    """Show a passage of Markdown, whose numbers are those of the tables at hand."""
     if running_shell() is None:
-        return show(next(iter(sizes)), 0)
-    import ipywidgets
+        print(text)
+        return
+    from IPython.display import Markdown, display
 
-    menu = ipywidgets.Dropdown(options=list(sizes), description="show")
-    slider = ipywidgets.IntSlider(1, 1, sizes[menu.value], description="place", continuous_update=False)
-    # HTML and not an Output widget: under papermill the latter made a run hang, once in three.
-    table = ipywidgets.HTML()
-
-    def draw(_: object = None) -> None:
-        slider.max = sizes[menu.value]
-        table.value = show(menu.value, slider.value - 1)._repr_html_()
-
-    menu.observe(draw, "value")
-    slider.observe(draw, "value")
-    draw()
-    return ipywidgets.VBox([menu, slider, table])
+    display(Markdown(text))

@@ -15,9 +15,9 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from nbutils import arms, lengths, select
+from nbutils import arms, data, lengths, select
 from nbutils.core import disk, manifests
 from nbutils.core.errors import InputError, exits_cleanly
 from nbutils.core.judge_settings import Refining
@@ -33,10 +33,14 @@ from nbutils.llm.client import Ledger, LocalBackend, Reply, Request
 from nbutils.llm.control_tokens import restore
 from nbutils.llm.thoughts import split_thoughts
 
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
 OPEN, CLOSE = "[Better Answer]", "[End]"
 """The tags of the project's own prompt."""
 
 STAND_IN = "scripted stand-in"
+STAND_IN_NOTE = f"Rewritten by a {STAND_IN}: it sets every sentence on a line of its own and improves nothing."
 
 
 def describe(profile: str | Profile) -> str:
@@ -74,6 +78,29 @@ def rewritten_rows(profile: Profile, arm: str, seed: int, rows: Sequence[Row]) -
 def load_refined(manifest: Manifest) -> list[dict[str, Any]]:
     """The records that a finished rewriting holds."""
     return disk.read_jsonl(manifest.path("refined.jsonl"))
+
+
+def published_rewrites(factor: float) -> "DataFrame":
+    """The paper's 1,000 longest and what GPT-3.5 made of them: both texts, their NLTK words, and flags (of FLAGS).
+
+    factor: the change of length that is flagged (see `find_flags`). Empty where a published file is not at hand.
+    """
+    import pandas as pd
+
+    names = ("alpaca-1k-longest-published", "alpaca-1k-longest-refined")
+    if not all(map(data.is_at_hand, names)):
+        columns = dict.fromkeys(("instruction", "original", "refined", "flags"), "str")
+        columns |= dict.fromkeys(("id", "words_before", "words_after"), "int64")
+        return pd.DataFrame(columns=list(columns)).astype(columns)
+    before, after = (data.load_rows(name) for name in names)
+    words = [lengths.count_again([row.response for row in rows], "nltk_words") for rows in (before, after)]
+    frame = pd.DataFrame({"id": [row.id for row in before], "instruction": [row.instruction for row in before]})
+    frame["original"], frame["refined"] = ([row.response for row in rows] for rows in (before, after))
+    frame["words_before"], frame["words_after"] = words
+    frame["flags"] = [
+        ", ".join(find_flags(*pair, factor)) for pair in zip(frame["original"], frame["refined"], strict=True)
+    ]
+    return frame
 
 
 def _prepare(profile: str | Profile, arm: str | None) -> tuple[Profile, str]:

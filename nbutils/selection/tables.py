@@ -8,8 +8,8 @@ import functools
 import itertools
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -22,6 +22,11 @@ from nbutils.selection import draw, topk
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+SELECTED_FROM = {
+    "alpaca-52k": ("alpaca-1k-longest-published", "alpaca-1k-score"),
+    "evol-70k": ("evol-1k-longest-published", "evol-1k-score"),
+}
+"""The published selections of a pool, whose rows carry the pool's numbers."""
 PUBLISHED = {"alpaca-52k": "alpaca-1k-longest-published", "evol-70k": "evol-1k-longest-published"}
 RULES = ("longest", "longest-stratified", "longest-instruction", "shortest", "random-7", "random-token-matched-7")
 
@@ -77,6 +82,38 @@ def count_dataset(name: str) -> Counted:
 def measures_at_hand() -> list[str]:
     """The paper's measure first, then its rivals; Llama-2 tokens only where the tokenizer is at hand."""
     return ["nltk_words", "words", "chars", *(["tokens"] if data.is_at_hand("llama2-tokenizer") else [])]
+
+
+def tabulate_rows(dataset: Counted) -> "DataFrame":
+    """A line for each row: id, what was asked, the response, its length under every measure, its trained tokens."""
+    import pandas as pd
+
+    asked = ["\n\n".join(filter(None, [row.instruction, row.input])) for row in dataset.rows]
+    about = {"id": [row.id for row in dataset.rows], "instruction": asked, "response": texts_of(dataset.rows)}
+    return pd.DataFrame({**about, **dataset.lengths, "trained": dataset.trained})
+
+
+def published_ids(pool: str) -> dict[str, set[int]]:
+    """Row numbers of the published selections of a pool that are at hand, by the selection's name."""
+    there = filter(data.is_at_hand, SELECTED_FROM.get(pool, ()))
+    return {name: {row.id for row in data.load_rows(name)} for name in there}
+
+
+def tabulate_facts(facts: Mapping[str, Any]) -> "DataFrame":
+    """What a selection found, in words: a line each, with what it is counted of (both as `select` keeps them)."""
+    import pandas as pd
+
+    unit = {"nltk_words": "NLTK words", "chars": "characters"}.get(facts["measure"], facts["measure"])
+    lines = [
+        ("rows kept", facts["rows"], facts["pool_rows"]),
+        (f"shortest response kept, in {unit}", facts["threshold"], None),
+        ("rows of exactly that length, kept", facts.get("ties_taken"), facts.get("ties_at_threshold")),
+        ("mean length of the rows kept", round(facts["mean_length"], 1) if "mean_length" in facts else None, None),
+        ("trained tokens", facts.get("trained_tokens"), None),
+        ("row numbers that are in the published selection", facts.get("ids_in_published_selection"), facts["rows"]),
+    ]
+    known = [line for line in lines if line[1] is not None]
+    return pd.DataFrame(known, columns=["of the selection", "found", "of"], dtype=object)
 
 
 def texts_of(rows: Iterable[Row]) -> list[str]:

@@ -45,11 +45,21 @@ class Live:
         return ipywidgets.VBox([*self.controls.values(), pane])
 
     def _repr_mimebundle_(self, **options: Any) -> dict[str, Any]:
-        if running_shell() is None:
+        if not _is_watched():
             return {"text/html": self.html()}
         shown: dict[str, Any] = self.box()._repr_mimebundle_(**options)
         # Colab shows the HTML where it is given both.
         return shown if "google.colab" in sys.modules else shown | {"text/html": self.html()}
+
+
+def _is_watched() -> bool:
+    """Whether a front end shows this while the kernel lives: it names the cell that it has run, as papermill does not.
+
+    A page made of an executed notebook would show widgets by scripts from elsewhere, or, without a network, nothing.
+    """
+    shell = running_shell()
+    asked = shell.get_parent() if hasattr(shell, "get_parent") else {}
+    return "google.colab" in sys.modules or "cellId" in asked.get("metadata", {})
 
 
 def picture(figure: "Figure", text: str) -> str:
@@ -58,3 +68,32 @@ def picture(figure: "Figure", text: str) -> str:
     figure.savefig(buffer, format="png", dpi=110)
     coded = base64.b64encode(buffer.getvalue()).decode()
     return f'<img alt="{escape(text)}" src="data:image/png;base64,{coded}" style="max-width:100%">'
+
+
+class Folded:
+    """What is shown on demand: a line that opens on a click, and what lies behind it (anything with an HTML form)."""
+
+    def __init__(self, line: str, shown: Any):
+        self.line, self.shown = line, shown
+
+    def _repr_html_(self) -> str:
+        summary = f'<summary style="cursor: pointer">{escape(self.line)}</summary>'
+        return f"<details>{summary}{self.shown._repr_html_()}</details>"
+
+    def __repr__(self) -> str:
+        return f"{self.line}\n{self.shown!r}"
+
+
+def browse(sizes: Mapping[str, int], show: Callable[[str, int], Any]) -> Live:
+    """A menu of `sizes` (name to number of places) and a slider over the table `show(name, place)`, from place 0."""
+    import ipywidgets
+
+    menu = ipywidgets.Dropdown(options=list(sizes), description="show")
+    slider = ipywidgets.IntSlider(1, 1, sizes[menu.value], description="place", continuous_update=False)
+    menu.observe(lambda change: setattr(slider, "max", sizes[change["new"]]), "value")
+
+    def draw(name: str, place: int) -> str:
+        shown: str = show(name, min(place, sizes[name]) - 1)._repr_html_()
+        return shown
+
+    return Live(draw, {"name": menu, "place": slider})

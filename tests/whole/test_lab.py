@@ -238,6 +238,25 @@ def test_the_browser_of_examples_answers(lab, page):
     take_picture(page, "01_explore-clicked")
 
 
+@SHORT
+def test_the_cut_moves_with_its_slider(lab, page):
+    from playwright.sync_api import expect
+
+    open_notebook(page, lab, "02_select")
+    assert errors(run_all(page)) == []
+    widgets = scroll_to(page, "cuts.live(")
+    image, kept = widgets.locator(".widget-html img"), widgets.locator(".widget-html td").nth(1)
+    expect(kept).to_have_text("60")
+    assert image.get_attribute("alt").startswith("The 60 longest by NLTK words: ")
+    click_slider(widgets, 0.5)  # half way from 1 to 260, mostly on a logarithmic scale
+    expect(kept).to_have_text(re.compile(r"^3\d$"))
+    widgets.get_by_role("button", name="characters").click()
+    expect(image).to_have_attribute(
+        "alt", re.compile(r"^The 3\d longest by characters: responses of [\d,]{4,} and more")
+    )
+    take_picture(page, "02_select-moved")
+
+
 def click_slider(widgets, share):
     """Click into the track of the only slider, at a share (0 to 1) of its width."""
     track = widgets.locator(".noUi-base")
