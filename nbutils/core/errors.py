@@ -12,6 +12,10 @@ from typing import Any, NoReturn
 class InputError(ValueError):
     """Something the user gave is wrong; the message names the file, row or key, and the mend."""
 
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows of it, by IPython's rule: one line as everywhere, without a traceback."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 class ArgumentParser(argparse.ArgumentParser):
     """An argument parser whose complaints are InputErrors: one line, without the usage."""
