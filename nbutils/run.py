@@ -181,6 +181,9 @@ def execute_notebook(source: Path, output: Path, parameters: Mapping[str, Any]) 
                 complaint = f"{error.ename}: {error.evalue}"
                 kept = "the notebook as far as it came is" if error.ename == InputError.__name__ else kept
             raise InputError(f"{source.stem}: {complaint}; {kept} {failed}") from None
+        except KeyboardInterrupt:
+            part.unlink(missing_ok=True)
+            raise
         part.replace(output)
         failed.unlink(missing_ok=True)
 
