@@ -1,18 +1,13 @@
 """Ctrl-C, sent to real processes: one line, status 130, no process left, and nothing half-written."""
 
-import http.server
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
-from pathlib import Path
 
 import psutil
 import pytest
-
-from nbutils.core import disk, tables
 
 SAID = "interrupted; what was finished is kept, run the same command to continue"
 
