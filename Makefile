@@ -10,7 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # A run is a dozen processes: the project's own modules are compiled once, not in each of them.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-rest test-all test-long run batch figures bench check-gpu lab lint style format setup setup-dev \
+.PHONY: demo test test-rest test-all test-long run batch figures site bench check-gpu lab lint style format setup setup-dev \
 	setup-batch clean help
 
 help:
@@ -21,6 +21,7 @@ help:
 	@echo "make run PROFILE=colab-t4   run a profile on this machine"
 	@echo "make batch PROFILE=llama2-7b BATCH=slurm   a profile as a grid of jobs; without BATCH in parallel on this machine"
 	@echo "make figures    redraw figures/ from the committed tables"
+	@echo "make site       the notebooks of a finished run as pages for any web server (PROFILE=..., else the demo's)"
 	@echo "make bench      the measured aims that this machine can check"
 	@echo "make check-gpu  whether training and generation hold on this machine's card, in ten minutes"
 	@echo "make lab        open the notebooks in JupyterLab"
@@ -68,6 +69,9 @@ lab: setup
 
 figures: setup
 	$(BIN)/python -m nbutils.figures
+
+site: setup
+	$(BIN)/python -m nbutils.execution.site $(PROFILE)
 
 bench: setup-dev
 	$(BIN)/python benchmarks/run.py
