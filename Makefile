@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet
 PROFILE ?= tiny
 LAB_ROOT ?= $(CURDIR)
+USER_ID ?= $(shell id -u)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # A run is a dozen processes: the project's own modules are compiled once, not in each of them.
 unexport PYTHONDONTWRITEBYTECODE
@@ -63,9 +64,11 @@ run: setup
 batch: setup-batch
 	$(BIN)/python -m nbutils.execution.cluster $(PROFILE) $(if $(BATCH),--on $(BATCH)) $(if $(OPTIONS),-- $(OPTIONS))
 
-# The root is the repository, so that the notebooks' links to figures/ and docs/ lead somewhere.
+# The root is the repository, so that the notebooks' links to docs/ lead somewhere. JupyterLab refuses the user root
+# unless told otherwise, and in a container that is who one is.
 lab: setup
-	$(BIN)/jupyter lab --ServerApp.root_dir="$(LAB_ROOT)" --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb
+	$(if $(filter 0,$(USER_ID)),@echo "As root: whoever has the token below can do anything on this machine or in this container.")
+	$(BIN)/jupyter lab $(if $(filter 0,$(USER_ID)),--allow-root )--ServerApp.root_dir="$(LAB_ROOT)" --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb
 
 figures: setup
 	$(BIN)/python -m nbutils.figures

@@ -120,7 +120,7 @@ def _read(path: Path) -> "NotebookNode":
     import nbformat
 
     try:
-        return nbformat.read(path, as_version=4)  # type: ignore[no-any-return, no-untyped-call]
+        return nbformat.read(path, as_version=4)
     except Exception as error:
         why = (str(error).splitlines() or [""])[0][:200]
         raise InputError(f"{path}: not a notebook ({why}): remove it and run the profile again") from None
