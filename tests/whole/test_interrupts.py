@@ -75,6 +75,7 @@ def test_before_a_commands_first_line(tmp_path):
     assert_clean(command, tmp_path, progress="import time:")
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_while_a_notebook_is_executed(tmp_path):
     command = Command(tmp_path, "nbutils.run", "tiny")
