@@ -6,11 +6,12 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet
 PROFILE ?= tiny
 LAB_ROOT ?= $(CURDIR)
+USER_ID ?= $(shell id -u)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # A run is a dozen processes: the project's own modules are compiled once, not in each of them.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-rest test-all test-long run batch figures bench check-gpu lab lint style format setup setup-dev \
+.PHONY: demo test test-rest test-all test-long run batch figures site bench check-gpu lab lint style format setup setup-dev \
 	setup-batch clean help
 
 help:
@@ -21,6 +22,7 @@ help:
 	@echo "make run PROFILE=colab-t4   run a profile on this machine"
 	@echo "make batch PROFILE=llama2-7b BATCH=slurm   a profile as a grid of jobs; without BATCH in parallel on this machine"
 	@echo "make figures    redraw figures/ from the committed tables"
+	@echo "make site       the notebooks of a finished run as pages for any web server (PROFILE=..., else the demo's)"
 	@echo "make bench      the measured aims that this machine can check"
 	@echo "make check-gpu  whether training and generation hold on this machine's card, in ten minutes"
 	@echo "make lab        open the notebooks in JupyterLab"
@@ -62,12 +64,17 @@ run: setup
 batch: setup-batch
 	$(BIN)/python -m nbutils.execution.cluster $(PROFILE) $(if $(BATCH),--on $(BATCH)) $(if $(OPTIONS),-- $(OPTIONS))
 
-# The root is the repository, so that the notebooks' links to figures/ and docs/ lead somewhere.
+# The root is the repository, so that the notebooks' links to docs/ lead somewhere. JupyterLab refuses the user root
+# unless told otherwise, and in a container that is who one is.
 lab: setup
-	$(BIN)/jupyter lab --ServerApp.root_dir="$(LAB_ROOT)" --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb
+	$(if $(filter 0,$(USER_ID)),@echo "As root: whoever has the token below can do anything on this machine or in this container.")
+	$(BIN)/jupyter lab $(if $(filter 0,$(USER_ID)),--allow-root )--ServerApp.root_dir="$(LAB_ROOT)" --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb
 
 figures: setup
 	$(BIN)/python -m nbutils.figures
+
+site: setup
+	$(BIN)/python -m nbutils.execution.site $(PROFILE)
 
 bench: setup-dev
 	$(BIN)/python benchmarks/run.py

@@ -18,6 +18,7 @@ import selection
 import training
 
 from nbutils.core import disk, manifests
+from nbutils.core.errors import exits_cleanly
 
 BENCHMARKS: list[Callable[[], Any]] = [
     *selection.BENCHMARKS,
@@ -64,4 +65,4 @@ def _machine() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    exits_cleanly(main)(sys.argv[1:])

@@ -6,7 +6,13 @@ At the root stand the nine stages, one module each, named as their notebooks: `e
 (docs/map.md); a module imports from its own room and from lower floors only.
 """
 
+import sys
 from pathlib import Path
+
+from nbutils.core.errors import catch_interrupts
+
+if sys.argv[:1] == ["-m"]:  # as long as Python looks for the module of `python -m nbutils...`
+    catch_interrupts()
 
 __version__ = "0.1.0"
 

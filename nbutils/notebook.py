@@ -3,6 +3,7 @@
 import ast
 import importlib.metadata
 import importlib.util
+import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -29,14 +30,16 @@ SHOWN = ("torch", "transformers", "trl", "peft", "bitsandbytes", "nltk", "paperm
 def begin(profile: str) -> Profile:
     """Print one line of versions and device and one on the data; return the profile with what is at hand.
 
-    In a notebook, from here on: a parameter that papermill would only warn of is refused. Raises InputError for a file
-    that is not there.
+    In a notebook, from here on: a parameter that papermill would only warn of, or not look at, is refused. Raises
+    InputError for a file that is not there.
     """
+    shell = running_shell()
+    if shell:
+        refuse_injected(shell.user_ns.get("In", []))
     given = load_profile(profile)
     preflight.refuse_missing(given)
-    if shell := running_shell():
+    if shell:
         warnings.formatwarning = _format_warning
-        refuse_injected(shell.user_ns.get("In", []))
         refuse_foreign_arm(given, shell.user_ns.get("arm"))
         shell.set_custom_exc((NameError,), _explain_missing)
     chosen = arms.with_data_at_hand(given)
@@ -57,7 +60,7 @@ def _format_warning(
 
 
 def refuse_injected(cells: Sequence[str]) -> None:
-    """Raise InputError for a parameter that the notebook does not declare, or one that looks like a key.
+    """Raise InputError for a parameter that is not declared, is of another kind, or looks like a key.
 
     cells: the sources that were run so far. papermill puts what it was given into a cell of its own behind the
     declared parameters, begins it with "# Parameters", and merely warns of names that it does not know.
@@ -72,6 +75,39 @@ def refuse_injected(cells: Sequence[str]) -> None:
         )
     if declared and (unknown := sorted(set(given) - set(declared))):
         raise InputError(f"unknown parameter '{unknown[0]}': this notebook takes {', '.join(declared)}")
+    for name, value in given.items():
+        if name in declared:
+            refuse_kind(name, _evaluate(declared[name]), _evaluate(value))
+
+
+KINDS: dict[type, str] = {
+    str: "a text",
+    int: "a whole number",
+    float: "a decimal number",
+    bool: "a boolean",
+    list: "a list",
+    dict: "a table",
+    type(None): "nothing",
+}
+
+
+def refuse_kind(name: str, declared: Any, value: Any) -> None:
+    """Raise InputError for a parameter's value of another kind than its declaration's.
+
+    Where None is declared any kind goes, and where a decimal number is, a whole one as well. A boolean is no number.
+    """
+    wanted, found = type(declared), type(value)
+    if declared is None or found is wanted or (wanted is float and found is int):
+        return
+    shown = repr(value) if len(repr(value)) <= 40 else f"{repr(value)[:39]}…"
+    kinds = [KINDS.get(kind, kind.__name__) for kind in (wanted, found)]
+    raise InputError(f"parameter '{name}' takes {kinds[0]}, not {shown} ({kinds[1]})")
+
+
+def _evaluate(written: str) -> Any:
+    """A parameter's value as papermill writes it: a literal, or `float('nan')` and its like."""
+    number = re.fullmatch(r"float\('([^']*)'\)", written)
+    return float(number[1]) if number else ast.literal_eval(written)
 
 
 def _assigned(cell: str) -> dict[str, str]:

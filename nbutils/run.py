@@ -10,9 +10,9 @@ profile that is run where the packaged base model of the first cannot be had.
 """
 
 import ast
+import contextlib
 import itertools
 import os
-import re
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -21,13 +21,25 @@ from typing import Any, NamedTuple, TextIO
 
 from filelock import FileLock
 
-from nbutils import ROOT, arms, capabilities, explore, finetune, generate, judge, length_bias, refine, report, select
+from nbutils import (
+    ROOT,
+    arms,
+    capabilities,
+    explore,
+    finetune,
+    generate,
+    judge,
+    length_bias,
+    notebook,
+    refine,
+    report,
+    select,
+)
 from nbutils.core import disk, judge_settings, manifests
 from nbutils.core.errors import ArgumentParser, InputError, exits_cleanly
 from nbutils.core.machine import choose_precision, describe_device
 from nbutils.core.manifests import Plan
 from nbutils.core.settings import Profile, load_profile
-from nbutils.data import obtain
 from nbutils.selection import preflight
 from nbutils.training import gguf, models
 
@@ -165,9 +177,14 @@ def execute_notebook(source: Path, output: Path, parameters: Mapping[str, Any]) 
         except (papermill.PapermillExecutionError, DeadKernelError) as error:
             part.replace(failed)
             complaint = "its Python process was killed (mostly: out of memory); run the same command to continue"
+            kept = "the whole traceback is in"
             if isinstance(error, papermill.PapermillExecutionError):
                 complaint = f"{error.ename}: {error.evalue}"
-            raise InputError(f"{source.stem}: {complaint}; the whole traceback is in {failed}") from None
+                kept = "the notebook as far as it came is" if error.ename == InputError.__name__ else kept
+            raise InputError(f"{source.stem}: {complaint}; {kept} {failed}") from None
+        except KeyboardInterrupt:
+            part.unlink(missing_ok=True)
+            raise
         part.replace(output)
         failed.unlink(missing_ok=True)
 
@@ -175,8 +192,8 @@ def execute_notebook(source: Path, output: Path, parameters: Mapping[str, Any]) 
 def refuse_parameters(source: Path, parameters: Mapping[str, Any]) -> None:
     """Raise InputError, before papermill writes it anywhere, for a parameter that looks like a key.
 
-    And for one that the notebook does not declare (papermill only warns), or of another kind. Values are not repeated:
-    one that was meant for the environment might be among them.
+    And for one that the notebook does not declare (papermill only warns), or of another kind. The value of an unknown
+    one is not repeated: it might have been meant for the environment.
     """
     import papermill
 
@@ -189,10 +206,10 @@ def refuse_parameters(source: Path, parameters: Mapping[str, Any]) -> None:
     for name, value in parameters.items():
         if name not in known:
             raise InputError(f"{source.name}: unknown parameter '{name}': it takes {', '.join(known)}")
-        wanted = type(ast.literal_eval(known[name]["default"]))
-        if type(value) is not wanted:
-            kinds = f"{wanted.__name__}, not {type(value).__name__}"
-            raise InputError(f"{source.name}: parameter '{name}' must be of type {kinds}")
+        try:
+            notebook.refuse_kind(name, ast.literal_eval(known[name]["default"]), value)
+        except InputError as error:
+            raise InputError(f"{source.name}: {error}") from None
 
 
 MODELS = ("04_finetune", "05_generate", "08_capabilities")
@@ -248,22 +265,15 @@ def run_profile(name: str, optional: bool = False, on_cpu: bool = False) -> Path
     return report.locate(given, profile.seeds[-1])
 
 
-def choose_profile(name: str, stand_in: str) -> str:
-    """The profile to run: the stand-in, with a line that says why, where the packaged base model cannot be had.
-
-    A package that is here and has the wrong bytes is refused, and nothing stands in for it.
-    """
-    base = load_profile(name).model.base
-    load_profile(stand_in)
-    if not gguf.is_packaged(base) or gguf.is_at_hand(base):
-        return name
-    try:
-        obtain(base)
-    except InputError as error:
-        why = " ".join(str(error).split())
-        print(f"Profile '{stand_in}' stands in for '{name}', whose model cannot be had: {why}", flush=True)
-        return stand_in
-    return name
+def read_value(text: str) -> str | int | float | bool | None:
+    """The value of a parameter on a command line, of the kind that papermill's own `-p` would take it for."""
+    names = {"True": True, "False": False, "None": None}
+    if text in names:
+        return names[text]
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    return text
 
 
 def run_alone(name: str, stem: str, parameters: Mapping[str, Any]) -> Path:
@@ -310,10 +320,10 @@ def main(arguments: list[str] | None = None) -> None:
     if given.check:
         print("\n".join(preflight.check_whole(load_profile(given.profile))))
     elif given.only:
-        pairs = {name: int(value) if re.fullmatch(r"-?\d+", value) else value for name, value in given.parameters}
+        pairs = {name: read_value(value) for name, value in given.parameters}
         print(f"\nThe notebook: {run_alone(given.profile, given.only, pairs)}")
     else:
-        name = choose_profile(given.profile, given.stand_in) if given.stand_in else given.profile
+        name = gguf.choose_profile(given.profile, given.stand_in) if given.stand_in else given.profile
         page, profile = run_profile(name, given.all, given.cpu), load_profile(name)
         lines = ["", *length_bias.tell(profile, profile.seeds[-1]), "", f"The report: {page}"]
         shown = "\n".join(lines).encode(sys.stdout.encoding or "utf-8", "replace")  # a terminal may lack a sign

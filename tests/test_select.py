@@ -393,8 +393,9 @@ def hub_folder(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["out.parquet", "out.jsonl", "out.jsonl.gz"])
-def test_a_hub_dataset(hub_folder, tmp_path, name):
+def test_a_hub_dataset(hub_folder, tmp_path, capfd, name):
     dataset, out = HubDataset(str(hub_folder)), tmp_path / name
+    assert capfd.readouterr() == ("", "")  # no bars in a log
     kept = files.read_longest(files.Inputs([hub_folder], [dataset]), SelectionRequest(3, "words")).kept
     assert (kept.ids.tolist(), kept.n) == (LONGEST_3, 8)
     dataset.write_selected(kept.ids, out)

@@ -1,16 +1,22 @@
-"""Bad input becomes one clear line and exit status 2, for every command of the project."""
+"""Bad input becomes one clear line and exit status 2, Ctrl-C one line and 130, for every command of the project."""
 
 import argparse
 import errno
 import functools
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any, NoReturn
 
 
 class InputError(ValueError):
     """Something the user gave is wrong; the message names the file, row or key, and the mend."""
+
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows of it, by IPython's rule: one line as everywhere, without a traceback."""
+        return [f"{type(self).__name__}: {self}"]
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -29,7 +35,10 @@ class ArgumentParser(argparse.ArgumentParser):
 
 
 def exits_cleanly(main: Callable[..., None]) -> Callable[..., None]:
-    """Wrap a command's `main`: an InputError is printed as one line on stderr and the process exits with 2."""
+    """Wrap a command's `main`: an InputError is printed as one line on stderr and the process exits with 2.
+
+    Ctrl-C is one line as well, and the status is 130.
+    """
 
     @functools.wraps(main)
     def wrapped(*args: object) -> None:
@@ -43,10 +52,35 @@ def exits_cleanly(main: Callable[..., None]) -> Callable[..., None]:
             print("error: " + " ".join(said.split()), file=sys.stderr)
             sys.exit(2)
         except KeyboardInterrupt:
-            print("interrupted; what was finished is kept, run the same command to continue", file=sys.stderr)
-            sys.exit(130)
+            _end_interrupted()
 
     return wrapped
+
+
+def catch_interrupts() -> None:
+    """Let Ctrl-C be one line from here on, before a command's `main` as well: its imports take seconds."""
+    sys.excepthook = _show
+
+
+def _show(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        print(INTERRUPTED, file=sys.stderr, flush=True)
+        os._exit(130)  # of an interrupt that reaches this place, Python itself makes a death by the signal
+    sys.__excepthook__(kind, error, trace)
+
+
+INTERRUPTED = "interrupted; what was finished is kept, run the same command to continue"
+
+
+def _end_interrupted() -> NoReturn:
+    is_command = sys.excepthook is _show
+    if is_command:  # whoever presses again does not wait for what is being closed
+        signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    print(INTERRUPTED, file=sys.stderr, flush=True)
+    waiting = any(thread.name.startswith("ThreadPoolExecutor") for thread in threading.enumerate())
+    if is_command and waiting:  # Python would wait for threads that wait for a server
+        os._exit(130)
+    sys.exit(130)
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

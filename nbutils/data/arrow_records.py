@@ -7,6 +7,7 @@ Reading streams record batches; a selection keeps the schema, with every type th
 
 import contextlib
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -256,6 +257,8 @@ class HubDataset(ArrowTable):
         if settings.is_offline() and not Path(name).exists():
             raise InputError(f"{name}: no such file, and LIM_OFFLINE forbids asking the Hub: give a file")
         super().__init__(Path(name), [Path(name)])
+        if not sys.stderr.isatty():
+            datasets.disable_progress_bars()  # a log would be full of them
         try:
             self._data: Any = datasets.load_dataset(name, config, split=split)
         except Exception as error:

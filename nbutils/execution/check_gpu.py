@@ -23,7 +23,7 @@ import numpy as np
 from nbutils import finetune, generate
 from nbutils.core import manifests
 from nbutils.core.errors import ArgumentParser, exits_cleanly
-from nbutils.core.machine import Precision, choose_precision, describe_device, free_memory, size_text
+from nbutils.core.machine import Precision, choose_precision, describe_device, free_memory, quiet_libraries, size_text
 from nbutils.core.settings import Profile
 from nbutils.execution import random_models
 from nbutils.execution.random_models import ARM, CARD, SMALL, Size
@@ -331,6 +331,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--small", action="store_true", help="the small size, as without a card")
     given, precision, started = parser.parse_args(arguments), choose_precision(), time.monotonic()
     print(f"{describe_device()}, {precision.dtype}: {precision.reason}", flush=True)
+    quiet_libraries()
     size = SMALL if given.small or precision.device == "cpu" else CARD
     checks = []
     with tempfile.TemporaryDirectory() as folder:

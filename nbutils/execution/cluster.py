@@ -11,6 +11,7 @@ import json
 import os
 import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -138,14 +139,25 @@ def start(
     arguments = ["--snakefile", str(snakefile), "--directory", str(folder), "--slurm-jobname-prefix", job_name]
     arguments += ["--nolock", "--ignore-incomplete", "--rerun-triggers", "mtime", "--keep-going", *where]
     arguments += ["--dry-run"] * options.dry_run
+    interrupts: list[int] = []
+
+    def interrupt(number: int, _: object) -> None:
+        interrupts.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, interrupt)
     try:
         main([*arguments, *also, *options.extra, "--config", *values])
     except SystemExit as ended:
+        if interrupts:  # Snakemake ends its jobs, and says no more than that something failed
+            raise KeyboardInterrupt from None
         if ended.code:
             raise InputError(
                 f"not all jobs are done: the first error stands above, logs lie in {folder}/.snakemake; "
                 "run the same command again to continue"
             ) from None
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class Grid(NamedTuple):

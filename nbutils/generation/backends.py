@@ -122,14 +122,18 @@ class ServerBackend:
 
     def answer(self, questions: Sequence[Question]) -> Iterator[Completion]:
         """Ask `concurrency` questions at once. Raises InputError at the first that fails for good."""
-        with contextlib.closing(self._client), ThreadPoolExecutor(self._server.concurrency) as pool:
+        pool, waits = ThreadPoolExecutor(self._server.concurrency), True
+        with contextlib.closing(self._client):
             asked = [pool.submit(self._ask, question) for question in questions]
             try:
                 for done in as_completed(asked):
                     yield done.result()
+            except (KeyboardInterrupt, GeneratorExit):
+                waits = False  # a server may take minutes for what it has begun
+                raise
             finally:
                 self._closing.set()  # nobody goes on waiting for another attempt
-                pool.shutdown(wait=False, cancel_futures=True)
+                pool.shutdown(wait=waits, cancel_futures=True)
 
     def facts(self) -> dict[str, Any]:
         """Which server, and which of its models."""

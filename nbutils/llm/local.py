@@ -17,7 +17,7 @@ from typing import Any
 from nbutils.core.disk import sha256_file, sha256_json
 from nbutils.core.errors import InputError
 from nbutils.core.judge_settings import TOO_SMALL, JudgeModel
-from nbutils.core.machine import choose_precision
+from nbutils.core.machine import choose_precision, quiet_libraries
 from nbutils.llm.client import Record, Reply, Request
 from nbutils.llm.thoughts import split_thoughts
 
@@ -94,6 +94,7 @@ def load(judge: JudgeModel) -> tuple[Any, Any]:
     """Tokenizer and model, ready for generation. Raises InputError where one cannot be had or is too small."""
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+    quiet_libraries()
     precision, options = choose_precision(), _options(judge)
     number_format: dict[str, Any] = {"dtype": precision.torch_dtype}
     if precision.device != "cpu":

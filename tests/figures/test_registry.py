@@ -160,6 +160,7 @@ def test_command_needs_neither_data_nor_network(copy, tmp_path):
     shutil.copytree(copy / "tables", folder / "tables")
     command = [sys.executable, "-m", "nbutils.figures", "--folder", str(folder)]
     environment = {"LIM_OFFLINE": "1", "LIM_DATA_CACHE": str(tmp_path), "HOME": str(tmp_path), "MPLBACKEND": "agg"}
+    environment |= {"HTTP_PROXY": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9"}  # leads nowhere
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert "token-budget" in done.stdout
     assert contents(folder) == contents(copy)

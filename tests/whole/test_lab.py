@@ -79,7 +79,7 @@ def lab(tmp_path_factory):
     for name in ("notebooks", "figures"):
         shutil.copytree(ROOT / name, folder / "root" / name)
     command, port = lab_command(folder / "root"), free_port()
-    options = ["--no-browser", "--allow-root", f"--port={port}", "--ServerApp.port_retries=0"]
+    options = ["--no-browser", f"--port={port}", "--ServerApp.port_retries=0"]
     options += [f"--IdentityProvider.token={TOKEN}", "--LabApp.expose_app_in_browser=True"]
     with open(folder / "lab.log", "wb") as log:
         server = subprocess.Popen([*command, *options], env=environment(folder), cwd=ROOT, stdout=log, stderr=log)
@@ -101,6 +101,14 @@ def lab_command(root):
         check=True,
     )
     return shlex.split(printed.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize(("user", "is_allowed"), [("0", True), ("1000", False)])
+def test_root_is_let_in_and_told(user, is_allowed):
+    made = ["make", "--no-print-directory", "-n", "lab", f"USER_ID={user}", f"BIN={Path(sys.executable).parent}"]
+    printed = subprocess.run(made, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert ("--allow-root" in printed) is is_allowed
+    assert ("As root: whoever has the token" in printed) is is_allowed
 
 
 def environment(folder):

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -97,10 +98,12 @@ def test_a_key_is_seen_inside_a_value(key, around):
     ("parameters", "complaint"),
     [
         ({"arms": "x"}, r"^02_select\.ipynb: unknown parameter 'arms': it takes profile, arm, seed$"),
-        ({"seed": "7"}, r"^02_select\.ipynb: parameter 'seed' must be of type int, not str$"),
-        ({"arm": 7}, r"^02_select\.ipynb: parameter 'arm' must be of type str, not int$"),
+        ({"seed": "7"}, r"^02_select\.ipynb: parameter 'seed' takes a whole number, not '7' \(a text\)$"),
+        ({"seed": True}, r"^02_select\.ipynb: parameter 'seed' takes a whole number, not True \(a boolean\)$"),
+        ({"arm": 7}, r"^02_select\.ipynb: parameter 'arm' takes a text, not 7 \(a whole number\)$"),
+        ({"profile": ["a"]}, r"^02_select\.ipynb: parameter 'profile' takes a text, not \['a'\] \(a list\)$"),
     ],
-    ids=["misspelt", "text for a number", "number for a text"],
+    ids=["misspelt", "text for a number", "boolean for a number", "number for a text", "list for a text"],
 )
 def test_a_parameter_that_does_not_fit_is_refused_before_anything_is_written(tmp_path, parameters, complaint):
     with pytest.raises(InputError, match=complaint):
@@ -113,12 +116,18 @@ def test_a_parameter_that_does_not_fit_is_refused_before_anything_is_written(tmp
     [
         (["--only", "02_select", "-p", "arms", "x"], "error: 02_select.ipynb: unknown parameter 'arms'"),
         (["--only", "02_select", "-p", "api_key", KEY], "error: 02_select.ipynb: a parameter looks like a key"),
+        (["--only", "02_select", "-p", "seed", "1.5"], "error: 02_select.ipynb: parameter 'seed' takes a whole number"),
+        (["--only", "02_select", "-p", "seed", "9" * 5000], "error: 02_select.ipynb: parameter 'seed' takes a whole"),
+        (
+            ["--only", "02_select", "-p", "arm", "None"],
+            "error: 02_select.ipynb: parameter 'arm' takes a text, not None",
+        ),
         (["--only", "02_selct"], "error: no notebook '02_selct': choose one of 00_start_here, 01_explore"),
         (["--only", "02_select", "-p", "profile", "x"], "error: the profile is 'tiny' already"),
         (["-p", "arm", "x"], "error: -p goes with --only"),
         (["--stand-in", "tiny", "--check"], "error: --stand-in goes with a whole run"),
     ],
-    ids=["misspelt", "key", "notebook", "profile", "whole run", "stand-in"],
+    ids=["misspelt", "key", "half a seed", "a long seed", "no arm", "notebook", "profile", "whole run", "stand-in"],
 )
 def test_the_command_refuses_in_one_line(tmp_path, monkeypatch, capsys, arguments, complaint):
     monkeypatch.setenv("LIM_RUNS", str(tmp_path / "runs"))
@@ -152,6 +161,46 @@ def test_papermill_alone_is_stopped_at_the_first_cell(cells, complaint):
     assert KEY not in str(refused.value)
 
 
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("parameter", "value", "complaint"),
+    [
+        ("seed", "abc", "takes a whole number, not 'abc' (a text)"),
+        ("seed", "7", "takes a whole number, not '7' (a text)"),  # -r gives numbers as texts
+        ("seed", 1.5, "takes a whole number, not 1.5 (a decimal number)"),
+        ("seed", float("nan"), "takes a whole number, not nan (a decimal number)"),
+        ("seed", True, "takes a whole number, not True (a boolean)"),
+        ("profile", 3, "takes a text, not 3 (a whole number)"),
+        ("profile", None, "takes a text, not None (nothing)"),
+        ("profile", ["tiny"] * 9, "takes a text, not ['tiny', 'tiny', 'tiny', 'tiny', 'tiny'… (a list)"),
+        ("profile", {"name": "tiny"}, "takes a text, not {'name': 'tiny'} (a table)"),
+    ],
+    ids=lambda given: None if isinstance(given, str) else type(given).__name__,
+)
+def test_papermill_alone_with_another_kind_is_stopped_in_every_notebook(name, parameter, value, complaint):
+    from papermill.translators import translate_parameters
+
+    declared = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4).cells[2].source
+    injected = translate_parameters("python3", "python", {parameter: value}, "Parameters")
+    with pytest.raises(InputError, match=re.escape(f"parameter '{parameter}' {complaint}") + "$"):
+        notebook.refuse_injected(["", declared, injected])
+
+
+@pytest.mark.parametrize(
+    ("declared", "value"), [(None, "x"), (None, 3), (0.5, 1), (0.5, 2.5), (True, False), ([], ["x"]), ("x", "")]
+)
+def test_what_is_of_the_declared_kind_is_taken(declared, value):
+    notebook.refuse_kind("given", declared, value)
+
+
+@pytest.mark.parametrize(
+    ("declared", "value"), [(0.5, True), (True, 1), (False, None), (1, 1.0), ([], "x"), (0.5, "1")]
+)
+def test_what_is_not_is_refused(declared, value):
+    with pytest.raises(InputError, match=r"^parameter 'given' takes a .*, not "):
+        notebook.refuse_kind("given", declared, value)
+
+
 @pytest.mark.parametrize(
     "cells",
     [
@@ -169,13 +218,24 @@ def test_ordinary_cells_are_no_reason_to_stop(cells):
 
 @pytest.mark.thorough
 @pytest.mark.slow
-def test_a_misspelt_parameter_stops_papermill_itself(tmp_path):
+@pytest.mark.parametrize(
+    ("parameter", "complaint"),
+    [
+        (["-p", "arms", "x"], "InputError: unknown parameter 'arms': this notebook takes profile, arm, seed"),
+        (["-r", "seed", "7"], "InputError: parameter 'seed' takes a whole number, not '7' (a text)"),
+        (["-p", "profile", "3"], "InputError: parameter 'profile' takes a text, not 3 (a whole number)"),
+    ],
+    ids=["misspelt", "text", "number"],
+)
+def test_a_wrong_parameter_stops_papermill_itself(tmp_path, parameter, complaint):
     source = make_notebook(tmp_path / "small.ipynb", BEGIN, "reached = True")
     out = tmp_path / "out.ipynb"
-    started = [sys.executable, "-m", "papermill", "--no-progress-bar", str(source), str(out), "-p", "arms", "x"]
+    started = [sys.executable, "-m", "papermill", "--no-progress-bar", str(source), str(out), *parameter]
     done = subprocess.run(started, env=offline(tmp_path), capture_output=True, text=True, check=False)
     assert done.returncode != 0
-    assert "InputError: unknown parameter 'arms': this notebook takes profile, arm, seed" in done.stderr
+    assert complaint in done.stderr
+    (shown,) = errors_of(out)
+    assert shown.traceback == [complaint]
     assert not nbformat.read(out, as_version=4).cells[-1].get("execution_count")
 
 
