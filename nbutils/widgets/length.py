@@ -20,7 +20,7 @@ from nbutils.analysis.length_control import Curve, fit_curve
 from nbutils.analysis.verdicts import Rows
 from nbutils.core import tables
 from nbutils.figures import style
-from nbutils.figures.style import BLUE, FAINT, GREY, VERMILION
+from nbutils.figures.style import EQUAL, FAINT, INK, OTHER
 from nbutils.widgets.live import Live, picture
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ SHOWN_POINTS = 2000
 """More points than these would be one grey field, and slow."""
 
 _CAPTION = (
-    "A point is a prompt: the preference of both orders together, shifted a little so that none hides another. Blue: "
+    "A point is a prompt: the preference of both orders together, shifted a little so that none hides another. Line: "
     "the fitted curve with its 95% interval; dashed, it lies beyond 95% of the prompts. Its mean over the points is "
     "the rate as judged."
 )
@@ -135,7 +135,7 @@ def draw_ratio(compared: Compared, ratio: float, truth: float | None = None) -> 
         _draw_curve(axes, compared, compared.curve, edge)
         _mark_rate(axes, compared.curve, ratio)
     if truth is not None:
-        axes.plot(0, truth, "s", mfc="none", mec=style.INK, ms=11, mew=1.6)
+        axes.plot(0, truth, "s", mfc="none", mec=INK, ms=11, mew=1.6)
     ticks = {math.log2(times): words for times, words in _TICKS.items() if abs(math.log2(times)) <= edge}
     axes.set_xticks(list(ticks), list(ticks.values()))
     axes.set_yticks([0, 0.5, 1], ["the baseline's", "neither", "the arm's"])
@@ -149,7 +149,7 @@ def _draw_points(axes: "Axes", compared: Compared, edge: float) -> None:
     shown = rng.choice(n, min(n, SHOWN_POINTS), replace=False)
     shift = rng.uniform(-0.035, 0.035, len(shown))
     places = np.clip(compared.ratios[shown], -edge, edge)
-    kind: Any = {"color": GREY, "alpha": 0.55 if n < 300 else 0.3, "mew": 0, "ms": 5 if n < 300 else 3.5}
+    kind: Any = {"color": OTHER, "alpha": 0.55 if n < 300 else 0.3, "mew": 0, "ms": 5 if n < 300 else 3.5}
     axes.plot(places, compared.items.preference[shown] + shift, "o", **kind)
 
 
@@ -158,18 +158,18 @@ def _draw_curve(axes: "Axes", compared: Compared, curve: Curve, edge: float) -> 
     rates = np.array([curve.at(place * math.log(2))[:3] for place in places])
     low, high = _observed(compared)
     inside = (places >= low) & (places <= high)
-    axes.fill_between(places, rates[:, 1], rates[:, 2], color=BLUE, alpha=0.16, lw=0)
-    axes.plot(places, rates[:, 0], color=BLUE, lw=1.2, ls=(0, (4, 3)))
-    axes.plot(places[inside], rates[inside, 0], color=BLUE, lw=2.4)
+    axes.fill_between(places, rates[:, 1], rates[:, 2], color=EQUAL, alpha=0.16, lw=0)
+    axes.plot(places, rates[:, 0], color=EQUAL, lw=1.2, ls=(0, (4, 3)))
+    axes.plot(places[inside], rates[inside, 0], color=EQUAL, lw=2.4)
 
 
 def _mark_rate(axes: "Axes", curve: Curve, ratio: float) -> None:
     """The rate at one ratio with its interval; its number stands on the side that the curve leaves free."""
     rate, place = curve.at(math.log(ratio)), math.log2(ratio)
     rises = curve.at(1).value >= curve.at(-1).value
-    axes.plot([place, place], [rate.low, rate.high], color=VERMILION, lw=3)
-    axes.plot(place, rate.value, "o", color=VERMILION, ms=9)
-    kind: Any = {"ha": "right" if rises else "left", "color": VERMILION, "weight": "bold", "size": 12}
+    axes.plot([place, place], [rate.low, rate.high], color=INK, lw=2.5, zorder=3)
+    axes.plot(place, rate.value, "D", color=EQUAL, mec=INK, mew=1.2, ms=9, zorder=4)
+    kind: Any = {"ha": "right" if rises else "left", "color": INK, "weight": "bold", "size": 12}
     style.annotate(axes, f"{rate.value:.0%}", (place, rate.value), (-10 if rises else 10, 12), **kind)
 
 
@@ -266,7 +266,7 @@ def show_card(row: Mapping[Any, Any], note: str = "") -> str:
     card = findings.tabulate_card(row)
     lines = "".join(map(_draw_estimate, card.to_dict("records")))
     return (
-        '<div style="border-left: 5px solid #0072B2; padding: 0.1em 0 0.1em 1em; max-width: 56em">'
+        f'<div style="border-left: 5px solid {EQUAL}; padding: 0.1em 0 0.1em 1em; max-width: 56em">'
         f'<p style="font-size: 1.25em; margin: 0.2em 0"><b>{_sentence(row["finding"])}</b></p>'
         f'<p style="margin: 0.2em 0 0.6em">{escape(who)}, {row["prompts"]:,} prompts. Win rates of the arm with 95% '
         f'intervals:</p><table style="border-collapse: collapse">{lines}</table>{_note(note)}</div>'
@@ -276,11 +276,12 @@ def show_card(row: Mapping[Any, Any], note: str = "") -> str:
 def _draw_estimate(line: Mapping[Any, Any]) -> str:
     """A row of a card: words, an interval drawn from 0 to 1 with a line at one half, the numbers, what it says."""
     low, value, high = (100 * float(line[name]) for name in ("low", "rate", "high"))
-    colour = {"the arm": BLUE, "the baseline": style.ORANGE}.get(line["says"], GREY)
+    # The page's own ink: a notebook may be dark.
+    colour = "currentColor" if line["estimate"].startswith("as judged") else EQUAL
     place = "position: absolute"
     bar = (
         '<div style="position: relative; width: 14em; height: 1em; background: rgba(128, 128, 128, 0.15)">'
-        f'<div style="{place}; left: 50%; top: 0; bottom: 0; border-left: 1px solid {GREY}"></div>'
+        f'<div style="{place}; left: 50%; top: 0; bottom: 0; border-left: 1px solid {OTHER}"></div>'
         f'<div style="{place}; left: {low:.1f}%; width: {high - low:.1f}%; top: 0.4em; height: 0.2em; '
         f'background: {colour}"></div>'
         f'<div style="{place}; left: calc({value:.1f}% - 0.25em); top: 0.25em; width: 0.5em; height: 0.5em; '

@@ -10,7 +10,7 @@ from nbutils.core.manifests import Manifest
 from nbutils.core.tables import Table
 from nbutils.data.rows import Row
 from nbutils.figures import style
-from nbutils.figures.style import GREY, VERMILION
+from nbutils.figures.style import LONGEST, OTHER
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,14 +36,14 @@ def draw_cut(histograms: "DataFrame", facts: Mapping[str, Any], dataset: str) ->
     # A bin [low, high) of whole numbers covers low - 1/2 to high - 1/2 on the line.
     edges = np.append(bins.low, bins.high.iloc[-1]) - 0.5
     density = bins.rows.to_numpy() / np.diff(np.log2(edges))
-    axes.stairs(density, edges, fill=True, color=GREY, alpha=0.6, lw=0)
+    axes.stairs(density, edges, fill=True, color=OTHER, alpha=0.6, lw=0)
     if is_cut:
         cut = facts["threshold"] - 0.5
         above = np.append(cut, edges[edges > cut])
-        axes.stairs(density[len(density) - len(above) + 1 :], above, fill=True, color=VERMILION, lw=0)
-        axes.axvline(cut, color=VERMILION, lw=1.4)
+        axes.stairs(density[len(density) - len(above) + 1 :], above, fill=True, color=LONGEST, lw=0)
+        axes.axvline(cut, color=LONGEST, lw=1.4)
         place = (cut, 0.75 * density.max())
-        style.annotate(axes, f"the {facts['rows']:,} longest", place, (8, 0), color=VERMILION, weight="bold")
+        style.annotate(axes, f"the {facts['rows']:,} longest", place, (8, 0), color=LONGEST, weight="bold")
     axes.set_xscale("log", base=2)
     ticks = [4**power for power in range(7)]
     axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])

@@ -7,7 +7,7 @@ import pytest
 from matplotlib.colors import to_hex
 
 from nbutils.data.rows import Row
-from nbutils.figures.style import VERMILION
+from nbutils.figures.style import LONGEST
 from nbutils.widgets import start
 
 FACTS = {"measure": "nltk_words", "threshold": 12, "ties_taken": 2, "rows": 30, "pool_rows": 160}
@@ -26,7 +26,7 @@ def test_the_histogram_is_coloured_from_the_cut_on():
     assert grey.get_data().values == pytest.approx([10 / 2.807, 60 / 1.0995, 70 / 1.0473, 20 / 1.0231], rel=1e-3)
     assert list(longest.get_data().edges) == [11.5, 15.5, 31.5]
     assert list(longest.get_data().values) == list(grey.get_data().values[2:])
-    assert to_hex(longest.get_facecolor()).upper() == VERMILION
+    assert to_hex(longest.get_facecolor()).upper() == LONGEST
     assert page.texts[0].get_text() == "The 30 longest of 160 responses have 12 words or more"
 
 
