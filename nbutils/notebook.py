@@ -7,6 +7,7 @@ import re
 import sys
 import warnings
 from collections.abc import Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,22 @@ def show_figure(name: str, made: Manifest) -> None:
         if is_real:
             return
     display(registry.draw(name, note="Drawn from the real data, as the project keeps their numbers."))
+
+
+def show_page(path: Path, height: int = 700) -> Any:
+    """A self-contained HTML page, such as the report, within the notebook, on Colab as well.
+
+    The page is in the output itself, since a path leads nowhere from a browser on another machine. Its scripts run, and
+    reach nothing of the notebook around it.
+    """
+    from IPython.display import HTML
+
+    # Without a base of its own a link to a place of the page would lead to the notebook's address.
+    text = path.read_text(encoding="utf-8").replace("<head>", '<head><base href="about:srcdoc">', 1)
+    page, title = escape(text), escape(path.stem)
+    look = f"width: 100%; height: {height}px; border: 1px solid #C4C4C4"
+    frame = f'<iframe title="{title}" sandbox="allow-scripts" style="{look}" srcdoc="{page}"></iframe>'
+    return HTML(f"<div>{frame}</div>")
 
 
 def tell(text: str) -> None:

@@ -1,5 +1,6 @@
 """What every notebook shares: its first lines, and checks that stop a run."""
 
+import html.parser
 import re
 import shutil
 from types import SimpleNamespace
@@ -95,3 +96,20 @@ def test_where_the_run_has_no_such_table_the_committed_numbers_stand_alone(stage
     notebook.show_figure("gpt35-scores", made_in(folder, "alpaca-52k"))
     assert [text.split(",")[0] for text in shown] == ["Drawn from the real data"]
     assert not (folder / "gpt35-scores.png").exists()
+
+
+# --- pages ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_page_is_within_the_notebook_and_escaped(tmp_path):
+    page = '<!doctype html><head><title>a</title></head><p title="a">1 &lt; 2 &amp; "so"</p><script>alert(1)</script>'
+    (tmp_path / "report.html").write_text(page, encoding="utf-8")
+    shown = notebook.show_page(tmp_path / "report.html", height=300).data
+    parser, found = html.parser.HTMLParser(), []
+    parser.handle_starttag = lambda tag, attributes: found.append((tag, dict(attributes)))
+    parser.feed(shown)
+    (_, (tag, frame)) = found  # div and iframe: nothing of the page is read as this one's
+    based = page.replace("<head>", '<head><base href="about:srcdoc">')  # for links within the page
+    assert (tag, frame["srcdoc"]) == ("iframe", based)
+    assert frame["sandbox"] == "allow-scripts"  # and so reaches nothing of the notebook's origin
+    assert "height: 300px" in frame["style"]

@@ -149,9 +149,15 @@ def judge_simulated(control: str, prompts: int, rng: np.random.Generator) -> Dat
     elif control not in tastes and control != "coin":
         logits = _taste_in_shape(control, np.log(calls.len_model), np.log(calls.len_baseline))
         preference = (rng.random(2 * prompts) < expit(logits)).astype(float)
-    head = {"judge": control, "arm": "arm", "baseline": "baseline", "test_set": "simulated", "id": calls.clusters}
-    numbers = {"preference": preference, "len_arm": calls.len_model, "len_baseline": calls.len_baseline}
-    return DataFrame({**head, "order": np.repeat(ORDERS, prompts), **numbers, "difficulty": math.nan, "measure": None})
+    return to_judgments(calls._replace(preference=preference), control)
+
+
+def to_judgments(calls: Calls, judge: str) -> DataFrame:
+    """Simulated calls as judgments, a frame of `verdicts.to_frame`."""
+    head = {"judge": judge, "arm": "arm", "baseline": "baseline", "test_set": "simulated", "id": calls.clusters}
+    orders = np.repeat(ORDERS, len(calls.preference) // 2)
+    numbers = {"preference": calls.preference, "len_arm": calls.len_model, "len_baseline": calls.len_baseline}
+    return DataFrame({**head, "order": orders, **numbers, "difficulty": math.nan, "measure": None})
 
 
 def _taste_in_shape(control: str, mine: Numbers, theirs: Numbers) -> Numbers:

@@ -161,3 +161,30 @@ def tell_card(row: Mapping[str, Any]) -> list[str]:
         said = "{rate:.2f} [{low:.2f}, {high:.2f}], {says}".format_map(found) if found else "cannot be estimated"
         lines.append(f"{words}: {said}")
     return [verdict, *lines]
+
+
+_TABLED = {
+    "win_rate": "as judged",
+    "at_equal_length": "at equal length",
+    "length_matched": "equal pairs",
+    "win_rate_cut": "cut to one length",
+}
+"""Columns of the length analysis that `tabulate_verdicts` shows, by their names there."""
+
+
+def tabulate_verdicts(table: DataFrame) -> DataFrame:
+    """A length analysis as verdicts, a row for each comparison: who, the verdict, and the rates that it rests on.
+
+    Rates are text, percent with 95% intervals, "" for what cannot be estimated; a rate that no row has is no column.
+    """
+    found = []
+    for row in table.to_dict("records"):
+        rates = {words: _write_rate(row, column) for column, words in _TABLED.items()}
+        found.append({"judge": row["judge"], "against": row["baseline"], "verdict": row["finding"]} | rates)
+    named = DataFrame(found, columns=["judge", "against", "verdict", *_TABLED.values()])
+    return named.loc[:, [name not in _TABLED.values() or named[name].any() for name in named]]
+
+
+def _write_rate(row: Mapping[Any, Any], column: str) -> str:
+    value, low, high = (100 * row.get(f"{column}{end}", math.nan) for end in _ENDS.values())
+    return "" if math.isnan(value) else f"{value:.0f} [{low:.0f}, {high:.0f}]"

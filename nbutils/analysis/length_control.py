@@ -38,6 +38,7 @@ class Design(NamedTuple):
     """The model's columns (constant, length, difficulty, position) for the items given and for equal lengths.
 
     y: (n,); fitted: (n, k); equal: (m, n, k), the items at length difference 0, once for each position; clusters: (n,).
+    spread: what the differences were divided by, in units of the scale.
     """
 
     y: Numbers
@@ -45,6 +46,38 @@ class Design(NamedTuple):
     equal: Numbers
     clusters: Any
     names: tuple[str, ...]
+    spread: float
+
+
+class Curve(NamedTuple):
+    """The fitted model as a curve: the arm's win rate by how the lengths differ, on the scale of the fit.
+
+    coefficients: (k,), covariance: (k, k), in the order of the design's names; quantile: Student's, of their intervals.
+    """
+
+    design: Design
+    coefficients: Numbers
+    covariance: Numbers
+    quantile: float
+
+    def at(self, difference: float = 0.0) -> Estimate:
+        """The win rate in 0..1, over both positions, if all answers differed so much; with its 95% interval.
+
+        difference: of the lengths, or of their logarithms where the scale is "log_ratio"; 0 is equal length.
+        """
+        design, n = self.design, len(self.design.y)
+        means = np.bincount(design.clusters, design.y) / np.bincount(design.clusters)
+        if np.ptp(means) < 1e-12:  # no curve: all that is known is how often the same came out
+            return intervals.mean_with_interval(means.round(12))._replace(n=n)
+        columns = design.equal
+        if difference and "length" in design.names:
+            columns = columns.copy()
+            columns[:, :, design.names.index("length")] = math.tanh(difference / design.spread)
+        probability = expit(columns @ self.coefficients)
+        value = float(probability.mean())
+        gradient = np.einsum("mn,mnk->k", probability * (1 - probability), columns) / probability.size
+        low, high = logit_bounds(value, self.quantile * math.sqrt(gradient @ self.covariance @ gradient))
+        return Estimate(value, low, high, n, f"logistic in tanh(length difference), read off at {difference:g}")
 
 
 def length_controlled_win_rate(
@@ -74,26 +107,21 @@ def length_controlled_win_rate(
 
 def fit_judge(*arguments: Any, **named: Any) -> JudgeFit:
     """Fit the model of `length_controlled_win_rate` (same arguments and errors); return all that it estimates."""
-    design = make_design(*arguments, **named)
-    n, independent = len(design.y), int(design.clusters.max()) + 1
-    coefficients, covariance = _fit_logistic(design)
-    quantile = intervals.student_margin(independent - 1)
-    margins = quantile * np.sqrt(np.diag(covariance))
+    curve = fit_curve(*arguments, **named)
+    margins = curve.quantile * np.sqrt(np.diag(curve.covariance))
+    n, method = len(curve.design.y), "logits of the logistic model"
     logits = {
-        name: Estimate(float(value), float(value - margin), float(value + margin), n, "logits of the logistic model")
-        for name, value, margin in zip(design.names, coefficients, margins, strict=True)
+        name: Estimate(float(value), float(value - margin), float(value + margin), n, method)
+        for name, value, margin in zip(curve.design.names, curve.coefficients, margins, strict=True)
     }
-    means = np.bincount(design.clusters, design.y) / np.bincount(design.clusters)
-    if np.ptp(means) < 1e-12:  # no curve: all that is known is how often the same came out
-        rate = intervals.mean_with_interval(means.round(12))._replace(n=n)
-    else:
-        probability = expit(design.equal @ coefficients)
-        value = float(probability.mean())
-        gradient = np.einsum("mn,mnk->k", probability * (1 - probability), design.equal) / probability.size
-        low, high = logit_bounds(value, quantile * math.sqrt(gradient @ covariance @ gradient))
-        rate = Estimate(value, low, high, n, "logistic in tanh(length difference), read off at 0")
     unknown = Estimate(math.nan, math.nan, math.nan, n, "not in the data")
-    return JudgeFit(rate, *(logits.get(name, unknown) for name in ("constant", "length", "position")))
+    return JudgeFit(curve.at(0), *(logits.get(name, unknown) for name in ("constant", "length", "position")))
+
+
+def fit_curve(*arguments: Any, **named: Any) -> Curve:
+    """Fit the model of `length_controlled_win_rate` (same arguments and errors), to be read off at any difference."""
+    design = make_design(*arguments, **named)
+    return Curve(design, *_fit_logistic(design), intervals.student_margin(int(design.clusters.max())))
 
 
 def make_design(
@@ -113,8 +141,9 @@ def make_design(
     sizes = np.array([found["len_model"], found["len_baseline"]])
     mine, theirs = sizes if scale == "difference" else np.log(np.maximum(sizes, 1))
     difference = mine - theirs
+    spread = float(difference.std()) or 1.0
     # Divided by its spread and not centred: 0 has to stay "equally long".
-    columns = {"length": np.tanh(difference / (difference.std() or 1.0))}
+    columns = {"length": np.tanh(difference / spread)}
     if "difficulty" in found:
         hard = found["difficulty"]
         columns["difficulty"] = (hard - hard.mean()) / (hard.std() or 1.0)
@@ -131,7 +160,7 @@ def make_design(
         numbers = np.unique(np.asarray(clusters)[use], return_inverse=True)[1]
         if numbers.max() == 0:
             raise InputError("all items are of one cluster: an interval over clusters needs at least 2")
-    return Design(y[use], fitted, equal, numbers, tuple(columns))
+    return Design(y[use], fitted, equal, numbers, tuple(columns), spread)
 
 
 def _check_items(y: Numbers, given: dict[str, Any], clusters: Any, scale: str) -> Any:

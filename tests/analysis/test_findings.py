@@ -5,6 +5,7 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pandas import DataFrame
 
 from nbutils.analysis import calibration, findings
 from nbutils.analysis.findings import NONE, Card
@@ -165,3 +166,21 @@ def test_judges_that_toss_coins_at_equal_length_are_not_believed(prompts):
     assert settled.reindex(shapes).fillna(0).max() <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 100)
     assert settled.reindex(shapes).fillna(0).mean() <= 0.05
     assert settled["quality"] >= (0.6 if prompts == 200 else 0.99)
+
+
+def test_verdicts_are_a_row_for_each_comparison():
+    rows = [
+        {
+            "judge": "a",
+            "baseline": "b",
+            "finding": "it is so",
+            "win_rate": 0.6,
+            "win_rate_low": 0.55,
+            "win_rate_high": 0.65,
+        },
+        {"judge": "c", "baseline": "d", "finding": "too few judged prompts"},
+    ]
+    found = findings.tabulate_verdicts(DataFrame(rows))
+    assert list(found.columns) == ["judge", "against", "verdict", "as judged"]
+    assert list(found.loc[0]) == ["a", "b", "it is so", "60 [55, 65]"]
+    assert list(found.loc[1]) == ["c", "d", "too few judged prompts", ""]

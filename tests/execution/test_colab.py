@@ -316,7 +316,7 @@ def test_the_profile_that_is_chosen(given, gpu, on_colab, chosen, monkeypatch):
 def test_the_widgets_are_those_of_ipywidgets_7():
     texts = [path.read_text(encoding="utf-8") for path in (ROOT / "nbutils").rglob("*.py")]
     used = {name for text in texts for name in re.findall(r"\bipywidgets\.(\w+)", text)}
-    assert used == {"Button", "Dropdown", "HBox", "HTML", "IntSlider", "VBox"}
+    assert used == {"Button", "Dropdown", "FloatLogSlider", "FloatSlider", "HBox", "HTML", "IntSlider", "VBox"}
     assert not any("anywidget" in text or "import ipympl" in text for text in texts)
 
 

@@ -294,20 +294,20 @@ def on_package(packaged, monkeypatch):
 
 
 def test_a_package_that_can_be_had_is_fetched_and_nothing_stands_in(on_package, monkeypatch, capsys):
-    assert run.choose_profile("demo", "tiny") == "demo"
+    assert gguf.choose_profile("demo", "tiny") == "demo"
     assert capsys.readouterr().out == "fetching small-model==1.0 (licence: CC0)\n"
     monkeypatch.setenv("LIM_OFFLINE", "1")
-    assert run.choose_profile("demo", "tiny") == "demo", "the wheel is cached"
+    assert gguf.choose_profile("demo", "tiny") == "demo", "the wheel is cached"
     gguf.convert("small")
     (data.cache_folder() / "small" / "small-model-1.0.whl").unlink()
-    assert run.choose_profile("demo", "tiny") == "demo", "the converted model is"
-    assert run.choose_profile("tiny", "tiny") == "tiny", "no packaged model"
+    assert gguf.choose_profile("demo", "tiny") == "demo", "the converted model is"
+    assert gguf.choose_profile("tiny", "tiny") == "tiny", "no packaged model"
     assert capsys.readouterr().out.count("stands in") == 0
 
 
 def test_without_a_network_another_profile_stands_in_and_says_why(on_package, monkeypatch, capsys):
     monkeypatch.setenv("LIM_OFFLINE", "1")
-    assert run.choose_profile("demo", "tiny") == "tiny"
+    assert gguf.choose_profile("demo", "tiny") == "tiny"
     said = "Profile 'tiny' stands in for 'demo', whose model cannot be had: source 'small' is not at hand: run `"
     out = capsys.readouterr().out
     assert out.startswith(said) and out.count("\n") == 1
@@ -315,7 +315,7 @@ def test_without_a_network_another_profile_stands_in_and_says_why(on_package, mo
 
 def test_where_pip_finds_no_package_another_profile_stands_in(on_package, monkeypatch, capsys, tmp_path):
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "empty"))
-    assert run.choose_profile("demo", "tiny") == "tiny"
+    assert gguf.choose_profile("demo", "tiny") == "tiny"
     *_, line = capsys.readouterr().out.splitlines()
     assert "cannot be had: source 'small': pip could not download small-model==1.0 (" in line
 
@@ -324,9 +324,9 @@ def test_for_a_package_with_other_bytes_nothing_stands_in(on_package):
     (wheel,) = data.fetch("small")
     wheel.write_bytes(wheel.read_bytes()[:-1] + b"x")
     with pytest.raises(InputError, match=r"small-model-1\.0\.whl: refused, not the file that source 'small' names"):
-        run.choose_profile("demo", "tiny")
+        gguf.choose_profile("demo", "tiny")
 
 
 def test_a_stand_in_that_is_no_profile_is_refused_at_once(on_package):
     with pytest.raises(InputError, match="no profile 'tyni'"):
-        run.choose_profile("demo", "tyni")
+        gguf.choose_profile("demo", "tyni")

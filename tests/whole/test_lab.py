@@ -25,7 +25,7 @@ TOKEN = "only-for-this-test"
 MINUTES = 60_000
 """In the milliseconds that Playwright counts in."""
 
-DRAWS = {"00_start_here": 2, "01_explore": 5, "04_finetune": 1, "05_generate": 1, "06_judge": 1, "07_length_bias": 1}
+DRAWS = {"00_start_here": 1, "01_explore": 5, "04_finetune": 1, "05_generate": 1, "06_judge": 1, "07_length_bias": 1}
 """Notebooks that draw figures, and the least number of them on the sample."""
 
 READY = """async () => {
@@ -304,6 +304,21 @@ def test_the_judged_pairs_answer_to_every_filter(lab, page):
     verdict.select_option(label="tie")
     expect(shown).to_contain_text("The first answer is better.")
     take_picture(page, "06_judge-clicked")
+
+
+def test_the_slider_of_the_length_ratio_moves_the_win_rate(lab, page):
+    from playwright.sync_api import expect
+
+    open_notebook(page, lab, "07_length_bias")
+    assert errors(run_all(page)) == []
+    widgets = scroll_to(page, "length.ask_ratio(judgments")
+    said = widgets.locator(".widget-html p").first
+    expect(said).to_contain_text("were equally long, it would win")
+    picture = widgets.locator(".widget-html img").get_attribute("src")
+    click_slider(widgets, 0.75)  # from a quarter to four times: the double
+    expect(said).to_contain_text(re.compile(r"were (1\.9|2\.0)\d times as long"))
+    assert widgets.locator(".widget-html img").get_attribute("src") != picture
+    take_picture(page, "07_length_bias-clicked")
 
 
 # --- out of order --------------------------------------------------------------------------------------------------
