@@ -21,7 +21,7 @@ from nbutils.figures import registry
 from nbutils.selection import preflight
 from nbutils.widgets.live import Folded, browse
 
-__all__ = ["Folded", "begin", "browse", "check", "show_figure", "tell"]
+__all__ = ["Folded", "begin", "browse", "check", "show_figure", "show_page", "tell"]
 
 _FORMAT_WARNING = warnings.formatwarning
 
