@@ -124,7 +124,7 @@ class Changes:
 
     def _repr_html_(self) -> str:
         if self.rewrites.empty:
-            return "<p>There are none.</p>"
+            return "<p>None at hand.</p>"
         legend = " ·".join(_mark(kind, [kind], 1) for kind in MARKS)
         return f"<p>{legend}</p>" + "".join(self._show(row) for row in self.rewrites.to_dict("records"))
 

@@ -118,7 +118,7 @@ def test_without_the_published_files_there_is_nothing_to_show(no_data):
     published = refine.published_rewrites(3.0)
     good, wrong = rewrites.choose_good(published), rewrites.choose_wrong(published)
     assert len(published) == len(good) == len(wrong) == 0
-    assert rewrites.Changes(good)._repr_html_() == "<p>There are none.</p>"
+    assert rewrites.Changes(good)._repr_html_() == "<p>None at hand.</p>"
 
 
 def test_the_papers_rewritings(mirror, runs):
