@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nbutils import data, prompts, run
+from nbutils import data, prompts
 from nbutils.core.errors import InputError
 from nbutils.data import catalogue
 from nbutils.data.rows import Row
@@ -288,8 +288,8 @@ def on_package(packaged, monkeypatch):
     """A profile `demo` whose base model is the packaged one."""
     from trainable_models import profile_on
 
-    profile, load = profile_on("small"), run.load_profile
-    monkeypatch.setattr(run, "load_profile", lambda name: profile if name == "demo" else load(name))
+    profile, load = profile_on("small"), gguf.load_profile
+    monkeypatch.setattr(gguf, "load_profile", lambda name: profile if name == "demo" else load(name))
     return packaged
 
 
