@@ -131,7 +131,7 @@ CLASSES = ("reproduced", "within", "failed", "supported", "within", "failed", "n
 """The look of each of `settle.OUTCOMES`."""
 
 BOARD = ("D1", "D5", "P1", "P2", "P3", "L4", "R1", "M2", "O1", "H1")
-"""Claims of the report's first screen: what the longest are, whom they beat, whether by length alone, and at what cost."""
+"""Claims of the report's first screen: what the longest are, whom they beat, whether by length alone, at what cost."""
 
 _WEAKEST_FIRST = ("contradicted", "not separable", "no interval", "separable")
 

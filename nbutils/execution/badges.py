@@ -2,8 +2,8 @@
 
     make badges REPO=owner/name        or: python -m nbutils.execution.badges owner/name
 
-The address is a setting: `REPOSITORY` in nbutils/__init__.py. From it come the badges of README, docs and notebooks, the
-address that the notebooks' set-up cells clone, with the folder it lands in, and the address in CITATION.cff.
+The address is a setting: `REPOSITORY` in nbutils/__init__.py. From it come the badges of README, docs and notebooks,
+the address that the notebooks' set-up cells clone, with the folder it lands in, and the address in CITATION.cff.
 """
 
 import re

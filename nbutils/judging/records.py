@@ -235,8 +235,8 @@ def choose_pair(pairs: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     pairs: as `collect_pairs` gives them. With that `judge` and its `verdict`, and with texts that a page can hold; None
     where no pair was judged.
     """
-    judged = [pair | {"judge": name, "verdict": pair["judges"][name]["verdict"]}
-              for pair in pairs for name in list(pair["judges"])[:1]]  # fmt: skip
+    first = [(pair, next(iter(pair["judges"]))) for pair in pairs if pair["judges"]]
+    judged = [pair | {"judge": name, "verdict": pair["judges"][name]["verdict"]} for pair, name in first]
     judged = [pair for pair in judged if pair["verdict"] != "unscored"] or judged
     judged.sort(key=lambda pair: pair["mine"]["chars"] / max(pair["theirs"]["chars"], 1))
     if not judged:
