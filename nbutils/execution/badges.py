@@ -35,11 +35,12 @@ def move(text: str, old: str, new: str) -> str:
 
 def move_notebook(text: str, old: str, new: str) -> str:
     """A stored notebook whose badge, and whose set-up cell with the folder that it clones into, lead to `new`."""
-    notebook, folder = nbformat.reads(text, as_version=4), f'"{old.partition("/")[2]}"'
+    notebook, names = nbformat.reads(text, as_version=4), [name.partition("/")[2] for name in (old, new)]
+    folder = re.compile(rf"""(?<=["']){re.escape(names[0])}(?=["'/])""")  # alone, or where a path begins
     for cell in notebook.cells:
         moved = move(cell.source, old, new)
         if cell.cell_type == "code" and moved != cell.source:
-            moved = moved.replace(folder, f'"{new.partition("/")[2]}"')
+            moved = folder.sub(names[1], moved)
         cell.source = moved
     return nbformat.writes(notebook) + "\n"
 

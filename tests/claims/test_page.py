@@ -8,6 +8,12 @@ from nbutils.claims.facts import Fact
 from nbutils.claims.published import Number
 
 
+@pytest.fixture(scope="module")
+def settled():
+    """Every claim with no run at hand."""
+    return settle.settle()
+
+
 def net(value, margin, expected="more"):
     return Number("x", value, value - margin, value + margin, "points net win", expected)
 
@@ -38,8 +44,8 @@ def test_a_fact_is_shown_with_what_it_is_held_against():
     assert page.show_fact([]) is None and page.show_number([]) is None
 
 
-def test_the_board_has_three_numbers_and_everything_behind_them():
-    described = page.describe_claims(settle.settle())
+def test_the_board_has_three_numbers_and_everything_behind_them(settled):
+    described = page.describe_claims(settled)
     rows = {row["id"]: row for row in described["board_rows"]}
     assert tuple(rows) == page.BOARD
     assert rows["P1"]["published"].value == "+57.2" and rows["P1"]["independent"].value == "57.8%"
@@ -54,8 +60,8 @@ def test_the_board_has_three_numbers_and_everything_behind_them():
     assert by_id["S1"]["published"] is by_id["S1"]["here"] is None and by_id["S1"]["behind"] == []
 
 
-def test_what_reproduced_is_said_in_words():
-    lines = page.answer_in_words(settle.settle())
+def test_what_reproduced_is_said_in_words(settled):
+    lines = page.answer_in_words(settled)
     assert lines[0] == "Reproduced by this project: abstract 1 of 9, data 7 of 7. Not reproduced: nothing."
     said = "“longest preferred to all of Alpaca-52k”; “refinement helps”"
     assert lines[1] == f"Supported by others' models: {said}. Contradicted: nothing."
