@@ -188,7 +188,7 @@ def sum_up(measured: Results, target: str) -> Iterator[dict[str, Any]]:
         card = findings.tabulate_card(row).to_dict("records")
         wins = f"{net:+.0f} points [{low:+.0f}, {high:+.0f}]"
         about = {name: row[name] for name in ("judge", "baseline", "finding", "scored")}
-        yield {**about, "wins": wins, "equal": format_rate(row, "at_equal_length"), "card": card}
+        yield {**about, "wins": wins, "card": card}
 
 
 def find_mismatches(trainings: Sequence[Manifest]) -> Iterator[str]:
@@ -217,7 +217,7 @@ def flatten(value: Any, name: str = "") -> Iterator[dict[str, str]]:
 
 def format_rate(row: dict[str, Any], name: str) -> str:
     """A rate with its interval, or that it cannot be estimated."""
-    if row.get(name, "") in ("", None) or row[name] != row[name]:
+    if row.get(name, "") == "":
         return "cannot be estimated"
     return f"{row[name]:.2f} [{row[f'{name}_low']:.2f}, {row[f'{name}_high']:.2f}]"
 
