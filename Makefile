@@ -11,7 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # A run is a dozen processes: the project's own modules are compiled once, not in each of them.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-rest test-all test-long run batch figures site bench check-gpu lab lint style format setup setup-dev \
+.PHONY: demo test test-rest test-all test-long run batch figures site bench check-gpu lab badges lint style format setup setup-dev \
 	setup-batch clean help
 
 help:
@@ -26,6 +26,7 @@ help:
 	@echo "make bench      the measured aims that this machine can check"
 	@echo "make check-gpu  whether training and generation hold on this machine's card, in ten minutes"
 	@echo "make lab        open the notebooks in JupyterLab"
+	@echo "make badges REPO=owner/name   write where the project lives into badges and set-up cells"
 
 # --- installation: a stamp per requirements file, so that a second call installs nothing ---------------------------
 
@@ -75,6 +76,9 @@ figures: setup
 
 site: setup
 	$(BIN)/python -m nbutils.execution.site $(PROFILE)
+
+badges: setup
+	$(BIN)/python -m nbutils.execution.badges "$(REPO)"
 
 bench: setup-dev
 	$(BIN)/python benchmarks/run.py

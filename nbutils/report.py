@@ -129,6 +129,7 @@ def render(profile: Profile, seed: int, found: Found) -> str:
     """The report as HTML text."""
     summary = tables.read(found.of("judge").path("summary.csv"))
     biases = tables.read(found.of("length_bias").path("length_bias.csv"))
+    pairs = collect_pairs(found, profile.judging.rule)
     measured = evidence.read(profile, found.manifests, found.votes)
     made = {stage: [found.of(stage, arm) for arm in profile.arms] for stage in ("select", "finetune", "generate")}
     return fill_template(
@@ -149,7 +150,8 @@ def render(profile: Profile, seed: int, found: Found) -> str:
         paper_figures=[_embed(caption, draw_beside(name, measured)) for name, caption in PAPER_FIGURES.items()],
         length_figures=list(_figures_of(LENGTH_FIGURES, registry.FOLDER / "tables")),
         data_figures=list(_figures_of(DATA_FIGURES, found.of("explore").folder)),
-        pairs=records.pack_pairs(collect_pairs(found, profile.judging.rule)),
+        pairs=records.pack_pairs(pairs),
+        example=records.choose_pair(pairs),
         settings=list(flatten(profile.model_dump(mode="json"))),
         manifests=found.manifests,
     )
@@ -183,9 +185,10 @@ def sum_up(measured: Results, target: str) -> Iterator[dict[str, Any]]:
     shown = shown.merge(analysed, how="left", on=pair).fillna({"finding": "length not analysed"})
     for row in shown[shown.arm == target].to_dict("records"):
         net, low, high = (100 * row[name] for name in ("net", "net_low", "net_high"))
-        wins = f"net win {net:+.0f} points [{low:+.0f}, {high:+.0f}] over {row['baseline']}, {row['scored']} prompts"
         card = findings.tabulate_card(row).to_dict("records")
-        yield {"judge": row["judge"], "finding": row["finding"], "wins": wins, "card": card}
+        wins = f"{net:+.0f} points [{low:+.0f}, {high:+.0f}]"
+        about = {name: row[name] for name in ("judge", "baseline", "finding", "scored")}
+        yield {**about, "wins": wins, "card": card}
 
 
 def find_mismatches(trainings: Sequence[Manifest]) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """The report: built from fresh results only, nothing that a model wrote runs, and it opens at once at real size."""
 
 import base64
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -371,9 +372,133 @@ def test_without_javascript_the_rest_can_be_read(harmless):
         page = browser.new_context(java_script_enabled=False).new_page()
         page.goto(harmless.as_uri())
         assert page.get_by_text("needs JavaScript").is_visible()
-        assert page.locator(".minute").get_by_text("the official code masks exactly").is_visible()
+        minute, claims = page.locator(".minute"), page.locator(".topic")
+        assert minute.get_by_text("Reproduced by this project: abstract 1 of 9, data 7 of 7.").is_visible()
+        assert minute.get_by_text("plain text number").first.is_visible()
+        assert claims.get_by_text("the official code masks exactly").is_visible()
         assert not page.locator("#browser").is_visible()
         browser.close()
+
+
+# What a window of a width and a scheme of colours shows, with everything folded opened.
+BEYOND = """() => [...document.querySelectorAll('body *')].filter((element) => {
+  const { left, right, width } = element.getBoundingClientRect();
+  return width && !element.parentElement.closest('.wide, #list') && (left < 0 || right > innerWidth);
+}).map((element) => `${element.tagName} ${element.className} ${element.textContent.slice(0, 40)}`)"""
+CONTRASTS = """() => {
+  const read = (colour) => colour.match(/[\\d.]+/g).map(Number);
+  const part = (value) => (value <= 10.31475 ? value / 3294.6 : ((value / 255 + 0.055) / 1.055) ** 2.4);
+  const light = ([red, green, blue]) => 0.2126 * part(red) + 0.7152 * part(green) + 0.0722 * part(blue);
+  const ground = (element) => {
+    for (; element; element = element.parentElement) {
+      const colour = read(getComputedStyle(element).backgroundColor);
+      if (colour.length < 4 || colour[3] > 0) return colour;
+    }
+  };
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT), found = [];
+  while (walker.nextNode()) {
+    const element = walker.currentNode.parentElement, text = walker.currentNode.textContent.trim();
+    if (!text || ['SCRIPT', 'OPTION'].includes(element.tagName) || !element.checkVisibility()) continue;
+    const both = [light(read(getComputedStyle(element).color)), light(ground(element))].sort((a, b) => a - b);
+    found.push([(both[1] + 0.05) / (both[0] + 0.05), `${element.className}: ${text.slice(0, 40)}`]);
+  }
+  return found;
+}"""
+
+
+@contextlib.contextmanager
+def open_wholly(path, **given):
+    """A page with everything folded opened; given: of the browser's context."""
+    with needs_browser_at(path, **given) as page:
+        page.evaluate("document.querySelectorAll('details').forEach((box) => { box.open = true; })")
+        yield page
+
+
+@contextlib.contextmanager
+def needs_browser_at(path, **given):
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=needs_browser(), args=["--no-sandbox"])
+        page = browser.new_context(**given).new_page()
+        page.goto(path.as_uri())
+        yield page
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    """The report of a run whose texts and names have no place to break a line."""
+    folder = tmp_path_factory.mktemp("unbroken")
+    texts, names = ["W" * 3000] * 3, ["n" * 120] * 3
+    path = folder / "report.html"
+    profile = make_profile(name=names[0], summary="s" * 200, note="t" * 200)
+    path.write_text(report.render(profile, 42, make_run(folder, texts, names)), encoding="utf-8")
+    return path
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("width", [320, 375, 768, 1280])
+@pytest.mark.parametrize("which", ["harmless", "attacked", "unbroken"])
+def test_nothing_reaches_beyond_the_window(which, width, request):
+    path = request.getfixturevalue(which)
+    with open_wholly(path, viewport={"width": width, "height": 800}) as page:
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        assert page.evaluate(BEYOND) == []
+        assert page.evaluate("[...document.querySelectorAll('.wide')].every((box) => box.clientWidth <= innerWidth)")
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("width", [375, 1280])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_text_stands_out_from_its_ground(harmless, scheme, width):
+    with open_wholly(harmless, viewport={"width": width, "height": 800}, color_scheme=scheme) as page:
+        found = page.evaluate(CONTRASTS)
+        assert len(found) > 500
+        assert [text for contrast, text in found if contrast < 4.5] == []
+        is_dark = page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(21, 23, 26)"
+        assert is_dark == (scheme == "dark")
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("scripts", [True, False])
+@pytest.mark.parametrize("which", ["harmless", "unbroken"])
+def test_on_paper_nothing_is_folded_or_cut(which, scripts, request):
+    path = request.getfixturevalue(which)
+    width = 703  # px of an A4 page between margins of 12 mm
+    given = {"viewport": {"width": width, "height": 1000}, "java_script_enabled": scripts, "color_scheme": "dark"}
+    with needs_browser_at(path, **given) as page:
+        page.emulate_media(media="print")
+        client = page.context.new_cdp_session(page)
+
+        def ask(script):  # also where the page itself may run none
+            return client.send("Runtime.evaluate", {"expression": script, "returnByValue": True})["result"]["value"]
+
+        assert ask("document.documentElement.scrollWidth") == width
+        assert ask(f"({BEYOND})()") == []
+        hidden = "[...document.querySelectorAll('details p, details td')].filter((part) => !part.offsetHeight).length"
+        assert ask(hidden) == 0
+        cut = "[...document.querySelectorAll('.wide, .text')].filter((box) => box.scrollWidth > box.clientWidth + 1)"
+        assert ask(f"{cut}.length") == 0
+        tall = "[...document.querySelectorAll('.text')].filter((box) => box.scrollHeight > box.clientHeight + 1)"
+        assert ask(f"{tall}.length") == 0
+        assert ask("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+        if scripts:
+            assert len(page.pdf()) > 100_000
+            assert ask("document.querySelectorAll('details:not([open])').length") > 40  # folded again
+
+
+@pytest.mark.system
+def test_a_hostile_answer_is_shown_as_it_is_in_the_first_minute(tmp_path):
+    text = "\n".join(PAYLOADS)
+    path = tmp_path / "report.html"
+    path.write_text(report.render(make_profile(), 42, make_run(tmp_path, [text])), encoding="utf-8")
+    with open_page(path, needs_browser()) as (page, asked, complaints):
+        shown = page.locator("#pair .text").evaluate_all("parts => parts.map((part) => part.textContent)")
+        assert shown == [text.replace("\0", "\ufffd").replace("\ud800", "?")] * 3
+        assert page.locator("#pair script, #pair img, #pair iframe, #pair input, #pair style").count() == 0
+        assert page.evaluate("window.pwned") is None
+    assert asked == complaints == []
 
 
 @pytest.mark.system

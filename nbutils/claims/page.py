@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from nbutils.claims import differences, published, settle
+from nbutils.claims.facts import Fact
+from nbutils.claims.published import Number
 
 
 def _same(unit: str) -> str:
@@ -128,24 +130,107 @@ def _separable(published_shows: str) -> str:
 CLASSES = ("reproduced", "within", "failed", "supported", "within", "failed", "not-run")
 """The look of each of `settle.OUTCOMES`."""
 
+BOARD = ("D1", "D5", "P1", "P2", "P3", "L4", "R1", "M2", "O1", "H1")
+"""Claims of the report's first screen: what the longest are, whom they beat, whether by length alone, at what cost."""
+
+_WEAKEST_FIRST = ("contradicted", "not separable", "no interval", "separable")
+
+
+class Cell(NamedTuple):
+    """One number of a claim: value, interval and unit as text, and what else there is to know of it in a few words."""
+
+    value: str
+    interval: str
+    unit: str
+    remark: str = ""
+
+
+def show_number(numbers: Sequence[Number]) -> Cell | None:
+    """The one of a claim's numbers that says least for it, since the weakest part decides; None where there is none."""
+    if not numbers:
+        return None
+    weakest = min(numbers, key=_strength)
+    value, *bounds = weakest.digits
+    unit = weakest.unit.removeprefix("% ")
+    remarks = {"contradicted": "on the other side", "not separable": "cannot tell", "no interval": "no interval"}
+    remark = [remarks[weakest.reading]] if weakest.reading in remarks else []
+    remark += [f"weakest of {len(numbers)}"] if len(numbers) > 1 else []
+    value += "%" * (unit != weakest.unit)
+    return Cell(value, f"[{', '.join(bounds)}]" if bounds else "", unit, ", ".join(remark))
+
+
+def _strength(number: Number) -> tuple[int, float]:
+    """A rank by what a number shows, and among alike ones by how far its interval is from no effect."""
+    low, high = (number.value if bound is None else bound for bound in (number.low, number.high))
+    distance = number.zero - high if number.expected == "less" else low - number.zero
+    return _WEAKEST_FIRST.index(number.reading), distance
+
+
+def show_fact(facts: Sequence[Fact]) -> Cell | None:
+    """The first of a claim's facts that does not hold, else the first; None where there is none."""
+    if not facts:
+        return None
+    fact = next((fact for fact in facts if not fact.holds), facts[0])
+    value = f"{fact.measured:,.10g}"
+    compared = "" if fact.relation == "equal" and fact.holds else str(fact).removeprefix(f"{fact.quantity}: {value} ")
+    about = "; ".join(filter(None, [compared, fact.quantity]))
+    return Cell(value, "", about, f"and {len(facts) - 1} more" if len(facts) > 1 else "")
+
+
+def _describe_claim(item: settle.Settled) -> dict[str, Any]:
+    """A claim's three numbers, `published`, `independent` and `here`, and behind each all that there is, in words."""
+    exact = [fact for fact in item.facts if fact.relation == "equal"]
+    published = show_number(item.published)
+    if exact and not published:
+        published = Cell(f"{exact[0].bound:,.10g}", "", f"({exact[0].bound_is})")
+    here = show_number(item.measured) or show_fact(item.facts)
+    # What rests on other claims points to them, whose rows hold the numbers.
+    cells = [None, None, None] if item.claim.rests_on else [published, show_number(item.independent), here]
+    found = [item.paper, list(map(str, item.independent)), item.here]
+    names = ("published", "independent", "here")
+    behind = [] if item.claim.rests_on else [(name, texts) for name, texts in zip(names, found, strict=True) if texts]
+    about = {"shows": item.reading, "verdict": item.verdict, "behind": behind}
+    return {**item.claim._asdict(), **dict(zip(names, cells, strict=True)), **about}
+
+
+def answer_in_words(settled: Sequence[settle.Settled]) -> list[str]:
+    """What reproduced, in a sentence for each kind of evidence.
+
+    Claims are quoted where they stand on numbers of their own; those of the abstract rest on others.
+    """
+    totals = Counter(item.claim.topic for item in settled)
+
+    def count(verdict: str) -> str:
+        counts = Counter(item.claim.topic for item in settled if item.verdict == verdict)
+        return ", ".join(f"{topic} {number} of {totals[topic]}" for topic, number in counts.items()) or "nothing"
+
+    def quote(verdict: str) -> str:
+        claims = [item.claim for item in settled if item.verdict == verdict and not item.claim.rests_on]
+        return "; ".join(f"“{claim.claim}”" for claim in claims) or "nothing"
+
+    lines = [
+        f"Reproduced by this project: {count(settle.REPRODUCED)}. Not reproduced: {count(settle.FAILED)}.",
+        f"Supported by others' models: {quote(settle.SUPPORTED)}. Contradicted: {quote(settle.DENIED)}.",
+    ]
+    open_ones = {
+        "Measured, too little to tell": count(settle.WITHIN),
+        "Not decided by others' models": quote(settle.UNCLEAR),
+        NOT_RUN: count(settle.NOT_RUN),
+    }
+    return lines + [f"{head}: {said}." for head, said in open_ones.items() if said != "nothing"]
+
 
 def describe_claims(settled: Sequence[settle.Settled]) -> dict[str, Any]:
-    """The report's values about the claims: a summary, the table, the rule, and what prompts can show."""
-    table = settle.tabulate(settled)
-    counts = table.verdict.value_counts()
-    lists = []
-    for place, (row, item) in enumerate(zip(table.to_dict("records"), settled, strict=True)):
-        # What rests on other claims points to them, whose rows hold the numbers.
-        rests_on = ", ".join(item.claim.rests_on)
-        numbers: dict[str, list[str]] = {"published": [], "independent": [], "here": []}
-        if not rests_on:
-            found = list(map(str, item.independent))
-            numbers = {"published": item.paper, "independent": found, "here": item.here}
-        lists.append({**row, "place": place, "rests_on": rests_on, **numbers})
+    """The report's values about the claims: board and tally, the claims by topic, the rule, what prompts can show."""
+    claims = [_describe_claim(item) for item in settled]
+    counts, by_id = Counter(item.verdict for item in settled), {claim["id"]: claim for claim in claims}
+    topics = {topic: [claim for claim in claims if claim["topic"] == topic] for topic in _unique_topics(claims)}
     return {
-        "claims": lists,
-        "minute": summarise(table),
-        "verdict_counts": {verdict: int(counts[verdict]) for verdict in settle.OUTCOMES if verdict in counts},
+        "claims": claims,
+        "in_words": answer_in_words(settled),
+        "board_rows": [by_id[name] for name in BOARD],
+        "topics": {topic: (rows, Counter(row["verdict"] for row in rows)) for topic, rows in topics.items()},
+        "verdict_counts": {verdict: counts[verdict] for verdict in settle.OUTCOMES if verdict in counts},
         "classes": dict(zip(settle.OUTCOMES, CLASSES, strict=True)),
         "rule": RULE,
         "independent": INDEPENDENT,
@@ -154,6 +239,11 @@ def describe_claims(settled: Sequence[settle.Settled]) -> dict[str, Any]:
         "power": published.power_table().to_dict("records"),
         "smallest": describe_smallest(),
     }
+
+
+def _unique_topics(claims: Sequence[dict[str, Any]]) -> list[str]:
+    """The topics as they come, the abstract last: its sentences rest on the others."""
+    return sorted(dict.fromkeys(claim["topic"] for claim in claims), key=lambda topic: topic == "abstract")
 
 
 def render(table: pd.DataFrame) -> str:

@@ -85,10 +85,16 @@ class Number(NamedTuple):
         }[self.expected]
         return "separable" if shown else "contradicted" if denied else "not separable"
 
+    @property
+    def digits(self) -> list[str]:
+        """The value, and the ends of its interval where it has one, rounded and signed as they are printed."""
+        places, sign = (2 if "MT-Bench" in self.unit or "AlpacaEval" in self.unit else 1), "" if self.zero else "+"
+        bounds = [] if self.low is None or self.high is None else [self.low, self.high]
+        return [f"{number:{sign}.{places}f}" for number in (self.value, *bounds)]
+
     def __str__(self) -> str:
-        digits, sign = (2 if "MT-Bench" in self.unit or "AlpacaEval" in self.unit else 1), "" if self.zero else "+"
-        value, *bounds = (f"{x:{sign}.{digits}f}" for x in (self.value, self.low, self.high) if x is not None)
-        if len(bounds) < 2:
+        value, *bounds = self.digits
+        if not bounds:
             return f"{self.label}: {value} {self.unit}, no interval"
         return f"{self.label}: {value} [{', '.join(bounds)}] {self.unit}"
 

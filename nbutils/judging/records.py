@@ -229,6 +229,25 @@ def _answer(answer: Mapping[str, Any]) -> dict[str, Any]:
     return {**shown, "tokens": answer.get("n_tokens"), "finish": answer.get("finish_reason")}
 
 
+def choose_pair(pairs: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """The pair with the median ratio of lengths, of those with a verdict by their first judge: nobody's favourite.
+
+    pairs: as `collect_pairs` gives them. With that `judge` and its `verdict`, and with texts that a page can hold; None
+    where no pair was judged.
+    """
+    first = [(pair, next(iter(pair["judges"]))) for pair in pairs if pair["judges"]]
+    judged = [pair | {"judge": name, "verdict": pair["judges"][name]["verdict"]} for pair, name in first]
+    judged = [pair for pair in judged if pair["verdict"] != "unscored"] or judged
+    judged.sort(key=lambda pair: pair["mine"]["chars"] / max(pair["theirs"]["chars"], 1))
+    if not judged:
+        return None
+    chosen = judged[len(judged) // 2]
+    texts = {"prompt": chosen["prompt"], **{side: chosen[side]["text"] for side in ("mine", "theirs")}}
+    texts = {name: writable(text).replace("\0", "\N{REPLACEMENT CHARACTER}") for name, text in texts.items()}
+    answers = {side: chosen[side] | {"text": texts[side]} for side in ("mine", "theirs")}
+    return chosen | answers | {"prompt": texts["prompt"]}
+
+
 def pack_pairs(pairs: Sequence[dict[str, Any]], most: int = 7_000_000) -> Shown:
     """The pairs as a data block of at most `most` bytes (a report stays below 8 MB), else as many as fit, evenly."""
     kept = list(pairs)

@@ -136,6 +136,15 @@
     event.preventDefault();
   };
 
+  // --- paper: what is folded opens, and folds again ---
+
+  const folded = [];
+  const unfold = () => {
+    folded.push(...document.querySelectorAll("details:not([open])"));
+    folded.forEach((box) => (box.open = true));
+  };
+  const fold = () => folded.splice(0).forEach((box) => (box.open = false));
+
   const start = () => {
     document.body.classList.add("scripted");
     fill($("judge"), unique(pairs.flatMap((pair) => Object.keys(pair.judges))));
@@ -144,6 +153,8 @@
     ["judge", "baseline", "set", "verdict", "length", "search"].forEach((id) => $(id).addEventListener("input", filter));
     $("list").addEventListener("scroll", drawList, { passive: true });
     document.addEventListener("keydown", onKey);
+    window.addEventListener("beforeprint", unfold);
+    window.addEventListener("afterprint", fold);
     filter();
     performance.mark("pairs-ready");
   };

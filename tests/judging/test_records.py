@@ -10,7 +10,7 @@ from frames import records_of
 from nbutils import data, length_bias
 from nbutils.analysis import comparison, leaderboards, verdicts
 from nbutils.core.errors import InputError
-from nbutils.judging import mt_bench
+from nbutils.judging import mt_bench, records
 from nbutils.judging.records import cherry_judgments, read_judgments
 
 
@@ -159,3 +159,30 @@ def test_a_table_and_half_a_character(tmp_path):
     bad = {"id": "\ud800", "preference": 1, "len_arm": 1, "len_baseline": 2}
     with pytest.raises(InputError, match=r"row 0: 'id' is .*half a character"):
         read_judgments(write(tmp_path / "s.jsonl", bad))
+
+
+# --- the pair that stands for a run --------------------------------------------------------------------------------
+
+
+def make_pair(number, mine, theirs, verdict="win", text="x"):
+    sides = {"mine": {"text": text, "chars": mine}, "theirs": {"text": text, "chars": theirs}}
+    judges = {"gpt": {"verdict": verdict, "reviews": []}, "coin": {"verdict": "tie", "reviews": []}}
+    return {"set": "s", "id": str(number), "prompt": text, "arm": "a", "baseline": "b", "judges": judges, **sides}
+
+
+def test_the_pair_with_the_median_ratio_of_lengths_is_shown():
+    sizes = [(10, 1), (2, 1), (1, 1), (3, 1), (400, 400), (1, 9), (5, 0)]
+    pairs = [make_pair(number, *both) for number, both in enumerate(sizes)]
+    chosen = records.choose_pair(pairs)
+    assert (chosen["id"], chosen["judge"], chosen["verdict"]) == ("1", "gpt", "win")
+    assert {name: chosen[name] for name in pairs[1]} == pairs[1]
+    scored = [make_pair(7, 99, 1), *(make_pair(number, 1, 1, "unscored") for number in range(5))]
+    assert records.choose_pair(scored)["id"] == "7"
+    assert records.choose_pair(scored[1:])["verdict"] == "unscored"
+    assert records.choose_pair([]) is records.choose_pair([make_pair(1, 1, 1) | {"judges": {}}]) is None
+
+
+def test_the_shown_texts_can_be_written():
+    chosen = records.choose_pair([make_pair(1, 1, 1, text="a\x00b\ud800c<\U0001f600")])
+    texts = (chosen["prompt"], chosen["mine"]["text"], chosen["theirs"]["text"])
+    assert set(texts) == {"a\ufffdb?c<\U0001f600"}

@@ -5,7 +5,8 @@ import re
 import nbformat
 import pytest
 
-from nbutils import ROOT
+from nbutils import REPOSITORY, ROOT
+from nbutils.claims import page, settle
 from nbutils.core import tables
 
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -44,6 +45,80 @@ def is_command(name):
 def test_links_lead_somewhere(path):
     links = re.findall(r"\]\(([^)#:\s]+)(?:#[\w-]*)?\)", text_of(path))
     assert [link for link in links if not (path.parent / link).exists()] == []
+
+
+def slug(heading):
+    """A heading's anchor as GitHub makes it."""
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_anchors_are_headings(path):
+    for link, anchor in re.findall(r"\]\(([^)#:\s]*)#([\w-]+)\)", text_of(path)):
+        there = (path.parent / link) if link else path
+        headings = re.findall(r"^#+ (.*)$", there.read_text(encoding="utf-8"), re.MULTILINE)
+        assert anchor in map(slug, headings), f"{link}#{anchor}"
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_every_picture_says_what_it_shows(path):
+    pictures = re.findall(r"!\[([^\]]*)\]\(([^)]*)\)", text_of(path))
+    assert [target for words, target in pictures if len(words.split()) < 3] == []
+    assert [target for _, target in pictures if "://" in target and "colab-badge" not in target] == []
+
+
+@pytest.mark.parametrize("path", [*PAGES, *NOTEBOOKS], ids=lambda path: path.name)
+def test_nothing_but_a_badge_leads_to_the_repository_that_has_no_home_yet(path):
+    text = re.sub(r"\[!\[Open In Colab\]\([^)]*\)\]\([^)]*\)", "", text_of(path))
+    links = re.findall(r"\]\((https?://[^)]*)\)|<(https?://[^>]*)>", text)
+    assert [link for pair in links for link in pair if REPOSITORY in link] == []
+
+
+def test_every_page_can_be_reached_from_the_readme():
+    found, rest = set(), [ROOT / "README.md"]
+    while rest:
+        one = rest.pop()
+        found.add(one)
+        links = re.findall(r"\]\(([^)#:\s]+\.md)(?:#[\w-]*)?\)", text_of(one))
+        rest += {(one.parent / link).resolve() for link in links} - found
+    assert [path.name for path in PAGES if path.resolve() not in found] == []
+
+
+def cells_of(text):
+    """The rows of a page's first table, without its head."""
+    table = re.search(r"^\|.*(?:\n\|.*)*", text, re.MULTILINE)[0].splitlines()
+    return [[cell.strip().replace("**", "") for cell in line.strip("|").split("|")] for line in table[2:]]
+
+
+def test_the_readme_opens_with_what_holds_and_its_numbers_are_those_of_the_tables():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert text.index("## What holds") < text.index("![Notebook") < text.index("make demo") < text.index("## Ways in")
+    settled = {item.claim.id: item for item in settle.settle()}
+    rates = tables.read(ROOT / "figures" / "tables" / "independent.csv").query("what == 'headline'")
+    by_pair = rates.set_index(["arm", "other"]).to_dict("index")
+    longest, refined, rated, whole = "alpaca-1k-longest", "alpaca-1k-longest-refined", "alpaca-1k-score", "alpaca-52k"
+    rows = dict(zip(("D1", "P1", "P2", "L4", "M2"), cells_of(text), strict=True))
+    for claim, row in rows.items():
+        assert row[4] == settled[claim].verdict
+    for claim in ("P1", "P2", "M2"):
+        value, *bounds = page.show_number(settled[claim].published)[:2]
+        assert rows[claim][1].endswith(f" {value} {bounds[0]}")
+    assert rows["P1"][2] == interval(by_pair[longest, whole], "raw")
+    assert rows["P2"][2] == interval(by_pair[longest, rated], "raw")
+    over_rated, over_whole = (interval(by_pair[longest, other], "equal") for other in (rated, whole))
+    assert rows["L4"][2] == f"{over_rated} over AlpaGasus-1k, {over_whole} over all rows"
+    both = [interval(by_pair[refined, longest], name) for name in ("raw", "equal")]
+    assert rows["M2"][2] == "; at equal length ".join(both)
+    assert settled["L4"].published == [] and rows["L4"][1] == "no number"
+    (found,) = (fact for fact in settled["D1"].facts if fact.quantity.startswith("ids shared"))
+    assert found.holds and rows["D1"][3] == f"{found.measured:,.0f} of 1,000 ids"
+    # What was not measured here is not said to be.
+    assert [rows[claim][3] for claim, item in settled.items() if claim in rows and not item.here] == ["not run"] * 4
+
+
+def test_the_readmes_picture_is_small():
+    (picture,) = (ROOT / "docs" / "images").glob("*.png")
+    assert picture.stat().st_size <= 150_000
 
 
 def interval(row, name):
