@@ -47,7 +47,9 @@ class Live:
     def _repr_mimebundle_(self, **options: Any) -> dict[str, Any]:
         if not _is_watched():
             return {"text/html": self.html()}
-        shown: dict[str, Any] = self.box()._repr_mimebundle_(**options)
+        # By hand: ipywidgets 7, which Colab has, knows no mimebundle of a widget.
+        view = {"version_major": 2, "version_minor": 0, "model_id": self.box().model_id}
+        shown = {"text/plain": "controls over a pane", "application/vnd.jupyter.widget-view+json": view}
         # Colab shows the HTML where it is given both.
         return shown if "google.colab" in sys.modules else shown | {"text/html": self.html()}
 

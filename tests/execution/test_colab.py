@@ -316,7 +316,9 @@ def test_the_profile_that_is_chosen(given, gpu, on_colab, chosen, monkeypatch):
 def test_the_widgets_are_those_of_ipywidgets_7():
     texts = [path.read_text(encoding="utf-8") for path in (ROOT / "nbutils").rglob("*.py")]
     used = {name for text in texts for name in re.findall(r"\bipywidgets\.(\w+)", text)}
-    assert used == {"Button", "Dropdown", "FloatLogSlider", "FloatSlider", "HBox", "HTML", "IntSlider", "VBox"}
+    boxes, sliders = {"HBox", "VBox", "Layout"}, {"FloatLogSlider", "FloatSlider", "IntSlider"}
+    choices = {"Button", "Dropdown", "SelectionRangeSlider", "SelectionSlider", "ToggleButtons"}
+    assert used == boxes | sliders | choices | {"HTML"}
     assert not any("anywidget" in text or "import ipympl" in text for text in texts)
 
 

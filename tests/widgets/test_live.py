@@ -34,7 +34,10 @@ def test_in_a_front_end_both_are_shown_and_on_colab_the_widget_alone(monkeypatch
     made = live.Live(lambda k: f"<b>{k}</b>", {"k": ipywidgets.IntSlider(3)})
     monkeypatch.setattr(live, "running_shell", lambda: Shell(cellId="a"))
     bundle = made._repr_mimebundle_()
-    assert bundle["text/html"] == "<b>3</b>" and "application/vnd.jupyter.widget-view+json" in bundle
+    view = bundle["application/vnd.jupyter.widget-view+json"]
+    assert bundle["text/html"] == "<b>3</b>" and view["version_major"] == 2
+    shown = ipywidgets.Widget.widgets[view["model_id"]]
+    assert [type(each).__name__ for each in shown.children] == ["IntSlider", "HTML"]
     monkeypatch.setitem(live.sys.modules, "google.colab", object())
     assert "text/html" not in made._repr_mimebundle_()
 
