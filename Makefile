@@ -74,8 +74,9 @@ lab: setup
 figures: setup
 	$(BIN)/python -m nbutils.figures
 
+# The demo's where no profile is named.
 site: setup
-	$(BIN)/python -m nbutils.execution.site $(PROFILE)
+	$(BIN)/python -m nbutils.execution.site $(if $(filter file,$(origin PROFILE)),demo,$(PROFILE))
 
 badges: setup
 	$(BIN)/python -m nbutils.execution.badges "$(REPO)"

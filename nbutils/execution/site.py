@@ -3,8 +3,9 @@
     python -m nbutils.execution.site PROFILE [-o FOLDER]      (make site PROFILE=...)
 
 The ten notebooks in order, the run's other arms and seeds beside them, its report, and the documents that they name.
-A notebook that the run has not executed is shown as it is committed, and says so. Links between notebooks become links
-between pages, pictures lie inside the pages, and in a widget's place stands its first state.
+A notebook that the run has not executed is shown as it is committed, and says so; 00 is executed where the run is
+finished. Links between notebooks become links between pages, pictures lie inside the pages, and in a widget's place
+stands its first state.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from nbutils import ROOT, arms
+from nbutils import ROOT, arms, run
 from nbutils.core import disk
 from nbutils.core.errors import ArgumentParser, InputError, exits_cleanly
 from nbutils.core.settings import Profile, load_profile
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from bs4 import BeautifulSoup
     from nbformat import NotebookNode
 
+START = "00_start_here"
 TEMPLATES = Path(__file__).resolve().parents[1] / "templates"
 WIDGET, STATE = "application/vnd.jupyter.widget-view+json", "application/vnd.jupyter.widget-state+json"
 SHOWN_FIRST = ["text/html", "image/svg+xml", "image/png", "image/jpeg", "text/markdown", "text/plain"]
@@ -333,6 +335,9 @@ def main(arguments: list[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     profile = load_profile(given.profile)
     folder = given.out or disk.runs_folder() / profile.name / "site"
+    # No step of a run, but where all steps are done it has nothing left to compute.
+    if START not in find_executed(profile) and all(map(run.is_done, run.steps(given.profile, profile))):
+        run.run_alone(given.profile, START, {})
     pages = make_site(profile, folder.resolve())
     print(f"{len(pages)} pages: open {pages[0]}, or put {folder} on any web server")
 

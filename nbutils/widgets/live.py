@@ -44,7 +44,7 @@ class Live:
             control.observe(redraw, "value")
         return ipywidgets.VBox([*self.controls.values(), pane])
 
-    def _repr_mimebundle_(self, **options: Any) -> dict[str, Any]:
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
         if not _is_watched():
             return {"text/html": self.html()}
         # By hand: ipywidgets 7, which Colab has, knows no mimebundle of a widget.
