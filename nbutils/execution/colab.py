@@ -143,15 +143,19 @@ def describe_changes(before: Mapping[str, str], after: Mapping[str, str]) -> Ite
 
 
 def choose_profile(profile: str) -> str:
-    """The profile of `00_start_here`: "auto" is `colab-t4` on Colab with a GPU and `tiny` everywhere else."""
+    """The profile of `00_start_here`: "auto" is `colab-t4` on Colab with a GPU, and everywhere else the demo's.
+
+    That is `demo`, or `tiny` where its model cannot be had, with a line that says why.
+    """
     if profile != "auto":
         return profile
     from nbutils.core import machine
+    from nbutils.training import gguf
 
     with contextlib.suppress(ModuleNotFoundError):
         on_colab = importlib.util.find_spec("google.colab") is not None
         if on_colab and not machine.describe_device().startswith("CPU"):
             return "colab-t4"
         if on_colab:
-            print("No GPU here: `tiny` shows the machinery. For a model: Runtime, Change runtime type, T4 GPU.")
-    return "tiny"
+            print("No GPU here: a small model answers. For a larger one: Runtime, Change runtime type, T4 GPU.")
+    return gguf.choose_profile("demo", "tiny")

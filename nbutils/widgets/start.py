@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
-CHARACTERS = 700
+CHARACTERS = 360
 """Of a text that is shown: what keeps a screen a screen."""
 
 

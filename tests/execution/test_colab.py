@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from nbutils import REPOSITORY, ROOT
 from nbutils.core import machine, settings
 from nbutils.execution import colab
+from nbutils.training import gguf
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 RUNTIMES = ("2026.07", "2026.08")
@@ -298,14 +299,15 @@ def test_what_is_installed_is_found_by_normalised_names():
     ("given", "gpu", "on_colab", "chosen"),
     [
         ("auto", "Tesla T4, 15360 MiB", True, "colab-t4"),
-        ("auto", "CPU, 2 cores", True, "tiny"),
-        ("auto", "NVIDIA H100, 81559 MiB", False, "tiny"),
+        ("auto", "CPU, 2 cores", True, "demo or tiny"),
+        ("auto", "NVIDIA H100, 81559 MiB", False, "demo or tiny"),
         ("llama2-7b", "CPU, 2 cores", True, "llama2-7b"),
         ("tiny", "Tesla T4, 15360 MiB", True, "tiny"),
     ],
 )
 def test_the_profile_that_is_chosen(given, gpu, on_colab, chosen, monkeypatch):
     monkeypatch.setattr(machine, "describe_device", lambda: gpu)
+    monkeypatch.setattr(gguf, "choose_profile", lambda *names: " or ".join(names))
     monkeypatch.delitem(sys.modules, "google.colab", raising=False)
     monkeypatch.setitem(sys.modules, "google", SimpleNamespace(__path__=[]))  # as protobuf brings it
     if on_colab:
