@@ -241,6 +241,20 @@ def describe_claims(settled: Sequence[settle.Settled]) -> dict[str, Any]:
     }
 
 
+def tabulate_board(settled: Sequence[settle.Settled]) -> pd.DataFrame:
+    """The report's board as a frame: the claims that carry the paper, three numbers each, and what became of them."""
+    shown = ("published", "independent", "here")
+    rows = [
+        {"claim": claim["claim"]} | {name: _plain(claim[name]) for name in shown} | {"verdict": claim["verdict"]}
+        for claim in describe_claims(settled)["board_rows"]
+    ]
+    return pd.DataFrame(rows)
+
+
+def _plain(cell: Cell | None) -> str:
+    return " ".join(filter(None, cell[:3])) if cell else ""
+
+
 def _unique_topics(claims: Sequence[dict[str, Any]]) -> list[str]:
     """The topics as they come, the abstract last: its sentences rest on the others."""
     return sorted(dict.fromkeys(claim["topic"] for claim in claims), key=lambda topic: topic == "abstract")

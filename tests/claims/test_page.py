@@ -60,6 +60,14 @@ def test_the_board_has_three_numbers_and_everything_behind_them(settled):
     assert by_id["S1"]["published"] is by_id["S1"]["here"] is None and by_id["S1"]["behind"] == []
 
 
+def test_the_board_as_a_frame_says_the_same(settled):
+    board = page.tabulate_board(settled).set_index("claim")
+    assert list(board) == ["published", "independent", "here", "verdict"] and len(board) == len(page.BOARD)
+    row = board.loc["longest preferred to all of Alpaca-52k"]
+    assert row["published"].startswith("+57.2 [+52.7, +61.7] points") and row["independent"].startswith("57.8% [")
+    assert (row["here"], row["verdict"]) == ("", "supported independently")
+
+
 def test_what_reproduced_is_said_in_words(settled):
     lines = page.answer_in_words(settled)
     assert lines[0] == "Reproduced by this project: abstract 1 of 9, data 7 of 7. Not reproduced: nothing."
