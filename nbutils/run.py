@@ -46,8 +46,9 @@ from nbutils.training import gguf, models
 PAPERMILL: dict[str, Any] = {
     "kernel_name": "python3",
     "progress_bar": False,
-    # The kernel listens on this machine alone; its warning that it does so unencrypted would fill the log.
-    "extra_arguments": ["--IPKernelApp.log_level=40"],
+    # The kernel's own log: that it listens unencrypted, on this machine alone, and at an interrupt a traceback of its
+    # message loop. What a cell raises is in the notebook.
+    "extra_arguments": ["--IPKernelApp.log_level=50"],
 }
 
 STAGES: dict[str, Any] = {

@@ -358,8 +358,8 @@ def test_a_cell_before_its_time_says_what_to_do(lab, page):
     open_notebook(page, lab, "02_select")
     run_cell(page, 'profile = "tiny"')
     run_cell(page, "notebook.begin(profile)")
-    early = run_cell(page, "chosen = select.load_arm(made)")
-    assert errors([early]) == ["NameError: name 'made' is not defined"]
+    early = run_cell(page, "first_rows = ")
+    assert errors([early]) == ["NameError: name 'chosen' is not defined"]
     page.get_by_text("Run the ones above first").wait_for()
     take_picture(page, "02_select-too-early")
 
