@@ -281,6 +281,15 @@ def test_a_failed_notebook_keeps_its_traceback(tmp_path, monkeypatch):
     assert not step.output.exists()
 
 
+@pytest.mark.slow
+def test_a_published_subset_passes_02s_checks_by_its_own_row_numbers(mirror, tmp_path, monkeypatch):
+    """Its ids are rows of Alpaca-52k, of which it has a thousand."""
+    monkeypatch.setenv("LIM_RUNS", str(tmp_path))
+    run.main(["tiny", "--only", "02_select", "-p", "arm", "alpaca-1k-score"])
+    (kept,) = tmp_path.rglob("02_select-alpaca-1k-score-*.ipynb")
+    assert "ok: no row is kept twice" in kept.read_text(encoding="utf-8")
+
+
 # --- the report in a browser ---------------------------------------------------------------------------------------
 
 
