@@ -306,6 +306,7 @@ def test_the_judged_pairs_answer_to_every_filter(lab, page):
     take_picture(page, "06_judge-clicked")
 
 
+@pytest.mark.long
 def test_the_slider_of_the_length_ratio_moves_the_win_rate(lab, page):
     from playwright.sync_api import expect
 
