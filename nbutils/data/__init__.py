@@ -25,6 +25,7 @@ from nbutils.data.load import (
     fingerprint_pool,
     fingerprint_test_set,
     llama2_tokenizer,
+    load_outputs,
     load_pool,
     load_prompts,
     load_rows,

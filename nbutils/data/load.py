@@ -67,6 +67,19 @@ def load_table(name: str) -> "pandas.DataFrame":
     return pd.DataFrame([record for member, path in members for record in convert(member, path)])
 
 
+def load_outputs(model: str) -> dict[int, tuple[EvalPrompt, str]]:
+    """AlpacaEval's prompts by their place, each with a model's published output.
+
+    Raises InputError for a model of which none is published.
+    """
+    prompts, table = load_prompts("alpaca-eval"), load_table("alpaca-eval-outputs")
+    theirs = table[table["model"] == model]
+    if theirs.empty:
+        known = ", ".join(sorted(set(table["model"])))
+        raise InputError(f"no published answers of '{model}': choose one of {known}, or give a file")
+    return {place: (prompts[place], output) for place, output in zip(theirs["idx"], theirs["output"], strict=True)}
+
+
 def llama2_tokenizer() -> Any:
     """The Llama-2 tokenizer as a `tokenizers.Tokenizer`, from an ungated copy."""
     return _tokenizer_at(catalogue.obtain("llama2-tokenizer")[0])

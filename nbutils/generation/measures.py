@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nbutils import arms, data, lengths, prompts
+from nbutils.analysis.leaderboards import BASELINE
 from nbutils.core import disk, tables
 from nbutils.core.errors import InputError
 from nbutils.core.machine import track
@@ -68,10 +69,8 @@ def _of_mt_bench() -> Iterator[Row]:
 
 def _of_alpaca_eval() -> Iterator[Row]:
     """GPT-4's outputs, against which AlpacaEval 2.0 compares."""
-    asked = [prompt.instruction for prompt in data.load_prompts("alpaca-eval")]
-    outputs = data.load_table("alpaca-eval-outputs").query("model == 'gpt4_1106_preview'")
-    for record in outputs.sort_values("idx").to_dict("records"):
-        yield Row(int(record["idx"]), "alpaca-eval", asked[int(record["idx"])], "", record["output"])
+    for place, (prompt, output) in sorted(data.load_outputs(BASELINE).items()):
+        yield Row(int(place), "alpaca-eval", prompt.instruction, "", output)
 
 
 SETS: dict[str, tuple[Callable[[], Iterator[Row]], tuple[str, ...]]] = {

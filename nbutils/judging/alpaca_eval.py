@@ -32,13 +32,7 @@ TEST_SET: Benchmark = "alpaca-eval"
 
 def baseline_answers(model: str = BASELINE) -> list[dict[str, Any]]:
     """Published answers of a model, as rows of an answer file. Raises InputError for a model that is not there."""
-    prompts = data.load_prompts(TEST_SET)
-    table = data.load_table("alpaca-eval-outputs").to_dict("records")
-    found = [record for record in table if record["model"] == model]
-    if not found:
-        known = ", ".join(sorted({record["model"] for record in table}))
-        raise InputError(f"no published answers of '{model}': choose one of {known}, or give a file")
-    return [_answer(prompts[record["idx"]], record["output"], model) for record in found]
+    return [_answer(prompt, output, model) for prompt, output in data.load_outputs(model).values()]
 
 
 def _answer(prompt: Any, response: str, arm: str) -> dict[str, Any]:

@@ -61,10 +61,7 @@ def load_references(test_sets: Iterable[str], also: str | None = None) -> dict[t
 
 
 def _gpt4_outputs() -> dict[str, str]:
-    asked = [" ".join(prompt.text.split()) for prompt in data.load_prompts("alpaca-eval")]
-    outputs = data.load_table("alpaca-eval-outputs")
-    theirs = outputs[outputs["model"] == BASELINE]
-    return {asked[number]: output for number, output in zip(theirs["idx"], theirs["output"], strict=True)}
+    return {" ".join(prompt.text.split()): output for prompt, output in data.load_outputs(BASELINE).values()}
 
 
 def match_answers(
