@@ -4,8 +4,10 @@ All published results are single runs without error bars; the intervals here are
 measurement: 1,030 prompts for the pairwise figures, 805 for AlpacaEval, 80 questions for MT-Bench.
 """
 
+import functools
 import math
 import re
+from collections import defaultdict
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -164,8 +166,16 @@ def read_scores(name: str) -> pd.DataFrame:
 
 def published_numbers(claim: str) -> list[Number]:
     """The published differences on which a claim stands, in the order of data/published/comparisons.csv."""
-    rows = read("comparisons").itertuples()
-    return [_read_number(row) for row in rows if row.claim == claim and row.table]
+    return list(_read_published().get(claim, ()))
+
+
+@functools.cache
+def _read_published() -> dict[str, list[Number]]:
+    frames = {"win-rates": read_win_rates(), "human": read("human")} | {name: read_scores(name) for name in _SCORES}
+    rows, found = read("comparisons"), defaultdict[str, list[Number]](list)
+    for row in rows[rows.table != ""].itertuples():
+        found[str(row.claim)].append(_read_number(row, frames[str(row.table)]))
+    return found
 
 
 def independent_numbers(claim: str) -> list[Number]:
@@ -173,27 +183,33 @@ def independent_numbers(claim: str) -> list[Number]:
 
     data/published/independent-claims.csv names the comparisons; the numbers are the headline of the table INDEPENDENT.
     """
-    table, wanted, found = tables.read(INDEPENDENT), read("independent-claims"), []
+    return list(_read_independent().get(claim, ()))
+
+
+@functools.cache
+def _read_independent() -> dict[str, list[Number]]:
+    table, found = tables.read(INDEPENDENT), defaultdict[str, list[Number]](list)
     table = table[table.what == "headline"]
-    for row in wanted[wanted.claim == claim].itertuples():
+    for row in read("independent-claims").itertuples():
         (one,) = table[(table.arm == row.arm) & (table.other == row.other)].to_dict("records")
         value, low, high = (100 * one[f"{row.estimate}{end}"] for end in ("", "_low", "_high"))
         length = ", at equal length" if row.estimate == "equal" else ""
         label = f"GPT-4 on MT-Bench, as the TACOS authors trained them, {row.arm} over {row.other}{length}"
-        found.append(Number(label, value, low, high, PREFERRED, row.expected, 50.0))
+        number = Number(label, value, low, high, PREFERRED, str(row.expected), 50.0)
+        found[str(row.claim)].append(number)
     return found
 
 
-def _read_number(row: Any) -> Number:
+def _read_number(row: Any, table: pd.DataFrame) -> Number:
     """The difference of two sides' scores, as if these were independent: they share their questions, and nobody
     published by how much that narrows it. Win rates and people's choices are differences already."""
     if row.table == "win-rates":
-        return _read_net_win(row)
+        return _read_net_win(row, table)
     if row.table == "human":
-        found = read("human").iloc[0]
+        found = table.iloc[0]
         least, most = (100 * bound for bound in wilson_interval(found.wins_percent / 100, found.judgements))
         return Number("people", found.wins_percent, least, most, "% of judgements", row.expected, 50.0)
-    mine, other = (_find(row.table, base=row.base, arm=arm) for arm in (row.arm, row.against))
+    mine, other = (_find(table, row.table, base=row.base, arm=arm) for arm in (row.arm, row.against))
     column, unit = _SCORES[row.table]
     label = f"{row.base}, {row.arm} against {row.against}"
     if row.expected == "twice":
@@ -205,12 +221,12 @@ def _read_number(row: Any) -> Number:
     return Number(label, value, low, high, unit, row.expected)
 
 
-def _read_net_win(row: Any) -> Number:
+def _read_net_win(row: Any, table: pd.DataFrame) -> Number:
     """A published net win, or by how much it is larger than another one (`than_arm` over `than_against`)."""
-    found = _find("win-rates", base=row.base, arm=row.arm, against=row.against, judge=row.judge)
+    found = _find(table, row.table, base=row.base, arm=row.arm, against=row.against, judge=row.judge)
     label, value, low, high = f"{row.judge}, {row.base}", found.net, found.low, found.high
     if row.than_arm:
-        other = _find("win-rates", base=row.base, arm=row.than_arm, against=row.than_against, judge=row.judge)
+        other = _find(table, row.table, base=row.base, arm=row.than_arm, against=row.than_against, judge=row.judge)
         label, value = f"{label}, {describe_contrast(row)}", value - other.net
         margin = math.hypot(found.high - found.net, other.high - other.net)
         low, high = value - margin, value + margin
@@ -224,11 +240,10 @@ def describe_contrast(row: Any) -> str:
     return f"{row.arm} over {row.against} more than {row.than_arm} over {row.than_against}"
 
 
-def _find(table: str, **wanted: str) -> Any:
-    frame = read_win_rates() if table == "win-rates" else read_scores(table)
-    found = frame[(frame[list(wanted)] == list(wanted.values())).all(axis=1)]
+def _find(table: pd.DataFrame, name: str, **wanted: str) -> Any:
+    found = table[(table[list(wanted)] == list(wanted.values())).all(axis=1)]
     if len(found) != 1:
-        raise InputError(f"data/published/{table}.csv: {len(found)} rows for {wanted}: there should be one")
+        raise InputError(f"data/published/{name}.csv: {len(found)} rows for {wanted}: there should be one")
     return found.iloc[0]
 
 

@@ -151,7 +151,7 @@ def test_a_missing_table_and_a_row_that_is_not_there_are_named():
     with pytest.raises(InputError, match=r"nothing\.csv: no such table"):
         published.read("nothing")
     with pytest.raises(InputError, match=r"mt-bench\.csv: 0 rows for"):
-        published._find("mt-bench", base="GPT-5", arm="lima-1k")
+        published._find(published.read_scores("mt-bench"), "mt-bench", base="GPT-5", arm="lima-1k")
 
 
 # --- the claims ----------------------------------------------------------------------------------------------------
