@@ -75,7 +75,8 @@ def _settings_of(profile: Profile, arm: str) -> Training:
 def run(profile: str | Profile, arm: str, seed: int = 42, watch: "Watch | None" = None) -> Manifest:
     """Train on an arm's rows: `adapter/` (or `model/`), `loss.csv`, `samples.jsonl`, and counts in the manifest.
 
-    watch: is handed the loss table and the sample answers so far, after every step (of one process that trains alone).
+    watch: is handed the loss table and the sample answers so far, and how many steps there will be, after every step
+    (of one process that trains alone).
     """
     chosen, name = _prepare(profile, arm)
     if processes() > 1:

@@ -70,13 +70,14 @@ def test_who_looks_on_sees_the_losses_and_answers_so_far(tmp_path):
     answers.records.append({"step": 0})
     trainer = SimpleNamespace(callback_handler=SimpleNamespace(callbacks=[answers]))
     watching = callbacks.LookingOn(lambda *found: seen.append(found), epochs, trainer)
-    state = SimpleNamespace(log_history=[{"step": 1, "loss": 2.5}], is_world_process_zero=True)
+    state = SimpleNamespace(log_history=[{"step": 1, "loss": 2.5}], is_world_process_zero=True, max_steps=2)
     watching.on_log(None, state, None, {"loss": 2.5})
     watching.on_log(None, state, None, {"train_runtime": 1.0})  # the summary at the end is no step
     state.is_world_process_zero = False
     watching.on_log(None, state, None, {"loss": 2.5})
-    ((losses, samples),) = seen
-    assert losses[["step", "epoch", "loss"]].values.tolist() == [[1, 0.5, 2.5]] and samples == [{"step": 0}]
+    ((losses, samples, steps),) = seen
+    assert losses[["step", "epoch", "loss"]].values.tolist() == [[1, 0.5, 2.5]]
+    assert (samples, steps) == ([{"step": 0}], 2)
 
 
 # --- the stage -----------------------------------------------------------------------------------------------------

@@ -191,8 +191,11 @@ def draw_controls(controls: "DataFrame", note: str = "") -> "Figure":
 
 
 @style.in_style()
-def draw_losses(losses: "Mapping[str, DataFrame]", note: str = "") -> "Figure":
-    """Training loss by optimizer step, one line per arm, named at its end. losses: by arm, its loss.csv."""
+def draw_losses(losses: "Mapping[str, DataFrame]", note: str = "", steps: int | None = None) -> "Figure":
+    """Training loss by optimizer step, one line per arm, named at its end.
+
+    losses: by arm, its loss.csv; steps: how far the axis reaches (while a model trains, to the end that is to come).
+    """
     # One step's loss is noise: what a title says is the mean of a fifth of the steps.
     last = {arm: float(rows.loss.iloc[-max(1, len(rows) // 5) :].mean()) for arm, rows in losses.items()}
     low, high = min(last, key=last.__getitem__), max(last, key=last.__getitem__)
@@ -209,6 +212,8 @@ def draw_losses(losses: "Mapping[str, DataFrame]", note: str = "") -> "Figure":
     looks = list(_looks_of(losses))
     for rows, look in zip(losses.values(), looks, strict=True):
         axes.plot(rows.step, rows.loss, **look)
+    if steps:
+        axes.set_xlim(0, 1.02 * steps)
     ends = [(int(rows.step.iloc[-1]), float(rows.loss.iloc[-1])) for rows in losses.values()]
     bottom, top = axes.get_ylim()
     _name_ends(axes, [short_name(arm) for arm in losses], ends, [look["color"] for look in looks], top - bottom)

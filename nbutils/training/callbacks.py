@@ -213,8 +213,8 @@ class SampleAnswers(TrainerCallback):
         disk.write_jsonl(self.path, self.records)
 
 
-Watch: TypeAlias = Callable[["DataFrame", Sequence[dict[str, Any]]], None]
-"""Who looks on: is handed the loss table and the sample answers so far, after every step."""
+Watch: TypeAlias = Callable[["DataFrame", Sequence[dict[str, Any]], int], None]
+"""Who looks on: is handed, after every step, the losses and sample answers so far, and how many steps there will be."""
 
 
 class LookingOn(TrainerCallback):
@@ -228,7 +228,8 @@ class LookingOn(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **named: Any) -> None:
         """Hand on what there is, once a step's loss is known."""
         if logs and "loss" in logs and state.is_world_process_zero:
-            self.watch(loss_table(state.log_history, self.epochs), self.samples.records if self.samples else [])
+            answers = self.samples.records if self.samples else []
+            self.watch(loss_table(state.log_history, self.epochs), answers, state.max_steps)
 
 
 def loss_table(history: Sequence[dict[str, Any]], epochs: np.ndarray) -> "DataFrame":

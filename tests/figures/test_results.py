@@ -104,6 +104,12 @@ def test_the_title_of_losses_is_where_they_end():
     assert both == "The training loss ends lowest for LIMA-1k, at 1.25, and highest for Alpaca-52k, at 3.00"
 
 
+def test_the_axis_of_losses_reaches_to_the_end_that_is_to_come():
+    steps = pd.DataFrame({"step": range(1, 4), "loss": [4.0, 3.0, 2.0]})
+    assert results.draw_losses({"lima-1k": steps}, steps=100).axes[0].get_xlim() == (0, 102)
+    assert results.draw_losses({"lima-1k": steps}).axes[0].get_xlim() == pytest.approx((0.9, 3.1))
+
+
 # --- colours and marks ---------------------------------------------------------------------------------------------
 
 
