@@ -17,6 +17,7 @@ never set against each other (PAIRS.csv).
 
 import functools
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -72,11 +73,21 @@ def _analyse_all(judged: Manifest, measured: dict[str, Manifest], folder: Path) 
     tables.write(folder / "length_bias.csv", table)
     tables.write(folder / "bins.csv", bin_comparisons(rows))
     tables.write(folder / "cut.csv", compare_cut(rows, cut) if cut else [])
-    facts = {side: [tables.read(made.path(f"{name}.csv")) for name in FACTS] for side, made in measured.items()}
-    mine, *others = facts.items()
-    tables.write(folder / "answer_measures.csv", [row for other in others for row in answer_facts.compare(mine, other)])
+    tables.write(
+        folder / "answer_measures.csv", compare_measures({side: made.folder for side, made in measured.items()})
+    )
     outputs = ["length_bias.csv", "bins.csv", "cut.csv", "answer_measures.csv"]
     return {"outputs": outputs, "comparisons": len(table)}
+
+
+def compare_measures(folders: Mapping[str, Path]) -> list[dict[str, Any]]:
+    """How the first arm differs from each of the others in what needs no judge (`answer_facts.compare`).
+
+    folders: by arm, where the tables of FACTS lie that stage 05 made of it.
+    """
+    facts = {arm: [tables.read(folder / f"{name}.csv") for name in FACTS] for arm, folder in folders.items()}
+    mine, *others = facts.items()
+    return [row for other in others for row in answer_facts.compare(mine, other)]
 
 
 def tell(profile: str | Profile, seed: int = 42) -> list[str]:

@@ -11,14 +11,14 @@ were made. Whoever may not hand on a test set's texts can hand on these.
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pandas import DataFrame
 
-from nbutils import arms, finetune, generate, judge
+from nbutils import arms, finetune, generate, judge, length_bias
 from nbutils.analysis import answer_facts, comparison
 from nbutils.analysis.verdicts import ORDERS
 from nbutils.core import disk, machine, manifests, tables
@@ -27,15 +27,12 @@ from nbutils.core.manifests import Manifest
 from nbutils.core.settings import Profile, load_profile
 from nbutils.figures import registry
 from nbutils.generation.answers import load_answers
+from nbutils.judging import judges
 from nbutils.judging.judges import score_by_reference
 from nbutils.judging.pairs import MEASURE, Pair, cut_pair, match_answers
 from nbutils.judging.replies import score_review
 
-JUDGES = ("reference", "longer", "first", "coin")
-"""The reference judge and the three controls, which need to know no text to judge it."""
-
 Stages = tuple[Manifest, Manifest, Manifest]
-Scores = Mapping[tuple[str, str], tuple[float, int]]
 
 
 def export(name: str, seed: int, folder: Path) -> list[str]:
@@ -48,8 +45,8 @@ def export(name: str, seed: int, folder: Path) -> list[str]:
     references, mine = judge.find_references(profile), load_answers(found[target][1])
     for arm, (tuned, answered, measured) in found.items():
         pairs = [pair for pair in match_answers(load_answers(answered), mine, references) if pair.reference]
-        for source, table in ((tuned, "loss"), (measured, "answer_facts"), (measured, "likelihoods")):
-            (folder / arm).mkdir(parents=True, exist_ok=True)
+        (folder / arm).mkdir(parents=True, exist_ok=True)
+        for source, table in ((tuned, "loss"), *((measured, name) for name in length_bias.FACTS)):
             with disk.atomic_path(folder / arm / f"{table}.csv") as path:
                 shutil.copyfile(source.path(f"{table}.csv"), path)
         tables.write(folder / arm / "reference_scores.csv", [_score(pair) for pair in pairs])
@@ -101,16 +98,12 @@ def analyse(folder: Path) -> tuple[DataFrame, DataFrame]:
         [row for arm in others for row in judge_facts(folder, target, arm, is_cut)] for is_cut in (False, True)
     )
     table = comparison.analyse(rows, cut=cut)
-    facts = {arm: [tables.read(folder / arm / f"{name}.csv") for name in FACTS] for arm in (target, *others)}
-    mine, *theirs = facts.items()
-    measures = tables.make("answer_measures", [row for other in theirs for row in answer_facts.compare(mine, other)])
+    folders = {arm: folder / arm for arm in (target, *others)}
+    measures = tables.make("answer_measures", length_bias.compare_measures(folders))
     tables.write(folder / "length_bias.csv", table)
     tables.write(folder / "cut.csv", comparison.compare_cut(rows, cut))
     tables.write(folder / "answer_measures.csv", measures)
     return table, measures
-
-
-FACTS = ("likelihoods", "answer_facts")
 
 
 def _read_about(folder: Path) -> dict[str, Any]:
@@ -123,38 +116,29 @@ def _read_about(folder: Path) -> dict[str, Any]:
 
 
 def judge_facts(folder: Path, target: str, arm: str, is_cut: bool = False) -> Iterator[dict[str, Any]]:
-    """Judgment rows of the target's answers against an arm's, in both orders, by JUDGES, from lengths and scores.
+    """Judgment rows of the target's answers against an arm's, in both orders, from lengths and scores alone.
 
+    By the reference judge and the three controls, which need to know no text to judge it; the coin is tossed anew.
     is_cut: of the answers cut to one length, pair by pair.
     """
     if is_cut:
         both = tables.read(folder / arm / "cut_scores.csv")
     else:
-        names = ("reference_scores.csv",) * 2
-        theirs, mine = (tables.read(folder / side / name) for side, name in zip((arm, target), names, strict=True))
+        theirs, mine = (tables.read(folder / side / "reference_scores.csv") for side in (arm, target))
         both = theirs.merge(mine, on=["test_set", "id"], suffixes=("", "_target"))
     coin = np.random.default_rng(0).integers(0, 2, (len(both), len(ORDERS)))
     for record, tosses in zip(both.to_dict("records"), coin, strict=True):
-        lengths = (record["chars_target"], record["chars"])
+        sides = [(record[f"score{side}"], record[f"chars{side}"]) for side in ("_target", "")]
         about: dict[str, Any] = {"id": record["id"], "test_set": record["test_set"], "arm": target, "baseline": arm}
-        for name in JUDGES:
-            for order, heads in zip(ORDERS, tosses, strict=True):
-                scores = _grade(name, (record["score_target"], record["score"]), lengths, order, bool(heads))
-                shown = scores if order == ORDERS[0] else scores[::-1]
-                row = about | {"judge": name, "order": order, **score_review(" ".join(map(str, shown)), order)}
-                yield row | {"len_arm": lengths[0], "len_baseline": lengths[1], "measure": MEASURE}
-
-
-def _grade(
-    name: str, scores: tuple[float, float], lengths: tuple[int, int], order: str, heads: bool
-) -> tuple[float, float]:
-    """What a judge of JUDGES gives the target's answer and the arm's."""
-    if name == "reference":
-        return scores
-    if name == "longer" and lengths[0] == lengths[1]:
-        return (7, 7)
-    prefers_target = {"longer": lengths[0] > lengths[1], "first": order == ORDERS[0], "coin": heads}[name]
-    return (8, 6) if prefers_target else (6, 8)
+        about |= {"len_arm": sides[0][1], "len_baseline": sides[1][1], "measure": MEASURE}
+        for order, heads in zip(ORDERS, tosses, strict=True):
+            is_first = order == ORDERS[0]
+            (first, size), (second, other) = sides if is_first else sides[::-1]
+            said = {"reference": f"{first} {second}", "longer": judges.prefer_longer(size, other)}
+            # Heads are the target's.
+            said |= {"first": judges.FIRST, "coin": judges.FIRST if heads == is_first else judges.SECOND}
+            for name, review in said.items():
+                yield about | {"judge": name, "order": order, **score_review(review, order)}
 
 
 @exits_cleanly

@@ -57,22 +57,30 @@ def score_by_reference(answer: str, reference: str) -> float:
     return round(1 + 9 * sacrebleu.sentence_chrf(answer, [reference]).score / 100, 2)
 
 
+FIRST, SECOND = "8 6", "6 8"
+"""What the controls give two answers of which they prefer the one shown first, or second."""
+
+
+def prefer_longer(first: int, second: int) -> str:
+    """What `judge_longer` gives two answers of so many characters."""
+    return "7 7" if first == second else FIRST if first > second else SECOND
+
+
 def judge_longer(request: Request) -> str:
     """Prefer the longer answer, whatever it says: a length analysis must unmask this judge."""
-    first, second = len(request.facts["answer_1"]), len(request.facts["answer_2"])
-    scores = "7 7" if first == second else "8 6" if first > second else "6 8"
+    scores = prefer_longer(len(request.facts["answer_1"]), len(request.facts["answer_2"]))
     return f"{scores}\nThe longer answer is better."
 
 
 def judge_first(_: Request) -> str:
     """Prefer the answer shown first: pure position bias."""
-    return "8 6\nThe first answer is better."
+    return f"{FIRST}\nThe first answer is better."
 
 
 def judge_coin(request: Request) -> str:
     """Toss a coin, the same for the same request: a length analysis must acquit this judge."""
     heads = hashlib.sha256(request.key.encode()).digest()[0] % 2
-    return ("8 6" if heads else "6 8") + "\nThe coin decided."
+    return (FIRST if heads else SECOND) + "\nThe coin decided."
 
 
 def grade_longer(request: Request) -> str:
