@@ -12,9 +12,10 @@ import sys
 from html.parser import HTMLParser
 
 import pytest
+from browsing import open_page
 from hypothesis import given
 from hypothesis import strategies as st
-from report_run import ARM, BASELINE, make_answers, make_judgments, make_profile, manifest, open_page, write_run
+from report_run import ARM, BASELINE, make_answers, make_judgments, make_profile, manifest, write_run
 
 from nbutils import data, report
 from nbutils.claims import published
@@ -299,13 +300,9 @@ def test_importing_the_report_brings_in_neither_torch_nor_statsmodels():
 # --- in a browser --------------------------------------------------------------------------------------------------
 
 
-def needs_browser():
-    return shutil.which("chromium") or pytest.skip("needs chromium")
-
-
 @pytest.mark.system
 def test_no_payload_runs_and_every_one_is_shown_as_it_is(attacked):
-    with open_page(attacked, needs_browser()) as (page, asked, complaints):
+    with open_page(attacked) as (page, asked, complaints):
         page.locator("#list").focus()
         for text in PAYLOADS:
             shown = page.locator("#detail .two .text").first.evaluate("element => element.textContent")
@@ -326,7 +323,7 @@ def test_no_payload_runs_and_every_one_is_shown_as_it_is(attacked):
 
 @pytest.mark.system
 def test_keys_filters_and_search(harmless):
-    with open_page(harmless, needs_browser()) as (page, asked, complaints):
+    with open_page(harmless) as (page, asked, complaints):
         title, count = page.locator("#detail h3"), page.locator("#count")
         assert title.text_content() == "sample/0 sample"
         page.keyboard.press("j")
@@ -365,19 +362,13 @@ def test_keys_filters_and_search(harmless):
 
 @pytest.mark.system
 def test_without_javascript_the_rest_can_be_read(harmless):
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=needs_browser(), args=["--no-sandbox"])
-        page = browser.new_context(java_script_enabled=False).new_page()
-        page.goto(harmless.as_uri())
+    with open_page(harmless, java_script_enabled=False) as (page, _, _):
         assert page.get_by_text("needs JavaScript").is_visible()
         minute, claims = page.locator(".minute"), page.locator(".topic")
         assert minute.get_by_text("Reproduced by this project: abstract 1 of 9, data 7 of 7.").is_visible()
         assert minute.get_by_text("plain text number").first.is_visible()
         assert claims.get_by_text("the official code masks exactly").is_visible()
         assert not page.locator("#browser").is_visible()
-        browser.close()
 
 
 # What a window of a width and a scheme of colours shows, with everything folded opened.
@@ -409,21 +400,9 @@ CONTRASTS = """() => {
 @contextlib.contextmanager
 def open_wholly(path, **given):
     """A page with everything folded opened; given: of the browser's context."""
-    with needs_browser_at(path, **given) as page:
+    with open_page(path, **given) as (page, _, _):
         page.evaluate("document.querySelectorAll('details').forEach((box) => { box.open = true; })")
         yield page
-
-
-@contextlib.contextmanager
-def needs_browser_at(path, **given):
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=needs_browser(), args=["--no-sandbox"])
-        page = browser.new_context(**given).new_page()
-        page.goto(path.as_uri())
-        yield page
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -467,7 +446,7 @@ def test_on_paper_nothing_is_folded_or_cut(which, scripts, request):
     path = request.getfixturevalue(which)
     width = 703  # px of an A4 page between margins of 12 mm
     given = {"viewport": {"width": width, "height": 1000}, "java_script_enabled": scripts, "color_scheme": "dark"}
-    with needs_browser_at(path, **given) as page:
+    with open_page(path, **given) as (page, _, _):
         page.emulate_media(media="print")
         client = page.context.new_cdp_session(page)
 
@@ -493,7 +472,7 @@ def test_a_hostile_answer_is_shown_as_it_is_in_the_first_minute(tmp_path):
     text = "\n".join(PAYLOADS)
     path = tmp_path / "report.html"
     path.write_text(report.render(make_profile(), 42, make_run(tmp_path, [text])), encoding="utf-8")
-    with open_page(path, needs_browser()) as (page, asked, complaints):
+    with open_page(path) as (page, asked, complaints):
         shown = page.locator("#pair .text").evaluate_all("parts => parts.map((part) => part.textContent)")
         assert shown == [text.replace("\0", "\ufffd").replace("\ud800", "?")] * 3
         assert page.locator("#pair script, #pair img, #pair iframe, #pair input, #pair style").count() == 0
@@ -523,7 +502,7 @@ def test_a_thousand_pairs_open_in_under_a_second(tmp_path, mirror):
 
 
 def seconds_to_ready(path):
-    with open_page(path, needs_browser()) as (page, _, complaints):
+    with open_page(path) as (page, _, complaints):
         assert page.locator(".row").count() < 40
         assert complaints == []
         return page.evaluate("performance.getEntriesByName('pairs-ready')[0].startTime / 1000")

@@ -3,13 +3,13 @@
 import base64
 import os
 import re
-import shutil
 import subprocess
 import sys
 from urllib.parse import unquote, urlsplit
 
 import nbformat
 import pytest
+from browsing import open_page
 from bs4 import BeautifulSoup
 
 from nbutils import ROOT
@@ -177,15 +177,7 @@ def test_no_page_fetches_or_runs_anything(run):
 
 @pytest.mark.system
 def test_a_browser_shows_every_page_and_asks_nobody(run):
-    from playwright.sync_api import sync_playwright
-
-    asked, complaints = [], []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1200, "height": 900})
-        page.on("request", lambda request: asked.append(request.url))
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("dialog", lambda dialog: complaints.append(dialog.message))
+    with open_page() as (page, asked, complaints):
         for name in ["index", *NAMES, "doc-claims"]:
             page.goto((run / f"{name}.html").as_uri())
             assert min(page.evaluate("[...document.images].map(image => image.naturalWidth)"), default=1) > 0
@@ -197,9 +189,7 @@ def test_a_browser_shows_every_page_and_asks_nobody(run):
         for name in ["index", *NAMES]:
             page.goto((run / f"{name}.html").as_uri())
             assert page.evaluate("document.documentElement.scrollWidth") <= 390, name
-        browser.close()
-    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
-    assert complaints == []
+    assert asked == complaints == []
 
 
 # --- refusals ------------------------------------------------------------------------------------------------------

@@ -1,6 +1,5 @@
 """A finished run of any size without any model: answers and reviews as given, everything else small and made up."""
 
-import contextlib
 import json
 
 from nbutils.analysis import answer_facts, comparison, verdicts
@@ -96,21 +95,3 @@ def manifest(stage, arm, folder, facts=None):
     made = {"created": "2026-01-01T00:00:00+00:00", "versions": {"python": "3.11"}, "git": "unknown", "seconds": 1.0}
     plan = {"stage": stage, "profile": "tiny", "arm": arm, "seed": 42, "key": "0" * 64}
     return Manifest(**plan, **made, settings={}, inputs={}, outputs={}, facts=facts or {}, folder=folder)
-
-
-@contextlib.contextmanager
-def open_page(path, executable):
-    """A page of a headless Chromium that has opened a file, with the URLs it asked for and what it complained of."""
-    from playwright.sync_api import sync_playwright
-
-    asked, complaints = [], []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1280, "height": 900})
-        page.on("request", lambda request: asked.append(request.url))
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("dialog", lambda dialog: complaints.append(f"dialog: {dialog.message}") or dialog.dismiss())
-        page.goto(path.as_uri())
-        yield page, [url for url in asked if not url.startswith(("file:", "data:"))], complaints
-        browser.close()

@@ -12,6 +12,7 @@ from pathlib import Path
 import colab_form
 import nbformat
 import pytest
+from browsing import open_page
 
 from nbutils import REPOSITORY, ROOT, arms, data, run
 from nbutils.core import disk, errors, manifests, settings, tables
@@ -296,17 +297,9 @@ def test_a_published_subset_passes_02s_checks_by_its_own_row_numbers(mirror, tmp
 @pytest.mark.long  # a whole run for one page; tests/test_report.py opens pages of made-up runs in a browser
 @pytest.mark.parametrize("finished", [AT_ONCE], indirect=True)
 def test_the_report_opens_in_a_browser_and_asks_nobody(finished):
-    from playwright.sync_api import sync_playwright
-
     folder, _ = finished
     report = folder / "tiny" / "report" / ARMS[0] / "seed-42" / "report.html"
-    asked, complaints = [], []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1200, "height": 900})
-        page.on("request", lambda request: asked.append(request.url))
-        page.on("console", lambda message: complaints.append(message.text))
-        page.goto(report.as_uri())
+    with open_page(report) as (page, asked, complaints):
         page.locator(".row").nth(1).click()
         assert page.locator("#detail .two").is_visible()
         widths = page.evaluate("[...document.images].map(image => image.naturalWidth)")
@@ -314,9 +307,7 @@ def test_the_report_opens_in_a_browser_and_asks_nobody(finished):
         assert min(widths) > 600
         if picture := os.environ.get("LIM_SCREENSHOT"):
             page.screenshot(path=picture, full_page=True)
-        browser.close()
-    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
-    assert complaints == []
+    assert asked == complaints == []
 
 
 def test_arms_of_the_sample_stand_in_for_those_of_alpaca(no_data):
