@@ -254,8 +254,7 @@ class Table:
         styler = frame.style.hide(axis="index").format(escape="html").format_index(heads.__getitem__, axis="columns")
         styler.set_table_styles([{"selector": where, "props": props} for where, props in (*self.STYLES, *right)])
         styler.set_td_classes(pd.DataFrame(dict(enumerate(kinds))))
-        note = f"<p><em>{escape(self.note)}</em></p>" if self.note else ""
-        return f'<div style="overflow-x: auto">{styler.to_html()}</div>{note}'
+        return f'<div style="overflow-x: auto">{styler.to_html()}</div>{show_note(self.note)}'
 
     def __repr__(self) -> str:
         columns = [[str(name), *cells] for name, cells in zip(self.frame, self._cells(), strict=True)]
@@ -269,6 +268,11 @@ class Table:
         columns = [self.frame.iloc[:, place].tolist() for place in range(self.frame.shape[1])]
         decimals = list(map(_decimals_of, columns))
         return [[plain(value, most) for value in column] for column, most in zip(columns, decimals, strict=True)]
+
+
+def show_note(note: str) -> str:
+    """The line below a table or a widget as HTML, escaped; nothing for no note."""
+    return f"<p><em>{escape(note)}</em></p>" if note else ""
 
 
 def _is_number(value: Any) -> bool:

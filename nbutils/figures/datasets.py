@@ -34,7 +34,7 @@ def draw_lengths(histograms: "DataFrame", lengths: "DataFrame", note: str = "") 
     title = f"The {rows:,} longest have {times:.1f} times the words of the average response"
     title += ", and half those of LIMA" if 1.8 < means.get("lima-1k", 0) / means[longest] < 2.2 else ""
     page, axes = style.make_page(0.82 * len(shown) + 0.1, title, caption, note, 2.4, 1.55, 0.42)
-    ridges = [_ridge_of(histograms[histograms.dataset == name]) for name in shown.dataset]
+    ridges = [ridge_of(histograms[histograms.dataset == name]) for name in shown.dataset]
     tallest = max(density.max() for _, density in ridges)
     for place, (row, (edges, density)) in enumerate(zip(shown.itertuples(), ridges, strict=True)):
         _draw_ridge(axes, edges, density / tallest, row, place)
@@ -43,16 +43,13 @@ def draw_lengths(histograms: "DataFrame", lengths: "DataFrame", note: str = "") 
         label.set_verticalalignment("bottom")
     for right, text in ((44, "median"), (100, "mean")):
         style.annotate(axes, text, (1, -0.62), (right, 5), xycoords=style.BESIDE, ha="right", color=QUIET, size=SMALL)
-    axes.set_xscale("log", base=2)
-    ticks = [1, 4, 16, 64, 256, 1024, 4096]
-    axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
-    axes.minorticks_off()
+    style.use_log_axis(axes, 4096)
     axes.set(xlim=(0.7, 4096), ylim=(len(shown) - 0.7, -0.95))
     axes.set_xlabel("NLTK words per response", size=9)
     return page
 
 
-def _ridge_of(bins: "DataFrame") -> tuple[np.ndarray, np.ndarray]:
+def ridge_of(bins: "DataFrame") -> tuple[np.ndarray, np.ndarray]:
     """Edges of a histogram's bins in words, and in each the share of the rows over its width in octaves."""
     drawn = bins[bins.low >= 1]
     # A bin [low, high) of whole numbers covers low - 1/2 to high - 1/2 on the line.

@@ -235,6 +235,14 @@ def draw_shares(
         left = [start + width for start, width in zip(left, widths, strict=True)]
 
 
+def use_log_axis(axes: "Axes", most: float) -> None:
+    """A horizontal axis of lengths on a logarithmic scale, with ticks at the powers of four up to `most`."""
+    axes.set_xscale("log", base=2)
+    ticks = [4**power for power in range(8) if 4**power <= most]
+    axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    axes.minorticks_off()
+
+
 def hide_x_axis(axes: "Axes") -> None:
     """Take away the horizontal axis where every mark carries its number."""
     axes.xaxis.set_visible(False)

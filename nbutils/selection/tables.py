@@ -27,7 +27,7 @@ SELECTED_FROM = {
     "evol-70k": ("evol-1k-longest-published", "evol-1k-score"),
 }
 """The published selections of a pool, whose rows carry the pool's numbers."""
-PUBLISHED = {"alpaca-52k": "alpaca-1k-longest-published", "evol-70k": "evol-1k-longest-published"}
+PUBLISHED = {pool: longest for pool, (longest, _) in SELECTED_FROM.items()}
 RULES = ("longest", "longest-stratified", "longest-instruction", "shortest", "random-7", "random-token-matched-7")
 
 

@@ -12,8 +12,9 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from nbutils.analysis.verdicts import ORDERS, VERDICTS, Rows, to_frame
-from nbutils.core.tables import plain
+from nbutils.core.tables import plain, show_note
 from nbutils.judging.replies import parse_scores
+from nbutils.llm.ledger import writable
 from nbutils.widgets.live import Live
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ def browse(pairs: Sequence[Mapping[str, Any]], compared: "DataFrame", note: str 
             return "<p>No pair passes these filters.</p>"
         number = min(place, len(found))
         head = f"<p>Pair {number:,} of {len(found):,}, of {compared['pair'].nunique():,} in all.</p>"
-        return head + show_pair(pairs[found[number - 1]], judge) + (f"<p><em>{escape(note)}</em></p>" if note else "")
+        return head + show_pair(pairs[found[number - 1]], judge) + show_note(note)
 
     if compared.empty:
         return Live(lambda: "<p>Nobody else's answers to these prompts are there yet.</p>", {})
@@ -166,11 +167,13 @@ QUIET = "opacity: 0.7; margin: 0.3em 0 0; line-height: 1.4"
 
 
 def show_text(text: str) -> str:
-    """What a model or a dataset wrote, escaped, in a box of its own with its lines as they are."""
-    whole = text.encode("utf-8", "replace").decode()  # half a character cannot be sent to a browser
+    """What a model or a dataset wrote, escaped, in a box of its own with its lines as they are.
+
+    Half a character cannot be sent to a browser.
+    """
     kind = "white-space: pre-wrap; overflow-wrap: anywhere; unicode-bidi: plaintext; max-height: 28em; overflow-y: auto"
     kind += "; line-height: 1.4"
-    return f'<div dir="auto" style="{kind}">{escape(whole)}</div>'
+    return f'<div dir="auto" style="{kind}">{escape(writable(text))}</div>'
 
 
 def show_pair(pair: Mapping[str, Any], judge: str | None = None) -> str:
@@ -193,7 +196,7 @@ def show_pair(pair: Mapping[str, Any], judge: str | None = None) -> str:
 
 
 def _name(text: Any) -> str:
-    return escape(str(text).encode("utf-8", "replace").decode())
+    return escape(writable(str(text)))
 
 
 def _show_answer(arm: str, answer: Mapping[str, Any]) -> str:

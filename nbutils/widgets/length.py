@@ -70,15 +70,20 @@ def ask_ratio(rows: Rows, note: str = "") -> Live:
     import ipywidgets
 
     compared = {f"{judge}: {arm} against {rival}": compare(of) for (judge, arm, rival), of in comparisons(rows).items()}
-    shape: dict[str, Any] = {"style": {"description_width": "8em"}, "layout": {"width": "40em"}}
+    shape = _shape("8em")
     menu = ipywidgets.Dropdown(options=list(compared), description="judge", **shape)
     times = {"value": 1.0, "base": 2, "min": -2, "max": 2, "step": 0.05, "readout_format": ".2f"}
     slider = ipywidgets.FloatLogSlider(description="times as long", **times, **shape)
 
     def draw(comparison: str, ratio: float) -> str:
-        return show_ratio(compared[comparison], ratio) + _note(note)
+        return show_ratio(compared[comparison], ratio) + tables.show_note(note)
 
     return Live(draw, {"comparison": menu, "ratio": slider})
+
+
+def _shape(words: str) -> dict[str, Any]:
+    """Looks of a control whose description takes such a width."""
+    return {"style": {"description_width": words}, "layout": {"width": "40em"}}
 
 
 def show_ratio(compared: Compared, ratio: float, truth: float | None = None) -> str:
@@ -173,10 +178,6 @@ def _mark_rate(axes: "Axes", curve: Curve, ratio: float) -> None:
     style.annotate(axes, f"{rate.value:.0%}", (place, rate.value), (-10 if rises else 10, 12), **kind)
 
 
-def _note(note: str) -> str:
-    return f"<p><em>{escape(note)}</em></p>" if note else ""
-
-
 # --- a judge with planted tastes -----------------------------------------------------------------------------------
 
 
@@ -188,10 +189,8 @@ def plant_judge(prompts: int = calibration.PROMPTS, seed: int = 0) -> Live:
     """
     import ipywidgets
 
-    shape: dict[str, Any] = {"style": {"description_width": "12em"}, "layout": {"width": "40em"}}
-
     def make_slider(words: str, value: float, low: float, high: float) -> Any:
-        return ipywidgets.FloatSlider(value, min=low, max=high, step=0.25, description=words, **shape)
+        return ipywidgets.FloatSlider(value, min=low, max=high, step=0.25, description=words, **_shape("12em"))
 
     def draw(**planted: float) -> str:
         return show_planted(Taste(**planted), prompts, seed)
@@ -255,8 +254,7 @@ def browse_cards(biases: pd.DataFrame, note: str = "") -> Live:
     import ipywidgets
 
     rows = {f"{row['judge']}, against {row['baseline']}": row for row in biases.to_dict("records")}
-    shape: dict[str, Any] = {"style": {"description_width": "8em"}, "layout": {"width": "40em"}}
-    menu = ipywidgets.Dropdown(options=list(rows), description="judge", **shape)
+    menu = ipywidgets.Dropdown(options=list(rows), description="judge", **_shape("8em"))
     return Live(lambda comparison: show_card(rows[comparison], note), {"comparison": menu})
 
 
@@ -269,7 +267,7 @@ def show_card(row: Mapping[Any, Any], note: str = "") -> str:
         f'<div style="border-left: 5px solid {EQUAL}; padding: 0.1em 0 0.1em 1em; max-width: 56em">'
         f'<p style="font-size: 1.25em; margin: 0.2em 0"><b>{_sentence(row["finding"])}</b></p>'
         f'<p style="margin: 0.2em 0 0.6em">{escape(who)}, {row["prompts"]:,} prompts. Win rates of the arm with 95% '
-        f'intervals:</p><table style="border-collapse: collapse">{lines}</table>{_note(note)}</div>'
+        f'intervals:</p><table style="border-collapse: collapse">{lines}</table>{tables.show_note(note)}</div>'
     )
 
 

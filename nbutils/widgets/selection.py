@@ -177,10 +177,7 @@ def _draw_histogram(axes: "Axes", edges: Lengths, parts: tuple[Lengths, Lengths]
         axes.stairs(rows / octaves, places, fill=True, color=colour)
     if threshold:
         axes.axvline(threshold - 0.5, color=style.INK, lw=1)
-    axes.set_xscale("log", base=2)
-    ticks = [4**power for power in range(8) if 4**power <= places[-1]]
-    axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
-    axes.minorticks_off()
+    style.use_log_axis(axes, places[-1])
     axes.set_xlim(0.45, places[-1])
     axes.set_ylabel("rows per doubling of length", size=9)
     axes.yaxis.set_major_formatter("{x:,.0f}")

@@ -9,7 +9,7 @@ from nbutils.core import tables
 from nbutils.core.manifests import Manifest
 from nbutils.core.tables import Table
 from nbutils.data.rows import Row
-from nbutils.figures import style
+from nbutils.figures import datasets, style
 from nbutils.figures.style import LONGEST, OTHER
 
 if TYPE_CHECKING:
@@ -27,15 +27,12 @@ def draw_cut(histograms: "DataFrame", facts: Mapping[str, Any], dataset: str) ->
     histograms: stage 01's table; facts: stage 02's of the selection. A selection by another rule or measure cuts
     nothing off, and so nothing is coloured.
     """
-    bins = histograms[(histograms.dataset == dataset) & (histograms.low >= 1)]
     title = f"{facts['pool_rows']:,} responses by length"
     if is_cut := facts["measure"] == "nltk_words" and "ties_taken" in facts:
         longest = f"The {facts['rows']:,} longest of {facts['pool_rows']:,} responses"
         title = f"{longest} have {facts['threshold']:,} words or more"
     page, axes = style.make_page(1.9, title, "", left=0.3, right=0.3, bottom=0.45)
-    # A bin [low, high) of whole numbers covers low - 1/2 to high - 1/2 on the line.
-    edges = np.append(bins.low, bins.high.iloc[-1]) - 0.5
-    density = bins.rows.to_numpy() / np.diff(np.log2(edges))
+    edges, density = datasets.ridge_of(histograms[histograms.dataset == dataset])
     axes.stairs(density, edges, fill=True, color=OTHER, alpha=0.6, lw=0)
     if is_cut:
         cut = facts["threshold"] - 0.5
@@ -44,10 +41,7 @@ def draw_cut(histograms: "DataFrame", facts: Mapping[str, Any], dataset: str) ->
         axes.axvline(cut, color=LONGEST, lw=1.4)
         place = (cut, 0.75 * density.max())
         style.annotate(axes, f"the {facts['rows']:,} longest", place, (8, 0), color=LONGEST, weight="bold")
-    axes.set_xscale("log", base=2)
-    ticks = [4**power for power in range(7)]
-    axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
-    axes.minorticks_off()
+    style.use_log_axis(axes, 4096)
     axes.set(xlim=(0.7, 4096), ylim=(0, None), yticks=[], xlabel="words of a response (the paper's count)")
     return page
 

@@ -2,13 +2,12 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 from nbutils import arms
 from nbutils.core.machine import running_shell
 from nbutils.core.settings import Profile
-from nbutils.core.tables import plain
+from nbutils.core.tables import plain, show_note
 from nbutils.figures import results
 from nbutils.widgets.answers import CELL, EVEN, QUIET, show_text
 from nbutils.widgets.live import Live
@@ -32,37 +31,30 @@ class LiveCurve:
         self.shown: dict[str, Any] = {}
         self.last = float("-inf")
 
-    def __call__(self, losses: "DataFrame", samples: Sequence[Mapping[str, Any]]) -> None:
-        """Draw what there is, now and then."""
+    def __call__(self, losses: "DataFrame", samples: Sequence[Mapping[str, Any]], steps: int) -> None:
+        """Draw what there is of so many steps, now and then."""
         if running_shell() is None or len(losses) < 2 or time.monotonic() - self.last < SECONDS_BETWEEN_DRAWINGS:
             return
-        self._show("curve", results.draw_losses({self.arm: losses}, self.note))
+        self._show("curve", results.draw_losses({self.arm: losses}, self.note, steps))
         if samples:
-            self._show("answers", _Page(show_newest(samples)))
+            self._show("answers", show_newest(samples))
         self.last = time.monotonic()
 
     def finish(self, losses: "DataFrame") -> None:
         """Draw the whole curve; the answers go, which a notebook shows epoch by epoch below."""
         self._show("curve", results.draw_losses({self.arm: losses}, self.note))
         if "answers" in self.shown:
-            self._show("answers", _Page(""))
+            self._show("answers", "")
 
-    def _show(self, name: str, what: Any) -> None:
-        from IPython.display import display
+    def _show(self, name: str, drawn: Any) -> None:
+        from IPython.display import HTML, display
 
+        what = HTML(drawn) if isinstance(drawn, str) else drawn
         if name in self.shown:
             self.shown[name].update(what)
         elif running_shell() is not None:
             # An output that is replaced, and no widget: an executed notebook keeps its last state.
             self.shown[name] = display(what, display_id=True)
-
-
-class _Page:
-    def __init__(self, html: str):
-        self.html = html
-
-    def _repr_html_(self) -> str:
-        return self.html
 
 
 def show_newest(samples: Sequence[Mapping[str, Any]]) -> str:
@@ -87,8 +79,7 @@ def browse_samples(samples: "DataFrame", note: str = "") -> Live:
     first = samples[samples["epoch"] == 0]
 
     def draw(epoch: str) -> str:
-        shown = _lay_out(samples[samples["epoch"] == epochs[epoch]], before=first, lengths=samples)
-        return shown + (f"<p><em>{escape(note)}</em></p>" if note else "")
+        return _lay_out(samples[samples["epoch"] == epochs[epoch]], before=first, lengths=samples) + show_note(note)
 
     return Live(draw, {"epoch": slider})
 

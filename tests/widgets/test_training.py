@@ -146,7 +146,9 @@ def shown(monkeypatch):
     monkeypatch.setattr(IPython.display, "display", display)
     monkeypatch.setattr(training, "running_shell", object)
     monkeypatch.setattr(
-        training.results, "draw_losses", lambda losses, note: (list(losses), len(*losses.values()), note)
+        training.results,
+        "draw_losses",
+        lambda losses, note, steps=None: (list(losses), len(*losses.values()), note, steps),
     )
     return handles
 
@@ -155,20 +157,20 @@ def test_the_curve_grows_in_one_place_and_the_answers_go_at_the_end(shown, monke
     now = [100.0]
     monkeypatch.setattr(training.time, "monotonic", lambda: now[0])
     curve = training.LiveCurve("tiny", "alpaca-1k-longest")
-    curve(LOSSES[:1], [])
+    curve(LOSSES[:1], [], 3)
     assert shown == []  # one point is no line
-    curve(LOSSES[:2], SAMPLES[:4])
+    curve(LOSSES[:2], SAMPLES[:4], 3)
     now[0] += training.SECONDS_BETWEEN_DRAWINGS / 2
-    curve(LOSSES, SAMPLES)
+    curve(LOSSES, SAMPLES, 3)
     picture, answers = shown
     assert len(picture.states) == 1  # too soon
     now[0] += training.SECONDS_BETWEEN_DRAWINGS
-    curve(LOSSES, SAMPLES)
+    curve(LOSSES, SAMPLES, 3)
     curve.finish(LOSSES)
-    assert [steps for _, steps, _ in picture.states] == [2, 3, 3]
+    assert [(drawn, steps) for _, drawn, _, steps in picture.states] == [(2, 3), (3, 3), (3, None)]
     assert picture.states[0][2] == load_profile("tiny").note
-    assert "at epoch 1<" in answers.states[0].html and "&lt;i&gt;more" in answers.states[0].html
-    assert "the most" in answers.states[1].html and answers.states[2]._repr_html_() == ""
+    assert "at epoch 1<" in answers.states[0].data and "&lt;i&gt;more" in answers.states[0].data
+    assert "the most" in answers.states[1].data and answers.states[2]._repr_html_() == ""
     assert len(shown) == 2
 
 
@@ -180,6 +182,6 @@ def test_a_finished_training_shows_its_curve_alone(shown):
 def test_nothing_is_drawn_where_there_is_no_notebook(shown, monkeypatch):
     monkeypatch.setattr(training, "running_shell", lambda: None)
     curve = training.LiveCurve("tiny", "alpaca-1k-longest")
-    curve(LOSSES, SAMPLES)
+    curve(LOSSES, SAMPLES, 3)
     curve.finish(LOSSES)
     assert shown == []
