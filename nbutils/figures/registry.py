@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from nbutils import ROOT
 from nbutils.core import manifests, tables
 from nbutils.core.errors import ArgumentParser, InputError, exits_cleanly
-from nbutils.figures import datasets, length, paper
+from nbutils.figures import datasets, length, paper, unjudged
 from nbutils.figures.style import in_style, save
 
 if TYPE_CHECKING:
@@ -27,13 +27,17 @@ FOLDER = ROOT / "figures"
 class Entry(NamedTuple):
     """A figure: names of the tables that it is drawn from, and the function that takes them in this order.
 
-    takes_note: not the paper's figures, into which nothing is written that concerns a model of ours.
+    takes_note: not the paper's figures, into which nothing is written that concerns a model of ours; note: what its
+    footer says where no other note is given.
     """
 
     tables: tuple[str, ...]
     draw: Callable[..., "Figure"]
     takes_note: bool = True
+    note: str = ""
 
+
+SMALL_MODEL = "SmolLM2-135M-Instruct, LoRA, one epoch over 1,000 rows: the effect on length, no result of the paper."
 
 FIGURES = {
     "response-lengths": Entry(("histograms", "lengths"), datasets.draw_lengths),
@@ -48,6 +52,7 @@ FIGURES = {
     "cherry-by-length": Entry(("cherry-bins",), length.draw_bins),
     "cherry-at-equal-length": Entry(("cherry-sets",), length.draw_sets),
     "independent-evidence": Entry(("independent", "independent-lengths"), length.draw_independent),
+    "smollm2-differences": Entry(("smollm2-1k/answer_measures",), unjudged.draw_differences, note=SMALL_MODEL),
     "paper-figure-1-pairwise": Entry(("paper-pairwise",), paper.draw_pairwise, False),
     "paper-figure-5-open-llm": Entry(("paper-open-llm",), paper.draw_open_llm, False),
     "paper-figure-6-length": Entry(("paper-pairwise", "lengths"), paper.draw_length_against_wins, False),
@@ -67,7 +72,7 @@ def draw(name: str, folder: Path = FOLDER / "tables", note: str = "", out: Path 
     entry = FIGURES[name]
     given = (tables.read(folder / f"{table}.csv") for table in entry.tables)
     with in_style():
-        figure = entry.draw(*given, **({"note": note} if entry.takes_note else {}), **more)
+        figure = entry.draw(*given, **({"note": note or entry.note} if entry.takes_note else {}), **more)
     if out:
         save(figure, name, out)
     return figure
@@ -75,7 +80,8 @@ def draw(name: str, folder: Path = FOLDER / "tables", note: str = "", out: Path 
 
 def draw_all(folder: Path = FOLDER) -> list[str]:
     """Draw every figure whose tables are kept in `folder`/tables; return their names."""
-    kept = {path.stem for path in (folder / "tables").glob("*.csv")}
+    there = folder / "tables"
+    kept = {path.relative_to(there).with_suffix("").as_posix() for path in there.rglob("*.csv")}
     drawn = [name for name, entry in FIGURES.items() if kept.issuperset(entry.tables)]
     for name in drawn:
         draw(name, folder / "tables", out=folder)

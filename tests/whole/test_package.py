@@ -73,7 +73,7 @@ def test_it_holds_all_that_the_repository_has_of_the_package(wheel):
         "profiles/**/*",
         "notebooks/*.ipynb",
     ]
-    read += ["figures/tables/*", "Snakefile", "*.smk"]
+    read += ["figures/tables/*", "figures/tables/smollm2-1k/*.csv", "Snakefile", "*.smk"]
     expected = {path.relative_to(ROOT) for pattern in read for path in ROOT.glob(pattern) if path.is_file()}
     expected = {path for path in expected if not {"__pycache__", ".ipynb_checkpoints"} & set(path.parts)}
     assert {f"{shared}/{path}" for path in expected} <= names
