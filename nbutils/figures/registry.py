@@ -37,7 +37,7 @@ class Entry(NamedTuple):
     note: str = ""
 
 
-SMALL_MODEL = "SmolLM2-135M-Instruct, LoRA, one epoch over 1,000 rows: the effect on length, no result of the paper."
+SMALL_MODEL = "SmolLM2-135M-Instruct, LoRA, one epoch: shows the effect on length, no result of the paper."
 
 FIGURES = {
     "response-lengths": Entry(("histograms", "lengths"), datasets.draw_lengths),
