@@ -141,7 +141,7 @@ def render(profile: Profile, seed: int, found: Found) -> str:
         trainings=made["finetune"],
         mismatches=list(find_mismatches(made["finetune"])),
         generations=made["generate"],
-        datasets=_records(tables.read(found.of("explore").path("lengths.csv"))),
+        datasets=_records(tables.read(found.of("explore").path("lengths.csv")).round(1).rename(columns=LENGTHS)),
         results=_records(summary.query("test_set == 'all'")),
         biases=_records(biases),
         answers=evidence.tabulate_answers(measured),
@@ -155,6 +155,11 @@ def render(profile: Profile, seed: int, found: Found) -> str:
         settings=list(flatten(profile.model_dump(mode="json"))),
         manifests=found.manifests,
     )
+
+
+LENGTHS = {"min": "shortest", "max": "longest", "mean_words": "mean in words", "mean_chars": "in characters"}
+LENGTHS |= {"mean_tokens": "in Llama-2 tokens"}
+"""The columns of stage 01's `lengths` in words."""
 
 
 def _records(table: "DataFrame") -> list[dict[Any, Any]]:

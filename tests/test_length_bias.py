@@ -877,7 +877,7 @@ def test_a_run_tells_a_prompt_both_answers_and_the_verdict(tmp_path, monkeypatch
     assert first == "sample/0: Prompt 0"
     assert mine == f"  {ARM}, 2 tokens: {ARM} \ufffd0"
     assert theirs == f"  {BASELINE}, 2 tokens: {BASELINE} \ufffd0"
-    assert verdict.startswith(f"reference, 4 prompts, {ARM} against {BASELINE}: ")
+    assert verdict.startswith(f"{ARM} (the arm) against {BASELINE} (the baseline), judged by reference, 4 prompts: ")
     assert judged == "  as judged, mean preference: 0.88 [0.24, 0.99], cannot tell"
     assert equal.startswith("  at equal length, by the ratio of lengths: ")
     assert matched.startswith("  pairs of equal length: ")

@@ -154,7 +154,8 @@ TOLD = ("judged", "equal", "matched")
 def tell_card(row: Mapping[str, Any]) -> list[str]:
     """A row of the length analysis in four lines of text: the verdict, and three estimates on which it rests."""
     card = {line["estimate"]: line for line in tabulate_card(row).to_dict("records")}
-    verdict = f"{row['judge']}, {row['prompts']} prompts, {row['arm']} against {row['baseline']}: {row['finding']}"
+    sides = f"{row['arm']} (the arm) against {row['baseline']} (the baseline)"
+    verdict = f"{sides}, judged by {row['judge']}, {row['prompts']} prompts: {row['finding']}"
     lines = []
     for words in (COLUMNS[name][1] for name in TOLD):
         found = card.get(words)

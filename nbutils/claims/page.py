@@ -202,7 +202,7 @@ def answer_in_words(settled: Sequence[settle.Settled]) -> list[str]:
 
     def count(verdict: str) -> str:
         counts = Counter(item.claim.topic for item in settled if item.verdict == verdict)
-        return ", ".join(f"{topic} {number} of {totals[topic]}" for topic, number in counts.items()) or "nothing"
+        return ", ".join(f"{topic} ({number} of {totals[topic]})" for topic, number in counts.items()) or "nothing"
 
     def quote(verdict: str) -> str:
         claims = [item.claim for item in settled if item.verdict == verdict and not item.claim.rests_on]

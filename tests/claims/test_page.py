@@ -70,18 +70,18 @@ def test_the_board_as_a_frame_says_the_same(settled):
 
 def test_what_reproduced_is_said_in_words(settled):
     lines = page.answer_in_words(settled)
-    assert lines[0] == "Reproduced by this project: abstract 1 of 9, data 7 of 7. Not reproduced: nothing."
+    assert lines[0] == "Reproduced by this project: abstract (1 of 9), data (7 of 7). Not reproduced: nothing."
     said = "“longest preferred to all of Alpaca-52k”; “refinement helps”"
     assert lines[1] == f"Supported by others' models: {said}. Contradicted: nothing."
     assert lines[2].startswith("Not decided by others' models: “longest preferred to AlpaGasus-1k”; ")
-    assert lines[3].startswith(f"{page.NOT_RUN}: abstract 3 of 9, preference 7 of 9, ")
+    assert lines[3].startswith(f"{page.NOT_RUN}: abstract (3 of 9), preference (7 of 9), ")
 
 
 def test_what_a_run_measured_is_said_and_shown():
     measured = Measured({"P3": [net(-20, 5)], "P1": [net(4, 9)], "O1": [net(20, 5)]}, {})
     described = page.describe_claims(settle.settle(measured))
     lines, rows = described["in_words"], {row["id"]: row for row in described["board_rows"]}
-    assert lines[0].endswith("Not reproduced: abstract 2 of 9, preference 2 of 9, length 1 of 6.")
-    assert "capabilities 1 of 1" in lines[0].partition("Not reproduced")[0]
+    assert lines[0].endswith("Not reproduced: abstract (2 of 9), preference (2 of 9), length (1 of 6).")
+    assert "capabilities (1 of 1)" in lines[0].partition("Not reproduced")[0]
     assert rows["P3"]["here"] == ("-20.0", "[-25.0, -15.0]", "points net win", "on the other side")
     assert rows["P3"]["verdict"] == "not reproduced"

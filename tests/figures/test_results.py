@@ -134,6 +134,19 @@ def test_a_tie_is_named_where_the_first_bar_has_none():
 # --- without a judge -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("widths", "sides"),
+    [
+        ([72, 12, 16], ["center"] * 3),
+        ([88, 4, 8], ["center", "right", "left"]),
+        ([6, 5, 89], ["right", "left", "center"]),
+        ([100], ["center"]),
+    ],
+)
+def test_words_over_narrow_segments_turn_from_each_other(widths, sides):
+    assert style._sides_of_words(widths) == sides
+
+
 def test_differences_without_a_judge_show_every_measure_and_baseline():
     figure = unjudged.draw_differences(MEASURES)
     shown = [text.get_text() for text in texts_of(figure)]
