@@ -188,12 +188,13 @@ def sum_up(measured: Results, target: str) -> Iterator[dict[str, Any]]:
     shown = measured.pooled(evidence.SHOWN_JUDGES)[[*pair, "prompts", "net_win", "low", "high"]]
     shown = shown.rename(columns={"prompts": "scored", "net_win": "net", "low": "net_low", "high": "net_high"})
     shown = shown.merge(analysed, how="left", on=pair).fillna({"finding": "length not analysed"})
+    remarks = {each.name: each.remark for each in measured.profile.judging.judges}
     for row in shown[shown.arm == target].to_dict("records"):
         net, low, high = (100 * row[name] for name in ("net", "net_low", "net_high"))
         card = findings.tabulate_card(row).to_dict("records")
         wins = f"{net:+.0f} points [{low:+.0f}, {high:+.0f}]"
         about = {name: row[name] for name in ("judge", "baseline", "finding", "scored")}
-        yield {**about, "wins": wins, "card": card}
+        yield {**about, "wins": wins, "card": card, "remark": remarks.get(row["judge"], "")}
 
 
 def find_mismatches(trainings: Sequence[Manifest]) -> Iterator[str]:

@@ -184,3 +184,5 @@ def test_verdicts_are_a_row_for_each_comparison():
     assert list(found.columns) == ["judge", "against", "verdict", "as judged"]
     assert list(found.loc[0]) == ["a", "b", "it is so", "60 [55, 65]"]
     assert list(found.loc[1]) == ["c", "d", "too few judged prompts", ""]
+    alike = findings.tabulate_verdicts(DataFrame([row | {"baseline": "b"} for row in rows]))
+    assert list(alike.columns) == ["judge", "verdict", "as judged"], "one baseline is named once, above"
