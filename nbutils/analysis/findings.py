@@ -176,8 +176,8 @@ _TABLED = {
 def tabulate_verdicts(table: DataFrame) -> DataFrame:
     """A length analysis as verdicts, a row for each comparison: who, the verdict, and the rates that it rests on.
 
-    Rates are text, percent with 95% intervals, "" for what cannot be estimated; a rate that no row has is no column, nor
-    is `against` where all have one baseline.
+    Rates are text, percent with 95% intervals, "" for what cannot be estimated; a rate that no row has is no column,
+    nor is `against` where all have one baseline.
     """
     found = []
     for row in table.to_dict("records"):

@@ -62,7 +62,7 @@ def test_the_board_has_three_numbers_and_everything_behind_them(settled):
 
 def test_the_board_as_a_frame_says_the_same(settled):
     board = page.tabulate_board(settled).set_index("claim")
-    assert list(board) == ["published", "independent", "here", "verdict"] and len(board) == len(page.BOARD)
+    assert list(board) == ["verdict", "published", "independent", "here"] and len(board) == len(page.BOARD)
     row = board.loc["longest preferred to all of Alpaca-52k"]
     assert row["published"].startswith("+57.2 [+52.7, +61.7] points") and row["independent"].startswith("+15.6 [")
     assert (row["here"], row["verdict"]) == ("", "supported independently")
