@@ -8,7 +8,6 @@ finished. Links between notebooks become links between pages, pictures lie insid
 stands its first state.
 """
 
-import argparse
 import base64
 import functools
 import mimetypes
@@ -73,7 +72,7 @@ class Page(NamedTuple):
 
 def find_executed(profile: Profile) -> dict[str, list[Executed]]:
     """The executed notebooks of a run by stage; first the one of the first seed and the target arm, then the newest."""
-    targets = list(map(arms.parse_arm, _targets(profile)))
+    targets = map(arms.parse_arm, _targets(profile))
     wanted = {"", *(name for arm in targets for name in (arm.name, arm.trained, arm.drawn))}
     found: dict[str, list[Executed]] = {}
     for path in sorted((disk.runs_folder() / profile.name / "notebooks").glob("[0-9]*.ipynb")):
@@ -192,7 +191,7 @@ def _parse(html: str) -> "BeautifulSoup":
 
     body = BeautifulSoup(html, "html.parser")
     for frame in body.find_all("iframe"):
-        frame.replace_with(f"(Here the notebook shows the {frame.get('title') or 'page'}, which has a page of its own.)")
+        frame.replace_with(f"(Here stands the {frame.get('title') or 'page'}, which has a page of its own.)")
     for element in body.find_all(NEVER):
         element.decompose()
     taken: dict[str, int] = {}
@@ -333,7 +332,6 @@ def main(arguments: list[str] | None = None) -> None:
     parser = ArgumentParser(
         prog="python -m nbutils.execution.site",
         description="A run's executed notebooks as pages for any web server.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("profile", help="name of a profile that was run, or path of a TOML file")
     parser.add_argument("-o", "--out", type=Path, help="the folder to write: runs/<profile>/site where none is named")
