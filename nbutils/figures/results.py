@@ -206,8 +206,8 @@ def draw_losses(losses: "Mapping[str, DataFrame]", note: str = "", steps: int | 
     too_few = max(map(len, losses.values())) < TREND
     if len(losses) == 1:
         first = float(losses[low].loss.iloc[: max(1, len(losses[low]) // 5)].mean())
-        steps = f"{losses[low].step.iloc[-1]:,} steps" + ", too few for a trend," * too_few
-        title = f"In {steps} the training loss goes from {first:.2f} to {last[low]:.2f}"
+        made = f"{losses[low].step.iloc[-1]:,} steps" + ", too few for a trend," * too_few
+        title = f"In {made} the training loss goes from {first:.2f} to {last[low]:.2f}"
     else:
         title = f"The training loss ends lowest for {short_name(low)}, at {last[low]:.2f}"
         title += f", and highest for {short_name(high)}, at {last[high]:.2f}" + ": too few steps for a trend" * too_few
