@@ -224,7 +224,7 @@ def draw_losses(losses: "Mapping[str, DataFrame]", note: str = "", steps: int | 
     bottom, top = axes.get_ylim()
     _name_ends(axes, [short_name(arm) for arm in losses], ends, [look["color"] for look in looks], top - bottom)
     axes.set(xlabel="optimizer step", ylabel="")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.locator_params(axis="x", integer=True)
     return page
 
 
