@@ -100,11 +100,14 @@ def tell(profile: str | Profile, seed: int = 42) -> list[str]:
     sides = (target, *chosen.judging.baselines[:1])
     answered = [made for side in sides if (made := manifests.fresh_manifest(generate.plan(chosen, side, seed)))]
     lines = tell_answers(*map(load_answers, answered)) if len(answered) == 2 else []
-    judges = [each.name for each in chosen.judging.judges if each.kind in (*LLM_KINDS, "reference")]
+    judges = {each.name: each.remark for each in chosen.judging.judges if each.kind in (*LLM_KINDS, "reference")}
     if made := manifests.fresh_manifest(plan(chosen, target, seed)):
         table = tables.read(made.path("length_bias.csv"))
         rows = table[table.judge.isin(judges) & table.baseline.isin(sides)].to_dict("records")
-        for verdict, *estimates in map(findings.tell_card, rows[:1]):
+        for row in rows[:1]:
+            verdict, *estimates = findings.tell_card(row)
+            remark = judges[row["judge"]]
+            estimates += [f"the judge {row['judge']}: {remark}"] if remark else []
             lines += [verdict, *(f"  {line}" for line in estimates)]
     return [*lines, f"({chosen.note})"] if lines and chosen.note else lines
 

@@ -5,6 +5,7 @@ import importlib.metadata
 import importlib.util
 import re
 import sys
+import textwrap
 import warnings
 from collections.abc import Sequence
 from html import escape
@@ -24,6 +25,9 @@ from nbutils.widgets.live import Folded, browse
 __all__ = ["Folded", "begin", "browse", "check", "show_figure", "show_page", "tell"]
 
 _FORMAT_WARNING = warnings.formatwarning
+
+COLUMNS = 80
+"""Signs of a line that a cell's output has room for in a window of 1,100 pixels, beside the list of files."""
 
 SHOWN = ("torch", "transformers", "trl", "peft", "bitsandbytes", "nltk", "papermill")
 
@@ -46,10 +50,16 @@ def begin(profile: str) -> Profile:
     chosen = arms.with_data_at_hand(given)
     found = [f"{name} {importlib.metadata.version(name)}" for name in SHOWN if importlib.util.find_spec(name)]
     versions = " · ".join([f"long-is-more {__version__}", f"Python {sys.version.split()[0]}", *found])
-    print(f"{versions} · {machine.describe_device()}")
-    print(f"Profile {given.name}: {given.summary}")
-    print(arms.data_line(given, chosen))
+    said = [f"{versions} · {machine.describe_device()}", f"Profile {given.name}: {given.summary}"]
+    for line in [*said, arms.data_line(given, chosen)]:
+        print(_fit(line) if shell else line)
     return chosen
+
+
+def _fit(line: str) -> str:
+    """A line broken between words, as JupyterLab breaks it anywhere; a command in it, which one copies, stays whole."""
+    kept = re.sub("`[^`]*`", lambda command: command[0].replace(" ", "\0"), line)
+    return textwrap.fill(kept, COLUMNS, break_long_words=False, break_on_hyphens=False).replace("\0", " ")
 
 
 def _format_warning(

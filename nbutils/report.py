@@ -141,7 +141,7 @@ def render(profile: Profile, seed: int, found: Found) -> str:
         trainings=made["finetune"],
         mismatches=list(find_mismatches(made["finetune"])),
         generations=made["generate"],
-        datasets=_records(tables.read(found.of("explore").path("lengths.csv"))),
+        datasets=_records(tables.read(found.of("explore").path("lengths.csv")).round(1).rename(columns=LENGTHS)),
         results=_records(summary.query("test_set == 'all'")),
         biases=_records(biases),
         answers=evidence.tabulate_answers(measured),
@@ -155,6 +155,11 @@ def render(profile: Profile, seed: int, found: Found) -> str:
         settings=list(flatten(profile.model_dump(mode="json"))),
         manifests=found.manifests,
     )
+
+
+LENGTHS = {"min": "shortest", "max": "longest", "mean_words": "mean in words", "mean_chars": "in characters"}
+LENGTHS |= {"mean_tokens": "in Llama-2 tokens"}
+"""The columns of stage 01's `lengths` in words."""
 
 
 def _records(table: "DataFrame") -> list[dict[Any, Any]]:
@@ -183,12 +188,13 @@ def sum_up(measured: Results, target: str) -> Iterator[dict[str, Any]]:
     shown = measured.pooled(evidence.SHOWN_JUDGES)[[*pair, "prompts", "net_win", "low", "high"]]
     shown = shown.rename(columns={"prompts": "scored", "net_win": "net", "low": "net_low", "high": "net_high"})
     shown = shown.merge(analysed, how="left", on=pair).fillna({"finding": "length not analysed"})
+    remarks = {each.name: each.remark for each in measured.profile.judging.judges}
     for row in shown[shown.arm == target].to_dict("records"):
         net, low, high = (100 * row[name] for name in ("net", "net_low", "net_high"))
         card = findings.tabulate_card(row).to_dict("records")
         wins = f"{net:+.0f} points [{low:+.0f}, {high:+.0f}]"
         about = {name: row[name] for name in ("judge", "baseline", "finding", "scored")}
-        yield {**about, "wins": wins, "card": card}
+        yield {**about, "wins": wins, "card": card, "remark": remarks.get(row["judge"], "")}
 
 
 def find_mismatches(trainings: Sequence[Manifest]) -> Iterator[str]:

@@ -873,14 +873,15 @@ def test_a_run_tells_a_prompt_both_answers_and_the_verdict(tmp_path, monkeypatch
     tables.write(tmp_path / "length_bias.csv", comparison.analyse(rows))
     made["length_bias", ARM] = manifest("length_bias", ARM, tmp_path)
     monkeypatch.setattr(manifests, "fresh_manifest", lambda planned: made.get((planned.stage, planned.arm)))
-    first, mine, theirs, verdict, judged, equal, matched, note = length_bias.tell(profile)
+    first, mine, theirs, verdict, judged, equal, matched, judge, note = length_bias.tell(profile)
     assert first == "sample/0: Prompt 0"
     assert mine == f"  {ARM}, 2 tokens: {ARM} \ufffd0"
     assert theirs == f"  {BASELINE}, 2 tokens: {BASELINE} \ufffd0"
-    assert verdict.startswith(f"reference, 4 prompts, {ARM} against {BASELINE}: ")
+    assert verdict.startswith(f"{ARM} (the arm) against {BASELINE} (the baseline), judged by reference, 4 prompts: ")
     assert judged == "  as judged, mean preference: 0.88 [0.24, 0.99], cannot tell"
     assert equal.startswith("  at equal length, by the ratio of lengths: ")
     assert matched.startswith("  pairs of equal length: ")
+    assert judge == "  the judge reference: no model, but overlap (chrF) with an answer known to be good"
     assert note == "(tiny model: shows the machinery, not the paper's result)"
     del made["length_bias", ARM]
     assert length_bias.tell(profile) == [first, mine, theirs, note], "what is stale is left out"

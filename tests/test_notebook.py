@@ -36,6 +36,14 @@ def test_a_notebooks_beginning(capsys, no_data):
     assert "sample" in third and profile.dataset == "sample"
 
 
+def test_a_long_line_is_broken_between_words_and_never_within_a_command():
+    line = f"Data: {'word ' * 14}`python -m nbutils.data fetch alpaca-52k` brings it, {'word ' * 12}".strip()
+    first, *rest = notebook._fit(line).splitlines()
+    assert first == f"Data: {'word ' * 14}".strip()
+    assert rest[0].startswith("`python -m nbutils.data fetch alpaca-52k` brings it, word")
+    assert " ".join([first, *rest]) == line and max(map(len, rest)) <= notebook.COLUMNS
+
+
 def test_our_own_warnings_are_notes_and_others_stay_as_they_are():
     assert notebook._format_warning("mind this", UserWarning, notebook.__file__, 7) == "note: mind this\n"
     other = notebook._format_warning("mind this", UserWarning, "/a/library.py", 7, "x = 1")

@@ -205,6 +205,16 @@ def test_facts_about_answers_stand_in_it_as_such(harmless):
     assert "<td>share of an answer that repeats what it has said</td>" in text
 
 
+def test_its_first_answer_names_the_sides_and_datasets_are_told_in_words(harmless):
+    text = harmless.read_text(encoding="utf-8")
+    (answer,) = re.findall(r'<p class="answer">([^<]*)</p>', text)
+    assert "the arm" not in answer and "the baseline" not in answer
+    assert f"<dt>The arm</dt><dd>{ARM}: a training set" in text
+    heads = re.findall(r"<th>([^<]*)</th>", text[text.index("<h3>Datasets</h3>") :])
+    assert heads[:6] == ["dataset", "rows", "mean", "median", "shortest", "longest"]
+    assert not re.search(r"mean_words|[0-9] nltk_words<", text)
+
+
 def test_a_run_of_the_tiny_model_settles_nothing_but_the_data(harmless):
     text = harmless.read_text(encoding="utf-8")
     chips = re.findall(r'<td class="verdict"><span class="chip [a-z-]+">([^<]*)</span>', text)
@@ -365,7 +375,7 @@ def test_without_javascript_the_rest_can_be_read(harmless):
     with open_page(harmless, java_script_enabled=False) as (page, _, _):
         assert page.get_by_text("needs JavaScript").is_visible()
         minute, claims = page.locator(".minute"), page.locator(".topic")
-        assert minute.get_by_text("Reproduced by this project: abstract 1 of 9, data 7 of 7.").is_visible()
+        assert minute.get_by_text("Reproduced by this project: abstract (1 of 9), data (7 of 7).").is_visible()
         assert minute.get_by_text("plain text number").first.is_visible()
         assert claims.get_by_text("the official code masks exactly").is_visible()
         assert not page.locator("#browser").is_visible()

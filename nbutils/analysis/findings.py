@@ -154,7 +154,8 @@ TOLD = ("judged", "equal", "matched")
 def tell_card(row: Mapping[str, Any]) -> list[str]:
     """A row of the length analysis in four lines of text: the verdict, and three estimates on which it rests."""
     card = {line["estimate"]: line for line in tabulate_card(row).to_dict("records")}
-    verdict = f"{row['judge']}, {row['prompts']} prompts, {row['arm']} against {row['baseline']}: {row['finding']}"
+    sides = f"{row['arm']} (the arm) against {row['baseline']} (the baseline)"
+    verdict = f"{sides}, judged by {row['judge']}, {row['prompts']} prompts: {row['finding']}"
     lines = []
     for words in (COLUMNS[name][1] for name in TOLD):
         found = card.get(words)
@@ -175,14 +176,17 @@ _TABLED = {
 def tabulate_verdicts(table: DataFrame) -> DataFrame:
     """A length analysis as verdicts, a row for each comparison: who, the verdict, and the rates that it rests on.
 
-    Rates are text, percent with 95% intervals, "" for what cannot be estimated; a rate that no row has is no column.
+    Rates are text, percent with 95% intervals, "" for what cannot be estimated; a rate that no row has is no column,
+    nor is `against` where all have one baseline.
     """
     found = []
     for row in table.to_dict("records"):
         rates = {words: _write_rate(row, column) for column, words in _TABLED.items()}
         found.append({"judge": row["judge"], "against": row["baseline"], "verdict": row["finding"]} | rates)
     named = DataFrame(found, columns=["judge", "against", "verdict", *_TABLED.values()])
-    return named.loc[:, [name not in _TABLED.values() or named[name].any() for name in named]]
+    left_out = {name for name in _TABLED.values() if not named[name].any()}
+    left_out |= {"against"} if len(named) > 1 and named["against"].nunique() == 1 else set()
+    return named.drop(columns=list(left_out))
 
 
 def _write_rate(row: Mapping[Any, Any], column: str) -> str:

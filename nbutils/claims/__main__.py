@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> None:
         return
     settled = settle.settle()
     for item in settled:
-        print(f"{item.claim.id:4} {item.verdict:12} {item.claim.claim} (published: {item.reading})")
+        print(f"{item.claim.id:4} {item.verdict:24} {item.claim.claim} (published: {item.reading})")
     if given.write:
         disk.write_text(ROOT / "docs" / "claims.md", page.render(settle.tabulate(settled)))
         settle.write_tables(ROOT / "figures" / "tables")
@@ -64,7 +64,7 @@ def _show_run(profile: Profile, seed: int) -> None:
         print(f"Profile {profile.name} is no evidence ({profile.note or 'the tiny model'}): only the data is settled.")
     results = read_run(profile, seed)
     for item in settle.settle(evidence.measure(results)):
-        print(f"{item.claim.id:4} {item.verdict:12} {item.claim.claim}")
+        print(f"{item.claim.id:4} {item.verdict:24} {item.claim.claim}")
         if not item.claim.rests_on and not item.facts:
             print("".join(f"       {line}\n" for line in item.here), end="")
     if lines := answer_facts.tell(results.answers):

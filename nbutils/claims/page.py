@@ -202,7 +202,7 @@ def answer_in_words(settled: Sequence[settle.Settled]) -> list[str]:
 
     def count(verdict: str) -> str:
         counts = Counter(item.claim.topic for item in settled if item.verdict == verdict)
-        return ", ".join(f"{topic} {number} of {totals[topic]}" for topic, number in counts.items()) or "nothing"
+        return ", ".join(f"{topic} ({number} of {totals[topic]})" for topic, number in counts.items()) or "nothing"
 
     def quote(verdict: str) -> str:
         claims = [item.claim for item in settled if item.verdict == verdict and not item.claim.rests_on]
@@ -245,7 +245,7 @@ def tabulate_board(settled: Sequence[settle.Settled]) -> pd.DataFrame:
     """The report's board as a frame: the claims that carry the paper, three numbers each, and what became of them."""
     shown = ("published", "independent", "here")
     rows = [
-        {"claim": claim["claim"]} | {name: _plain(claim[name]) for name in shown} | {"verdict": claim["verdict"]}
+        {"claim": claim["claim"], "verdict": claim["verdict"]} | {name: _plain(claim[name]) for name in shown}
         for claim in describe_claims(settled)["board_rows"]
     ]
     return pd.DataFrame(rows)

@@ -36,12 +36,11 @@ TACOS repository published."""
 Z = 1.959964
 """Normal quantile of a 95% interval."""
 
-PREFERRED = "% preferred"
+NET_WIN = "points net win"
 INDEPENDENT = ROOT / "figures" / "tables" / "independent.csv"
 
 MARGINS = {
-    "points net win": 5.0,
-    PREFERRED: 2.5,
+    NET_WIN: 5.0,
     "points AlpacaEval 2.0": 0.9,
     "points MT-Bench": 0.1,
     "points, mean of four tasks": 1.0,
@@ -181,7 +180,8 @@ def _read_published() -> dict[str, list[Number]]:
 def independent_numbers(claim: str) -> list[Number]:
     """What other people's judgments of models that they trained on the paper's sets say of a claim (docs/evidence.md).
 
-    data/published/independent-claims.csv names the comparisons; the numbers are the headline of the table INDEPENDENT.
+    data/published/independent-claims.csv names the comparisons; the numbers are the headline of the table INDEPENDENT,
+    as net wins like the paper's: its rates count a tie as half a win.
     """
     return list(_read_independent().get(claim, ()))
 
@@ -192,11 +192,10 @@ def _read_independent() -> dict[str, list[Number]]:
     table = table[table.what == "headline"]
     for row in read("independent-claims").itertuples():
         (one,) = table[(table.arm == row.arm) & (table.other == row.other)].to_dict("records")
-        value, low, high = (100 * one[f"{row.estimate}{end}"] for end in ("", "_low", "_high"))
+        value, low, high = (200 * one[f"{row.estimate}{end}"] - 100 for end in ("", "_low", "_high"))
         length = ", at equal length" if row.estimate == "equal" else ""
         label = f"GPT-4 on MT-Bench, as the TACOS authors trained them, {row.arm} over {row.other}{length}"
-        number = Number(label, value, low, high, PREFERRED, str(row.expected), 50.0)
-        found[str(row.claim)].append(number)
+        found[str(row.claim)].append(Number(label, value, low, high, NET_WIN, str(row.expected)))
     return found
 
 
@@ -230,7 +229,7 @@ def _read_net_win(row: Any, table: pd.DataFrame) -> Number:
         label, value = f"{label}, {describe_contrast(row)}", value - other.net
         margin = math.hypot(found.high - found.net, other.high - other.net)
         low, high = value - margin, value + margin
-    return Number(label, value, low, high, "points net win", row.expected, judge=row.judge)
+    return Number(label, value, low, high, NET_WIN, row.expected, judge=row.judge)
 
 
 def describe_contrast(row: Any) -> str:

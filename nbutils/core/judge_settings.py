@@ -75,6 +75,11 @@ class JudgeModel(Settings):
     logprobs: bool = True
     same_as: str | None = Field(None, exclude_if=lambda given: given is None)
 
+    @property
+    def remark(self) -> str:
+        """What a reader has to know before a verdict of this judge, or nothing."""
+        return "no model, but overlap (chrF) with an answer known to be good" if self.kind == "reference" else ""
+
     @field_validator("name", "model", "base_url", "same_as", "key_variable")
     @classmethod
     def _holds_no_key(cls, text: str | None, info: pydantic.ValidationInfo) -> str | None:

@@ -173,6 +173,8 @@ def track(items: Iterable[Any], label: str, total: int | None = None, initial: i
     """Wrap an iterable (or count from `initial` to `total` by hand with `.update`) with progress on stderr."""
     interactive = sys.stderr.isatty()
     plain = "{desc}: {n_fmt} of {total_fmt}, {elapsed} elapsed, {remaining} left{postfix}"
+    if total is None and not hasattr(items, "__len__"):
+        plain = "{desc}: {n_fmt} so far, {elapsed} elapsed, no end known{postfix}"
     # A notebook shows what goes to stderr as if something were wrong.
     log = sys.stdout if hasattr(running_shell(), "kernel") else sys.stderr
     return _Bar(

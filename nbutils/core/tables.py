@@ -223,11 +223,11 @@ class Table:
 
     STYLES = (
         ("", "border-collapse: collapse"),
-        ("th", "text-align: left; vertical-align: bottom; white-space: nowrap; padding: 0.2em 0.8em 0.2em 0"),
+        ("th", "text-align: left; vertical-align: bottom; padding: 0.2em 0.8em 0.2em 0"),
         ("td", "text-align: left; vertical-align: top; white-space: pre; padding: 0.2em 0.8em 0.2em 0"),
         (
             "td.long",
-            "white-space: pre-wrap; overflow-wrap: normal; word-break: keep-all; min-width: 18em; max-width: 34em",
+            "white-space: pre-wrap; overflow-wrap: normal; word-break: keep-all; min-width: 17em; max-width: 34em",
         ),
         ("td.number", "text-align: right; font-variant-numeric: tabular-nums"),
     )

@@ -8,7 +8,6 @@ finished. Links between notebooks become links between pages, pictures lie insid
 stands its first state.
 """
 
-import argparse
 import base64
 import functools
 import mimetypes
@@ -73,8 +72,8 @@ class Page(NamedTuple):
 
 def find_executed(profile: Profile) -> dict[str, list[Executed]]:
     """The executed notebooks of a run by stage; first the one of the first seed and the target arm, then the newest."""
-    target = arms.parse_arm(profile.judging.target)
-    wanted = {"", target.name, target.trained, target.drawn}
+    targets = map(arms.parse_arm, _targets(profile))
+    wanted = {"", *(name for arm in targets for name in (arm.name, arm.trained, arm.drawn))}
     found: dict[str, list[Executed]] = {}
     for path in sorted((disk.runs_folder() / profile.name / "notebooks").glob("[0-9]*.ipynb")):
         stage, _, rest = path.stem.partition("-")
@@ -88,12 +87,15 @@ def find_executed(profile: Profile) -> dict[str, list[Executed]]:
 
 def find_report(profile: Profile) -> Path | None:
     """The run's report on the target arm and first seed, else the newest; None where there is none."""
-    first = Path(profile.judging.target) / f"seed-{profile.seeds[0]}"
     folder = disk.runs_folder() / profile.name / "report"
-    found = sorted(
-        folder.glob("*/seed-*/report.html"), key=lambda path: (path.parent != folder / first, -path.stat().st_mtime)
-    )
-    return found[0] if found else None
+    first = [folder / target / f"seed-{profile.seeds[0]}" for target in _targets(profile)]
+    found = folder.glob("*/seed-*/report.html")
+    return min(found, key=lambda path: (path.parent not in first, -path.stat().st_mtime), default=None)
+
+
+def _targets(profile: Profile) -> list[str]:
+    """The judged arm as the data at hand name it, and as the profile does: a run may be of either."""
+    return [arms.with_data_at_hand(profile).judging.target, profile.judging.target]
 
 
 # --- notebooks and documents as pages ------------------------------------------------------------------------------
@@ -188,6 +190,8 @@ def _parse(html: str) -> "BeautifulSoup":
     from bs4 import BeautifulSoup
 
     body = BeautifulSoup(html, "html.parser")
+    for frame in body.find_all("iframe"):
+        frame.replace_with(f"(Here stands the {frame.get('title') or 'page'}, which has a page of its own.)")
     for element in body.find_all(NEVER):
         element.decompose()
     taken: dict[str, int] = {}
@@ -328,7 +332,6 @@ def main(arguments: list[str] | None = None) -> None:
     parser = ArgumentParser(
         prog="python -m nbutils.execution.site",
         description="A run's executed notebooks as pages for any web server.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("profile", help="name of a profile that was run, or path of a TOML file")
     parser.add_argument("-o", "--out", type=Path, help="the folder to write: runs/<profile>/site where none is named")
@@ -336,7 +339,8 @@ def main(arguments: list[str] | None = None) -> None:
     profile = load_profile(given.profile)
     folder = given.out or disk.runs_folder() / profile.name / "site"
     # No step of a run, but where all steps are done it has nothing left to compute.
-    if START not in find_executed(profile) and all(map(run.is_done, run.steps(given.profile, profile))):
+    steps = run.steps(given.profile, arms.with_data_at_hand(profile))
+    if START not in find_executed(profile) and all(map(run.is_done, steps)):
         run.run_alone(given.profile, START, {})
     pages = make_site(profile, folder.resolve())
     print(f"{len(pages)} pages: open {pages[0]}, or put {folder} on any web server")

@@ -190,6 +190,10 @@ def draw_controls(controls: "DataFrame", note: str = "") -> "Figure":
     return page
 
 
+TREND = 8
+"""Steps from which on a loss may show a trend: each is of other rows."""
+
+
 @style.in_style()
 def draw_losses(losses: "Mapping[str, DataFrame]", note: str = "", steps: int | None = None) -> "Figure":
     """Training loss by optimizer step, one line per arm, named at its end.
@@ -199,12 +203,14 @@ def draw_losses(losses: "Mapping[str, DataFrame]", note: str = "", steps: int | 
     # One step's loss is noise: what a title says is the mean of a fifth of the steps.
     last = {arm: float(rows.loss.iloc[-max(1, len(rows) // 5) :].mean()) for arm, rows in losses.items()}
     low, high = min(last, key=last.__getitem__), max(last, key=last.__getitem__)
+    too_few = max(map(len, losses.values())) < TREND
     if len(losses) == 1:
         first = float(losses[low].loss.iloc[: max(1, len(losses[low]) // 5)].mean())
-        title = f"In {losses[low].step.iloc[-1]:,} steps the training loss goes from {first:.2f} to {last[low]:.2f}"
+        made = f"{losses[low].step.iloc[-1]:,} steps" + ", too few for a trend," * too_few
+        title = f"In {made} the training loss goes from {first:.2f} to {last[low]:.2f}"
     else:
         title = f"The training loss ends lowest for {short_name(low)}, at {last[low]:.2f}"
-        title += f", and highest for {short_name(high)}, at {last[high]:.2f}"
+        title += f", and highest for {short_name(high)}, at {last[high]:.2f}" + ": too few steps for a trend" * too_few
     caption = (
         "Mean loss per trained token, in nats, by step of the optimizer. The title has means of a fifth of the steps."
     )
@@ -218,6 +224,7 @@ def draw_losses(losses: "Mapping[str, DataFrame]", note: str = "", steps: int | 
     bottom, top = axes.get_ylim()
     _name_ends(axes, [short_name(arm) for arm in losses], ends, [look["color"] for look in looks], top - bottom)
     axes.set(xlabel="optimizer step", ylabel="")
+    axes.locator_params(axis="x", integer=True)
     return page
 
 

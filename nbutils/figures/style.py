@@ -5,6 +5,7 @@ in all figures, labels beside what they name, no legend, no grid. tests/figures/
 """
 
 import contextlib
+import itertools
 import re
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -220,6 +221,7 @@ def draw_shares(
     """
     ends = [(colour_of(arm), SHADE, colour_of(rival)) for arm, rival in pairs]
     left = [0.0] * len(places)
+    sides = _sides_of_words([widths[0] for widths in shares])
     for number, (name, widths) in enumerate(zip(("win", "tie", "lose"), shares, strict=True)):
         colours = [colour[number] for colour in ends]
         bars = axes.barh(places, widths, left=left, color=colours, height=0.74, edgecolor=PAPER, lw=0.8)
@@ -231,7 +233,7 @@ def draw_shares(
             label.set_color(text_on(colour))
         if widths[0] >= 4:
             middle = (left[0] + widths[0] / 2, places[0])
-            annotate(axes, name, middle, (0, 12), ha="center", va="baseline", color=QUIET, size=SMALL)
+            annotate(axes, name, middle, (0, 12), ha=sides[number], va="baseline", color=QUIET, size=SMALL)
         left = [start + width for start, width in zip(left, widths, strict=True)]
 
 
@@ -241,6 +243,13 @@ def use_log_axis(axes: "Axes", most: float) -> None:
     ticks = [4**power for power in range(8) if 4**power <= most]
     axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     axes.minorticks_off()
+
+
+def _sides_of_words(widths: Sequence[float], apart: float = 10) -> list[str]:
+    """How words stand over the middles of stacked segments (in percent): two that would touch turn from each other."""
+    middles = [sum(widths[:number]) + width / 2 for number, width in enumerate(widths)]
+    near = [False, *(right - left < apart for left, right in itertools.pairwise(middles)), False]
+    return ["left" if before else "right" if after else "center" for before, after in itertools.pairwise(near)]
 
 
 def hide_x_axis(axes: "Axes") -> None:

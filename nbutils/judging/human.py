@@ -277,7 +277,7 @@ class Voting:
         head = f"<p>Pair {self.place + 1} of {len(self.ballots)}, {given} votes given; this pair's vote: {chosen}</p>"
         texts = [("Request", self.current.pair.prompt)]
         texts += [(f"Answer {side}", answer) for side, answer in enumerate(self.current.answers, start=1)]
-        style = "white-space:pre-wrap;unicode-bidi:plaintext"
+        style = "white-space:pre-wrap;unicode-bidi:plaintext;line-height:1.4"
         return head + "".join(f'<h4>{name}</h4><div style="{style}">{html.escape(text)}</div>' for name, text in texts)
 
 

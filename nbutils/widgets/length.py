@@ -109,9 +109,8 @@ def describe_ratio(compared: Compared, ratio: float) -> str:
     rate = _percent(compared.curve.at(math.log(ratio)))
     near = int((np.abs(compared.ratios - asked) <= math.log2(1 + NEAR)).sum())
     middle = 2 ** float(np.median(compared.ratios))
-    said = (
-        f"If all answers of the arm {times}, it would win {rate}. {judged}, in the middle {middle:.2f} times as long."
-    )
+    median = f"its answers {middle:.2f} times as long in the median"
+    said = f"If all answers of the arm {times}, it would win {rate}. {judged}, {median}."
     low, high = _observed(compared)
     beyond = "" if low <= asked <= high else " The curve is extrapolated there."
     return f"{said} {near:,} of {len(items.preference):,} prompts are near this ratio.{beyond}"
@@ -278,7 +277,7 @@ def _draw_estimate(line: Mapping[Any, Any]) -> str:
     colour = "currentColor" if line["estimate"].startswith("as judged") else EQUAL
     place = "position: absolute"
     bar = (
-        '<div style="position: relative; width: 14em; height: 1em; background: rgba(128, 128, 128, 0.15)">'
+        '<div style="position: relative; width: 10em; height: 1em; background: rgba(128, 128, 128, 0.15)">'
         f'<div style="{place}; left: 50%; top: 0; bottom: 0; border-left: 1px solid {OTHER}"></div>'
         f'<div style="{place}; left: {low:.1f}%; width: {high - low:.1f}%; top: 0.4em; height: 0.2em; '
         f'background: {colour}"></div>'
@@ -287,5 +286,5 @@ def _draw_estimate(line: Mapping[Any, Any]) -> str:
     )
     numbers = f"<b>{value:.0f}%</b> [{low:.0f}, {high:.0f}]"
     cells = (escape(line["estimate"]), bar, numbers, escape(line["says"]))
-    cell = '<td style="text-align: left; padding: 0.15em 1.2em 0.15em 0; white-space: nowrap">'
+    cell = '<td style="text-align: left; padding: 0.15em 0.8em 0.15em 0; white-space: nowrap">'
     return f"<tr>{''.join(f'{cell}{content}</td>' for content in cells)}</tr>"

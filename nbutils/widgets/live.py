@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+LINES = '<div style="line-height: 1.4">{}</div>'
+"""Around a widget's HTML, whose lines JupyterLab makes 28 pixels high."""
+
+
 class Live:
     """What a cell ends with: `draw(**values)` makes the pane's HTML of the values of the named controls.
 
@@ -35,10 +39,10 @@ class Live:
         import ipywidgets
 
         # HTML and not an Output widget: under papermill the latter made a run hang, once in three.
-        pane = ipywidgets.HTML(self.html())
+        pane = ipywidgets.HTML(LINES.format(self.html()))
 
         def redraw(_: object) -> None:
-            pane.value = self.html()
+            pane.value = LINES.format(self.html())
 
         for control in self.controls.values():
             control.observe(redraw, "value")

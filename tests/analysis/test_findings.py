@@ -149,7 +149,7 @@ def test_a_card_is_told_in_four_lines():
     row |= {"win_rate": 0.7, "win_rate_low": 0.604, "win_rate_high": 0.8, "prompts_won": 0.6, "prompts_won_low": 0.5}
     row |= {"length_matched": 0.4, "length_matched_low": 0.3, "length_matched_high": 0.45}
     assert findings.tell_card(row) == [
-        "reference, 24 prompts, long against random: as it is",
+        "long (the arm) against random (the baseline), judged by reference, 24 prompts: as it is",
         "as judged, mean preference: 0.70 [0.60, 0.80], the arm",
         "at equal length, by the ratio of lengths: cannot be estimated",
         "pairs of equal length: 0.40 [0.30, 0.45], the baseline",
@@ -184,3 +184,5 @@ def test_verdicts_are_a_row_for_each_comparison():
     assert list(found.columns) == ["judge", "against", "verdict", "as judged"]
     assert list(found.loc[0]) == ["a", "b", "it is so", "60 [55, 65]"]
     assert list(found.loc[1]) == ["c", "d", "too few judged prompts", ""]
+    alike = findings.tabulate_verdicts(DataFrame([row | {"baseline": "b"} for row in rows]))
+    assert list(alike.columns) == ["judge", "verdict", "as judged"], "one baseline is named once, above"

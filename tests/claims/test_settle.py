@@ -314,12 +314,13 @@ def test_independent_judgments_decide_only_what_nothing_here_does():
     row = rows[(rows.what == "headline") & (rows.arm == "alpaca-1k-longest") & (rows.other == "alpaca-52k")].iloc[0]
     (number,) = found["P1"].independent
     assert (number.value, number.low, number.high) == pytest.approx(
-        (100 * row.raw, 100 * row.raw_low, 100 * row.raw_high)
+        (200 * row.raw - 100, 200 * row.raw_low - 100, 200 * row.raw_high - 100)
     )
+    assert number.unit == found["P1"].published[0].unit == "points net win", "side by side, so in one unit"
     assert (found["P1"].own, found["P1"].verdict) == ("not run", "supported independently")
-    assert number.low > 50
+    assert number.low > 0
     (equal,) = found["L4"].independent
-    assert equal.value == pytest.approx(46.5, abs=0.1) and "at equal length" in equal.label
+    assert equal.value == pytest.approx(-7.0, abs=0.2) and "at equal length" in equal.label
     assert found["L4"].verdict == "independent, not decided"
     measured = Measured({"P1": [Number("x", -20, -30, -10, "points net win", "more", judge="a")]}, {})
     here = {item.claim.id: item for item in settle.settle(measured)}
@@ -330,16 +331,16 @@ def test_independent_judgments_decide_only_what_nothing_here_does():
 @pytest.mark.parametrize(
     ("readings", "unheard", "verdict"),
     [
-        ([(55, 60)], False, "supported independently"),
-        ([(55, 60)], True, "independent, not decided"),
-        ([(55, 60), (45, 55)], False, "independent, not decided"),
-        ([(55, 60), (40, 45)], False, "contradicted independently"),
+        ([(10, 20)], False, "supported independently"),
+        ([(10, 20)], True, "independent, not decided"),
+        ([(10, 20), (-10, 10)], False, "independent, not decided"),
+        ([(10, 20), (-20, -10)], False, "contradicted independently"),
         ([], True, "not run"),
     ],
 )
 def test_how_independent_numbers_count(readings, unheard, verdict):
     claim = settle.load_claims()[0]
-    numbers = [Number("x", low, low, high, published.PREFERRED, "more", 50.0) for low, high in readings]
+    numbers = [Number("x", low, low, high, published.NET_WIN, "more") for low, high in readings]
     assert settle.Settled(claim, [], [], [], "not run", numbers, unheard).verdict == verdict
 
 

@@ -56,6 +56,17 @@ def test_a_slow_first_item_is_left_out_of_the_estimate(monkeypatch):
     assert last.startswith("steps: 12 of 12, 02:02 elapsed, 00:00 left")
 
 
+def test_what_has_no_known_end_is_counted_without_one(monkeypatch):
+    log = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", log)
+    monkeypatch.setattr(machine, "SECONDS_BETWEEN_LINES", 0.0)
+    bar = machine.track(iter([]), "rows")
+    bar.start_t -= 100.0
+    bar.update(7)
+    bar.close()
+    assert set(log.getvalue().splitlines()) == {"rows: 7 so far, 01:40 elapsed, no end known"}
+
+
 @pytest.mark.parametrize("text", ["", "\n"])
 def test_nothing_is_nothing(text):
     log = io.StringIO()

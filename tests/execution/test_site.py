@@ -103,6 +103,23 @@ def test_the_targets_notebook_is_the_stages_page_and_others_stand_beside_it(run)
     assert "also alpaca-1k-random-7, seed 42" in read(run, "index").select("main > ol > li")[2].text
 
 
+def test_where_the_sample_stands_in_its_target_comes_first(runs, no_data):
+    for arm in ("sample-60-longest", "sample-60-random-7"):
+        execute(runs / "tiny" / "notebooks", "02_select", f"02_select-{arm}-seed-42", arm=arm)
+        report = runs / "tiny" / "report" / arm / "seed-42" / "report.html"
+        report.parent.mkdir(parents=True)
+        report.write_text(arm, encoding="utf-8")
+    profile = load_profile("tiny")
+    found = site.find_executed(profile)["02_select"]
+    assert [each.arm for each in found] == ["sample-60-longest", "sample-60-random-7"]
+    assert site.find_report(profile).read_text(encoding="utf-8") == "sample-60-longest"
+
+
+def test_where_a_notebook_shows_the_report_its_page_says_so():
+    framed = '<div><iframe title="report" srcdoc="<b>x</b>"></iframe></div>'
+    assert site._parse(framed).get_text() == "(Here stands the report, which has a page of its own.)"
+
+
 @pytest.mark.parametrize(
     ("name", "is_executed"), [("00_start_here", False), ("01_explore", True), ("07_length_bias", False)]
 )

@@ -102,6 +102,9 @@ def test_the_title_of_losses_is_where_they_end():
     assert title_of(results.draw_losses({"lima-1k": steps})) == "In 10 steps the training loss goes from 3.50 to 1.25"
     both = title_of(results.draw_losses({"lima-1k": steps, "alpaca-52k": steps.assign(loss=3.0)}))
     assert both == "The training loss ends lowest for LIMA-1k, at 1.25, and highest for Alpaca-52k, at 3.00"
+    short = results.draw_losses({"lima-1k": steps.head(4)})
+    assert title_of(short) == "In 4 steps, too few for a trend, the training loss goes from 4.00 to 2.00"
+    assert all(float(tick).is_integer() for tick in short.axes[0].get_xticks()), "there is no half of a step"
 
 
 def test_the_axis_of_losses_reaches_to_the_end_that_is_to_come():
@@ -132,6 +135,19 @@ def test_a_tie_is_named_where_the_first_bar_has_none():
 
 
 # --- without a judge -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("widths", "sides"),
+    [
+        ([72, 12, 16], ["center"] * 3),
+        ([88, 4, 8], ["center", "right", "left"]),
+        ([6, 5, 89], ["right", "left", "center"]),
+        ([100], ["center"]),
+    ],
+)
+def test_words_over_narrow_segments_turn_from_each_other(widths, sides):
+    assert style._sides_of_words(widths) == sides
 
 
 def test_differences_without_a_judge_show_every_measure_and_baseline():

@@ -1,6 +1,7 @@
 """What README and docs name is there: files of the project, commands, and links."""
 
 import re
+from collections import Counter
 
 import nbformat
 import pytest
@@ -100,18 +101,29 @@ def test_the_readme_opens_with_what_holds_and_its_numbers_are_those_of_the_table
     rows = dict(zip(("D1", "P1", "P2", "L4", "M2"), cells_of(text), strict=True))
     for claim, row in rows.items():
         assert row[4] == settled[claim].verdict
-    for claim in ("P1", "P2", "M2"):
-        value, *bounds = page.show_number(settled[claim].published)[:2]
-        assert rows[claim][1].endswith(f" {value} {bounds[0]}")
+    # Both columns in one unit: a net win of 57 points beside a share of 58% would look like the same number.
+    for claim in ("P1", "P2"):
+        weakest = min(settled[claim].published, key=lambda number: number.value)
+        rate, *bounds = (0.5 + bound / 200 for bound in (weakest.value, weakest.low, weakest.high))
+        assert rows[claim][1] == f"{rate:.2f} [{bounds[0]:.2f}, {bounds[1]:.2f}]" and weakest.judge == "GPT-4"
+    assert f"net win of {settled['P1'].published[0].value:.1f}" in " ".join(text.split())
+    assert rows["M2"][1] == "MT-Bench " + " ".join(page.show_number(settled["M2"].published)[:2])
     assert rows["P1"][2] == interval(by_pair[longest, whole], "raw")
     assert rows["P2"][2] == interval(by_pair[longest, rated], "raw")
     over_rated, over_whole = (interval(by_pair[longest, other], "equal") for other in (rated, whole))
-    assert rows["L4"][2] == f"{over_rated} over AlpaGasus-1k, {over_whole} over all rows"
+    assert rows["L4"][2] == f"{over_rated} over AlpaGasus-1k, {over_whole} over all rows, at equal length"
     both = [interval(by_pair[refined, longest], name) for name in ("raw", "equal")]
     assert rows["M2"][2] == "; at equal length ".join(both)
     assert settled["L4"].published == [] and rows["L4"][1] == "no number"
     (found,) = (fact for fact in settled["D1"].facts if fact.quantity.startswith("ids shared"))
     assert found.holds and rows["D1"][3] == f"{found.measured:,.0f} of 1,000 ids"
+    counts = Counter(item.verdict for item in settled.values())
+    said = " ".join(text.split())
+    assert f"Of {len(settled)} claims {counts[settle.REPRODUCED]} are reproduced here" in said
+    assert f"support {counts[settle.SUPPORTED]} and leave {counts[settle.UNCLEAR]} undecided" in said
+    assert f"{counts[settle.NOT_RUN]} wait" in said and ("none failed" in said) == (not counts[settle.FAILED])
+    reproduced = {name for name, item in settled.items() if item.verdict == settle.REPRODUCED}
+    assert reproduced == {"S3", *(name for name in settled if name.startswith("D"))}
     # What was not measured here is not said to be.
     assert [rows[claim][3] for claim, item in settled.items() if claim in rows and not item.here] == ["not run"] * 4
 

@@ -63,7 +63,7 @@ def test_the_slider_moves_the_rate_and_its_band():
         rate = compared.curve.at(math.log(ratio))
         shown = f"it would win {100 * rate.value:.1f}% [{100 * rate.low:.0f}, {100 * rate.high:.0f}]"
         assert words in pane.value and shown in pane.value
-    assert pane.value.endswith("<p><em>a note &amp; more</em></p>") and "data:image/png" in pane.value
+    assert pane.value.endswith("<p><em>a note &amp; more</em></p></div>") and "data:image/png" in pane.value
 
 
 def test_beyond_what_was_observed_the_pane_says_so():

@@ -10,9 +10,9 @@ def test_every_move_draws_the_pane_anew():
     slider, menu = ipywidgets.IntSlider(2, 1, 9), ipywidgets.Dropdown(options=["words", "tokens"])
     made = live.Live(lambda k, measure: f"{k} by {measure}", {"k": slider, "measure": menu})
     *controls, pane = made.box().children
-    assert controls == [slider, menu] and pane.value == "2 by words"
+    assert controls == [slider, menu] and pane.value == live.LINES.format("2 by words")
     slider.value, menu.value = 7, "tokens"
-    assert pane.value == "7 by tokens"
+    assert pane.value == live.LINES.format("7 by tokens")
 
 
 def test_without_a_kernel_the_first_state_is_shown():
@@ -70,11 +70,11 @@ class Shown:
 def test_a_browser_goes_through_places_and_never_beyond_the_last():
     made = live.browse({"long": 60, "short": 3}, Shown)
     menu, slider, pane = made.box().children
-    assert pane.value == "<p>long at 0</p>"
+    assert pane.value == live.LINES.format("<p>long at 0</p>")
     slider.value = 40
-    assert pane.value == "<p>long at 39</p>"
+    assert pane.value == live.LINES.format("<p>long at 39</p>")
     menu.value = "short"
-    assert slider.max == 3 and pane.value == "<p>short at 2</p>"
+    assert slider.max == 3 and pane.value == live.LINES.format("<p>short at 2</p>")
 
 
 def test_what_is_folded_lies_behind_one_line():
