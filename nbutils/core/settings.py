@@ -297,7 +297,7 @@ def stage_parser(stage: str, description: str) -> ArgumentParser:
     parser = ArgumentParser(prog=f"python -m nbutils.{stage}", description=description)
     parser.add_argument("profile", metavar="PROFILE", help="a profile's name, or a TOML file")
     parser.add_argument("arm", metavar="ARM", nargs="?", help="default: the profile's judging target")
-    parser.add_argument("--seed", type=_natural, help="seed of the training (default: the profile's first)")
+    parser.add_argument("--seed", type=natural, help="seed of the training (default: the profile's first)")
     return parser
 
 
@@ -306,7 +306,8 @@ def seed_of(given: argparse.Namespace) -> int:
     return as_profile(given.profile).seeds[0] if given.seed is None else int(given.seed)
 
 
-def _natural(text: str) -> int:
+def natural(text: str) -> int:
+    """A seed from a command line. Raises ArgumentTypeError for what is no whole number from 0 on."""
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"'{text}' is no seed: give a whole number from 0 on")
     return int(text)

@@ -170,14 +170,16 @@ def read(path: Path) -> "DataFrame":
     if path.suffix == ".parquet":
         return pd.read_parquet(path)
     schema = _check(path)
-    if not path.read_text(encoding="utf-8").strip():
-        return make(path.stem)
-    header = pd.read_csv(path, nrows=0).columns
-    _check(path, header)
-    dtypes: Any = {name: schema[name] for name in header}
-    missing: Any = {name: ["", "nan"] for name in header if schema[name] != "str"}
     try:
+        if not path.read_text(encoding="utf-8").strip():
+            return make(path.stem)
+        header = pd.read_csv(path, nrows=0).columns
+        _check(path, header)
+        dtypes: Any = {name: schema[name] for name in header}
+        missing: Any = {name: ["", "nan"] for name in header if schema[name] != "str"}
         return pd.read_csv(path, dtype=dtypes, keep_default_na=False, na_values=missing)
+    except InputError:
+        raise
     except ValueError as error:
         raise InputError(f"{path}: {error}") from None
 
