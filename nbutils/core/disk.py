@@ -49,6 +49,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def writable(text: str) -> str:
+    """The text with halves of surrogate pairs, which no network, file, database or browser takes, replaced by "?"."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text atomically."""
     with atomic_path(path) as temporary:

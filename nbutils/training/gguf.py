@@ -8,12 +8,13 @@ GGUF is not taken: it forgets that these tokenizers cut numbers into digits.
 import contextlib
 import functools
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 from nbutils import data
 from nbutils.core import disk, manifests
-from nbutils.core.errors import InputError
+from nbutils.core.errors import InputError, writing_into
 from nbutils.core.manifests import Plan
 from nbutils.core.settings import load_profile
 
@@ -56,9 +57,16 @@ def fingerprint(base: str) -> str:
 
 
 def convert(base: str) -> Path:
-    """The model folder of a packaged source, made now if need be, and kept beside the package in the cache."""
+    """The model folder of a packaged source, made now if need be, and kept beside the package in the cache.
+
+    A cache that has it is only read. Raises InputError where the package cannot be had, or the cache not be written.
+    """
     planned = _plan(base)
-    return manifests.complete(planned, functools.partial(_write, base)).folder / "model"
+    made = manifests.fresh_manifest(planned)
+    if made is None:
+        with writing_into(planned.folder, "LIM_DATA_CACHE"):
+            made = manifests.complete(planned, functools.partial(_write, base))
+    return made.folder / "model"
 
 
 def _plan(base: str) -> Plan:
@@ -69,7 +77,8 @@ def _plan(base: str) -> Plan:
 
 
 def _write(base: str, folder: Path) -> dict[str, Any]:
-    with data.unpacked_member(base) as path:
+    shutil.rmtree(folder / "model", ignore_errors=True)  # what a kill, or a full disk, has left of it
+    with data.unpacked_member(base, folder) as path:
         print(f"converting {base} to a model folder (licence: {data.source(base).licence})", flush=True)
         facts = write_model(path, folder / "model")
     return {"outputs": [file.relative_to(folder).as_posix() for file in sorted((folder / "model").iterdir())], **facts}

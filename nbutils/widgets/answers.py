@@ -12,10 +12,10 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from nbutils.analysis.verdicts import ORDERS, VERDICTS, Rows, to_frame
+from nbutils.core.disk import writable
 from nbutils.core.tables import plain, show_note
 from nbutils.judging.replies import parse_scores
-from nbutils.llm.ledger import writable
-from nbutils.widgets.live import Live
+from nbutils.widgets.live import Live, say
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -128,7 +128,7 @@ def browse(pairs: Sequence[Mapping[str, Any]], compared: "DataFrame", note: str 
         return head + show_pair(pairs[found[number - 1]], judge) + show_note(note)
 
     if compared.empty:
-        return Live(lambda: "<p>Nobody else's answers to these prompts are there yet.</p>", {})
+        return say("Nobody else's answers to these prompts are there yet.")
     return Live(draw, {**controls, "place": place})
 
 
@@ -167,10 +167,7 @@ QUIET = "opacity: 0.7; margin: 0.3em 0 0; line-height: 1.4"
 
 
 def show_text(text: str) -> str:
-    """What a model or a dataset wrote, escaped, in a box of its own with its lines as they are.
-
-    Half a character cannot be sent to a browser.
-    """
+    """What a model or a dataset wrote, escaped, in a box of its own with its lines as they are."""
     kind = "white-space: pre-wrap; overflow-wrap: anywhere; unicode-bidi: plaintext; max-height: 28em; overflow-y: auto"
     kind += "; line-height: 1.4"
     return f'<div dir="auto" style="{kind}">{escape(writable(text))}</div>'
