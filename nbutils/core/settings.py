@@ -10,13 +10,18 @@ import json
 import os
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
 from nbutils import ROOT
 from nbutils.core.errors import ArgumentParser, InputError
 from nbutils.core.judge_settings import JudgeModel, Judging, Refining, Settings, first_problem
+
+LARGEST_SEED = 2**32 - 1
+"""numpy's and torch's generators take none that is larger, or negative."""
+
+Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 
 
 class Model(Settings):
@@ -189,7 +194,7 @@ class Profile(Settings):
     dataset: str
     ratings: str | None = None
     arms: tuple[str, ...] = Field(min_length=1)
-    seeds: tuple[int, ...] = Field((42,), min_length=1)
+    seeds: tuple[Seed, ...] = Field((42,), min_length=1)
     show_variants: tuple[str, ...] = ()
     model: Model
     tiny_base: TinyBase | None = None
@@ -307,7 +312,7 @@ def seed_of(given: argparse.Namespace) -> int:
 
 
 def natural(text: str) -> int:
-    """A seed from a command line. Raises ArgumentTypeError for what is no whole number from 0 on."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"'{text}' is no seed: give a whole number from 0 on")
+    """A seed from a command line. Raises ArgumentTypeError for what is none."""
+    if not text.isdecimal() or int(text) > LARGEST_SEED:
+        raise argparse.ArgumentTypeError(f"'{text}' is no seed: give a whole number from 0 on, below 2**32")
     return int(text)

@@ -70,7 +70,9 @@ def _move_file(path: Path, old: str, new: str) -> tuple[str, str]:
     try:
         text = path.read_text(encoding="utf-8")
         return text, _moved(path, text, old, new)
-    except (ValueError, AttributeError, KeyError) as error:  # no UTF-8, no JSON, no notebook
+    except OSError:
+        raise
+    except Exception as error:  # no UTF-8, no JSON, no notebook: each library has its own
         why = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise InputError(f"{path}: cannot be read ({why}): restore it from the repository") from None
 

@@ -141,6 +141,11 @@ def naming_file(path: Path) -> Any:
         raise InputError(f"{path.name}: it has no field {error}, which a Llama needs") from None
     except InputError as error:
         raise InputError(f"{path.name}: {error}") from None
+    except MemoryError:
+        raise
+    except Exception as error:  # of a damaged file, each library complains in its own way
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path.name}: no model that can be read ({why})") from None
 
 
 def make_config(fields: dict[str, Any]) -> Any:
