@@ -263,7 +263,7 @@ def _stream(entry: Source, url: str, part: Path) -> None:
         raise InputError(f"{url}: {type(error).__name__}: {why}; run the same command to continue") from None
 
 
-def _download_wheel(entry: Source, requirement: str, part: Path) -> None:
+def _download_wheel(entry: Source, requirement: str, part: Path) -> Path:
     """Let pip fetch a package's wheel: from the index that it is set up for, without what the package needs to run."""
     # A source archive is no wheel, and pip would execute it to read its name.
     options = "--no-deps --only-binary=:all: --no-input --quiet --disable-pip-version-check --retries=1 --timeout=10"
@@ -272,13 +272,12 @@ def _download_wheel(entry: Source, requirement: str, part: Path) -> None:
     with tempfile.TemporaryDirectory(dir=part.parent, prefix=".pip-") as folder:
         command = [sys.executable, "-m", "pip", "download", *options.split(), "--dest", folder, requirement]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if wheel := next(Path(folder).glob("*.whl"), None):
-            wheel.replace(part)
-            return
+        if not done.returncode:  # else there may be half a wheel
+            return next(Path(folder).glob("*.whl")).replace(part)
     said = [line.partition("ERROR: ")[2] or line for line in done.stderr.splitlines() if "WARNING: " not in line]
-    why = said[-1].strip() if said else f"exit status {done.returncode}"
-    lacks = {"No module named pip": "install pip (`python -m ensurepip`)", "No space left": "make room"}
-    mend = next((way for sign, way in lacks.items() if sign in done.stderr), "reach the package index")
+    why = [f"exit status {done.returncode}", *said][-1].strip()
+    mends = {"No module named pip": "install pip (`python -m ensurepip`)", "No space left": "make room"}
+    mend = next((mends[sign] for sign in mends if sign in done.stderr), "reach the package index")
     raise InputError(f"source '{entry.name}': pip could not download {requirement} ({why}): {mend}, then run it again")
 
 

@@ -95,8 +95,8 @@ def write_model(path: Path, folder: Path) -> dict[str, Any]:
     from transformers import GenerationConfig
 
     reader = _open(path)
-    fields = {name: field.contents() for name, field in reader.fields.items()}
     with naming_file(path):
+        fields = {name: field.contents() for name, field in reader.fields.items()}
         config, tokenizer = make_config(fields), make_tokenizer(fields)
         config.pad_token_id = tokenizer.pad_token_id
         weights = {}

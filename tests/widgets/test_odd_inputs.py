@@ -186,15 +186,9 @@ def test_hostile_texts_are_shown_as_text(kind):
     repr(table).encode("utf-8")
     said = {"prompt": text, "response": text}
     assert_harmless(start.show_answers({"a": [said], "b": [said]}, text)._repr_html_())
-    row = {
-        "id": 1,
-        "instruction": text,
-        "original": text,
-        "refined": text + " more",
-        "words_before": 1,
-        "words_after": 2,
-    }
-    assert_harmless(rewrites.Changes(pd.DataFrame([row | {"why": text}]))._repr_html_())
+    row = {"id": 1, "instruction": framed, "original": framed, "refined": framed + " more", "why": framed}
+    changes = rewrites.Changes(pd.DataFrame([row | {"words_before": 1, "words_after": 2}]))
+    assert_harmless(changes._repr_html_())
 
 
 @pytest.mark.parametrize("words", ["a", "a b", "x {}", "{}"])
