@@ -322,7 +322,9 @@ def main(arguments: list[str] | None = None) -> None:
     if given.offline:
         os.environ["LIM_OFFLINE"] = "1"
     if given.check:
-        print("\n".join(preflight.check_whole(load_profile(given.profile))))
+        profile = load_profile(given.profile)
+        judge.refuse_alone(profile)
+        print("\n".join(preflight.check_whole(profile)))
     elif given.only:
         pairs = {name: read_value(value) for name, value in given.parameters}
         if len(pairs) < len(given.parameters):

@@ -41,15 +41,15 @@ class Model(Settings):
 class TinyBase(Settings):
     """Shape and budget of the model that the profile `tiny` trains for itself."""
 
-    vocabulary: int = 4096
-    hidden: int = Field(192, multiple_of=64)
-    layers: int = 4
-    heads: int = 6
-    rows: int = 6000
+    vocabulary: int = Field(4096, gt=0)
+    hidden: int = Field(192, gt=0, multiple_of=64)
+    layers: int = Field(4, gt=0)
+    heads: int = Field(6, gt=0)
+    rows: int = Field(6000, gt=0)
     steps: int = Field(300, gt=0)
     batch: int = Field(8, gt=0)
-    learning_rate: float = 3e-3
-    max_length: int = 256
+    learning_rate: float = Field(3e-3, gt=0, allow_inf_nan=False)
+    max_length: int = Field(256, gt=0)
 
 
 class Selection(Settings):
@@ -217,6 +217,9 @@ class Profile(Settings):
         named = {self.judging.target, *self.judging.baselines}
         if unknown := sorted(named - set(self.arms)):
             raise ValueError(f"judging names arms that the profile does not have: {', '.join(unknown)}")
+        for key, names in (("arms", self.arms), ("seeds", self.seeds)):
+            if len(set(names)) < len(names):
+                raise ValueError(f"'{key}' names one twice: name each once")
         if (self.model.base == "tiny") != (self.tiny_base is not None):
             raise ValueError("model.base = 'tiny' and the table [tiny_base] go together")
         return self
