@@ -20,7 +20,6 @@ from nbutils.data.records import (
     read_records,
 )
 from nbutils.data.rows import EvalPrompt, Row
-from nbutils.data.tokens import has_surrogate
 
 if TYPE_CHECKING:
     import pandas
@@ -135,7 +134,7 @@ def read_own_rows(file: RecordFile) -> list[Row]:
 
 def _refuse_surrogates(*texts: str, where: str = "") -> None:
     """Raise InputError for half a character, which JSON can hold, and neither a tokenizer nor a table."""
-    if any(map(has_surrogate, texts)):
+    if any(disk.writable(text) != text for text in texts):
         raise InputError(
             f"{where}it holds a lone surrogate, which is not valid Unicode: repair it, or take the row out"
         )

@@ -52,13 +52,13 @@ def tabulate(pairs: Sequence[Mapping[str, Any]], judgments: Rows = ()) -> "DataF
     for number, pair in enumerate(pairs):
         said = {judge: found["verdict"] for judge, found in pair["judges"].items()}
         about = {"baseline": pair["baseline"], "test_set": pair["set"], "id": str(pair["id"])}
-        names = {"pair": number} | {key: sendable(text) for key, text in about.items()}  # a frame takes no others
+        names = {"pair": number} | {key: writable(text) for key, text in about.items()}  # a frame takes no others
         for judge, verdict in said.items() or [("", "")]:
             others = {each for each in said.values() if each in VERDICTS} if verdict in VERDICTS else set()
             turned = (judge, pair["baseline"], pair["set"], pair["id"]) in contrary
             differ = {"orders_differ": turned, "judges_differ": len(others) > 1}
             ratio = ratio_of(pair["mine"]["chars"], pair["theirs"]["chars"])
-            rows.append({**names, "judge": sendable(judge), "verdict": verdict, **differ, "length_ratio": ratio})
+            rows.append({**names, "judge": writable(judge), "verdict": verdict, **differ, "length_ratio": ratio})
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
 
 

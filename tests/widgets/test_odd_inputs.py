@@ -10,8 +10,9 @@ import pytest
 from nbutils.analysis.calibration import Taste
 from nbutils.analysis.comparison import analyse
 from nbutils.analysis.verdicts import to_frame
+from nbutils.core.disk import writable
 from nbutils.core.errors import InputError
-from nbutils.core.tables import Table, make, sendable
+from nbutils.core.tables import Table, make
 from nbutils.widgets import answers, length, live, rewrites, selection, sentences, start, training
 
 HOSTILE = {
@@ -177,7 +178,7 @@ def test_hostile_texts_are_shown_as_text(kind):
     pair |= {"theirs": side, "judges": {text[:99]: said}}
     compared = answers.tabulate([pair])
     assert_moves(answers.browse([pair], compared, text))
-    framed = sendable(text)  # no frame holds half a character
+    framed = writable(text)  # no frame holds half a character
     assert_moves(selection.Cuts(rows_of([framed, "b"])).live(1))
     sample = {"prompt": framed, "response": framed, "epoch": 0.0, "step": 0, "n_tokens": 3, "stopped": True}
     assert_moves(training.browse_samples(pd.DataFrame([sample, sample | {"epoch": 1.0}]), text))
