@@ -21,6 +21,10 @@ class InputError(ValueError):
         return [f"{type(self).__name__}: {self}"]
 
 
+class WrongBytesError(InputError):
+    """A file that is not the one that it should be: nothing stands in for it silently."""
+
+
 class ArgumentParser(argparse.ArgumentParser):
     """An argument parser whose complaints are InputErrors: one line, without the usage."""
 

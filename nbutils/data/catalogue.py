@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from nbutils import ROOT
 from nbutils.core.disk import atomic_path, hash_bytes, sha256_file, sha256_json, write_json
-from nbutils.core.errors import InputError, writing_into
+from nbutils.core.errors import InputError, WrongBytesError, writing_into
 from nbutils.core.settings import is_offline
 
 UNVERIFIED = "unverified"
@@ -323,7 +323,7 @@ def verify(entry: Source, path: Path) -> Literal[True]:
     else:
         return True
     again = f"run `python -m nbutils.data fetch {entry.name}`"
-    raise InputError(f"{whole}: refused, not the file that source '{entry.name}' names ({wrong}): {again}")
+    raise WrongBytesError(f"{whole}: refused, not the file that source '{entry.name}' names ({wrong}): {again}")
 
 
 def git_blob_id(path: Path) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 from nbutils import data
 from nbutils.core import disk, manifests
-from nbutils.core.errors import InputError, writing_into
+from nbutils.core.errors import InputError, WrongBytesError, writing_into
 from nbutils.core.manifests import Plan
 from nbutils.core.settings import load_profile
 
@@ -264,7 +264,7 @@ def _pre_tokenizers() -> dict[str, Any]:
 def choose_profile(name: str, stand_in: str) -> str:
     """The profile to run: the stand-in, with a line that says why, where the packaged base model cannot be had.
 
-    A package that is here and has the wrong bytes is refused, and nothing stands in for it.
+    A package with the wrong bytes, here or as the index has it, is refused, and nothing stands in for it.
     """
     base = load_profile(name).model.base
     load_profile(stand_in)
@@ -272,6 +272,8 @@ def choose_profile(name: str, stand_in: str) -> str:
         return name
     try:
         data.obtain(base)
+    except WrongBytesError:
+        raise
     except InputError as error:
         why = " ".join(str(error).split())
         print(f"Profile '{stand_in}' stands in for '{name}', whose model cannot be had: {why}", flush=True)

