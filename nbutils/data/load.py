@@ -132,9 +132,12 @@ def read_own_rows(file: RecordFile) -> list[Row]:
     return found
 
 
-def _refuse_surrogates(*texts: str, where: str = "") -> None:
-    """Raise InputError for half a character, which JSON can hold, and neither a tokenizer nor a table."""
-    if any(disk.writable(text) != text for text in texts):
+def _refuse_surrogates(*texts: Any, where: str = "") -> None:
+    """Raise InputError for half a character, which JSON can hold, and neither a tokenizer nor a table.
+
+    What is no text at all is for others to refuse.
+    """
+    if any(isinstance(text, str) and disk.writable(text) != text for text in texts):
         raise InputError(
             f"{where}it holds a lone surrogate, which is not valid Unicode: repair it, or take the row out"
         )
