@@ -20,6 +20,7 @@ from nbutils import arms, data, generate
 from nbutils.analysis import leaderboards
 from nbutils.analysis.verdicts import facts_of, verdict
 from nbutils.core import disk, manifests, tables
+from nbutils.core.errors import InputError
 from nbutils.core.judge_settings import Benchmark
 from nbutils.core.manifests import Manifest, Plan
 from nbutils.core.settings import Profile
@@ -58,6 +59,13 @@ def plan(profile: str | Profile, arm: str, seed: int) -> Plan:
     return Plan("judge", chosen.name, name, seed, folder, settings, inputs, version=3)
 
 
+def refuse_alone(profile: Profile) -> None:
+    """Raise InputError for a profile that compares nothing: it can be trained and answered with, and no more."""
+    if not profile.judging.baselines or not profile.judging.judges:
+        key, what = ("judges", "judge") if profile.judging.baselines else ("baselines", "arm to compare with")
+        raise InputError(f"profile '{profile.name}': key 'judging.{key}' is empty: name at least one {what}")
+
+
 def _sides(profile: Profile, name: str) -> list[str]:
     return list(dict.fromkeys((name, *profile.judging.baselines)))
 
@@ -69,6 +77,7 @@ def run(profile: str | Profile, arm: str | None = None, seed: int = 42) -> Manif
     paid for are never asked again unbidden: for them there is the command's `--cut`.
     """
     chosen, name = arms.prepare(profile, arm)
+    refuse_alone(chosen)
     answers = {side: generate.run(chosen, side, seed) for side in _sides(chosen, name)}
     for each, benchmark in itertools.product(chosen.arms, chosen.judging.benchmarks):
         generate.run_benchmark(chosen, each, seed, benchmark)

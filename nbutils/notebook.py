@@ -17,7 +17,7 @@ from nbutils.core import judge_settings, machine
 from nbutils.core.errors import InputError
 from nbutils.core.machine import running_shell
 from nbutils.core.manifests import Manifest
-from nbutils.core.settings import Profile, load_profile
+from nbutils.core.settings import LARGEST_SEED, Profile, load_profile
 from nbutils.figures import registry
 from nbutils.selection import preflight
 from nbutils.widgets.live import Folded, browse
@@ -108,6 +108,8 @@ def refuse_kind(name: str, declared: Any, value: Any) -> None:
     Where None is declared any kind goes, and where a decimal number is, a whole one as well. A boolean is no number.
     """
     wanted, found = type(declared), type(value)
+    if name == "seed" and found is int and not 0 <= value <= LARGEST_SEED:
+        raise InputError(f"parameter 'seed' takes a whole number from 0 on, below 2**32, not {value}")
     if declared is None or found is wanted or (wanted is float and found is int):
         return
     shown = repr(value) if len(repr(value)) <= 40 else f"{repr(value)[:39]}…"

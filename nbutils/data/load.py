@@ -1,6 +1,7 @@
 """What a source says: training rows, test prompts, published tables, the Llama-2 tokenizer, and one's own rows."""
 
 import functools
+import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +47,10 @@ def _read_rows(name: str, form: str, stamps: tuple[disk.Stamp, ...]) -> list[Row
 def load_prompts(name: str) -> list[EvalPrompt]:
     """Prompts of a test set; `sample` names the one that ships with the project, a path names one's own file."""
     if is_own_file(name):
-        return forms.to_prompts(read_records(Path(name)), "own", Path(name).stem, file=name)
+        own = forms.to_prompts(read_records(Path(name)), "own", Path(name).stem, file=name)
+        for number, prompt in enumerate(own):
+            _refuse_surrogates(prompt.text, prompt.reference, where=f"{name}: row {number}: ")
+        return own
     entry = _of_kind("sample-prompts" if name == "sample" else name, "prompts")
     records = (record for path in catalogue.obtain(entry.name) for record in read_records(path))
     return forms.to_prompts(records, entry.form, name)
@@ -122,8 +126,21 @@ def read_own_rows(file: RecordFile) -> list[Row]:
         with naming_row(file, number):
             # One's own file may mix forms, as long as each row is of one.
             known = form if form and form.column in record else None
-            found.append(rows.to_row(record, number, file.path.name, known))
+            row = rows.to_row(record, number, file.path.name, known)
+            _refuse_surrogates(row.system, row.instruction, row.input, row.response, *itertools.chain(*row.history))
+            found.append(row)
     return found
+
+
+def _refuse_surrogates(*texts: Any, where: str = "") -> None:
+    """Raise InputError for half a character, which JSON can hold, and neither a tokenizer nor a table.
+
+    What is no text at all is for others to refuse.
+    """
+    if any(isinstance(text, str) and disk.writable(text) != text for text in texts):
+        raise InputError(
+            f"{where}it holds a lone surrogate, which is not valid Unicode: repair it, or take the row out"
+        )
 
 
 def fingerprint_pool(name: str) -> str:

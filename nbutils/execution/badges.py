@@ -48,11 +48,10 @@ def move_notebook(text: str, old: str, new: str) -> str:
 def write(root: Path, new: str, old: str = REPOSITORY) -> list[Path]:
     """Write the repository `new` (OWNER/NAME) for `old` into all files under `root` that name it; those that changed.
 
-    Every file is read before the first is written.
+    Every file is read before the first is written. Raises InputError for a name that is none, or a file that is torn.
     """
     check_repository(new)
-    found = [(path, path.read_text(encoding="utf-8")) for path in _places(root)]
-    made = [(path, text, _moved(path, text, old, new)) for path, text in found]
+    made = [(path, *_move_file(path, old, new)) for path in _places(root)]
     changed = [(path, then) for path, now, then in made if then != now]
     for path, text in changed:
         disk.write_text(path, text)
@@ -64,6 +63,18 @@ def _places(root: Path) -> Iterator[Path]:
     named = [root / "README.md", root / "CITATION.cff", *sorted((root / "docs").glob("*.md"))]
     named += sorted((root / "notebooks").glob("*.ipynb"))
     yield from (path for path in [*named, root / "nbutils" / "__init__.py"] if path.is_file())
+
+
+def _move_file(path: Path, old: str, new: str) -> tuple[str, str]:
+    """A file's text as it is and as it will be. Raises InputError, naming it, for one that cannot be read."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        return text, _moved(path, text, old, new)
+    except OSError:
+        raise
+    except Exception as error:  # no UTF-8, no JSON, no notebook: each library has its own
+        why = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise InputError(f"{path}: cannot be read ({why}): restore it from the repository") from None
 
 
 def _moved(path: Path, text: str, old: str, new: str) -> str:

@@ -17,8 +17,9 @@ from typing import Any, Protocol
 
 from tqdm import tqdm
 
+from nbutils.core.disk import writable
 from nbutils.core.machine import track
-from nbutils.llm.ledger import Ledger, Reply, Request, StopAskingError, writable
+from nbutils.llm.ledger import Ledger, Reply, Request, StopAskingError
 
 __all__ = ["Ledger", "Reply", "Request", "StopAskingError", "writable"]
 

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nbutils.core.disk import sha256_json, take_lock
+from nbutils.core.disk import sha256_json, take_lock, writable
 from nbutils.core.errors import InputError
 from nbutils.core.judge_settings import name_endpoint
 from nbutils.llm.thoughts import split_thoughts
@@ -79,11 +79,6 @@ class Reply(NamedTuple):
 
 class StopAskingError(InputError):
     """An error that every further call would meet as well: a wrong key, no quota, a server that is not there."""
-
-
-def writable(text: str) -> str:
-    """The text with halves of surrogate pairs, which neither a network nor a database takes, replaced by "?"."""
-    return text.encode("utf-8", "replace").decode()
 
 
 class Ledger:

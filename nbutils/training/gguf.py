@@ -8,12 +8,13 @@ GGUF is not taken: it forgets that these tokenizers cut numbers into digits.
 import contextlib
 import functools
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 from nbutils import data
 from nbutils.core import disk, manifests
-from nbutils.core.errors import InputError
+from nbutils.core.errors import InputError, WrongBytesError, writing_into
 from nbutils.core.manifests import Plan
 from nbutils.core.settings import load_profile
 
@@ -56,9 +57,16 @@ def fingerprint(base: str) -> str:
 
 
 def convert(base: str) -> Path:
-    """The model folder of a packaged source, made now if need be, and kept beside the package in the cache."""
+    """The model folder of a packaged source, made now if need be, and kept beside the package in the cache.
+
+    A cache that has it is only read. Raises InputError where the package cannot be had, or the cache not be written.
+    """
     planned = _plan(base)
-    return manifests.complete(planned, functools.partial(_write, base)).folder / "model"
+    made = manifests.fresh_manifest(planned)
+    if made is None:
+        with writing_into(planned.folder, "LIM_DATA_CACHE"):
+            made = manifests.complete(planned, functools.partial(_write, base))
+    return made.folder / "model"
 
 
 def _plan(base: str) -> Plan:
@@ -69,7 +77,8 @@ def _plan(base: str) -> Plan:
 
 
 def _write(base: str, folder: Path) -> dict[str, Any]:
-    with data.unpacked_member(base) as path:
+    shutil.rmtree(folder / "model", ignore_errors=True)  # what a kill, or a full disk, has left of it
+    with data.unpacked_member(base, folder) as path:
         print(f"converting {base} to a model folder (licence: {data.source(base).licence})", flush=True)
         facts = write_model(path, folder / "model")
     return {"outputs": [file.relative_to(folder).as_posix() for file in sorted((folder / "model").iterdir())], **facts}
@@ -86,8 +95,8 @@ def write_model(path: Path, folder: Path) -> dict[str, Any]:
     from transformers import GenerationConfig
 
     reader = _open(path)
-    fields = {name: field.contents() for name, field in reader.fields.items()}
     with naming_file(path):
+        fields = {name: field.contents() for name, field in reader.fields.items()}
         config, tokenizer = make_config(fields), make_tokenizer(fields)
         config.pad_token_id = tokenizer.pad_token_id
         weights = {}
@@ -132,6 +141,11 @@ def naming_file(path: Path) -> Any:
         raise InputError(f"{path.name}: it has no field {error}, which a Llama needs") from None
     except InputError as error:
         raise InputError(f"{path.name}: {error}") from None
+    except MemoryError:
+        raise
+    except Exception as error:  # of a damaged file, each library complains in its own way
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path.name}: no model that can be read ({why})") from None
 
 
 def make_config(fields: dict[str, Any]) -> Any:
@@ -250,7 +264,7 @@ def _pre_tokenizers() -> dict[str, Any]:
 def choose_profile(name: str, stand_in: str) -> str:
     """The profile to run: the stand-in, with a line that says why, where the packaged base model cannot be had.
 
-    A package that is here and has the wrong bytes is refused, and nothing stands in for it.
+    A package with the wrong bytes, here or as the index has it, is refused, and nothing stands in for it.
     """
     base = load_profile(name).model.base
     load_profile(stand_in)
@@ -258,6 +272,8 @@ def choose_profile(name: str, stand_in: str) -> str:
         return name
     try:
         data.obtain(base)
+    except WrongBytesError:
+        raise
     except InputError as error:
         why = " ".join(str(error).split())
         print(f"Profile '{stand_in}' stands in for '{name}', whose model cannot be had: {why}", flush=True)

@@ -12,10 +12,10 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from nbutils.analysis.verdicts import ORDERS, VERDICTS, Rows, to_frame
+from nbutils.core.disk import writable
 from nbutils.core.tables import plain, show_note
 from nbutils.judging.replies import parse_scores
-from nbutils.llm.ledger import writable
-from nbutils.widgets.live import Live
+from nbutils.widgets.live import Live, say
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -51,13 +51,14 @@ def tabulate(pairs: Sequence[Mapping[str, Any]], judgments: Rows = ()) -> "DataF
     contrary, rows = _contrary(judgments), []
     for number, pair in enumerate(pairs):
         said = {judge: found["verdict"] for judge, found in pair["judges"].items()}
-        names = {"pair": number, "baseline": pair["baseline"], "test_set": pair["set"], "id": str(pair["id"])}
+        about = {"baseline": pair["baseline"], "test_set": pair["set"], "id": str(pair["id"])}
+        names = {"pair": number} | {key: writable(text) for key, text in about.items()}  # a frame takes no others
         for judge, verdict in said.items() or [("", "")]:
             others = {each for each in said.values() if each in VERDICTS} if verdict in VERDICTS else set()
             turned = (judge, pair["baseline"], pair["set"], pair["id"]) in contrary
             differ = {"orders_differ": turned, "judges_differ": len(others) > 1}
             ratio = ratio_of(pair["mine"]["chars"], pair["theirs"]["chars"])
-            rows.append({**names, "judge": judge, "verdict": verdict, **differ, "length_ratio": ratio})
+            rows.append({**names, "judge": writable(judge), "verdict": verdict, **differ, "length_ratio": ratio})
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
 
 
@@ -128,7 +129,7 @@ def browse(pairs: Sequence[Mapping[str, Any]], compared: "DataFrame", note: str 
         return head + show_pair(pairs[found[number - 1]], judge) + show_note(note)
 
     if compared.empty:
-        return Live(lambda: "<p>Nobody else's answers to these prompts are there yet.</p>", {})
+        return say("Nobody else's answers to these prompts are there yet.")
     return Live(draw, {**controls, "place": place})
 
 
@@ -167,10 +168,7 @@ QUIET = "opacity: 0.7; margin: 0.3em 0 0; line-height: 1.4"
 
 
 def show_text(text: str) -> str:
-    """What a model or a dataset wrote, escaped, in a box of its own with its lines as they are.
-
-    Half a character cannot be sent to a browser.
-    """
+    """What a model or a dataset wrote, escaped, in a box of its own with its lines as they are."""
     kind = "white-space: pre-wrap; overflow-wrap: anywhere; unicode-bidi: plaintext; max-height: 28em; overflow-y: auto"
     kind += "; line-height: 1.4"
     return f'<div dir="auto" style="{kind}">{escape(writable(text))}</div>'

@@ -21,7 +21,7 @@ from nbutils.analysis.verdicts import Rows
 from nbutils.core import tables
 from nbutils.figures import style
 from nbutils.figures.style import EQUAL, FAINT, INK, OTHER
-from nbutils.widgets.live import Live, picture
+from nbutils.widgets.live import Live, picture, say
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -70,6 +70,8 @@ def ask_ratio(rows: Rows, note: str = "") -> Live:
     import ipywidgets
 
     compared = {f"{judge}: {arm} against {rival}": compare(of) for (judge, arm, rival), of in comparisons(rows).items()}
+    if not compared:
+        return say("No judgments are there yet.")
     shape = _shape("8em")
     menu = ipywidgets.Dropdown(options=list(compared), description="judge", **shape)
     times = {"value": 1.0, "base": 2, "min": -2, "max": 2, "step": 0.05, "readout_format": ".2f"}
@@ -253,6 +255,8 @@ def browse_cards(biases: pd.DataFrame, note: str = "") -> Live:
     import ipywidgets
 
     rows = {f"{row['judge']}, against {row['baseline']}": row for row in biases.to_dict("records")}
+    if not rows:
+        return say("Nothing was judged, so that there is no verdict.")
     menu = ipywidgets.Dropdown(options=list(rows), description="judge", **_shape("8em"))
     return Live(lambda comparison: show_card(rows[comparison], note), {"comparison": menu})
 

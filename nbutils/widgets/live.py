@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from nbutils.core.disk import writable
 from nbutils.core.machine import running_shell
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class Live:
 
     def html(self) -> str:
         """The pane for the controls' present values."""
-        return self.draw(**{name: control.value for name, control in self.controls.items()})
+        return writable(self.draw(**{name: control.value for name, control in self.controls.items()}))
 
     def box(self) -> Any:
         """The controls over their pane, as one widget that listens to them."""
@@ -56,6 +57,11 @@ class Live:
         shown = {"text/plain": "controls over a pane", "application/vnd.jupyter.widget-view+json": view}
         # Colab shows the HTML where it is given both.
         return shown if "google.colab" in sys.modules else shown | {"text/html": self.html()}
+
+
+def say(text: str) -> Live:
+    """A pane that says something, without controls: where there is nothing to move."""
+    return Live(lambda: f"<p>{escape(text, quote=False)}</p>", {})
 
 
 def _is_watched() -> bool:
@@ -91,9 +97,15 @@ class Folded:
 
 
 def browse(sizes: Mapping[str, int], show: Callable[[str, int], Any]) -> Live:
-    """A menu of `sizes` (name to number of places) and a slider over the table `show(name, place)`, from place 0."""
+    """A menu of `sizes` (name to number of places) and a slider over the table `show(name, place)`, from place 0.
+
+    A name without places has nothing to show, and is left out.
+    """
     import ipywidgets
 
+    sizes = {name: size for name, size in sizes.items() if size > 0}
+    if not sizes:
+        return say("There is nothing to show.")
     menu = ipywidgets.Dropdown(options=list(sizes), description="show")
     slider = ipywidgets.IntSlider(1, 1, sizes[menu.value], description="place", continuous_update=False)
     menu.observe(lambda change: setattr(slider, "max", sizes[change["new"]]), "value")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from nbutils.core.disk import writable
 from nbutils.core.tables import shorten
 
 if TYPE_CHECKING:
@@ -22,6 +23,10 @@ MARKS = {
     "inserted": ("ins", "color: #00517F; background: #E1F0F8; text-decoration: underline; font-weight: bold"),
 }
 """Element and style of words: struck out where they went, bold and underlined where they came."""
+
+
+CAREFUL = 1000
+"""Words up to which every word in common is looked at; in longer texts those that stand everywhere are no landmarks."""
 
 
 class Change(NamedTuple):
@@ -50,7 +55,7 @@ def compare(before: str, after: str) -> list[Change]:
 
 def _runs(old: Sequence[str], new: Sequence[str]) -> Iterator[tuple[int, int, int, int, bool]]:
     """Stretches of both texts, kept or changed in turn; what is kept between changes has more than RUN words."""
-    matcher = difflib.SequenceMatcher(None, old, new, autojunk=False)
+    matcher = difflib.SequenceMatcher(None, old, new, autojunk=max(len(old), len(new)) > CAREFUL)
     blocks = matcher.get_matching_blocks()
     start = new_start = 0
     for block in blocks:
@@ -126,12 +131,14 @@ class Changes:
         if self.rewrites.empty:
             return "<p>None at hand.</p>"
         legend = " ·".join(_mark(kind, [kind], 1) for kind in MARKS)
-        return f"<p>{legend}</p>" + "".join(self._show(row) for row in self.rewrites.to_dict("records"))
+        shown = "".join(self._show(row) for row in self.rewrites.to_dict("records"))
+        return writable(f"<p>{legend}</p>{shown}")
 
     def _show(self, row: "dict[Any, Any]") -> str:
         lengths = f"{row['words_before']:,} → {row['words_after']:,} words"
         head = f"<b>Row {row['id']:,}</b> · {lengths} · {escape(row['why'])}"
         asked = f'<div style="opacity: 0.75">{escape(shorten(row["instruction"]))}</div>'
         body = show_changes(row["original"], row["refined"])
-        box = "white-space: pre-wrap; border-left: 3px solid #C4C4C4; padding-left: 0.8em; max-width: 46em"
-        return f'<div style="margin: 1em 0">{head}{asked}<div style="{box}">{body}</div></div>'
+        box = "white-space: pre-wrap; overflow-wrap: anywhere; unicode-bidi: plaintext; max-width: 46em"
+        box += "; border-left: 3px solid #C4C4C4; padding-left: 0.8em"
+        return f'<div style="margin: 1em 0">{head}{asked}<div dir="auto" style="{box}">{body}</div></div>'

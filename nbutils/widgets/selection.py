@@ -57,6 +57,8 @@ class Cuts:
     """
 
     def __init__(self, rows: "DataFrame", rivals: Mapping[str, Collection[int]] | None = None):
+        if not len(rows):
+            raise InputError("there are no rows to cut through: give a dataset that has some")
         self.rows = rows
         self.rivals = {_call(name): set(ids) for name, ids in (rivals or {}).items()}
         self.measures = [measure for measure in MEASURES if measure in rows]
@@ -158,9 +160,10 @@ class Cuts:
         return drawn + Table(self.facts(k, measure))._repr_html_() + Table(self.examples(k, measure))._repr_html_()
 
     def live(self, k: int, measure: str = "nltk_words") -> Live:
-        """The pane under a slider for k and a choice of the measure."""
+        """The pane under a slider for k and a choice of the measure. Raises InputError as `at` does."""
         import ipywidgets
 
+        self.at(k, measure)
         stops = [(f"{stop:,}", stop) for stop in stops_of(len(self.rows), k)]
         wide: Any = {"layout": ipywidgets.Layout(width="36em")}
         slider = ipywidgets.SelectionSlider(options=stops, value=k, description="k", **wide)

@@ -1,9 +1,11 @@
 """What the tables of stage 01 say, in sentences: prose whose numbers are those of the data at hand.
 
 Each function takes a table as `explore` writes it and returns a passage of Markdown, shorter where the paper's data is
-not at hand.
+not at hand, and empty for an empty table.
 """
 
+import functools
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from nbutils.figures.datasets import label_selection
@@ -15,6 +17,15 @@ if TYPE_CHECKING:
 LIMA, SCORE = "lima-1k", "alpaca-1k-score"
 
 
+def _unless_empty(tell: "Callable[[DataFrame], str]") -> "Callable[[DataFrame], str]":
+    @functools.wraps(tell)
+    def told(table: "DataFrame") -> str:
+        return "" if table.empty else tell(table)
+
+    return told
+
+
+@_unless_empty
 def of_lengths(lengths: "DataFrame") -> str:
     """How much longer the longest are than the rest, and than LIMA."""
     names = list(lengths["dataset"])
@@ -34,6 +45,7 @@ def of_lengths(lengths: "DataFrame") -> str:
     return text
 
 
+@_unless_empty
 def of_measures(measures: "DataFrame") -> str:
     """How much of the selection changes with the measure."""
     shown = measures[measures.pool == measures.pool.iloc[0]]
@@ -47,6 +59,7 @@ def of_measures(measures: "DataFrame") -> str:
     )
 
 
+@_unless_empty
 def of_content(content: "DataFrame") -> str:
     """What the longest ask for, and the traits that they have more or less often than all."""
     verbs, traits = (content[content.kind == kind] for kind in ("first verb", "trait"))
@@ -63,6 +76,7 @@ def of_content(content: "DataFrame") -> str:
     )
 
 
+@_unless_empty
 def of_scores(scores: "DataFrame") -> str:
     """How many of the longest GPT-3.5's rating would have kept."""
     longest = scores[scores.dataset == "alpaca-1k-longest-published"]
@@ -74,6 +88,7 @@ def of_scores(scores: "DataFrame") -> str:
     )
 
 
+@_unless_empty
 def of_overlaps(overlaps: "DataFrame") -> str:
     """How many rows the longest share with the selection that they are set against."""
     shown = overlaps[(overlaps.pool == overlaps.pool.iloc[0]) & (overlaps.left == overlaps.left.iloc[0])]
@@ -84,6 +99,7 @@ def of_overlaps(overlaps: "DataFrame") -> str:
     )
 
 
+@_unless_empty
 def of_budget(budget: "DataFrame") -> str:
     """How many tokens training sets of one size train."""
     trained, unit = budget.set_index("arm").trained, budget.unit.iloc[0]

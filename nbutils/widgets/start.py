@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nbutils.core import tables
+from nbutils.core.errors import InputError
 from nbutils.core.manifests import Manifest
 from nbutils.core.tables import Table
 from nbutils.data.rows import Row
@@ -27,6 +28,8 @@ def draw_cut(histograms: "DataFrame", facts: Mapping[str, Any], dataset: str) ->
     histograms: stage 01's table; facts: stage 02's of the selection. A selection by another rule or measure cuts
     nothing off, and so nothing is coloured.
     """
+    if histograms[(histograms.dataset == dataset) & (histograms.low >= 1)].empty:
+        raise InputError(f"no histogram of '{dataset}' among {', '.join(histograms.dataset.unique()) or 'none'}")
     title = f"{facts['pool_rows']:,} responses by length"
     if is_cut := facts["measure"] == "nltk_words" and "ties_taken" in facts:
         longest = f"The {facts['rows']:,} longest of {facts['pool_rows']:,} responses"
@@ -49,7 +52,7 @@ def draw_cut(histograms: "DataFrame", facts: Mapping[str, Any], dataset: str) ->
 def show_examples(rows: Mapping[str, Sequence[Row]]) -> Table:
     """The example of middle length of each training set, by arm: neither the longest nor the best."""
     found = []
-    for arm, each in rows.items():
+    for arm, each in ((arm, each) for arm, each in rows.items() if each):
         lengths = [(len(row.response.split()), place) for place, row in enumerate(each)]
         words, place = sorted(lengths)[len(lengths) // 2]
         row = each[place]
@@ -64,6 +67,8 @@ def show_answers(answers: Mapping[str, Sequence[Mapping[str, Any]]], note: str =
 
     answers: by arm, as `load_answers` gives them, both of the same prompts in the same order.
     """
+    if not all(answers.values()):
+        return Table([], "No prompt was answered.")
     words = {arm: [len(answer["response"].split()) for answer in each] for arm, each in answers.items()}
     mine, theirs = (np.maximum(each, 1) for each in words.values())
     place = int(np.argsort(mine / theirs, kind="stable")[len(mine) // 2])

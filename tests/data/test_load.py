@@ -444,3 +444,16 @@ def test_two_processes_fetch_once(server):
     assert server.file.read_bytes() == CONTENT
     assert len(server.asked) == 1
     assert Path(server.file.parent / "downloaded.json").is_file()
+
+
+@pytest.mark.parametrize("key", ["instruction", "input", "output"])
+def test_half_a_character_in_ones_own_file_is_named_before_anything_is_computed(tmp_path, key):
+    rows = [{"instruction": f"say {n}", "input": "", "output": f"word {n}"} for n in range(5)]
+    rows[3][key] = "half \ud83d of it"
+    path = tmp_path / "own.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    with pytest.raises(InputError, match=r"own\.jsonl: row 3: it holds a lone surrogate, .* or take the row out$"):
+        data.load_pool(str(path))
+    if key != "output":
+        with pytest.raises(InputError, match=r"own\.jsonl: row 3: it holds a lone surrogate"):
+            data.load_prompts(str(path))

@@ -96,3 +96,20 @@ def test_the_command_ends_with_one_line(capsys):
     assert capsys.readouterr().err.startswith("error: 'https://github.com/a/b' is no repository on GitHub: make badges")
     badges.main([REPOSITORY])
     assert capsys.readouterr().out == f"all leads to {REPOSITORY} already\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("notebooks/09_report.ipynb", b'{"cells": ['),
+        ("notebooks/09_report.ipynb", b"[]"),
+        ("notebooks/09_report.ipynb", b"{}"),
+        ("docs/judging.md", b"\xff\xfe"),
+    ],
+)
+def test_a_torn_file_is_named_before_any_is_written(copy, name, content):
+    (copy / name).write_bytes(content)
+    before = files_of(copy)
+    with pytest.raises(InputError, match=rf"{name}: cannot be read \(.*\): restore it from the repository$"):
+        badges.write(copy, OTHER)
+    assert files_of(copy) == before

@@ -125,3 +125,152 @@ def test_committed_facts_give_the_committed_analysis(made, tmp_path):
     facts.analyse(copy)
     for name in ("length_bias.csv", "cut.csv", "answer_measures.csv"):
         assert (copy / name).read_text() == (folder / name).read_text(), name
+
+
+# --- facts that were lost, torn, mixed up or edited ------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path):
+    lengths = [(200 + 10 * n, 100 + 7 * n) for n in range(12)]
+    return write_facts(tmp_path / "facts", lengths, [(3.0 + n % 3, 3.5) for n in range(12)])
+
+
+def change(path, *replacements):
+    text = path.read_text(encoding="utf-8")
+    for old, new in replacements:
+        assert old in text
+        text = text.replace(old, new, 1)
+    path.write_text(text, encoding="utf-8")
+
+
+def seal(folder):
+    """Write the hashes of all tables into made.json, as an export does."""
+    about = json.loads((folder / "made.json").read_text())
+    about["arms"] = {arm: {"sha256": facts.hash_tables(folder / arm)} for arm in about["arms"]}
+    (folder / "made.json").write_text(json.dumps(about))
+
+
+def refused(folder, capsys):
+    """The one line with which the analysis refuses a folder, which it leaves as it was."""
+    with pytest.raises(SystemExit) as ended:
+        facts.main(["--analyse", str(folder)])
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and said.count("\n") == 1
+    assert not [path.name for path in folder.glob("*.csv")], "nothing is half-written"
+    return said
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "complaint"),
+    [
+        ("reference_scores", "score", "points", "unknown column 'points'"),
+        ("reference_scores", "test_set,id,chars,score", "test_set,id,chars", "column 'score' is missing"),
+        ("reference_scores", "vicuna_3", "vicuna_2", "line 5 (vicuna/vicuna_2): the text stands there twice"),
+        ("reference_scores", "vicuna,vicuna_3,", "vicuna,vicuna_3,-", "line 5 (vicuna/vicuna_3): 'chars' is no number"),
+        ("reference_scores", "3.5", "nan", "line 2 (vicuna/vicuna_0): 'score' is no number from 1 to 10"),
+        ("reference_scores", "3.5", "11", "'score' is no number from 1 to 10"),
+        ("reference_scores", "vicuna_3", "koala_3", "12 prompts, 12 with alpaca-1k-longest, 11 the same"),
+        ("cut_scores", "vicuna_3", "koala_3", "line 5 (vicuna/koala_3): 'chars' is more than the whole answer has"),
+        ("cut_scores", "vicuna_0,100,", "vicuna_0,900,", "'chars' is more than the whole answer has"),
+        ("answer_facts", "True", "maybe", "answer_facts.csv: "),
+        ("likelihoods", "-2.0", "inf", "line 2 (lima/0): 'log_likelihood' is no number from -inf to 0"),
+        ("likelihoods", "lima,1,", "lima,0,", "line 3 (lima/0): the text stands there twice"),
+    ],
+)
+def test_a_table_with_what_cannot_be_is_refused(folder, capsys, name, old, new, complaint):
+    path = folder / OTHER / f"{name}.csv"
+    if old.startswith("test_set,id"):
+        path.write_text("\n".join([new, *[line.rpartition(",")[0] for line in path.read_text().splitlines()[1:]], ""]))
+    else:
+        change(path, (old, new))
+    said = refused(folder, capsys)
+    assert said.startswith(f"error: {path}: ") and complaint in said
+
+
+@pytest.mark.parametrize("name", ["reference_scores", "cut_scores", "answer_facts", "likelihoods"])
+@pytest.mark.parametrize("kind", ["missing", "empty", "torn", "binary"])
+def test_a_table_that_is_not_whole_is_refused(folder, capsys, name, kind):
+    seal(folder) if (name, kind) == ("likelihoods", "empty") else None  # an arm may have none: its hash tells
+    path = folder / OTHER / f"{name}.csv"
+    content = path.read_bytes()
+    if kind == "missing":
+        path.unlink()
+    else:
+        path.write_bytes({"empty": b"", "torn": content[:-3], "binary": b"\xff\xfe" + content}[kind])
+    assert f"{OTHER}/{name}.csv" in refused(folder, capsys)
+
+
+@pytest.mark.parametrize(
+    ("about", "complaint"),
+    [
+        ([], "no table 'arms'"),
+        ({"target": TARGET, "arms": [TARGET, OTHER]}, "no table 'arms'"),
+        ({"target": TARGET, "arms": {TARGET: 1}}, "no table 'arms'"),
+        ({"arms": {TARGET: {}, OTHER: {}}}, "key 'target': 'None' is none of its arms"),
+        ({"target": "lima-1k", "arms": {TARGET: {}, OTHER: {}}}, "key 'target': 'lima-1k' is none of its arms"),
+        ({"target": TARGET, "arms": {TARGET: {}, "../../tables": {}}}, "key 'arms': unknown arm '../../tables'"),
+        ({"target": TARGET, "arms": {TARGET: {}, "lima-1k": {}}}, "lima-1k/reference_scores.csv: no such table"),
+    ],
+)
+def test_what_made_json_cannot_say_is_refused(folder, capsys, about, complaint):
+    (folder / "made.json").write_text(json.dumps(about))
+    assert complaint in refused(folder, capsys)
+
+
+@pytest.mark.parametrize("kind", ["edited", "swapped", "removed", "added"])
+def test_other_bytes_than_were_written_are_refused(folder, capsys, kind):
+    """A number that could be, in a table that is whole, is found out by the table's hash alone."""
+    seal(folder)
+    facts.analyse(folder)
+    for path in folder.glob("*.csv"):
+        path.unlink()
+    mine, theirs = (folder / arm / "answer_facts.csv" for arm in (TARGET, OTHER))
+    if kind == "edited":
+        change(mine, ("True", "False"))
+    elif kind == "swapped":
+        before = mine.read_bytes()
+        mine.write_bytes(theirs.read_bytes())
+        theirs.write_bytes(before)
+    elif kind == "removed":
+        mine.unlink()
+    else:
+        (folder / TARGET / "loss.csv").write_text("step,loss\n1,2.0\n")
+    said = refused(folder, capsys)
+    assert f"{TARGET}/" in said and "not a table that made.json was written with" in said
+
+
+def test_prompts_without_references_have_measures_alone(folder):
+    for arm in (TARGET, OTHER):
+        tables.write(folder / arm / "reference_scores.csv", [])
+    tables.write(folder / OTHER / "cut_scores.csv", [])
+    table, measures = facts.analyse(folder)
+    assert table.empty and tables.read(folder / "cut.csv").empty
+    assert set(measures["measure"]) == {"log_likelihood", "tokens", "words", "stopped", "repetition"}
+
+
+def test_facts_of_another_seed_or_profile_are_not_mixed_with_these(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("LIM_RUNS", str(tmp_path))
+    about = {"profile": "tiny", "seed": 42, "target": TARGET, "arms": {TARGET: {}}}
+    (tmp_path / "made.json").write_text(json.dumps(about))
+    for given, held in ((["tiny", "--seed", "43"], "'tiny' with seed 42"), (["demo"], "'tiny' with seed 42")):
+        with pytest.raises(SystemExit) as ended:
+            facts.main([*given, "-o", str(tmp_path)])
+        assert ended.value.code == 2 and f"it holds the facts of profile {held}" in capsys.readouterr().err
+    assert json.loads((tmp_path / "made.json").read_text()) == about
+
+
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [
+        (["--analyse", "x", "-o", "y"], "-o goes with a PROFILE"),
+        (["tiny", "--seed", "-1"], "is no seed"),
+        (["tiny", "--seed", "nan"], "is no seed"),
+        (["tiny", "--analyse", "x"], "give a PROFILE, or --analyse FOLDER"),
+        (["nothing"], "no profile 'nothing'"),
+    ],
+)
+def test_arguments_that_do_not_go_together_are_refused(given, complaint, capsys):
+    with pytest.raises(SystemExit) as ended:
+        facts.main(given)
+    assert ended.value.code == 2 and complaint in capsys.readouterr().err

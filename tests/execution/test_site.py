@@ -16,6 +16,7 @@ from nbutils import ROOT
 from nbutils.core.errors import InputError
 from nbutils.core.settings import load_profile
 from nbutils.core.tables import Table
+from nbutils.execution import pages as cleaning
 from nbutils.execution import site
 
 NAMES = [path.stem for path in sorted((ROOT / "notebooks").glob("*.ipynb"))]
@@ -248,3 +249,113 @@ def test_the_command_makes_it_again_in_its_place(run):
     assert done.returncode == 0, done.stderr
     assert f"pages: open {run / 'index.html'}, or put {run} on any web server" in done.stdout
     assert {path.name for path in run.iterdir()} == before
+
+
+REFRESH = '<meta http-equiv="refresh" content="0; url=https://example.org">'
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        REFRESH,
+        f"<!-->{REFRESH}-->",
+        f"<!--->{REFRESH}-->",
+        f"<!-- --!>{REFRESH}-->",
+        f"<![CDATA[>{REFRESH}]]>",
+        f"<?php >{REFRESH}?>",
+        f"<svg><style>{REFRESH}</style></svg>",
+        f"<math><style>{REFRESH}</style></math>",
+        f"<noscript><p title='</noscript>{REFRESH}'></noscript>",
+        f"<xmp><p title='</xmp>{REFRESH}'></xmp>",
+        f"<textarea><p title='</textarea>{REFRESH}'></textarea>",
+        f"<style><!--</style>{REFRESH}",
+    ],
+)
+def test_no_element_hides_where_a_browser_finds_it_and_the_parser_does_not(hostile):
+    """The text of an element that leads away comes to life in no browser: it is gone, or no `<` opens it."""
+    shown = str(cleaning._parse(f"<div>{hostile}<i>after</i></div>"))
+    assert not re.search(r"<\s*meta", shown, re.IGNORECASE)
+
+
+def test_a_style_of_a_table_stays():
+    assert "td { color: red }" in str(cleaning._parse("<style>td { color: red }</style><p>x</p>"))
+
+
+@pytest.mark.parametrize(
+    "name", ["02_select-a b#c?d%20&e'\"-seed-42", "02_select-<script>-seed-7", "02_select-ü 語-seed-3"]
+)
+def test_odd_names_lead_to_their_pages(runs, name):
+    execute(runs / "tiny" / "notebooks", "01_explore", "01_explore-seed-42")
+    execute(runs / "tiny" / "notebooks", "02_select", "02_select-alpaca-1k-longest-seed-42")
+    execute(runs / "tiny" / "notebooks", "02_select", name)
+    site.make_site(load_profile("tiny"), runs / "site")
+    links = [str(link["href"]) for link in read(runs / "site", "index").select("main > ol a")]
+    assert f"{name}.html" in [unquote(link) for link in links]
+    assert all((runs / "site" / unquote(urlsplit(link).path)).is_file() for link in links)
+
+
+def test_what_only_looks_like_a_notebook_is_passed_over(runs):
+    notebooks = runs / "tiny" / "notebooks"
+    execute(notebooks, "01_explore", "01_explore-seed-42")
+    (notebooks / "02_select-x-seed-42.ipynb").mkdir()
+    (notebooks / "03_refine-x-seed-42.ipynb").symlink_to(runs / "gone")
+    written = site.make_site(load_profile("tiny"), runs / "site")
+    assert written[0].is_file() and not (runs / "site" / "02_select-x-seed-42.html").exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "{}", "[]", '{"cells": 3, "nbformat": 4, "nbformat_minor": 5, "metadata": {}}', "\ufeff\x00"],
+)
+def test_what_is_no_notebook_is_named(runs, content):
+    path = runs / "tiny" / "notebooks" / "01_explore-seed-42.ipynb"
+    path.parent.mkdir(parents=True)
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(InputError, match=re.escape(f"{path}: not a notebook (")):
+        site.make_site(load_profile("tiny"), runs / "site")
+    assert not (runs / "site").exists()
+
+
+def test_a_widget_that_holds_itself_is_shown_once(runs):
+    view = {"model_id": "box", "version_major": 2, "version_minor": 0}
+    path = runs / "tiny" / "notebooks" / "06_judge-alpaca-1k-longest-seed-42.ipynb"
+    execute(path.parent, "06_judge", path.stem, nbformat.v4.new_output("display_data", {VIEW: view, "text/plain": "x"}))
+    made = nbformat.read(path, as_version=4)
+    made.metadata["widgets"][STATE]["state"]["box"]["state"]["children"] = ["IPY_MODEL_pane", "IPY_MODEL_box"]
+    nbformat.write(made, path)
+    site.make_site(load_profile("tiny"), runs / "site")
+    assert "the first state" in (runs / "site" / "06_judge.html").read_text(encoding="utf-8")
+
+
+def test_another_website_is_left_alone(runs):
+    execute(runs / "tiny" / "notebooks", "01_explore", "01_explore-seed-42")
+    (runs / "mine").mkdir()
+    (runs / "mine" / "index.html").write_text("<title>my home page</title>", encoding="utf-8")
+    with pytest.raises(InputError, match=r"mine: something else is there already: name another folder$"):
+        site.make_site(load_profile("tiny"), runs / "mine")
+    assert (runs / "mine" / "index.html").read_text(encoding="utf-8") == "<title>my home page</title>"
+
+
+@pytest.mark.parametrize("kind", ["file", "folder in it"])
+def test_a_place_that_is_taken_is_named(runs, kind):
+    execute(runs / "tiny" / "notebooks", "01_explore", "01_explore-seed-42")
+    place = runs / "site"
+    if kind == "file":
+        place.write_text("mine", encoding="utf-8")
+    else:
+        site.make_site(load_profile("tiny"), place)
+        (place / "more.html").mkdir()
+    with pytest.raises(InputError, match="something else is there already"):
+        site.make_site(load_profile("tiny"), place)
+
+
+@pytest.mark.parametrize(
+    "src", ["../../secret.png", "/secret.png", "http://[/x.png", "a\0.png", "x" * 5000 + ".png", "%00.png", "docs/"]
+)
+def test_a_picture_comes_from_the_repository_or_is_left_out(src, tmp_path, monkeypatch):
+    (tmp_path / "secret.png").write_bytes(base64.b64decode(PNG))
+    monkeypatch.setattr(cleaning, "ROOT", tmp_path / "repository")
+    body = cleaning._parse(f'<img src="{src}" alt="said"><a href="{src}">led</a>')
+    page = cleaning.Page("notebooks/01_explore.ipynb", "01_explore.html", "1", body)
+    cleaning.connect(page, {})
+    assert str(page.body) == "saidled"

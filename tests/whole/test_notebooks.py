@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -69,6 +70,40 @@ def test_parameters_are_literals(path):
 def test_a_misspelt_parameter_is_refused():
     with pytest.raises(errors.InputError, match=r"02_select\.ipynb: unknown parameter 'arms'"):
         run.refuse_parameters(ROOT / "notebooks" / "02_select.ipynb", {"profile": "tiny", "arms": "x"})
+
+
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [
+        (["-p", "seed", "-5"], "02_select.ipynb: parameter 'seed' takes a whole number from 0 on, below 2**32, not -5"),
+        (["-p", "seed", "4294967296"], "parameter 'seed' takes a whole number from 0 on"),
+        (["-p", "seed", "1.0"], "parameter 'seed' takes a whole number, not 1.0"),
+        (["-p", "seed", "True"], "parameter 'seed' takes a whole number, not True"),
+        (["-p", "arm", "7"], "parameter 'arm' takes a text, not 7"),
+        (["-p", "arm", "../../x"], "unknown arm '../../x'"),
+        (["-p", "arm", "lima-1k", "-p", "arm", "lima-1k"], "-p gives a parameter twice"),
+        (["--only", "../notebooks/02_select"], "no notebook '../notebooks/02_select'"),
+    ],
+)
+def test_parameters_that_cannot_be_leave_nothing_behind(given, complaint, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("LIM_RUNS", str(tmp_path))
+    monkeypatch.setattr(run, "execute", None)
+    with pytest.raises(SystemExit) as ended:
+        run.main(["tiny", "--only", "02_select", *given])
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and said.count("\n") == 1 and complaint in said
+    assert not list(tmp_path.rglob("*.ipynb"))
+
+
+@pytest.mark.parametrize("key", ["baselines", "judges"])
+def test_a_profile_that_compares_nothing_is_refused_before_anything_runs(key, tmp_path, monkeypatch, capsys):
+    text = (ROOT / "profiles" / "tiny.toml").read_text(encoding="utf-8")
+    (tmp_path / "alone.toml").write_text(re.sub(rf"(?s){key} = \[.*?\n?\]", f"{key} = []", text), encoding="utf-8")
+    monkeypatch.setattr(run, "execute", None)
+    for more in ([], ["--check"]):
+        with pytest.raises(SystemExit) as ended:
+            run.main([str(tmp_path / "alone.toml"), *more])
+        assert ended.value.code == 2 and f"key 'judging.{key}' is empty" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
