@@ -240,7 +240,7 @@ def judge_facts(folder: Path, target: str, arm: str, is_cut: bool = False) -> It
     is_cut: of the answers cut to one length, pair by pair. Raises InputError where tables do not belong together.
     """
     both = (_pair_cut if is_cut else _pair)(folder, target, arm)
-    coin = np.random.default_rng(0).integers(0, 2, (len(both), len(ORDERS)))
+    coin = np.random.default_rng(list(arm.encode())).integers(0, 2, (len(both), len(ORDERS)))
     for record, tosses in zip(both.to_dict("records"), coin, strict=True):
         sides = [(record[f"score{side}"], record[f"chars{side}"]) for side in ("_target", "")]
         about: dict[str, Any] = {"id": record["id"], "test_set": record["test_set"], "arm": target, "baseline": arm}

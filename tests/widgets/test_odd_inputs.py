@@ -89,7 +89,7 @@ def assert_moves(shown):
 def test_where_there_is_nothing_a_line_says_so(show):
     shown = show()
     assert shown.controls == {} and shown.html().startswith("<p>") and "nan" not in shown.html()
-    assert shown.box().children[-1].value == shown.html()
+    assert shown.box().children[-1].value == live.LINES.format(shown.html())
 
 
 def test_no_rewritings_are_chosen_from_none():
