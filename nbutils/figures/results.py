@@ -174,7 +174,8 @@ def draw_controls(controls: "DataFrame", note: str = "") -> "Figure":
     # Above each kind of control there is room for a line with its name.
     is_first = ~controls.controls_for.duplicated()
     places = np.arange(len(controls)) + 0.9 * is_first.cumsum().to_numpy() - 0.9
-    page, axes = style.make_page(0.36 * (places[-1] + 1) + 0.5, title, caption, note, 4.3, 1.3, 0.45)
+    lowest = float(places.max(initial=0))
+    page, axes = style.make_page(0.36 * (lowest + 1) + 0.5, title, caption, note, 4.3, 1.3, 0.45)
     axes.axvline(0, color=FAINT, lw=1)
     style.draw_intervals(axes, list(places), [controls.net_win, controls.low, controls.high], INK)
     for place, answer, rival in zip(places, controls.answer, controls.its_answer, strict=True):
@@ -186,7 +187,7 @@ def draw_controls(controls: "DataFrame", note: str = "") -> "Figure":
     kind: Any = {"xycoords": ("figure fraction", "data"), "size": SMALL, "weight": "bold", "color": QUIET}
     for place, words in zip(places[is_first], controls.controls_for[is_first], strict=True):
         style.annotate(axes, str(words), (style.MARGIN / style.WIDTH, place - 0.8), (0, 0), **kind)
-    axes.set(ylim=(places[-1] + 0.6, -1.2), xlabel="net win of the target, points")
+    axes.set(ylim=(lowest + 0.6, -1.2), xlabel="net win of the target, points")
     return page
 
 

@@ -118,7 +118,7 @@ def test_where_the_sample_stands_in_its_target_comes_first(runs, no_data):
 
 def test_where_a_notebook_shows_the_report_its_page_says_so():
     framed = '<div><iframe title="report" srcdoc="<b>x</b>"></iframe></div>'
-    assert site._parse(framed).get_text() == "(Here stands the report, which has a page of its own.)"
+    assert cleaning._parse(framed).get_text() == "(Here stands the report, which has a page of its own.)"
 
 
 @pytest.mark.parametrize(

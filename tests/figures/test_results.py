@@ -186,3 +186,10 @@ def test_a_run_without_references_is_drawn_as_well():
     figure = unjudged.draw_differences(MEASURES[MEASURES.measure != "log_likelihood"])
     assert len(figure.axes) == 3
     assert title_of(figure) == "Alpaca-1k-longest writes more than 1 of 2 baselines"
+
+
+def test_no_controls_are_a_figure_that_says_so():
+    columns = dict.fromkeys(("controls_for", "selection", "treatment"), "str")
+    columns |= dict.fromkeys(("net_win", "low", "high", "answer", "its_answer"), "float64")
+    page = results.draw_controls(pd.DataFrame(columns=list(columns)).astype(columns))
+    assert any("against 0 of 0 baselines" in text.get_text() for text in page.texts)
