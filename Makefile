@@ -16,7 +16,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 help:
 	@echo "make demo       install and run the whole loop with SmolLM2-135M, in minutes on 2 cores; without a network on 'tiny'"
-	@echo "make test       lint, types and the tests that prove the project on a laptop: seven minutes on 2 cores"
+	@echo "make test       lint, types and the tests that prove the project on a laptop: six minutes on 2 cores"
 	@echo "make test-all   make test, then kills, faults and second runs, and what needs a browser or Slurm"
 	@echo "make test-long  JupyterLab, Colab's versions, Slurm, many kills: two hours"
 	@echo "make run PROFILE=colab-t4   run a profile on this machine"

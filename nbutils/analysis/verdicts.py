@@ -228,7 +228,7 @@ def describe_length(row: Mapping[str, Any]) -> str:
     """One line on the judge that looks at length alone, beside the result of a real one."""
     counts = f"win {row['longer_win']}, tie {row['longer_tie']}, lose {row['longer_lose']}"
     agreement = row["agrees_with_longer"]
-    agrees = "" if math.isnan(agreement) else f"; the judge decides as it does in {agreement:.0%} of the cases"
+    agrees = "" if math.isnan(agreement) else f"; in {agreement:.0%} of the cases the judge decides as length does"
     return f"length alone: {counts}; net win {row['longer_net_win']:+.3f}{agrees}"
 
 

@@ -148,7 +148,7 @@ def test_descriptions():
         "no headline: 83.3% of the prompts were scored in both orders, 99% are needed"
     )
     assert verdicts.describe_length(pooled) == (
-        "length alone: win 4, tie 1, lose 1; net win +0.500; the judge decides as it does in 75% of the cases"
+        "length alone: win 4, tie 1, lose 1; net win +0.500; in 75% of the cases the judge decides as length does"
     )
     whole = summarise(JUDGED[:6]).iloc[0]
     assert verdicts.describe(whole).startswith("rule exact: win 2, tie 1, lose 0, unscored 0; net win +0.667 [")
