@@ -99,12 +99,12 @@ def make_site(profile: Profile, folder: Path) -> list[Path]:
     if not executed:
         where = disk.runs_folder() / profile.name / "notebooks"
         raise InputError(f"{where}: no executed notebooks: `make run PROFILE={profile.name}` makes them")
+    if folder.exists() and not (folder.is_dir() and _is_ours(folder)):
+        raise InputError(f"{folder}: something else is there already: name another folder")
     notebooks, documents = list(notebook_pages(executed)), list(document_pages())
     by_source = {page.source: page for page in reversed([*notebooks, *documents])}  # a stage's first page counts
     for page in (*notebooks, *documents):
         pages.connect(page, by_source)
-    if folder.exists() and not (folder.is_dir() and _is_ours(folder)):
-        raise InputError(f"{folder}: something else is there already: name another folder")
     report = find_report(profile)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".site-") as temporary:

@@ -218,13 +218,15 @@ def test_a_run_without_notebooks_is_named(runs):
         site.make_site(load_profile("tiny"), runs / "site")
 
 
-def test_a_folder_of_something_else_is_left_alone(runs):
+@pytest.mark.parametrize(("name", "text"), [("thesis.txt", "kept"), ("index.html", "<title>my home page</title>")])
+def test_a_folder_of_something_else_is_left_alone(runs, name, text):
     execute(runs / "tiny" / "notebooks", "01_explore", "01_explore-seed-42")
     (runs / "mine").mkdir()
-    (runs / "mine" / "thesis.txt").write_text("kept", encoding="utf-8")
+    (runs / "mine" / name).write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match=r"mine: something else is there already: name another folder$"):
         site.make_site(load_profile("tiny"), runs / "mine")
-    assert [path.name for path in (runs / "mine").iterdir()] == ["thesis.txt"]
+    assert [path.name for path in (runs / "mine").iterdir()] == [name]
+    assert (runs / "mine" / name).read_text(encoding="utf-8") == text
 
 
 def test_a_torn_notebook_is_named_and_the_last_site_stays(runs):
@@ -232,11 +234,12 @@ def test_a_torn_notebook_is_named_and_the_last_site_stays(runs):
     torn.parent.mkdir(parents=True)
     torn.write_text('{"cells": [', encoding="utf-8")
     (runs / "site").mkdir()
-    (runs / "site" / "index.html").write_text("before", encoding="utf-8")
+    before = "<title>before · long-is-more</title>"
+    (runs / "site" / "index.html").write_text(before, encoding="utf-8")
     with pytest.raises(InputError, match=re.escape(f"{torn}: not a notebook (")):
         site.make_site(load_profile("tiny"), runs / "site")
     assert [path.name for path in runs.iterdir() if "site" in path.name] == ["site"]
-    assert (runs / "site" / "index.html").read_text(encoding="utf-8") == "before"
+    assert (runs / "site" / "index.html").read_text(encoding="utf-8") == before
 
 
 @pytest.mark.thorough
@@ -325,15 +328,6 @@ def test_a_widget_that_holds_itself_is_shown_once(runs):
     nbformat.write(made, path)
     site.make_site(load_profile("tiny"), runs / "site")
     assert "the first state" in (runs / "site" / "06_judge.html").read_text(encoding="utf-8")
-
-
-def test_another_website_is_left_alone(runs):
-    execute(runs / "tiny" / "notebooks", "01_explore", "01_explore-seed-42")
-    (runs / "mine").mkdir()
-    (runs / "mine" / "index.html").write_text("<title>my home page</title>", encoding="utf-8")
-    with pytest.raises(InputError, match=r"mine: something else is there already: name another folder$"):
-        site.make_site(load_profile("tiny"), runs / "mine")
-    assert (runs / "mine" / "index.html").read_text(encoding="utf-8") == "<title>my home page</title>"
 
 
 @pytest.mark.parametrize("kind", ["file", "folder in it"])
