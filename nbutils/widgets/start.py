@@ -28,14 +28,15 @@ def draw_cut(histograms: "DataFrame", facts: Mapping[str, Any], dataset: str) ->
     histograms: stage 01's table; facts: stage 02's of the selection. A selection by another rule or measure cuts
     nothing off, and so nothing is coloured.
     """
-    if histograms[(histograms.dataset == dataset) & (histograms.low >= 1)].empty:
+    bins = histograms[histograms.dataset == dataset]
+    if not (bins.low >= 1).any():
         raise InputError(f"no histogram of '{dataset}' among {', '.join(histograms.dataset.unique()) or 'none'}")
     title = f"{facts['pool_rows']:,} responses by length"
     if is_cut := facts["measure"] == "nltk_words" and "ties_taken" in facts:
         longest = f"The {facts['rows']:,} longest of {facts['pool_rows']:,} responses"
         title = f"{longest} have {facts['threshold']:,} words or more"
     page, axes = style.make_page(1.9, title, "", left=0.3, right=0.3, bottom=0.45)
-    edges, density = datasets.ridge_of(histograms[histograms.dataset == dataset])
+    edges, density = datasets.ridge_of(bins)
     axes.stairs(density, edges, fill=True, color=OTHER, alpha=0.6, lw=0)
     if is_cut:
         cut = facts["threshold"] - 0.5
