@@ -14,10 +14,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from nbutils.core.disk import writable
 from nbutils.core.errors import InputError
 from nbutils.data.records import number_records, open_records
 from nbutils.data.turns import read_turns
-from nbutils.llm.client import writable
 
 _IDS = ("custom_id", "id", "question_id", "uid", "doc_id", "idx", "index", "key", "task_id")
 _PROMPTS = ("prompt", "instruction", "question", "query", "request", "user_prompt", "user_input", "problem", "input")

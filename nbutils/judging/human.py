@@ -23,12 +23,12 @@ from nbutils import lengths
 from nbutils.analysis import agreement
 from nbutils.analysis.verdicts import ORDERS, VERDICTS, decisions_of
 from nbutils.core import disk, tables
+from nbutils.core.disk import writable
 from nbutils.core.errors import ArgumentParser, InputError, exits_cleanly
 from nbutils.core.judge_settings import JudgeModel
 from nbutils.judging.command import add_questions_option, pairs_of_files
 from nbutils.judging.pairs import MEASURE, Pair
 from nbutils.judging.records import read_judgments
-from nbutils.llm.client import writable
 
 COLUMNS = ("number", "request", "answer_1", "answer_2", "vote", "ballot")
 VOTES = {"1": 1.0, "2": 0.0, "tie": 0.5, "t": 0.5, "=": 0.5, "0": 0.5, "0.5": 0.5, "both": 0.5}

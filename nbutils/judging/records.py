@@ -24,13 +24,13 @@ from nbutils import data
 from nbutils.analysis import agreement, verdicts
 from nbutils.analysis.items import LARGEST
 from nbutils.core import disk, tables
+from nbutils.core.disk import writable
 from nbutils.core.errors import ArgumentParser, InputError, exits_cleanly
 from nbutils.core.manifests import Manifest
 from nbutils.data.line_records import CsvLines
 from nbutils.data.records import number_records, open_records
 from nbutils.judging.answers import is_missing
 from nbutils.judging.logs import PEOPLE, TEXT, expand, reviews_of, turn
-from nbutils.llm.client import writable
 
 JUDGMENTS = "judgments.jsonl"
 

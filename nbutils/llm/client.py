@@ -17,11 +17,10 @@ from typing import Any, Protocol
 
 from tqdm import tqdm
 
-from nbutils.core.disk import writable
 from nbutils.core.machine import track
 from nbutils.llm.ledger import Ledger, Reply, Request, StopAskingError
 
-__all__ = ["Ledger", "Reply", "Request", "StopAskingError", "writable"]
+__all__ = ["Ledger", "Reply", "Request", "StopAskingError"]
 
 NO_FORMAT = "takes no response_format"  # what the ledger notes of an endpoint that has refused one
 NO_LOGPROBS = "gives no log-probabilities"

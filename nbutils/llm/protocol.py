@@ -6,8 +6,9 @@ from typing import Any
 
 from pydantic import SecretStr
 
+from nbutils.core.disk import writable
 from nbutils.core.judge_settings import JudgeModel, without_key
-from nbutils.llm.client import Reply, Request, writable
+from nbutils.llm.client import Reply, Request
 from nbutils.llm.thoughts import read_message
 
 REDIRECTS = (301, 302, 303, 307, 308)
