@@ -490,6 +490,7 @@ def test_on_paper_nothing_is_folded_or_cut(which, scripts, request):
         tall = "[...document.querySelectorAll('.text')].filter((box) => box.scrollHeight > box.clientHeight + 1)"
         assert ask(f"{tall}.length") == 0
         assert ask("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+        assert ask("[...document.images].filter((image) => getComputedStyle(image).filter != 'none').length") == 0
         if scripts:
             assert len(page.pdf()) > 100_000
             assert ask("document.querySelectorAll('details:not([open])').length") > 40  # folded again
