@@ -279,6 +279,9 @@ _NEEDLESS = {
     # A model that is loaded already is what stage 08 means to measure.
     "lm_eval.models.huggingface": ("model kwarg is not of type `str`", "an already-initialized model"),
     "lm_eval.api.task": ("Custom kwargs can be passed to `--metadata`",),
+    # A killed kernel is told in one line by whoever waited for it; after Ctrl-C nobody waits any longer.
+    "papermill": ("Kernel died while waiting for execute reply",),
+    "asyncio": ("exception=DeadKernelError(",),
 }
 
 

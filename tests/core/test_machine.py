@@ -1,5 +1,7 @@
 """Progress in a log: plain lines, whole and once."""
 
+import asyncio
+import gc
 import io
 import itertools
 import logging
@@ -9,6 +11,7 @@ import sys
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from nbclient.exceptions import DeadKernelError
 
 from nbutils.core import machine
 
@@ -79,6 +82,23 @@ def test_the_note_of_an_absent_kernel_is_kept_out_and_nothing_else(caplog):
     log.warning("Failed to load CPU gemm_4bit_forward from kernels-community: %s.", "No module named 'kernels'")
     log.warning("something else")
     assert [record.getMessage() for record in caplog.records] == ["something else"]
+
+
+def test_a_killed_kernel_is_told_by_whoever_waited_for_it(caplog):
+    """asyncio's own words about a task that nobody awaits any more; of every other task they stay."""
+
+    async def fail(error):
+        raise error
+
+    async def leave(error):
+        abandoned = asyncio.ensure_future(fail(error))
+        await asyncio.sleep(0)
+        assert abandoned.done()
+
+    for error in (DeadKernelError("Kernel died"), ValueError("something else")):
+        asyncio.run(leave(error))
+        gc.collect()
+    assert [record.exc_info[0] for record in caplog.records if record.name == "asyncio"] == [ValueError]
 
 
 def test_bars_of_libraries_are_lines_now_and_then_and_errors_stay(monkeypatch):

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 
+import nbformat
 import psutil
 import pytest
 
@@ -84,6 +85,27 @@ def test_while_a_notebook_is_executed(tmp_path):
     assert any("ipykernel" in " ".join(kernel.cmdline()) for kernel in kernels)
     assert_clean(command, tmp_path)
     assert not any(kernel.is_running() and kernel.status() != psutil.STATUS_ZOMBIE for kernel in kernels)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("seconds", [0.94, 0.98])
+def test_while_the_kernel_dies_by_itself(tmp_path, seconds):
+    """nbclient looks once a second whether the kernel lives: about then it finds it dead while it is ending it."""
+    ignore, press = "signal.signal(signal.SIGINT, signal.SIG_IGN)", "os.kill(os.getppid(), signal.SIGINT)"
+    lines = ["import os, signal, time", ignore, press, f"time.sleep({seconds})", "os._exit(1)"]
+    cells = [nbformat.v4.new_code_cell("\n".join(lines))]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "dies.ipynb")
+    (tmp_path / "mine.py").write_text(
+        "from pathlib import Path\n"
+        "from nbutils import run\n"
+        "from nbutils.core import errors\n"
+        "errors.exits_cleanly(run.execute_notebook)(Path('dies.ipynb'), Path('out.ipynb'), {})\n",
+        encoding="utf-8",
+    )
+    command = Command(tmp_path, "mine", PYTHONPATH=str(ROOT))
+    assert command.process.wait(60) == 130
+    assert command.said().splitlines() == [SAID]
+    assert unfinished(tmp_path) == []
 
 
 @pytest.fixture
