@@ -64,6 +64,18 @@ def test_the_loss_table_holds_every_logged_step():
     assert callbacks.summarise_loss(log) == {"first_loss": 2.5, "last_loss": 2.25}
 
 
+def test_progress_begins_before_the_first_step_and_behind_an_earlier_runs_last(capsys):
+    state = SimpleNamespace(is_world_process_zero=True, max_steps=8, global_step=5)
+    progress = callbacks.Progress(SimpleNamespace(tokens_seen=0), "alpaca-1k-longest")
+    progress.on_train_begin(None, state, None)
+    assert capsys.readouterr().err.startswith("alpaca-1k-longest: 5 of 8, 00:00 elapsed, ? left")
+    state.global_step = 8
+    progress.bar.start_t -= 60.0
+    progress.on_log(None, state, None, {"loss": 1.25})
+    progress.on_train_end(None, state, None)
+    assert "alpaca-1k-longest: 8 of 8" in (last := capsys.readouterr().err) and "loss 1.250" in last
+
+
 def test_who_looks_on_sees_the_losses_and_answers_so_far(tmp_path):
     epochs, seen = np.array([0.5, 1.0]), []
     answers = callbacks.SampleAnswers(tmp_path / "samples.jsonl", None, settings.load_profile("tiny").training, epochs)

@@ -142,6 +142,7 @@ class Progress(TrainerCallback):
         self.bar = None
         if state.is_world_process_zero:
             self.bar = track([], self.label, total=state.max_steps, initial=state.global_step)
+            self.bar.refresh()  # before its first step a large model says nothing for minutes
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **named: Any) -> None:
         """Show a step's loss."""
