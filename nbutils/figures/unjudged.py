@@ -32,9 +32,9 @@ def draw_differences(measured: "DataFrame", note: str = "") -> "Figure":
     rows = measured[(texts == 1) | (measured.texts_of == "all")]
     baselines, arm = list(dict.fromkeys(rows.baseline)), short_name(rows.arm.iloc[0])
     shown = {name: about for name, about in _MEASURES.items() if name in set(rows.measure)}
-    counted = rows.groupby("measure").texts.max()
+    counted = rows.groupby("measure").texts.unique()
     nouns = {"log_likelihood": "references that no arm was trained on", "tokens": "answers"}
-    used = " and ".join(f"{counted[name]:,} {noun}" for name, noun in nouns.items() if name in counted)
+    used = " and ".join(f"{_span(counted[name])} {noun}" for name, noun in nouns.items() if name in counted)
     caption = (
         f"{arm} minus each baseline, text by text: means with 95% intervals, of {used}. "
         "Likelihoods are of a token, in nats. No judge, hence no judge's taste; but nothing on an answer's quality."
@@ -45,6 +45,12 @@ def draw_differences(measured: "DataFrame", note: str = "") -> "Figure":
         _draw_measure(part, rows[rows.measure == name].set_index("baseline").reindex(baselines), *about[1:])
         style.label_rows(part, [short_name(baseline, 30) for baseline in baselines])
     return page
+
+
+def _span(counts: "np.ndarray") -> str:
+    """How many texts: of a baseline that was taught one of the sets the others alone are counted."""
+    least, most = min(counts), max(counts)
+    return f"{most:,}" if least == most else f"{least:,} to {most:,}"
 
 
 def _draw_measure(axes: "Axes", found: "DataFrame", unit: float, form: str, least: float) -> None:

@@ -188,6 +188,14 @@ def test_a_run_without_references_is_drawn_as_well():
     assert title_of(figure) == "Alpaca-1k-longest writes more than 1 of 2 baselines"
 
 
+def test_of_a_baseline_that_was_taught_some_references_the_others_are_counted():
+    rows = MEASURES.copy()
+    rows["texts"] = 200
+    rows.loc[(rows.measure == "log_likelihood") & (rows.baseline == "lima-1k"), "texts"] = 129
+    shown = " ".join(" ".join(text.get_text() for text in texts_of(unjudged.draw_differences(rows))).split())
+    assert "of 129 to 200 references that no arm was trained on and 200 answers." in shown
+
+
 def test_no_controls_are_a_figure_that_says_so():
     columns = dict.fromkeys(("controls_for", "selection", "treatment"), "str")
     columns |= dict.fromkeys(("net_win", "low", "high", "answer", "its_answer"), "float64")
