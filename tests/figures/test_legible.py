@@ -99,6 +99,15 @@ def test_no_text_covers_another(name):
 
 
 @pytest.mark.parametrize("name", ALL)
+def test_neighbours_on_a_line_are_apart(name):
+    """As many pixels as a space takes: `0.05` beside `0.10` must not be read as one number."""
+    for (one, first), (other, second) in itertools.combinations(drawn(name)[1], 2):
+        apart = max(first.x0, second.x0) - min(first.x1, second.x1)
+        on_a_line = min(first.y1, second.y1) - max(first.y0, second.y0) > 0.5 * min(first.height, second.height)
+        assert not on_a_line or apart >= 4, (one.get_text(), other.get_text(), apart)
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_every_text_stands_out_from_what_is_under_it(name):
     for text, box in drawn(name)[1]:
         ground, _ = ground_of(name, box)
