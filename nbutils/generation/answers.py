@@ -9,6 +9,7 @@ under another condition; its name is the arm's with a suffix:
 """
 
 import hashlib
+import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -171,10 +172,10 @@ def summarise(answers: Sequence[Answer]) -> dict[str, Any]:
 
 def show_summary(made: Manifest) -> dict[str, Any]:
     """What a finished generation says about itself in a line of a table."""
-    lengths = sorted(answer["n_tokens"] for answer in load_answers(made))
+    lengths = [answer["n_tokens"] for answer in load_answers(made)]
     shown = ("answers", "mean_tokens", "eos_rate", "cut_rate", "truncated_prompts", "useful_slots", "tokens_per_second")
     facts = {name: made.facts[name] for name in shown if name in made.facts}
-    return {"arm": made.arm, **facts, "median_tokens": lengths[len(lengths) // 2], "longest": lengths[-1]}
+    return {"arm": made.arm, **facts, "median_tokens": statistics.median(lengths), "longest": max(lengths)}
 
 
 def tell_answers(mine: Sequence[Answer], theirs: Sequence[Answer]) -> list[str]:

@@ -129,7 +129,7 @@ def browse(pairs: Sequence[Mapping[str, Any]], compared: "DataFrame", note: str 
         return head + show_pair(pairs[found[number - 1]], judge) + show_note(note)
 
     if compared.empty:
-        return say("Nobody else's answers to these prompts are there yet.")
+        return say("Nobody else's answers to these prompts are there yet: the next arm's notebook will show both.")
     return Live(draw, {**controls, "place": place})
 
 

@@ -3,6 +3,7 @@
 import csv
 import functools
 import re
+from types import SimpleNamespace
 
 import pytest
 from chat_server import Answer, completion, serving
@@ -255,3 +256,11 @@ def test_the_first_prompt_that_both_arms_answered_is_told():
         "  random, 5 tokens: Short.",
     ]
     assert answers.tell_answers(mine[:1], theirs) == []
+
+
+def test_the_median_of_a_summary_is_the_one_that_the_figure_names(tmp_path):
+    lengths = [200, 10, 85, 75]
+    disk.write_jsonl(tmp_path / "answers.jsonl", [{"n_tokens": length} for length in lengths])
+    made = SimpleNamespace(arm="lima-1k", facts={"answers": 4}, path=lambda name: tmp_path / name)
+    summary = answers.show_summary(made)
+    assert summary == {"arm": "lima-1k", "answers": 4, "median_tokens": 80, "longest": 200}
