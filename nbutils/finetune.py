@@ -231,7 +231,10 @@ def plan_merge(profile: str | Profile, arm: str, seed: int) -> Plan:
 
 
 def merge(profile: str | Profile, arm: str, seed: int = 42) -> Manifest:
-    """Merge an arm's trained adapter: `model/` in safetensors, and how far its probabilities are from the adapter's."""
+    """Merge an arm's adapter, once trained: `model/` in safetensors, how far its probabilities are from the adapter's.
+
+    Raises InputError, before it trains, where all weights are trained.
+    """
     chosen, name = _prepare(profile, arm)
     if chosen.training.method == "full":
         raise InputError(f"{chosen.name} trains all weights: finetune/{name} holds a whole model, nothing is to merge")
@@ -247,11 +250,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--push-to", metavar="OWNER/NAME", help="upload the weights to the Hub (a private repository)")
     parser.add_argument("--merge", action="store_true", help="also merge the adapter into its base: one 16-bit model")
     given = parser.parse_args(arguments)
+    merged = merge(given.profile, given.arm, seed_of(given)) if given.merge else None
     manifest = run(given.profile, given.arm, seed_of(given))
     weights = manifest.path("model" if manifest.facts["method"] == "full" else "adapter")
     print(f"{manifest.facts['optimizer_steps']} steps, loss {manifest.facts['last_loss']:.3f}: {weights}")
-    if given.merge:
-        merged = merge(given.profile, given.arm, seed_of(given))
+    if merged:
         weights = merged.path("model")
         print(f"{weights}: probabilities within {merged.facts['largest_difference']} of the adapter's")
     if given.push_to and is_first_process():

@@ -115,3 +115,4 @@ def test_the_command_merges_no_whole_model(runs, uploaded, capsys):
     assert (stopped.value.code, uploaded) == (2, [])
     said = capsys.readouterr().err
     assert said.startswith("error: small trains all weights") and said.count("\n") == 1
+    assert not any(runs.rglob("finetune")), "refused before it trains"
