@@ -66,7 +66,7 @@ def _draw_measure(axes: "Axes", found: "DataFrame", unit: float, form: str, leas
     more = max(0.25 * (high - low), least)
     axes.set(xlim=(low - more, high + more), ylim=(len(found) - 0.5, -0.6))
     axes.locator_params(axis="x", nbins=2)
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}".replace("-", "−"))  # `0`: `0.00` would touch others
+    axes.xaxis.set_major_formatter("{x:g}")  # 0 and not 0.00, which would touch its neighbours
 
 
 def _tell(rows: "DataFrame") -> str:
